@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Framing: protobuf messages behind a two-byte length, in an endless byte sequence.
+
+The binary WebSocket messages of a tunnel, put end to end, make one byte sequence; where one of them ends means nothing.
+In that sequence, each protobuf ``Message`` follows its length, two bytes in network order.
+
+Source: V3WebSocketProtocolGuide.md of the reference local proxy, "Tunneling message frames".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from .message_pb2 import Message
+
+__all__ = [
+    "MAX_MESSAGE",
+    "MAX_PAYLOAD",
+    "MAX_WEBSOCKET_MESSAGE",
+    "SERVICE_ID",
+    "FrameReader",
+    "Message",
+    "ProtocolError",
+    "frame",
+    "parse",
+]
+
+MAX_PAYLOAD = 63 * 1024
+"""Most bytes of application data in one ``Message``."""
+
+MAX_MESSAGE = 0xFFFF
+"""Most bytes of one encoded ``Message``: what its length prefix can say."""
+
+MAX_WEBSOCKET_MESSAGE = 131076
+"""Most bytes in one WebSocket message; the service refuses larger ones and sends none."""
+
+SERVICE_ID = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
+"""What a service ID looks like (botocore's ``iotsecuretunneling`` model, shape ``Service``)."""
+
+_LENGTH_BYTES = 2
+
+
+class ProtocolError(Exception):
+    """The peer sent something that the protocol does not allow; the WebSocket must be closed."""
+
+
+class FrameReader:
+    """Cuts the byte sequence of one WebSocket connection into encoded messages.
+
+    It holds at most one incomplete message, so it never grows past 64 KiB whatever the peer sends.
+    """
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each encoded message that ``data`` completes; keep the rest for the next call.
+
+        Consume the iterator before feeding again.
+        """
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        start, end = 0, len(data)
+        while end - start >= _LENGTH_BYTES:
+            body = start + _LENGTH_BYTES
+            after = body + (data[start] << 8 | data[start + 1])
+            if after > end:
+                break
+            yield data[body:after]
+            start = after
+        self._partial = data[start:]
+
+
+def frame(message: Message) -> bytes:
+    """Encode a message with its length in front.
+
+    Raises:
+        ValueError: the payload is larger than :data:`MAX_PAYLOAD`.
+    """
+    if len(message.payload) > MAX_PAYLOAD:
+        raise ValueError(f"a payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
+    encoded: bytes = message.SerializeToString()
+    return len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+
+
+def parse(encoded: bytes) -> Message:
+    """Decode one message, without its length.
+
+    Raises:
+        ProtocolError: it is not a ``Message``, has a field that the protocol does not know, or breaks a limit.
+    """
+    try:
+        message = Message.FromString(encoded)
+    except DecodeError as error:
+        raise ProtocolError("a frame that is not a protobuf Message") from error
+    if len(UnknownFieldSet(message)):
+        raise ProtocolError("a message with a field that the protocol does not have")
+    if len(message.payload) > MAX_PAYLOAD:
+        raise ProtocolError(f"a payload of {len(message.payload)} bytes, more than {MAX_PAYLOAD}")
+    if message.serviceId and not SERVICE_ID.match(message.serviceId):
+        raise ProtocolError("a service ID with characters that no service ID has")
+    return message
