@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A device: its own sshd with its own host key, its own HTTP server, and its own destination proxy."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from .process import Process, free_port, wait_for
+from .service import TunnelingService
+
+__all__ = ["Device", "HttpServer", "Sshd", "make_ssh_key", "proxy_environment", "require_sshd"]
+
+
+def require_sshd() -> str:
+    """The path of OpenSSH's server, or a failure that says how to install it."""
+    sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if sshd is None:
+        raise RuntimeError("sshd is not installed: sudo apt-get install openssh-server")
+    return sshd
+
+
+def make_ssh_key(path: Path) -> Path:
+    """Make a key pair, and return the path of the private key."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)], check=True)
+    return path
+
+
+class Sshd:
+    """A real OpenSSH server on a loopback port, which lets one key in."""
+
+    def __init__(self, folder: Path, authorized_key: Path, host_key: Path | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.host_key = host_key or make_ssh_key(folder / "host_key")
+        authorized = folder / "authorized_keys"
+        authorized.write_text(Path(f"{authorized_key}.pub").read_text())
+        config = folder / "sshd_config"
+        config.write_text(
+            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {self.host_key}\nPidFile none\n"
+            f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+            "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 100\n"
+        )
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        self.process = Process([require_sshd(), "-D", "-e", "-f", config], folder / "sshd.log")
+        self.process.wait_for_output("Server listening")
+
+    def host_key_line(self, name: str) -> str:
+        """What ``known_hosts`` says of this server under a name."""
+        kind, key, *_ = Path(f"{self.host_key}.pub").read_text().split()
+        return f"{name} {kind} {key}\n"
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+class HttpServer:
+    """A real HTTP server on a loopback port, which serves one page."""
+
+    def __init__(self, folder: Path, page: str) -> None:
+        root = folder / "www"
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "index.html").write_text(page)
+        self.root = root
+        self.port = free_port()
+        command = [sys.executable, "-u", "-m", "http.server", "-b", "127.0.0.1", "-d", root, str(self.port)]
+        self.process = Process(command, folder / "http.log")
+        self.process.wait_for_output("Serving HTTP")
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+def proxy_environment(service: TunnelingService, token: str) -> dict[str, str]:
+    """The environment in which ``tunnelproxy`` connects one end of a tunnel to a service."""
+    return {**os.environ, **service.environment, "AWSIOT_TUNNEL_ACCESS_TOKEN": token}
+
+
+class Device:
+    """A thing in the field. It is reachable only through the tunnel that its destination proxy holds."""
+
+    def __init__(self, thing: str, service: TunnelingService, folder: Path, authorized_key: Path) -> None:
+        self.thing = thing
+        self.service = service
+        self.folder = folder / thing
+        self.ssh_key = authorized_key
+        self.ssh_user = getpass.getuser()
+        self._stack = ExitStack()
+        self.sshd = Sshd(self.folder, authorized_key)
+        self._stack.callback(lambda: self.sshd.stop())
+        self.http = HttpServer(self.folder, f"{thing} is well\n")
+        self._stack.callback(lambda: self.http.stop())
+        self.proxy: Process | None = None
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_proxy()
+        self._stack.close()
+
+    def start_proxy(self, destination_token: str) -> Process:
+        """Start the destination proxy, and wait until it is connected."""
+        self.stop_proxy()
+        log = self.folder / "proxy.log"
+        log.unlink(missing_ok=True)
+        addresses = f"SSH1=127.0.0.1:{self.sshd.port},HTTP1=127.0.0.1:{self.http.port}"
+        command = [sys.executable, "-m", "tunnelproxy", "-d", addresses]
+        self.proxy = Process(command, log, proxy_environment(self.service, destination_token))
+        self.proxy.wait_for_output("connected to")
+        return self.proxy
+
+    def stop_proxy(self) -> None:
+        if self.proxy is not None:
+            self.proxy.stop()
+            self.proxy = None
+
+    def wait_connected(self, tunnel_id: str) -> None:
+        """Wait until the service says that this end of the tunnel is connected."""
+        client = self.service.boto3_client()
+
+        def connected() -> bool:
+            tunnel = client.describe_tunnel(tunnelId=tunnel_id)["tunnel"]
+            return bool(tunnel["destinationConnectionState"]["status"] == "CONNECTED")
+
+        wait_for(connected, f"the destination of {tunnel_id} is connected")

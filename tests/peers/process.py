@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A peer that runs as a process of its own, with its output in a file, and waiting for conditions with a deadline."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["REPOSITORY", "Process", "free_port", "wait_for"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], what: str, seconds: float = 15.0) -> T:
+    """Return what ``condition`` gives as soon as it is true; fail with ``what`` when the deadline passes."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Process:
+    """A child process. Use it as a context manager: it is ended, and waited for, at the end."""
+
+    def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.command = [str(part) for part in command]
+        self.log = log
+        with log.open("ab") as output:
+            self.popen: subprocess.Popen[Any] = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ if environment is None else environment),
+                cwd=REPOSITORY,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for_output(self, pattern: str, seconds: float = 15.0) -> re.Match[str]:
+        """Wait until its output has a match of a regular expression, and return it; fail if the process ends first."""
+
+        def look() -> re.Match[str] | None:
+            ended = self.popen.poll() is not None
+            match = re.search(pattern, self.output())
+            if match is None and ended:
+                raise AssertionError(f"{self.command} ended with {self.popen.returncode}: {self.output()[-2000:]}")
+            return match
+
+        return wait_for(look, f"{pattern!r} in the output of {self.command}", seconds)
+
+    def wait(self, seconds: float = 15.0) -> int:
+        """Wait for its end, and return its exit status."""
+        return self.popen.wait(seconds)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to end, and return its exit status; kill it if it has not ended ten seconds later."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        try:
+            return self.popen.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+            return self.popen.wait()

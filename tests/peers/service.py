@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The real tunneling service, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+START_DEADLINE = 20.0
+STOP_DEADLINE = 10.0
+
+
+class TunnelingService:
+    """Runs ``tunnelproxy service run`` on a state directory that goes away with it.
+
+    Args:
+        options: further options of ``service run``.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._home = Path(tempfile.mkdtemp(prefix="tunneling-service-"))
+        self.state_dir = self._home / "state"
+        self._log = self._home / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.api = ""
+        self.data = ""
+        self.ca = ""
+        self.environment: dict[str, str] = {}
+
+    def __enter__(self) -> TunnelingService:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    @property
+    def pid(self) -> int:
+        """The service's process ID."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def ca_pem(self) -> str:
+        """The file that holds the service's certificate authority."""
+        return f"{self.ca}/ca.pem"
+
+    def start(self) -> None:
+        """Start the service, the first time or again on the same state, and wait until it is ready."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command("run", *self._options), cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+            )
+        words = dict(word.split("=", 1) for word in self._ready_line().split()[1:])
+        self.api, self.data, self.ca = words["api"], words["data"], words["ca"]
+        self.environment = read_exports(
+            subprocess.run(self.command("env"), cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        )
+
+    def stop(self) -> int:
+        """End the service with SIGTERM and return its exit status."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """End the service with SIGKILL and return its exit status."""
+        return self._end(signal.SIGKILL)
+
+    def remove(self) -> None:
+        """End the service and remove its state."""
+        if self._process is not None:
+            self.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def command(self, *arguments: str) -> list[str]:
+        """A ``tunnelproxy service`` command line on this service's state."""
+        name, *rest = arguments
+        return [sys.executable, "-m", "tunnelproxy", "service", name, "--state-dir", str(self.state_dir), *rest]
+
+    def log_text(self) -> str:
+        """All that the service has logged."""
+        return self._log.read_text()
+
+    def boto3_client(self, **settings: Any) -> Any:
+        """A boto3 client for the service; ``settings`` replace those of its environment."""
+        import boto3  # noqa: PLC0415 - slow, and not every test needs it
+
+        environment = self.environment
+        return boto3.Session().client(
+            "iotsecuretunneling",
+            **{
+                "endpoint_url": environment["AWS_ENDPOINT_URL_IOTSECURETUNNELING"],
+                "region_name": environment["AWS_REGION"],
+                "aws_access_key_id": environment["AWS_ACCESS_KEY_ID"],
+                "aws_secret_access_key": environment["AWS_SECRET_ACCESS_KEY"],
+                "verify": environment["AWS_CA_BUNDLE"],
+                **settings,
+            },
+        )
+
+    def _ready_line(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        stdout = self._process.stdout
+        deadline = time.monotonic() + START_DEADLINE
+        line = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n") and selector.select(max(0.0, deadline - time.monotonic())):
+                some = os.read(stdout.fileno(), 4096)
+                if not some:
+                    break
+                line += some
+        if not line.startswith(b"ready ") or not line.endswith(b"\n"):
+            self.kill()
+            raise AssertionError(f"the tunneling service is not ready; it said {line!r} and logged:\n{self.log_text()}")
+        return line.decode()
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        process, self._process = self._process, None
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            return process.wait(STOP_DEADLINE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def read_exports(lines: str) -> dict[str, str]:
+    """The variables that a shell would have after ``eval``."""
+    words = [shlex.split(line) for line in lines.splitlines()]
+    return dict(assignment.split("=", 1) for _, assignment in words)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tunnelproxy hub``: run, look at, and stop the process that holds this user's tunnels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from typing import Any
+
+from ..hub import client
+from . import logs
+from .process import run_until_signal
+
+__all__ = ["add_parser"]
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES = 1024 * 1024
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the ``hub`` command to the parser of ``tunnelproxy``."""
+    hub = subparsers.add_parser("hub", help="the process that holds this user's tunnels")
+    commands = hub.add_subparsers(metavar="command", required=True)
+
+    run = commands.add_parser("run", help="be the hub (Ansible starts one by itself)")
+    run.add_argument("--background", action="store_true", help="go on in the background, logging to a file")
+    run.add_argument(
+        "-v", "--verbose", type=int, default=logs.DEFAULT_VERBOSITY, metavar="0..6", help="how much to log"
+    )
+    run.set_defaults(handler=_run)
+
+    status = commands.add_parser("status", help="show tunnels, services, ports, connections and bytes")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(handler=_status)
+
+    stop = commands.add_parser("stop", help="end the hub; its tunnels stay open, and the next one takes them over")
+    stop.set_defaults(handler=_stop)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return _be_background(options) if options.background else _be_foreground(options)
+    except client.HubError as error:
+        return _fail(error)
+    except ImportError as error:
+        return _fail(f"the module {error.name} is not there: pip install 'iot-tunnelproxy[hub]'")
+
+
+def _be_foreground(options: argparse.Namespace) -> int:
+    logs.configure(options.verbose)
+    return _serve(lambda: log.info("the hub is ready in %s", client.directory()))
+
+
+def _be_background(options: argparse.Namespace) -> int:
+    """Fork twice, into a session of our own; close standard output when ready: that is what the starter waits for."""
+    from ..hub import daemon  # noqa: F401  a missing requirement shows here, where it can still be told
+
+    folder = client.directory()
+    if os.fork():
+        return 0
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    handler = logging.handlers.RotatingFileHandler(os.path.join(folder, "hub.log"), maxBytes=LOG_BYTES, backupCount=1)
+    logs.configure(options.verbose, handler)
+    status = _serve(_say_ready)
+    os._exit(status)
+
+
+def _say_ready() -> None:
+    print("ready", flush=True)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _serve(ready: Any) -> int:
+    from ..hub.daemon import AlreadyRunningError, serve
+
+    try:
+        run_until_signal(serve(ready))
+    except AlreadyRunningError:
+        return _fail(f"a hub runs already in {client.directory()}: tunnelproxy hub status")
+    except OSError as error:
+        return _fail(f"the hub cannot serve in {client.directory()}: {error.strerror or error}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    try:
+        status = client.status()
+    except client.HubError as error:
+        return _fail(error)
+    if options.json:
+        print(json.dumps(status if status is not None else {"pid": None, "tunnels": []}, indent=2))
+    elif status is None:
+        print("no hub is running")
+    else:
+        print(f"hub: pid {status['pid']}, {len(status['tunnels'])} tunnel(s), in {client.directory()}")
+        for tunnel in status["tunnels"]:
+            _print_tunnel(tunnel)
+    return 0
+
+
+def _print_tunnel(tunnel: dict[str, Any]) -> None:
+    round_trip = "-" if tunnel["round_trip_ms"] is None else f"{tunnel['round_trip_ms']} ms"
+    left = "" if tunnel["expires_at"] is None else f", expires in {_duration(tunnel['expires_at'] - time.time())}"
+    print(f"\n{tunnel['thing']}: {tunnel['state']}, round trip {round_trip}{left}")
+    print(f"  tunnel {tunnel['tunnel_id']} at {tunnel['endpoint']}")
+    if tunnel["cause"]:
+        print(f"  {tunnel['cause']}")
+    print(f"  {'SERVICE':<16} {'LISTENS ON':<18} {'CONNECTIONS':>11} {'BYTES IN':>14} {'BYTES OUT':>14}")
+    for name, service in tunnel["services"].items():
+        listens = f"127.0.0.1:{service['port']}" if service["port"] else "(through ssh)"
+        print(
+            f"  {name:<16} {listens:<18} {service['connections']:>11} {service['bytes_in']:>14} "
+            f"{service['bytes_out']:>14}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(0, int(seconds // 60))
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _stop(options: argparse.Namespace) -> int:
+    try:
+        stopped = client.stop()
+    except client.HubError as error:
+        return _fail(error)
+    print("the hub has stopped" if stopped else "no hub is running")
+    return 0
+
+
+def _fail(message: object) -> int:
+    print(f"tunnelproxy: error: {message}", file=sys.stderr, flush=True)
+    return 1

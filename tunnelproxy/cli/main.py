@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where ``tunnelproxy`` begins: a command (``service``, ``hub``), or the options of the reference local proxy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .parser import Parser
+
+__all__ = ["main", "run"]
+
+COMMANDS = ("service", "hub")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    from .process import hide_token, protect_memory
+
+    protect_memory()
+    if not sys.argv[1:2] or sys.argv[1] not in COMMANDS:
+        hide_token()
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line, and return its exit status."""
+    if arguments[:1] and arguments[0] in COMMANDS:
+        return _run_command(arguments)
+    from .proxy import run_proxy
+
+    return run_proxy(arguments)
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="tunnelproxy")
+    subparsers = parser.add_subparsers(metavar="command", required=True)
+    if arguments[0] == "service":
+        from . import service
+
+        service.add_parser(subparsers)
+    else:
+        from . import hub
+
+        hub.add_parser(subparsers)
+    options = parser.parse_args(arguments)
+    status: int = options.handler(options)
+    return status

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tunnelproxy service``: run the tunneling service, and find one that runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .logs import DEFAULT_VERBOSITY, configure
+
+if TYPE_CHECKING:
+    from ..service.state_dir import StateDirectory
+
+__all__ = ["add_parser"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add ``service`` and its commands; each sets ``handler`` to a function from the arguments to an exit status."""
+    service = subparsers.add_parser("service", help="run a tunneling service of your own, in place of AWS's")
+    commands = service.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run the service until SIGTERM or SIGINT")
+    _add_state_dir(run)
+    run.add_argument("--host", default="127.0.0.1", help="address or name to listen on (default: %(default)s)")
+    for name in ("api", "data"):
+        run.add_argument(
+            f"--{name}-port",
+            type=_port,
+            default=0,
+            metavar="N",
+            help="port to listen on (default: the one of the last run, or any free one)",
+        )
+    run.add_argument(
+        "-v",
+        "--verbose",
+        type=int,
+        choices=range(7),
+        default=DEFAULT_VERBOSITY,
+        metavar="0..6",
+        help="how much to log on stderr, from nothing to everything (default: %(default)s)",
+    )
+    run.set_defaults(handler=_reporting(_run))
+
+    env = commands.add_parser("env", help="print the environment that makes clients use the service")
+    _add_state_dir(env)
+    env.set_defaults(handler=_reporting(_env))
+
+
+def _add_state_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the service keeps its state (default: tunnelproxy/service below $XDG_STATE_HOME or ~/.local/state)",
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number from 0 to 65535")
+    return int(text)
+
+
+def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
+    """Turn what goes wrong into one line and exit status 1."""
+
+    def handler(arguments: argparse.Namespace) -> int:
+        from ..service.errors import ServiceError
+
+        try:
+            command(arguments)
+        except ServiceError as error:
+            return _fail(str(error))
+        except ModuleNotFoundError as error:
+            return _fail(
+                f"the Python package {error.name} is missing, which the tunneling service needs; "
+                "install it with: pip install 'iot-tunnelproxy[service]'"
+            )
+        return 0
+
+    return handler
+
+
+def _fail(message: str) -> int:
+    print(f"tunnelproxy: error: {message}", file=sys.stderr)
+    return 1
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # Slow to import, and an extra.
+    from ..service.server import Settings, serve
+    from ..service.state_dir import default_path
+    from .process import run_until_signal
+
+    configure(arguments.verbose)
+    state_dir = arguments.state_dir or default_path()
+    run_until_signal(serve(Settings(state_dir, arguments.host, arguments.api_port, arguments.data_port), _announce))
+
+
+def _env(arguments: argparse.Namespace) -> None:
+    from ..service.environment import client_environment, export_lines
+
+    sys.stdout.write(export_lines(client_environment(_state(arguments))))
+
+
+def _state(arguments: argparse.Namespace) -> StateDirectory:
+    from ..service.state_dir import StateDirectory, default_path
+
+    return StateDirectory(arguments.state_dir or default_path())
+
+
+def _announce(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The destination proxy: the device's end of a tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+
+from .addresses import Address, UnixAddress
+from .protocol.session import Connection
+from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
+from .transport.endpoint import Endpoint
+from .transport.link import Access
+from .transport.local import LocalSocket
+from .transport.multiplexer import Multiplexer
+
+__all__ = ["DestinationProxy"]
+
+log = logging.getLogger(__name__)
+
+CONNECT_ATTEMPTS = 5
+CONNECT_PAUSE_SECONDS = 2.5
+
+
+class DestinationProxy:
+    """The device's end: connects to local services for each connection that the source opens.
+
+    Args:
+        plan: says what to connect to for each service.
+        bind_address: the local address to connect from; None leaves that to the system.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        access: Access,
+        tls: ssl.SSLContext,
+        plan: Plan,
+        *,
+        bind_address: str | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self.end = TunnelEnd(endpoint, access, tls, plan, self, max_connections=max_connections)
+        self._bind_address = bind_address
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until the tunnel ends; raises what :meth:`~.proxy.TunnelEnd.run` raises."""
+        await self.end.run()
+
+    async def start(self) -> None:
+        for service_id, state in self.end.services.items():
+            log.info("%s: will connect to %s", service_id, state.address)
+
+    def stop(self) -> None:
+        for task in self._connecting:
+            task.cancel()
+
+    def linked(self) -> None:
+        """Nothing to do: the source opens the connections."""
+
+    def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:
+        state = self.end.services.get(connection.service_id)
+        if state is None or state.address is None:
+            log.warning("%s: refused, because there is no address for it", connection)
+            multiplexer.refuse(connection)
+        elif not self.end.admit(connection.service_id):
+            multiplexer.refuse(connection)
+        else:
+            local = LocalSocket(multiplexer)
+            multiplexer.join(connection, local)
+            task = asyncio.ensure_future(self._connect(multiplexer, connection, local, state.address))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(
+        self, multiplexer: Multiplexer, connection: Connection, local: LocalSocket, address: Address
+    ) -> None:
+        for attempt in range(1, CONNECT_ATTEMPTS + 1):
+            try:
+                await self._connect_once(local, address)
+            except OSError as error:
+                log.warning(
+                    "%s: cannot connect to %s (attempt %d of %d): %s",
+                    connection,
+                    address,
+                    attempt,
+                    CONNECT_ATTEMPTS,
+                    error.strerror or error,
+                )
+                if attempt < CONNECT_ATTEMPTS:
+                    await asyncio.sleep(CONNECT_PAUSE_SECONDS)
+                if not local.wanted:
+                    return
+            else:
+                log.info("%s: connected to %s", connection, address)
+                return
+        multiplexer.reset(connection)
+
+    async def _connect_once(self, local: LocalSocket, address: Address) -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(address, UnixAddress):
+            await loop.create_unix_connection(lambda: local, address.path)
+            return
+        await loop.create_connection(
+            lambda: local,
+            address.host or "localhost",
+            address.port,
+            local_addr=(self._bind_address, 0) if self._bind_address else None,
+        )

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors whose text is a sentence for the operator."""
+
+__all__ = ["ConfigurationError", "TunnelClosed", "TunnelRefused"]
+
+
+class ConfigurationError(Exception):
+    """What the user asked for cannot be done as asked; the text names the thing at fault and the remedy."""
+
+
+class TunnelRefused(Exception):
+    """The tunneling service refused the handshake, and will refuse it again unchanged.
+
+    Attributes:
+        cause: one word for programs: ``token-used``, ``token-unknown``, ``wrong-mode``, ``tunnel-closed``,
+            ``bad-request`` or ``refused``.
+        status: the HTTP status of the refusal.
+        channel_id: what AWS's support asks for; empty where the service gave none.
+    """
+
+    def __init__(self, message: str, *, cause: str, status: int, channel_id: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.status = status
+        self.channel_id = channel_id
+
+
+class TunnelClosed(Exception):
+    """The tunnel was closed or has expired. It never reopens."""

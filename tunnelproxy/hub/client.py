@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How Ansible's workers talk to the hub, and start it when it is not there.
+
+Standard library only, and quick to import: Ansible compiles it afresh in every worker. Each request is one connection
+to the hub's Unix socket, with a line of JSON each way.
+
+The hub's folder is the environment's ``IOTOPS_TUNNEL_DIR``, or ``/tmp/iotops-tunnel-<uid>``: it must be the same for
+every run of one user, on one machine, and its path short enough for a Unix socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "HubError",
+    "adopt",
+    "connector_command",
+    "describe",
+    "directory",
+    "ensure",
+    "holds",
+    "open_stream",
+    "release",
+    "status",
+    "stop",
+]
+
+DIRECTORY_VARIABLE = "IOTOPS_TUNNEL_DIR"
+SOCKET_NAME = "hub.sock"
+START_LOCK_NAME = "start.lock"
+
+START_SECONDS = 20.0
+OPEN_SECONDS = 15.0
+"""How long a device may take to answer on a new stream: its proxy gives up on a dead local port after 10 s."""
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_MARGIN_SECONDS = 5.0
+_LONGEST_REPLY = 16 * 1024 * 1024
+
+_AWS_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_IOTSECURETUNNELING",
+    "AWS_CA_BUNDLE",
+)
+
+
+class HubError(Exception):
+    """Something could not be done; the text is a sentence for the operator.
+
+    Attributes:
+        code: one word for programs, such as ``no-tunnel``, ``device-not-connected`` or ``token-used``.
+    """
+
+    def __init__(self, message: str, *, code: str = "hub-failed") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class _NotRunningError(Exception):
+    """No hub listens."""
+
+
+def ensure(thing: str, service: str = "SSH1", *, timeout: float = 10.0) -> dict[str, Any]:
+    """Wait until the tunnel of a thing is linked, starting the hub if need be.
+
+    Args:
+        timeout: seconds to wait for the link.
+
+    Returns:
+        the row of this tunnel in :func:`status`.
+
+    Raises:
+        HubError: there is no tunnel, it is not linked, or it does not carry the service; the text says why.
+    """
+    return _ask("ensure", timeout, thing=thing, service=service, aws=_aws_environment())
+
+
+def adopt(
+    thing: str,
+    *,
+    tunnel_id: str,
+    region: str,
+    source_token: str,
+    services: Sequence[str],
+    endpoint: str | None = None,
+    capath: str | None = None,
+    expires_at: float | None = None,
+    aws: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+) -> dict[str, Any]:
+    """Hand the source's access token of an open tunnel to the hub, and wait until it is linked.
+
+    Args:
+        region: the AWS region of the tunnel.
+        services: the service IDs that the tunnel carries.
+        endpoint: HOST:PORT of the data plane; by default that of AWS in the region.
+        capath: certificate authorities to trust there: an OpenSSL hashed directory or a PEM file.
+        expires_at: when the tunnel's life ends, in seconds since the epoch.
+        aws: how to reach the control API, by the names of the environment variables; by default from the environment.
+        timeout: seconds to wait for the link.
+
+    Returns:
+        the row of this tunnel in :func:`status`.
+
+    Raises:
+        HubError: the tunneling service cannot be reached or refuses the token.
+    """
+    return _ask(
+        "adopt",
+        timeout,
+        thing=thing,
+        tunnel_id=tunnel_id,
+        region=region,
+        source_token=source_token,
+        services=list(services),
+        endpoint=endpoint,
+        capath=capath,
+        expires_at=expires_at,
+        aws=_aws_environment() if aws is None else dict(aws),
+    )
+
+
+def describe(thing: str, *, timeout: float = 10.0) -> dict[str, Any]:
+    """The row of a thing's tunnel in :func:`status`, with the state of both ends.
+
+    Returns:
+        the row, with ``source`` (``connected`` or ``disconnected``) and ``destination`` (likewise, or ``unknown``).
+
+    Raises:
+        HubError: the hub holds no tunnel for the thing.
+    """
+    return _ask("describe", timeout, thing=thing, aws=_aws_environment())
+
+
+def release(tunnel_id: str) -> bool:
+    """Have the hub drop a tunnel, without closing it for others. Returns whether it held that tunnel."""
+    return bool(_ask_running("release", {}, tunnel_id=tunnel_id).get("released", False))
+
+
+def holds(tunnel_id: str) -> bool:
+    """Whether a hub runs that holds this tunnel, with an access token that was not refused."""
+    return bool(_ask_running("holds", {}, tunnel_id=tunnel_id).get("holds", False))
+
+
+def status() -> dict[str, Any] | None:
+    """What the hub holds, or None where no hub runs."""
+    return _ask_running("status", {}) or None
+
+
+def stop() -> bool:
+    """End the hub, and wait until it is gone. Returns whether one was running."""
+    try:
+        with _connect() as connection:
+            connection.settimeout(START_SECONDS)
+            _send(connection, {"op": "stop"})
+            while connection.recv(4096):
+                pass
+    except _NotRunningError:
+        return False
+    except OSError as error:
+        raise HubError(f"the hub does not stop: {error.strerror or error}") from None
+    return True
+
+
+def open_stream(thing: str, service: str, *, timeout: float = OPEN_SECONDS) -> int:
+    """Open a connection to a service of a thing, and return its file descriptor once the device has answered.
+
+    Args:
+        timeout: seconds that the device may take.
+
+    Raises:
+        HubError: the text says which end is at fault.
+    """
+    import array
+
+    request = {"op": "open", "thing": thing, "service": service, "timeout": timeout, "aws": _aws_environment()}
+    connection = _connect_or_start()
+    with connection:
+        connection.settimeout(timeout + 2 * _MARGIN_SECONDS)
+        _send(connection, request)
+        descriptors = array.array("i")
+        try:
+            reply, ancillary, _, _ = connection.recvmsg(65536, socket.CMSG_LEN(descriptors.itemsize))
+        except OSError as error:
+            raise HubError(f"the hub gave no answer for {thing}: {error.strerror or error}") from None
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        _check(json.loads(reply or b'{"error": "the hub ended while it was asked for a stream"}'))
+        return descriptors[0]
+
+
+def connector_command(thing: str, service: str) -> list[str]:
+    """The command line of ssh's ``ProxyCommand``, for use with ``ProxyUseFdpass=yes``."""
+    return [sys.executable, "-I", "-S", os.path.join(_PACKAGE, "hub", "connector.py"), thing, service]
+
+
+def directory() -> str:
+    """The hub's folder, which only this user may enter; made if it is not there.
+
+    Raises:
+        HubError: it belongs to somebody else, or is open to others.
+    """
+    path = os.environ.get(DIRECTORY_VARIABLE) or f"/tmp/iotops-tunnel-{os.getuid()}"  # noqa: S108  checked below
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.lstat(path)
+    except OSError as error:
+        raise HubError(f"cannot make the hub's folder {path}: {error.strerror}; set {DIRECTORY_VARIABLE}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise HubError(
+            f"the hub's folder {path} must be a folder of yours that nobody else may enter (mode 0700): mend that, "
+            f"or set {DIRECTORY_VARIABLE} to another"
+        )
+    return path
+
+
+def _ask(op: str, timeout: float, **fields: Any) -> dict[str, Any]:
+    request = {"op": op, "timeout": timeout, **fields}
+    return _check(_exchange(_connect_or_start(), request, timeout + _MARGIN_SECONDS))
+
+
+def _ask_running(op: str, otherwise: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    try:
+        connection = _connect()
+    except _NotRunningError:
+        return otherwise
+    return _check(_exchange(connection, {"op": op, **fields}, START_SECONDS))
+
+
+def _check(reply: dict[str, Any]) -> dict[str, Any]:
+    if "error" in reply:
+        raise HubError(reply["error"], code=reply.get("code", "hub-failed"))
+    return reply
+
+
+def _exchange(connection: socket.socket, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    with connection:
+        connection.settimeout(timeout)
+        try:
+            _send(connection, request)
+            with connection.makefile("rb") as stream:
+                line = stream.readline(_LONGEST_REPLY)
+            reply: dict[str, Any] = json.loads(line)
+        except (OSError, ValueError) as error:
+            raise HubError(f"the hub gave no answer to '{request['op']}': {error}; see {_log_path()}") from None
+        return reply
+
+
+def _send(connection: socket.socket, request: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(request).encode() + b"\n")
+
+
+def _connect() -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(START_SECONDS)
+        connection.connect(os.path.join(directory(), SOCKET_NAME))
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        raise _NotRunningError from None
+    except OSError as error:
+        connection.close()
+        raise HubError(f"cannot talk to the hub in {directory()}: {error.strerror or error}") from None
+    return connection
+
+
+def _connect_or_start() -> socket.socket:
+    import fcntl
+
+    try:
+        return _connect()
+    except _NotRunningError:
+        pass
+    with open(os.path.join(directory(), START_LOCK_NAME), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            return _connect()
+        except _NotRunningError:
+            _start()
+        try:
+            return _connect()
+        except _NotRunningError:
+            raise HubError(f"the hub ended as soon as it was started; see {_log_path()}") from None
+
+
+def _start() -> None:
+    import subprocess
+
+    # The hub forks itself into a session of its own, so that no signal to Ansible's process groups reaches it, and
+    # closes its standard output when it is ready, or has failed.
+    command = [sys.executable, _PACKAGE, "hub", "run", "--background"]
+    try:
+        done = subprocess.run(  # noqa: S603  our own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=START_SECONDS,
+            check=False,
+            cwd="/",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HubError(f"cannot start the hub: {error}") from None
+    said = done.stdout.decode(errors="replace").strip().splitlines()
+    if said[-1:] != ["ready"]:
+        raise HubError(f"cannot start the hub: {said[-1] if said else 'it said nothing'}; see {_log_path()}")
+
+
+def _log_path() -> str:
+    return os.path.join(directory(), "hub.log")
+
+
+def _aws_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _AWS_VARIABLES if os.environ.get(name)}

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service's own certificate authority, and the server certificate that it signs.
+
+Both are made on first start (ECDSA P-256). Their extensions are those that RFC 5280 asks of them, because OpenSSL with
+``X509_V_FLAG_X509_STRICT``, the default of Python 3.13, refuses certificates without.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import secrets
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from .errors import ServiceError
+from .state_dir import replace_file
+from .subject_hash import subject_hash
+
+__all__ = ["Certificates", "server_context"]
+
+_CA_LIFETIME = dt.timedelta(days=3650)
+_SERVER_LIFETIME = dt.timedelta(days=397)
+_RENEW_BEFORE = dt.timedelta(days=30)
+# A client whose clock runs behind by less than this still accepts a certificate made just now.
+_CLOCK_TOLERANCE = dt.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Where the certificates of one service lie.
+
+    Attributes:
+        keys: the directory of what only the service reads.
+        ca: the directory that clients are given: ``ca.pem``, and the same under the name that OpenSSL looks for.
+    """
+
+    keys: Path
+    ca: Path
+
+    @property
+    def server_chain(self) -> Path:
+        """The server certificate, in PEM."""
+        return self.keys / "server.pem"
+
+    @property
+    def server_key(self) -> Path:
+        """The server certificate's key, in PEM."""
+        return self.keys / "server-key.pem"
+
+    @property
+    def _ca_key(self) -> Path:
+        return self.keys / "ca-key.pem"
+
+    @property
+    def _ca_certificate(self) -> Path:
+        return self.ca / "ca.pem"
+
+    def ensure(self, host: str) -> None:
+        """Make what is missing: the authority once, the server certificate also for a new host and before it expires.
+
+        Args:
+            host: the name or address by which clients reach the service, beside the loopback ones.
+
+        Raises:
+            ServiceError: a file that is there is no certificate or key.
+        """
+        self.keys.mkdir(mode=0o700, exist_ok=True)
+        self.ca.mkdir(mode=0o700, exist_ok=True)
+        try:
+            if not (self._ca_key.exists() and self._ca_certificate.exists()):
+                self._make_authority()
+            if not self._server_certificate_serves(host):
+                self._issue_server_certificate(host)
+        except ValueError as error:
+            raise ServiceError(
+                f"a certificate or key in {self.keys} or {self.ca} is damaged; restore it, or remove both directories "
+                "to get a new authority, which every client must then be given"
+            ) from error
+
+    def _make_authority(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        # A name of its own, so that the authorities of two services can lie in one directory.
+        name = _name(f"iotops tunneling service CA {secrets.token_hex(4)}")
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        certificate = (
+            _builder(name, name, key.public_key(), _CA_LIFETIME)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(identifier, critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        for old in self.ca.glob("*.0"):
+            old.unlink()
+        pem = certificate.public_bytes(serialization.Encoding.PEM)
+        replace_file(self._ca_key, _key_pem(key))
+        replace_file(self.ca / f"{subject_hash(name)}.0", pem)
+        replace_file(self._ca_certificate, pem)
+
+    def _server_certificate_serves(self, host: str) -> bool:
+        if not (self.server_chain.exists() and self.server_key.exists()):
+            return False
+        certificate = x509.load_pem_x509_certificate(self.server_chain.read_bytes())
+        authority = x509.load_pem_x509_certificate(self._ca_certificate.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return (
+            _subject_key(authority).digest
+            == certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+            and all(name in names for name in _server_names(host))
+            and certificate.not_valid_after_utc - _RENEW_BEFORE > _now()
+        )
+
+    def _issue_server_certificate(self, host: str) -> None:
+        authority = x509.load_pem_x509_certificate(self._ca_certificate.read_bytes())
+        authority_key = serialization.load_pem_private_key(self._ca_key.read_bytes(), password=None)
+        if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
+            # One that this service did not make; ensure() tells the operator, as for a damaged one.
+            raise ValueError("not an EC key")  # noqa: TRY004
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            _builder(_name("iotops tunneling service"), authority.subject, key.public_key(), _SERVER_LIFETIME)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(digital_signature=True), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(_server_names(host)), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(_subject_key(authority)), critical=False
+            )
+            .sign(authority_key, hashes.SHA256())
+        )
+        replace_file(self.server_key, _key_pem(key))
+        replace_file(self.server_chain, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def server_context(certificates: Certificates) -> ssl.SSLContext:
+    """A TLS context that serves the certificate, for TLS 1.2 and newer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificates.server_chain, certificates.server_key)
+    return context
+
+
+def _server_names(host: str) -> list[x509.DNSName | x509.IPAddress]:
+    names: list[x509.DNSName | x509.IPAddress] = [
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        x509.IPAddress(ipaddress.ip_address("::1")),
+    ]
+    given: x509.DNSName | x509.IPAddress
+    try:
+        given = x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        given = x509.DNSName(host)
+    return names if given in names else [given, *names]
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lifetime: dt.timedelta
+) -> x509.CertificateBuilder:
+    now = _now()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCK_TOLERANCE)
+        .not_valid_after(now + lifetime)
+    )
+
+
+def _key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _subject_key(certificate: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.timezone.utc)

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client of the data plane: TLS and asyncio around websockets' protocol without I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from typing import Protocol, cast
+
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN, SEND_EOF
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, FrameReader, Message, ProtocolError, frame, parse
+from .admission import Admission, Admissions
+from .circuit import Circuit
+from .frame_rules import BrokenRule, FrameRules
+from .handshake import CAUSE_HEADER, CHANNEL_HEADER, MAX_REQUEST, SUBPROTOCOLS, Cause, Refusal, read_handshake
+from .tunnels import Mode, Tunnel
+
+__all__ = ["HANDSHAKE_DEADLINE", "Connection", "Registry"]
+
+HANDSHAKE_DEADLINE = 10.0
+"""Seconds that a client has for its handshake request, counted from the end of the TLS handshake."""
+
+_CLOSE_DEADLINE = 5.0
+_LINGER = 0.5
+_SEND_MARK = 128 * 1024
+# Answers to pings and to starts go to a client that may not read them; the mark holds back only what its peer sends.
+_SEND_LIMIT = 2 * 1024 * 1024
+_NOTSENT_LOWAT = 128 * 1024
+_END_OF_REQUEST = b"\r\n\r\n"
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
+
+_log = logging.getLogger(__name__)
+# At DEBUG, websockets logs the handshake's headers, and the tokens are there.
+_websockets_log = logging.getLogger("tunnelproxy.service.websockets")
+_websockets_log.setLevel(logging.ERROR)
+
+
+class Registry(Protocol):
+    """Where connections find their tunnel's circuit."""
+
+    def opened(self, connection: Connection) -> None:
+        """A TCP connection came; remember it until it is lost."""
+
+    def lost(self, connection: Connection) -> None:
+        """It is gone."""
+
+    def attach(self, connection: Connection, tunnel: Tunnel) -> Circuit:
+        """Its handshake succeeded."""
+
+    def detach(self, connection: Connection, tunnel: Tunnel) -> None:
+        """It had a tunnel, and is gone."""
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection, from TCP accept to the end.
+
+    Args:
+        registry: where it finds its circuit.
+        admissions: who decides whether it may join.
+    """
+
+    mode: Mode
+    version: int
+
+    def __init__(self, registry: Registry, admissions: Admissions) -> None:
+        self.channel_id = secrets.token_hex(16)
+        self._registry = registry
+        self._admissions = admissions
+        self._websocket = ServerProtocol(max_size=MAX_WEBSOCKET_MESSAGE, logger=_websockets_log)
+        self._reader = FrameReader()
+        self._request = b""
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+        self._tunnel: Tunnel | None = None
+        self._circuit: Circuit | None = None
+        self._rules: FrameRules | None = None
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_SEND_MARK)
+        _tune(transport.get_extra_info("socket"))
+        self._set_timer(HANDSHAKE_DEADLINE)
+        self._registry.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._tunnel is None and not self._request.endswith(_END_OF_REQUEST):
+            data = self._read_request(data)
+        if data:
+            self._websocket.receive_data(data)
+            self._handle_events()
+        self._flush()
+
+    def eof_received(self) -> None:
+        self._websocket.receive_eof()
+        self._flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tunnel is not None:
+            self._registry.detach(self, self._tunnel)
+        self._registry.lost(self)
+
+    def pause_writing(self) -> None:
+        if self._circuit is not None:
+            self._circuit.hold_back(self)
+
+    def resume_writing(self) -> None:
+        if self._circuit is not None:
+            self._circuit.let_go(self)
+
+    # What the circuit and the data plane call
+
+    def send(self, data: bytes) -> None:
+        """Send frames, in WebSocket messages of the size that clients accept."""
+        if self._websocket.state is not OPEN:
+            return
+        for start in range(0, len(data), MAX_WEBSOCKET_MESSAGE):
+            self._websocket.send_binary(data[start : start + MAX_WEBSOCKET_MESSAGE])
+        self._flush()
+
+    def pause_reading(self) -> None:
+        """Take nothing from the client until :meth:`resume_reading`."""
+        if self._websocket.state is OPEN:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take from the client again."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; a client that does not finish it in time is cut off."""
+        if self._websocket.state is OPEN:
+            self._websocket.send_close(code, reason)
+            self._set_timer(_CLOSE_DEADLINE)
+            # Its answer must be read even while its data was held back.
+            self.resume_reading()
+            self._flush()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+
+    # Handshake
+
+    def _read_request(self, data: bytes) -> bytes:
+        """Collect the request up to its end, answer it, and return what follows it."""
+        self._request += data
+        end = self._request.find(_END_OF_REQUEST)
+        size = len(self._request) if end < 0 else end + len(_END_OF_REQUEST)
+        if size > MAX_REQUEST:
+            self._refuse(Refusal(Cause.BAD_REQUEST, f"Invalid request: it is larger than {MAX_REQUEST} bytes."))
+            return b""
+        if end < 0:
+            return b""
+        self._request, rest = self._request[:size], self._request[size:]
+        self._websocket.receive_data(self._request)
+        for event in self._websocket.events_received():
+            self._answer(cast(Request, event))
+        self._request = _END_OF_REQUEST
+        return rest
+
+    def _answer(self, request: Request) -> None:
+        try:
+            admission = self._admissions.check(read_handshake(request.path, request.headers))
+            response = self._accept(request, admission.tunnel)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        if response.status_code != 101:
+            response.headers[CAUSE_HEADER] = Cause.BAD_REQUEST.value
+            self._respond(response)
+            return
+        self._admissions.redeem(admission)
+        self._respond(response)
+        self._join(admission)
+
+    def _accept(self, request: Request, tunnel: Tunnel) -> Response:
+        """Negotiate the subprotocol.
+
+        A tunnel that was opened without services has one that has no name, and only V1 messages do without names.
+        """
+        supported = [name for name, version in SUBPROTOCOLS.items() if tunnel.services or version == 1]
+        self._websocket.available_subprotocols = [Subprotocol(name) for name in supported]
+        return self._websocket.accept(request)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        response = self._websocket.reject(refusal.status, refusal.sentence)
+        response.headers[CAUSE_HEADER] = refusal.cause.value
+        _log.info("channel %s: handshake refused: %s", self.channel_id, refusal.sentence)
+        self._respond(response)
+
+    def _respond(self, response: Response) -> None:
+        response.headers[CHANNEL_HEADER] = self.channel_id
+        self._request = _END_OF_REQUEST
+        self._websocket.send_response(response)
+        self._flush()
+
+    def _join(self, admission: Admission) -> None:
+        tunnel = admission.tunnel
+        self._cancel_timer()
+        self.mode = admission.mode
+        self.version = SUBPROTOCOLS[str(self._websocket.subprotocol)]
+        self._rules = FrameRules(self.mode, tunnel.services if self.version > 1 else None)
+        self._tunnel = tunnel
+        if self.version > 1:
+            self.send(frame(Message(type=Message.SERVICE_IDS, availableServiceIds=tunnel.services)))
+        self._circuit = self._registry.attach(self, tunnel)
+
+    # Messages
+
+    def _handle_events(self) -> None:
+        relayed: list[bytes] = []
+        try:
+            for event in self._websocket.events_received():
+                # After a close was sent, what still comes counts no more.
+                if isinstance(event, Frame) and self._websocket.state is OPEN:
+                    self._read_frame(event, relayed)
+        except ProtocolError as error:
+            self._reject(CloseCode.PROTOCOL_ERROR, str(error))
+        except BrokenRule as error:
+            self._reject(CloseCode.POLICY_VIOLATION, str(error))
+        if relayed and self._circuit is not None:
+            self._circuit.relay(self, b"".join(relayed))
+
+    def _read_frame(self, event: Frame, relayed: list[bytes]) -> None:
+        if event.opcode is Opcode.TEXT:
+            self._reject(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
+        elif event.opcode in (Opcode.BINARY, Opcode.CONT) and self._rules is not None and self._circuit is not None:
+            for encoded in self._reader.feed(bytes(event.data)):
+                message = parse(encoded)
+                if self._rules.check(message) and self._circuit.consider(self, message):
+                    relayed.append(len(encoded).to_bytes(2, "big"))
+                    relayed.append(encoded)
+
+    def _reject(self, code: CloseCode, reason: str) -> None:
+        _log.warning("channel %s: closed for breaking the protocol: %s", self.channel_id, reason)
+        self.disconnect(code, reason)
+
+    # Output
+
+    def _flush(self) -> None:
+        for piece in self._websocket.data_to_send():
+            if piece is SEND_EOF or not piece:
+                self._finish()
+            else:
+                self._transport.write(piece)
+        if self._transport.get_write_buffer_size() > _SEND_LIMIT:
+            _log.warning("channel %s: cut off, as it does not read what it is sent", self.channel_id)
+            self._transport.abort()
+
+    def _finish(self) -> None:
+        self.resume_reading()
+        if self._websocket.parser_exc is None:
+            self._set_timer(_CLOSE_DEADLINE)
+            self._transport.close()
+        else:
+            # Closing a socket that still has data to read makes TCP throw away the close frame on its way out, and
+            # a client that broke the rules may be in the middle of a message.
+            self._set_timer(_LINGER)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _tune(sock: socket.socket) -> None:
+    """Keep the kernel's unsent queue short, and find out about peers that vanished."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for name, value in {"TCP_NOTSENT_LOWAT": _NOTSENT_LOWAT, **_KEEPALIVE}.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

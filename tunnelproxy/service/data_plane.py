@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane: every client's connection, and the circuit of every tunnel that has one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+
+from websockets.frames import CloseCode
+
+from .admission import Admissions
+from .circuit import Circuit
+from .connection import HANDSHAKE_DEADLINE, Connection
+from .store import Store
+from .tunnels import Mode, Tunnel
+
+__all__ = [
+    "ACCESS_TOKEN_REVOKED",
+    "REPLACED",
+    "SERVICE_STOPPING",
+    "TUNNEL_CLOSED",
+    "TUNNEL_EXPIRED",
+    "DataPlane",
+]
+
+TUNNEL_CLOSED = "Tunnel closed"
+"""Close reason, with code 1000: the tunnel was closed. A client is done."""
+
+TUNNEL_EXPIRED = "Tunnel expired"
+"""Close reason, with code 1000: the tunnel's lifetime is over. A client is done."""
+
+ACCESS_TOKEN_REVOKED = "Access token revoked"  # noqa: S105  a close reason, not a token
+"""Close reason, with code 1008: the access token was rotated. A client needs the new one."""
+
+REPLACED = "Replaced by a newer connection"
+"""Close reason, with code 1008: the same access token connected again. A client leaves the tunnel to the newer one."""
+
+SERVICE_STOPPING = "Service is stopping"
+"""Close reason, with code 1001: a client connects again later."""
+
+_STOP_DEADLINE = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class DataPlane:
+    """Lets clients in, joins those of one tunnel, and disconnects them when the control API says so.
+
+    Args:
+        store: the state.
+        clock: gives seconds since the epoch.
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._admissions = Admissions(store, clock)
+        self._connections: set[Connection] = set()
+        self._circuits: dict[str, Circuit] = {}
+        self._server: asyncio.AbstractServer | None = None
+        self._all_gone = asyncio.Event()
+
+    async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
+        """Accept clients on a bound socket."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self, self._admissions),
+            sock=listener,
+            ssl=context,
+            ssl_handshake_timeout=HANDSHAKE_DEADLINE,
+        )
+
+    async def stop(self) -> None:
+        """Accept no more, and say good-bye to those who are there."""
+        if self._server is not None:
+            self._server.close()
+        self._all_gone.clear()
+        for connection in list(self._connections):
+            connection.disconnect(CloseCode.GOING_AWAY, SERVICE_STOPPING)
+        if self._connections:
+            try:
+                await asyncio.wait_for(self._all_gone.wait(), _STOP_DEADLINE)
+            except asyncio.TimeoutError:
+                for connection in list(self._connections):
+                    connection.abort()
+
+    # What the operations call
+
+    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
+        """Disconnect both ends of a tunnel, after ending their streams."""
+        circuit = self._circuits.get(tunnel_id)
+        if circuit is None:
+            return
+        circuit.reset_session()
+        for mode in Mode:
+            self._disconnect(circuit, mode, CloseCode.NORMAL_CLOSURE, reason)
+
+    def revoke(self, tunnel_id: str, mode: Mode) -> None:
+        """Disconnect the end whose access token has been revoked."""
+        circuit = self._circuits.get(tunnel_id)
+        if circuit is not None:
+            self._disconnect(circuit, mode, CloseCode.POLICY_VIOLATION, ACCESS_TOKEN_REVOKED)
+
+    # What connections call
+
+    def opened(self, connection: Connection) -> None:
+        """A client's TLS handshake is done."""
+        self._connections.add(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """A client is gone."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_gone.set()
+
+    def attach(self, connection: Connection, tunnel: Tunnel) -> Circuit:
+        """Join a client to its tunnel; an older connection of the same end gives way."""
+        circuit = self._circuits.setdefault(tunnel.tunnel_id, Circuit())
+        replaced = circuit.attach(connection)
+        if replaced is not None:
+            replaced.disconnect(CloseCode.POLICY_VIOLATION, REPLACED)
+        self._store.set_connected(tunnel.tunnel_id, connection.mode, True, self._clock())
+        _log.info(
+            "tunnel %s: %s connected, protocol V%d, channel %s",
+            tunnel.tunnel_id,
+            connection.mode.value,
+            connection.version,
+            connection.channel_id,
+        )
+        return circuit
+
+    def detach(self, connection: Connection, tunnel: Tunnel) -> None:
+        """Take a client out of its tunnel."""
+        _log.info(
+            "tunnel %s: %s disconnected, channel %s", tunnel.tunnel_id, connection.mode.value, connection.channel_id
+        )
+        circuit = self._circuits.get(tunnel.tunnel_id)
+        if circuit is None or not circuit.detach(connection):
+            return
+        self._store.set_connected(tunnel.tunnel_id, connection.mode, False, self._clock())
+        if circuit.is_empty:
+            del self._circuits[tunnel.tunnel_id]
+
+    @staticmethod
+    def _disconnect(circuit: Circuit, mode: Mode, code: CloseCode, reason: str) -> None:
+        end = circuit.end(mode)
+        if end is not None:
+            end.disconnect(code, reason)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment by which clients find and use a service."""
+
+from __future__ import annotations
+
+import shlex
+
+from .errors import ServiceError
+from .state_dir import StateDirectory
+from .store import Store
+
+__all__ = ["client_environment", "export_lines"]
+
+
+def client_environment(state: StateDirectory) -> dict[str, str]:
+    """The variables that make boto3, the ``aws`` CLI and ``tunnelproxy`` use a service.
+
+    Args:
+        state: the service's state directory.
+
+    Raises:
+        ServiceError: no service has run with it yet.
+    """
+    start_it = f"start it with: tunnelproxy service run --state-dir {shlex.quote(str(state.path))}"
+    if not state.database.exists():
+        raise ServiceError(f"there is no tunneling service in {state.path}; {start_it}")
+    endpoints = state.read_endpoints()
+    if endpoints is None:
+        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; {start_it}")
+    store = Store(state.database)
+    try:
+        credentials, region = store.credentials(), store.identity().region
+    finally:
+        store.close()
+    return {
+        "AWS_ENDPOINT_URL_IOTSECURETUNNELING": endpoints.api,
+        "AWS_ACCESS_KEY_ID": credentials.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        "AWS_CA_BUNDLE": str(state.ca / "ca.pem"),
+        "AWSIOT_TUNNEL_ENDPOINT": endpoints.data,
+        "AWSIOT_TUNNEL_CAPATH": str(state.ca),
+    }
+
+
+def export_lines(environment: dict[str, str]) -> str:
+    """The variables as lines for a POSIX shell to evaluate."""
+    return "".join(f"export {name}={_quote(value)}\n" for name, value in environment.items())
+
+
+def _quote(value: str) -> str:
+    # Unlike shlex.quote, always in quotes, so that all lines look alike.
+    return "'" + value.replace("'", "'\"'\"'") + "'"

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service's state in SQLite: tunnels, their tags and ends, the digests of their tokens, and the signing keys.
+
+Every change is committed before its caller answers a client, so a service that is killed loses none. Access tokens and
+client tokens are kept as SHA-256 digests only. The secret access key has to be kept as it is, because a signature can
+only be checked with it: hence the file's mode 0600.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import string
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ServiceError
+from .tunnels import AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Tunnel
+
+__all__ = ["REGION", "Store"]
+
+REGION = "us-east-1"
+"""The region of every service: clients insist on one of AWS's form, and nothing else depends on it."""
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE identity (account_id TEXT NOT NULL, region TEXT NOT NULL);
+CREATE TABLE credentials (access_key_id TEXT PRIMARY KEY, secret_access_key TEXT NOT NULL);
+CREATE TABLE tunnels (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    tunnel_id TEXT NOT NULL UNIQUE,
+    description TEXT,
+    thing_name TEXT,
+    services TEXT NOT NULL,
+    lifetime INTEGER NOT NULL,
+    is_open INTEGER NOT NULL DEFAULT 1,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    expires_at REAL NOT NULL
+);
+CREATE INDEX open_tunnels ON tunnels (expires_at) WHERE is_open;
+CREATE TABLE tags (
+    tunnel_id TEXT NOT NULL REFERENCES tunnels (tunnel_id) ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (tunnel_id, key)
+);
+CREATE TABLE ends (
+    tunnel_id TEXT NOT NULL REFERENCES tunnels (tunnel_id) ON DELETE CASCADE,
+    mode TEXT NOT NULL,
+    connected INTEGER NOT NULL DEFAULT 0,
+    updated_at REAL NOT NULL,
+    PRIMARY KEY (tunnel_id, mode)
+);
+CREATE TABLE access_tokens (
+    digest BLOB PRIMARY KEY,
+    tunnel_id TEXT NOT NULL REFERENCES tunnels (tunnel_id) ON DELETE CASCADE,
+    mode TEXT NOT NULL,
+    used INTEGER NOT NULL DEFAULT 0,
+    revoked INTEGER NOT NULL DEFAULT 0,
+    client_token_digest BLOB
+);
+CREATE INDEX tokens_of_tunnel ON access_tokens (tunnel_id);
+CREATE INDEX tokens_by_client ON access_tokens (client_token_digest) WHERE client_token_digest IS NOT NULL;
+"""
+
+_SELECT_TUNNEL = (
+    "SELECT number, tunnel_id, description, thing_name, services, lifetime, is_open, created_at, updated_at, expires_at"
+    " FROM tunnels"
+)
+
+
+class Store:
+    """The database of one service. Times are seconds since the epoch.
+
+    Args:
+        path: the database file; made, with new keys and a new account, when it is not there.
+
+    Raises:
+        ServiceError: the file is no database of a service, or of a newer one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # Transactions are begun by this class alone: the module's own habit differs between Python versions.
+            self._db = sqlite3.connect(str(path), isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise ServiceError(f"cannot open the service's database {path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    # Identity and keys
+
+    def identity(self) -> Identity:
+        """The account and region of this service."""
+        account_id, region = self._db.execute("SELECT account_id, region FROM identity").fetchone()
+        return Identity(account_id, region)
+
+    def credentials(self) -> Credentials:
+        """The key pair made on first start."""
+        return Credentials(*self._db.execute("SELECT access_key_id, secret_access_key FROM credentials").fetchone())
+
+    def find_secret(self, access_key_id: str) -> str | None:
+        """The secret access key of an access key ID, or None."""
+        query = "SELECT secret_access_key FROM credentials WHERE access_key_id = ?"
+        row = self._db.execute(query, (access_key_id,)).fetchone()
+        return None if row is None else str(row[0])
+
+    # Tunnels
+
+    def open_tunnel(self, new: NewTunnel, token_digests: dict[Mode, bytes], now: float) -> Tunnel:
+        """Add a tunnel, both ends disconnected, with one access token for each."""
+        tunnel_id = str(uuid.uuid4())
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO tunnels"
+                " (tunnel_id, description, thing_name, services, lifetime, created_at, updated_at, expires_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    tunnel_id,
+                    new.description,
+                    new.thing_name,
+                    json.dumps(new.services),
+                    new.lifetime,
+                    now,
+                    now,
+                    now + new.lifetime * 60,
+                ),
+            )
+            self._db.executemany(
+                "INSERT INTO ends (tunnel_id, mode, updated_at) VALUES (?, ?, ?)",
+                [(tunnel_id, mode.value, now) for mode in Mode],
+            )
+            self._insert_tags(tunnel_id, new.tags)
+            self._insert_tokens(tunnel_id, token_digests)
+        return self._find_existing(tunnel_id)
+
+    def find_tunnel(self, tunnel_id: str) -> Tunnel | None:
+        """The tunnel with this ID, open or closed."""
+        row = self._db.execute(_SELECT_TUNNEL + " WHERE tunnel_id = ?", (tunnel_id,)).fetchone()
+        return None if row is None else _tunnel(row)
+
+    def list_tunnels(self, *, thing_name: str | None, before: int | None, limit: int) -> list[Tunnel]:
+        """Tunnels, newest first.
+
+        Args:
+            thing_name: only those of this thing.
+            before: only those opened before the tunnel of this number.
+            limit: how many at most.
+        """
+        rows = self._db.execute(
+            _SELECT_TUNNEL + " WHERE (:thing IS NULL OR thing_name = :thing) AND (:before IS NULL OR number < :before)"
+            " ORDER BY number DESC LIMIT :limit",
+            {"thing": thing_name, "before": before, "limit": limit},
+        )
+        return [_tunnel(row) for row in rows]
+
+    def close_tunnel(self, tunnel_id: str, now: float) -> None:
+        """Mark a tunnel as closed, for good."""
+        with self._transaction():
+            self._db.execute("UPDATE tunnels SET is_open = 0, updated_at = ? WHERE tunnel_id = ?", (now, tunnel_id))
+
+    def delete_tunnel(self, tunnel_id: str) -> None:
+        """Forget a tunnel and all that belongs to it."""
+        with self._transaction():
+            self._db.execute("DELETE FROM tunnels WHERE tunnel_id = ?", (tunnel_id,))
+
+    def delete_closed_before(self, moment: float) -> None:
+        """Forget the tunnels that have been closed since before ``moment``."""
+        with self._transaction():
+            self._db.execute("DELETE FROM tunnels WHERE NOT is_open AND updated_at < ?", (moment,))
+
+    def close_expired(self, now: float) -> list[str]:
+        """Mark as closed each open tunnel whose time is up, and return their IDs."""
+        query = "SELECT tunnel_id FROM tunnels WHERE is_open AND expires_at <= ?"
+        expired = [str(row[0]) for row in self._db.execute(query, (now,))]
+        for tunnel_id in expired:
+            self.close_tunnel(tunnel_id, now)
+        return expired
+
+    def next_expiry(self) -> float | None:
+        """When the first of the open tunnels expires."""
+        moment: float | None = self._db.execute("SELECT min(expires_at) FROM tunnels WHERE is_open").fetchone()[0]
+        return moment
+
+    # Tags
+
+    def tags(self, tunnel_id: str) -> list[tuple[str, str]]:
+        """The tags of a tunnel, in the order of their keys."""
+        return list(self._db.execute("SELECT key, value FROM tags WHERE tunnel_id = ? ORDER BY key", (tunnel_id,)))
+
+    def set_tags(self, tunnel_id: str, tags: Iterable[tuple[str, str]]) -> None:
+        """Add tags to a tunnel; one of the same key is replaced."""
+        with self._transaction():
+            self._insert_tags(tunnel_id, tags)
+
+    def remove_tags(self, tunnel_id: str, keys: Sequence[str]) -> None:
+        """Remove the tags with these keys, where they are there."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM tags WHERE tunnel_id = ? AND key = ?", [(tunnel_id, key) for key in keys])
+
+    # Ends
+
+    def end_states(self, tunnel_id: str) -> dict[Mode, EndState]:
+        """The state of both ends of a tunnel."""
+        query = "SELECT mode, connected, updated_at FROM ends WHERE tunnel_id = ?"
+        return {Mode(mode): EndState(bool(on), at) for mode, on, at in self._db.execute(query, (tunnel_id,))}
+
+    def set_connected(self, tunnel_id: str, mode: Mode, connected: bool, now: float) -> None:
+        """Note that an end connected or disconnected."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE ends SET connected = ?, updated_at = ? WHERE tunnel_id = ? AND mode = ?",
+                (connected, now, tunnel_id, mode.value),
+            )
+
+    def disconnect_all(self, now: float) -> None:
+        """Note that no end is connected: what holds when a service starts, however the last one ended."""
+        with self._transaction():
+            self._db.execute("UPDATE ends SET connected = 0, updated_at = ? WHERE connected", (now,))
+
+    # Tokens
+
+    def find_token(self, token_digest: bytes) -> AccessToken | None:
+        """What is known of the access token with this digest."""
+        row = self._db.execute(
+            "SELECT tunnel_id, mode, used, revoked, client_token_digest FROM access_tokens WHERE digest = ?",
+            (token_digest,),
+        ).fetchone()
+        if row is None:
+            return None
+        tunnel_id, mode, used, revoked, client_token_digest = row
+        return AccessToken(tunnel_id, Mode(mode), bool(used), bool(revoked), client_token_digest)
+
+    def mark_token_used(self, token_digest: bytes, client_token_digest: bytes | None) -> None:
+        """Note the first successful handshake with a token, and the client token that came with it."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE access_tokens SET used = 1, client_token_digest = ? WHERE digest = ?",
+                (client_token_digest, token_digest),
+            )
+
+    def rotate_tokens(
+        self,
+        tunnel: Tunnel,
+        token_digests: dict[Mode, bytes],
+        destination: tuple[str | None, tuple[str, ...]] | None,
+        now: float,
+    ) -> None:
+        """Revoke the access tokens of some ends of a tunnel and add new ones.
+
+        Args:
+            tunnel: the tunnel.
+            token_digests: the new token of each end to rotate.
+            destination: a new thing name and new services, if they change.
+            now: the time.
+        """
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE access_tokens SET revoked = 1 WHERE tunnel_id = ? AND mode = ?",
+                [(tunnel.tunnel_id, mode.value) for mode in token_digests],
+            )
+            self._insert_tokens(tunnel.tunnel_id, token_digests)
+            thing_name, services = destination or (tunnel.thing_name, tunnel.services)
+            self._db.execute(
+                "UPDATE tunnels SET thing_name = ?, services = ?, updated_at = ? WHERE tunnel_id = ?",
+                (thing_name, json.dumps(services), now, tunnel.tunnel_id),
+            )
+
+    def client_token_elsewhere(self, client_token_digest: bytes, tunnel_id: str) -> bool:
+        """Whether another open tunnel has been joined with this client token."""
+        row = self._db.execute(
+            "SELECT 1 FROM access_tokens JOIN tunnels USING (tunnel_id)"
+            " WHERE client_token_digest = ? AND tunnel_id != ? AND is_open LIMIT 1",
+            (client_token_digest, tunnel_id),
+        ).fetchone()
+        return row is not None
+
+    # Inside
+
+    def _prepare(self) -> None:
+        with self._transaction():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == _SCHEMA_VERSION:
+                return
+            if version > _SCHEMA_VERSION:
+                raise ServiceError(
+                    f"the database {self._path} was written by a newer tunnelproxy (schema {version}, this one knows "
+                    f"{_SCHEMA_VERSION}); upgrade tunnelproxy, or give --state-dir another directory"
+                )
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO identity VALUES (?, ?)", (_random(string.digits, 12), REGION))
+            self._db.execute(
+                "INSERT INTO credentials VALUES (?, ?)",
+                (
+                    # The alphabets and lengths of AWS's own keys: some clients check them.
+                    "AKIA" + _random(string.ascii_uppercase + "234567", 16),
+                    _random(string.ascii_letters + string.digits, 40),
+                ),
+            )
+            self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def _find_existing(self, tunnel_id: str) -> Tunnel:
+        return _tunnel(self._db.execute(_SELECT_TUNNEL + " WHERE tunnel_id = ?", (tunnel_id,)).fetchone())
+
+    def _insert_tags(self, tunnel_id: str, tags: Iterable[tuple[str, str]]) -> None:
+        self._db.executemany(
+            "INSERT INTO tags (tunnel_id, key, value) VALUES (?, ?, ?)"
+            " ON CONFLICT (tunnel_id, key) DO UPDATE SET value = excluded.value",
+            [(tunnel_id, key, value) for key, value in tags],
+        )
+
+    def _insert_tokens(self, tunnel_id: str, token_digests: dict[Mode, bytes]) -> None:
+        self._db.executemany(
+            "INSERT INTO access_tokens (digest, tunnel_id, mode) VALUES (?, ?, ?)",
+            [(token_digest, tunnel_id, mode.value) for mode, token_digest in token_digests.items()],
+        )
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    """All of the block's changes, or none."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _tunnel(row: tuple[Any, ...]) -> Tunnel:
+    number, tunnel_id, description, thing_name, services, lifetime, is_open, created_at, updated_at, expires_at = row
+    return Tunnel(
+        number,
+        tunnel_id,
+        description,
+        thing_name,
+        tuple(json.loads(services)),
+        lifetime,
+        bool(is_open),
+        created_at,
+        updated_at,
+        expires_at,
+    )
+
+
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long to wait before the next attempt."""
+
+from __future__ import annotations
+
+import random
+
+__all__ = ["Backoff"]
+
+
+class Backoff:
+    """Exponential backoff with full jitter, so that a fleet does not come back in step.
+
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+
+    Args:
+        first: longest first delay, in seconds.
+        most: longest delay of all, in seconds.
+    """
+
+    def __init__(self, first: float = 1.0, most: float = 30.0) -> None:
+        self._first = first
+        self._most = most
+        self._ceiling = first
+
+    def next_delay(self) -> float:
+        """Seconds to wait now; the longest possible delay doubles each time."""
+        delay = random.uniform(self._first / 4, self._ceiling)  # noqa: S311  spreads load, guards nothing
+        self._ceiling = min(self._ceiling * 2, self._most)
+        return delay
+
+    def reset(self) -> None:
+        """Begin anew, after a success."""
+        self._ceiling = self._first

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the tunneling service's data plane is, and how its certificate is checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from typing import NamedTuple
+
+from ..errors import ConfigurationError
+
+__all__ = ["Endpoint", "tls_context"]
+
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}\Z")
+_HOST = re.compile(r"[A-Za-z0-9._-]+\Z|\[[0-9A-Fa-f:.]+\]\Z")
+
+
+class Endpoint(NamedTuple):
+    """Host and port of a data plane."""
+
+    host: str
+    port: int = 443
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def of_region(cls, region: str) -> Endpoint:
+        """The endpoint of AWS in a region.
+
+        Source: https://docs.aws.amazon.com/general/latest/gr/iot-core.html, "AWS IoT secure tunneling endpoints".
+        """
+        if not _REGION.match(region):
+            raise ConfigurationError(f"'{region}' is not an AWS region: give one like us-east-1 with -r/--region")
+        suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+        return cls(f"data.tunneling.iot.{region}.{suffix}")
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read ``HOST`` or ``HOST:PORT``; an IPv6 address stands in brackets."""
+        host, colon, port = text.rpartition(":") if re.search(r":\d*\Z", text) else (text, "", "")
+        if not _HOST.match(host) or (colon and not (port.isdigit() and 0 < int(port) < 65536)):
+            raise ConfigurationError(f"'{text}' is not an endpoint: give HOST or HOST:PORT with -e/--proxy-endpoint")
+        return cls(host.strip("[]"), int(port) if colon else cls._field_defaults["port"])
+
+
+def tls_context(capath: str | None) -> ssl.SSLContext:
+    """Make the TLS settings for a data plane.
+
+    Args:
+        capath: an OpenSSL hashed directory or a PEM file with the authorities to trust, instead of the system's.
+    """
+    context = ssl.create_default_context() if capath is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if capath is None:
+        return context
+    try:
+        if os.path.isdir(capath):
+            context.load_verify_locations(capath=capath)
+        else:
+            context.load_verify_locations(cafile=capath)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"cannot read certificate authorities from '{capath}' ({_reason(error)}): give an OpenSSL hashed "
+            "directory or a PEM file with -c/--capath"
+        ) from error
+    return context
+
+
+def _reason(error: OSError) -> str:
+    return "no certificate in it" if isinstance(error, ssl.SSLError) else (error.strerror or "unreadable")

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The WebSocket between a proxy and the tunneling service.
+
+websockets' sans-I/O protocol inside an asyncio protocol class: what arrives goes to the receiver in the same turn of
+the event loop, without a task or a queue in between.
+
+A dead service is found in two ways, because a service need not answer pings: the kernel gives up when what was sent
+(the pings, if nothing else) stays unacknowledged, and, once a service has answered one ping, silence after a later one
+counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Protocol, cast
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus, NegotiationError
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from ..errors import TunnelClosed, TunnelRefused
+from ..protocol.framing import MAX_WEBSOCKET_MESSAGE
+from ..protocol.session import SUBPROTOCOLS, Mode, Version
+from .endpoint import Endpoint
+
+__all__ = ["Access", "Link", "LinkLost", "Receiver", "connect"]
+
+log = logging.getLogger(__name__)
+
+# websockets logs the headers of the handshake, and so the access token, at the debug level.
+_websocket_log = logging.getLogger("tunnelproxy.websocket")
+_websocket_log.setLevel(logging.INFO)
+
+CONNECT_SECONDS = 15.0
+PING_SECONDS = 20.0
+DEAD_SECONDS = 40.0
+"""How long after a ping, or after sending anything, silence means that the service is gone."""
+
+CLOSE_SECONDS = 2.0
+SEND_BUFFER = 32 * 1024
+"""Bytes that may wait in this process before senders are held back: little, so that a shell's keystroke, which goes to
+the end of this queue, is not late."""
+
+_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+_TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
+
+_CAUSES = (
+    # The tunneling service says the cause in a header of ours; AWS says it in the body.
+    ("token-used", "previously used"),
+    ("wrong-mode", "mode"),
+    ("tunnel-closed", "closed"),
+    ("tunnel-closed", "expired"),
+    ("token-unknown", "access token"),
+)
+_REMEDIES = {
+    "token-used": "the access token was used before, by another proxy; rotate it and use the new one",
+    "token-unknown": "the service does not know the access token: it was rotated, belongs to another region, or is "
+    "not whole; rotate it and use the new one",
+    "wrong-mode": "the access token is for the other end of the tunnel; use the {mode} access token here",
+    "tunnel-closed": "the tunnel is closed or has expired; open another",
+    "bad-request": "the service does not accept the request",
+    "refused": "the service refuses the connection: is this the region (or endpoint) where the tunnel was opened?",
+}
+
+
+class LinkLost(Exception):
+    """The WebSocket broke, or could not be made; another attempt may succeed.
+
+    Attributes:
+        permanent: whether another attempt will fail likewise until somebody changes something.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a proxy needs to be let in.
+
+    Attributes:
+        token: the access token of its end.
+        client_token: sent with every connect, so that the access token stays good for reconnecting.
+    """
+
+    mode: Mode
+    token: str = field(repr=False)
+    client_token: str = field(repr=False)
+
+
+class Receiver(Protocol):
+    """Whom a link tells what happens."""
+
+    def link_up(self, link: Link) -> None:
+        """The handshake succeeded."""
+
+    def data_received(self, data: bytes) -> None:
+        """The payload of a binary WebSocket message, or a part of it."""
+
+    def link_writable(self) -> None:
+        """The send buffer has drained after :meth:`Link.send` filled it."""
+
+    def link_down(self) -> None:
+        """The link is gone; nothing can be sent any more."""
+
+
+class Link(asyncio.Protocol):
+    """One WebSocket connection to the service. Made by :func:`connect`."""
+
+    def __init__(self, endpoint: Endpoint, access: Access, receiver: Receiver) -> None:
+        self.version = Version.V3
+        self.channel_id = ""
+        self.round_trip: float | None = None
+        """Seconds that the latest ping took, or None while none was answered."""
+        self.writable = False
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[Exception] = loop.create_future()
+        """Done when the connection is gone; the result says why: LinkLost, TunnelRefused or TunnelClosed."""
+        self._loop = loop
+        self._endpoint = endpoint
+        self._access = access
+        self._receiver = receiver
+        self._cause: Exception | None = None
+        self._transport: asyncio.Transport | None = None
+        self._ping_sent_at: float | None = None
+        self._last_heard = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._websocket = ClientProtocol(
+            parse_uri(f"wss://{endpoint}/tunnel?local-proxy-mode={access.mode.value}"),
+            subprotocols=[Subprotocol(SUBPROTOCOLS[self.version])],
+            max_size=MAX_WEBSOCKET_MESSAGE,
+            logger=_websocket_log,
+        )
+
+    # What the proxy does.
+
+    def send(self, data: bytes) -> None:
+        """Send one binary WebSocket message. Check :attr:`writable` first to keep the buffer small."""
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_binary(data)
+            self._flush()
+
+    def pause_reading(self) -> None:
+        """Leave what the far end sends in the kernel, and so with the far end."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo :meth:`pause_reading`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the connection with a closing handshake, which the service has two seconds to complete."""
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_close(code, reason)
+            self._flush()
+        self._restart_timer(CLOSE_SECONDS, self.abort)
+
+    def fail(self, cause: Exception, code: int = 1002) -> None:
+        """End the connection because of what the peer did."""
+        self._cause = self._cause or cause
+        self.close(code, str(cause)[:120])
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the event loop reports.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=SEND_BUFFER, low=SEND_BUFFER // 4)
+        self.writable = True
+        _tune(self._transport.get_extra_info("socket"))
+        request = self._websocket.connect()
+        request.headers["access-token"] = self._access.token
+        request.headers["client-token"] = self._access.client_token
+        self._websocket.send_request(request)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._last_heard = self._loop.time()
+        self._websocket.receive_data(data)
+        self._process()
+
+    def eof_received(self) -> None:
+        self._websocket.receive_eof()
+        self._process()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.opened.done():
+            self._receiver.link_writable()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.writable = False
+        self._websocket.receive_eof()
+        cause = self._cause or self._explain(error)
+        was_open = self.opened.done()
+        if not was_open:
+            self.opened.set_exception(cause)
+            self.opened.exception()
+        self.lost.set_result(cause)
+        if was_open:
+            self._receiver.link_down()
+
+    def _explain(self, error: Exception | None) -> Exception:
+        close = self._websocket.close_rcvd
+        if close is not None:
+            words = f"the service closed the connection ({close.code} {close.reason})".replace(" )", ")")
+            if "closed" in close.reason.lower() or "expired" in close.reason.lower():
+                return TunnelClosed(close.reason)
+            return LinkLost(words)
+        if error is not None:
+            return LinkLost(f"the connection to {self._endpoint} broke: {error}")
+        return LinkLost(f"{self._endpoint} ended the connection")
+
+    # The WebSocket protocol.
+
+    def _process(self) -> None:
+        for event in self._websocket.events_received():
+            if isinstance(event, Response):
+                self._answered(event)
+            elif isinstance(event, Frame):
+                self._frame_received(event)
+        self._flush()
+
+    def _answered(self, response: Response) -> None:
+        self.channel_id = response.headers.get("channel-id", "")
+        refusal = self._websocket.handshake_exc
+        if refusal is None and self._websocket.subprotocol is None:
+            refusal = NegotiationError("no subprotocol")
+        if refusal is not None:
+            self._cause = _explain_refusal(refusal, response, self._access.mode, self.channel_id)
+            self.abort()
+            return
+        self.opened.set_result(None)
+        self._receiver.link_up(self)
+        self._ping()
+
+    def _frame_received(self, frame: Frame) -> None:
+        # A frame in hand: data keeps its order, wherever the WebSocket messages begin and end.
+        if frame.opcode in (Opcode.BINARY, Opcode.CONT):
+            if self._cause is None:
+                self._receiver.data_received(bytes(frame.data))
+        elif frame.opcode is Opcode.TEXT:
+            self.fail(LinkLost("the service sent a text message, which the protocol does not have"), 1003)
+        elif frame.opcode is Opcode.PONG and self._ping_sent_at is not None:
+            self.round_trip = time.monotonic() - self._ping_sent_at
+            self._ping_sent_at = None
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        for data in self._websocket.data_to_send():
+            if data:
+                transport.write(data)
+            else:
+                # The end of what the WebSocket protocol wants to send; TLS cannot close one direction only.
+                transport.close()
+
+    def _ping(self) -> None:
+        if self._websocket.state is not State.OPEN:
+            return
+        now = self._loop.time()
+        awaited = self._ping_sent_at is not None and self.round_trip is not None
+        if awaited and now - self._last_heard > DEAD_SECONDS:
+            self._cause = LinkLost(f"{self._endpoint} has been silent for {now - self._last_heard:.0f} s")
+            self.abort()
+            return
+        if not awaited:
+            self._ping_sent_at = time.monotonic()
+        self._websocket.send_ping(b"tunnelproxy")
+        self._flush()
+        self._restart_timer(PING_SECONDS, self._ping)
+
+    def _restart_timer(self, seconds: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, action)
+
+
+async def connect(endpoint: Endpoint, access: Access, tls: ssl.SSLContext, receiver: Receiver) -> Link:
+    """Connect to the service and shake hands.
+
+    Raises:
+        TunnelRefused: the service refused (HTTP 4xx); it would refuse again.
+        LinkLost: anything else went wrong; another attempt may succeed.
+    """
+    loop = asyncio.get_running_loop()
+    link = Link(endpoint, access, receiver)
+    try:
+        await asyncio.wait_for(
+            loop.create_connection(
+                lambda: link,
+                endpoint.host,
+                endpoint.port,
+                ssl=tls,
+                server_hostname=endpoint.host,
+            ),
+            CONNECT_SECONDS,
+        )
+        await asyncio.wait_for(asyncio.shield(link.opened), CONNECT_SECONDS)
+    except asyncio.TimeoutError:
+        link.abort()
+        raise LinkLost(f"no answer from {endpoint} within {CONNECT_SECONDS:.0f} s") from None
+    except ssl.SSLCertVerificationError as error:
+        raise LinkLost(
+            f"the certificate of {endpoint} is not to be trusted ({error.verify_message.rstrip('.')}): name its "
+            "authority with -c/--capath or AWSIOT_TUNNEL_CAPATH",
+            permanent=True,
+        ) from None
+    except OSError as error:
+        raise LinkLost(f"cannot reach {endpoint}: {_os_reason(error)}") from None
+    return link
+
+
+def _os_reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "the host name is not known"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused; is the tunneling service running there?"
+    return error.strerror or str(error)
+
+
+def _explain_refusal(refusal: Exception, response: Response, mode: Mode, channel_id: str) -> LinkLost | TunnelRefused:
+    if not isinstance(refusal, InvalidStatus):
+        # NegotiationError, InvalidUpgrade …: a peer that is no tunneling service, or too old or new for us.
+        return LinkLost("the answer was not that of a tunneling service that speaks V3", permanent=True)
+    status = response.status_code
+    said = (response.body or b"").decode("utf-8", "replace").strip()[:200]
+    if status >= 500:
+        return LinkLost(f"the service answers {status} {response.reason_phrase}")
+    cause = response.headers.get("x-iotops-cause", "")
+    if cause not in _REMEDIES:
+        cause = next((cause for cause, words in _CAUSES if words in said.lower()), "refused")
+    words = f"the service refused with {status}: {_REMEDIES[cause].format(mode=mode.value)}"
+    if said:
+        words += f" (it says: {said})"
+    if channel_id:
+        words += f" [channel-id {channel_id}]"
+    return TunnelRefused(words, cause=cause, status=status, channel_id=channel_id)
+
+
+def _tune(sock: socket.socket | None) -> None:
+    """Keep the kernel's queue short, and have it give up on a peer that acknowledges nothing."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for option, value in ((_TCP_NOTSENT_LOWAT, SEND_BUFFER), (_TCP_USER_TIMEOUT, int(DEAD_SECONDS * 1000))):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        except OSError as error:
+            log.debug("socket option %s is not to be had here: %s", option, error)

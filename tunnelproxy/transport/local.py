@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A local socket, at either end of the tunnel, and how much of its data may wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+from ..protocol.framing import MAX_PAYLOAD
+
+__all__ = ["RECEIVE_BUFFER", "LocalOwner", "LocalSocket"]
+
+RECEIVE_BUFFER = 256 * 1024
+"""Bytes from the far end that may wait for a local socket before the whole tunnel is held back."""
+
+
+class LocalOwner(Protocol):
+    """Whom a local socket tells what happens: the multiplexer."""
+
+    def local_ready(self, local: LocalSocket) -> None:
+        """Bytes wait in :attr:`LocalSocket.pending`, or the socket has ended; no more is read until they are taken."""
+
+    def local_full(self, local: LocalSocket) -> None:
+        """More than :data:`RECEIVE_BUFFER` waits to be written."""
+
+    def local_drained(self, local: LocalSocket) -> None:
+        """What waited has been written, but for a little, or will never be."""
+
+
+class LocalSocket(asyncio.BufferedProtocol):
+    """One local TCP or Unix connection.
+
+    It reads at most one message's worth, then waits for its turn; so the data of any number of these is bounded. What
+    arrives for it before it is connected waits here.
+    """
+
+    def __init__(self, owner: LocalOwner | None = None) -> None:
+        self.pending = b""
+        """Bytes that were read and await their turn."""
+        self.ended = False
+        """Whether nothing more will be read: the peer closed, or the socket broke."""
+        self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """True when the first bytes have come from the far end, False when it ended without any."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.owner = owner
+        """None while the tunnel is not linked; what is read then waits."""
+        self._buffer = bytearray(MAX_PAYLOAD)
+        self._transport: asyncio.Transport | None = None
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._finishing = False
+        self._lost = False
+        self._paused = False
+
+    # What the multiplexer does.
+
+    def take(self, most: int) -> bytes:
+        """Take up to ``most`` of the pending bytes, and read on when none are left."""
+        data, self.pending = self.pending[:most], self.pending[most:]
+        if not self.pending and self._paused:
+            self._paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+        self.bytes_in += len(data)
+        return data
+
+    def deliver(self, data: bytes) -> None:
+        """Write bytes that the far end sent."""
+        if not self.bytes_out:
+            self._settle(answered=True)
+        self.bytes_out += len(data)
+        if self._transport is not None:
+            self._transport.write(data)
+        elif not self._lost:
+            self._early.append(data)
+            self._early_bytes += len(data)
+            if self._early_bytes > RECEIVE_BUFFER and self.owner is not None:
+                self.owner.local_full(self)
+
+    def finish(self) -> None:
+        """Write what waits, then close."""
+        self._finishing = True
+        self._settle(answered=False)
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what waits is lost."""
+        self._finishing = True
+        self._settle(answered=False)
+        self._early.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a socket yet."""
+        return self._transport is not None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is still worth connecting this socket: for what is to come, or what has come already."""
+        return not self._finishing or bool(self._early)
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that wait for the local peer to read."""
+        return self._early_bytes if self._transport is None else self._transport.get_write_buffer_size()
+
+    # What the event loop reports.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=RECEIVE_BUFFER, low=RECEIVE_BUFFER // 4)
+        early, self._early, self._early_bytes = self._early, [], 0
+        if early:
+            self._transport.write(b"".join(early))
+        if self._transport.get_write_buffer_size() <= RECEIVE_BUFFER and self.owner is not None:
+            self.owner.local_drained(self)
+        if self._finishing:
+            self._transport.close()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.pending += bytes(memoryview(self._buffer)[:nbytes])
+        self._report_ready()
+        if self.pending and self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self._report_ready()
+        return True
+
+    def pause_writing(self) -> None:
+        if self.owner is not None:
+            self.owner.local_full(self)
+
+    def resume_writing(self) -> None:
+        if self.owner is not None:
+            self.owner.local_drained(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._lost = True
+        self._settle(answered=False)
+        self._early.clear()
+        self.ended = True
+        self._report_ready()
+        if self.owner is not None:
+            self.owner.local_drained(self)
+
+    def _settle(self, *, answered: bool) -> None:
+        if not self.answered.done():
+            self.answered.set_result(answered)
+
+    def _report_ready(self) -> None:
+        if self.owner is not None:
+            self.owner.local_ready(self)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many local connections over one link: fair turns outwards, bounded buffers inwards.
+
+Outwards, a local socket hands over at most one message's worth and is not read again before that is sent; while more
+than one socket has data, each gets a turn and a small chunk. Inwards, a local peer that does not read fills a buffer of
+its own first, then holds the whole tunnel back, and is reset alone when it makes no progress for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol
+
+from ..protocol.framing import MAX_PAYLOAD, ProtocolError
+from ..protocol.session import (
+    Connection,
+    ConnectionClosed,
+    ConnectionRequested,
+    DataReceived,
+    Mode,
+    ServicesOffered,
+    Session,
+)
+from .link import Link, LinkLost
+from .local import LocalSocket
+
+__all__ = ["Multiplexer", "MultiplexerOwner"]
+
+log = logging.getLogger(__name__)
+
+TURN = 16 * 1024
+"""Bytes that a connection may send in one turn while others wait."""
+
+STALL_SECONDS = 20.0
+"""How long a local peer may read nothing, with its buffer full, before its connection is reset."""
+
+
+class MultiplexerOwner(Protocol):
+    """Whom a multiplexer tells what the far end wants: a proxy."""
+
+    def services_offered(self, service_ids: tuple[str, ...]) -> None:
+        """The service named what the tunnel carries."""
+
+    def connection_requested(self, connection: Connection) -> None:
+        """A source asks for a connection; answer with :meth:`Multiplexer.join` or :meth:`Multiplexer.refuse`."""
+
+    def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
+        """A connection is over, whoever ended it."""
+
+
+class Multiplexer:
+    """Joins local sockets to the streams of one link. It lives as long as that link, and is the link's receiver."""
+
+    def __init__(self, mode: Mode, owner: MultiplexerOwner, *, stall_seconds: float = STALL_SECONDS) -> None:
+        self.connections: dict[Connection, LocalSocket] = {}
+        self._session = Session(mode)
+        self._owner = owner
+        self._stall_seconds = stall_seconds
+        self._link: Link | None = None
+        self._names: dict[LocalSocket, Connection] = {}
+        self._waiting: deque[LocalSocket] = deque()
+        self._full: dict[LocalSocket, asyncio.TimerHandle] = {}
+        self._loop = asyncio.get_running_loop()
+
+    # What the proxy does.
+
+    def open(self, service_id: str, local: LocalSocket) -> Connection:
+        """Open a connection to a service of the far end for a local socket."""
+        connection = self._session.open(service_id)
+        self._send_output()
+        self.join(connection, local)
+        return connection
+
+    def join(self, connection: Connection, local: LocalSocket) -> None:
+        """Give a connection that was opened, or asked for, its local socket; it may still be connecting."""
+        self.connections[connection] = local
+        self._names[local] = connection
+        if local.pending or local.ended:
+            self.local_ready(local)
+
+    def refuse(self, connection: Connection) -> None:
+        """Reset a connection that the source asked for."""
+        self._session.close(connection)
+        self._send_output()
+
+    def reset(self, connection: Connection) -> None:
+        """End a connection at once, at both ends."""
+        local = self.connections.get(connection)
+        self.refuse(connection)
+        if local is not None:
+            self._forget(connection, local)
+            local.abort()
+
+    # What the link reports.
+
+    def link_up(self, link: Link) -> None:
+        self._link = link
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for event in self._session.receive(data):
+                if isinstance(event, DataReceived):
+                    local = self.connections.get(event.connection)
+                    if local is not None:
+                        local.deliver(event.payload)
+                elif isinstance(event, ConnectionClosed):
+                    local = self.connections.get(event.connection)
+                    if local is not None:
+                        self._forget(event.connection, local)
+                        local.finish()
+                elif isinstance(event, ConnectionRequested):
+                    self._owner.connection_requested(event.connection)
+                elif isinstance(event, ServicesOffered):
+                    self._owner.services_offered(event.service_ids)
+        except ProtocolError as error:
+            if self._link is not None:
+                self._link.fail(LinkLost(f"the far end broke the protocol: it sent {error}"))
+        self._send_output()
+
+    def link_writable(self) -> None:
+        link = self._link
+        while self._waiting and link is not None and link.writable:
+            local = self._waiting.popleft()
+            self._send_turn(local, TURN if self._waiting else MAX_PAYLOAD)
+            if local.pending:
+                self._waiting.append(local)
+
+    def link_down(self) -> None:
+        self._link = None
+        self._waiting.clear()
+        for connection, local in list(self.connections.items()):
+            self._forget(connection, local)
+            local.finish()
+
+    # What the local sockets report.
+
+    def local_ready(self, local: LocalSocket) -> None:
+        if local not in self._names or local in self._waiting:
+            return
+        if self._link is not None and self._link.writable and not self._waiting:
+            self._send_turn(local, MAX_PAYLOAD)
+        else:
+            self._waiting.append(local)
+
+    def local_full(self, local: LocalSocket) -> None:
+        if local not in self._full:
+            self._watch(local, local.bytes_out - local.unwritten)
+            if self._link is not None:
+                self._link.pause_reading()
+
+    def local_drained(self, local: LocalSocket) -> None:
+        timer = self._full.pop(local, None)
+        if timer is not None:
+            timer.cancel()
+            if not self._full and self._link is not None:
+                self._link.resume_reading()
+
+    def _watch(self, local: LocalSocket, written: int) -> None:
+        self._full[local] = self._loop.call_later(self._stall_seconds, self._check_progress, local, written)
+
+    def _check_progress(self, local: LocalSocket, written_before: int) -> None:
+        written = local.bytes_out - local.unwritten
+        if written > written_before or not local.connected:
+            self._watch(local, written)
+            return
+        connection = self._names.get(local)
+        log.warning(
+            "%s: its peer has read nothing for %.0f s while %d bytes wait: it is reset",
+            connection or "a connection that is closing",
+            self._stall_seconds,
+            local.unwritten,
+        )
+        if connection is not None:
+            self.reset(connection)
+        else:
+            local.abort()
+
+    def _send_turn(self, local: LocalSocket, most: int) -> None:
+        connection = self._names.get(local)
+        if connection is None:
+            return
+        if local.pending:
+            self._session.send(connection, local.take(most))
+        if local.ended and not local.pending:
+            self._session.close(connection)
+            self._forget(connection, local)
+            local.finish()
+        self._send_output()
+
+    def _forget(self, connection: Connection, local: LocalSocket) -> None:
+        del self.connections[connection]
+        del self._names[local]
+        self._owner.connection_ended(connection, local)
+
+    def _send_output(self) -> None:
+        data = self._session.data_to_send()
+        if data and self._link is not None:
+            self._link.send(data)
