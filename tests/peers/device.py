@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 from .process import Process, free_port, wait_for
@@ -91,11 +90,8 @@ class Device:
         self.folder = folder / thing
         self.ssh_key = authorized_key
         self.ssh_user = getpass.getuser()
-        self._stack = ExitStack()
         self.sshd = Sshd(self.folder, authorized_key)
-        self._stack.callback(lambda: self.sshd.stop())
         self.http = HttpServer(self.folder, f"{thing} is well\n")
-        self._stack.callback(lambda: self.http.stop())
         self.proxy: Process | None = None
 
     def __enter__(self) -> Device:
@@ -103,7 +99,8 @@ class Device:
 
     def __exit__(self, *_: object) -> None:
         self.stop_proxy()
-        self._stack.close()
+        self.http.stop()
+        self.sshd.stop()
 
     def start_proxy(self, destination_token: str) -> Process:
         """Start the destination proxy, and wait until it is connected."""

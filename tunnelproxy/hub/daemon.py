@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 60.0
 """How long a hub stays without a tunnel that works or may work again."""
 
+IDLE_CHECK_SECONDS = 5.0
 LONGEST_REQUEST = 64 * 1024
 REQUEST_SECONDS = 10.0
 
@@ -42,8 +43,7 @@ class Hub:
         self._tunnels: dict[str, HeldTunnel] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self.stopping = asyncio.Event()
-        self.touched = asyncio.Event()
-        """Set by every request: the idle time begins anew."""
+        self._last_used = asyncio.get_running_loop().time()
 
     def restore(self) -> None:
         """Take over the tunnels that the hub before this one left."""
@@ -52,10 +52,12 @@ class Hub:
                 self._tunnels[record.thing] = HeldTunnel(record)
                 log.info("took over the tunnel of %s (%s)", record.thing, record.tunnel_id)
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing here works, or may work again by itself."""
-        return not any(tunnel.alive for tunnel in self._tunnels.values())
+    def idle_for(self, seconds: float) -> bool:
+        """Whether, for so long, nobody asked for anything and no tunnel worked or could work again by itself."""
+        now = asyncio.get_running_loop().time()
+        if any(tunnel.alive for tunnel in self._tunnels.values()):
+            self._last_used = now
+        return now - self._last_used >= seconds
 
     async def stop(self) -> None:
         """Disconnect every tunnel; what is needed to go on stays in the file."""
@@ -81,7 +83,7 @@ class Hub:
         operation = operations.get(str(request.get("op")))
         if operation is None:
             raise HubError(f"this hub does not know the request '{request.get('op')}': stop it (tunnelproxy hub stop)")
-        self.touched.set()
+        self._last_used = asyncio.get_running_loop().time()
         result = await operation(request)
         return result if isinstance(result, tuple) else (result, None)
 
@@ -199,17 +201,12 @@ async def serve(ready: Callable[[], None], *, idle_seconds: float = IDLE_SECONDS
 
 
 async def _until_done(hub: Hub, idle_seconds: float) -> None:
-    while not hub.stopping.is_set():
-        hub.touched.clear()
-        waits = [asyncio.ensure_future(hub.stopping.wait()), asyncio.ensure_future(hub.touched.wait())]
-        await asyncio.wait(waits, timeout=idle_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        if hub.idle and not hub.touched.is_set():
-            return
-        if not hub.stopping.is_set():
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(hub.stopping.wait(), 1.0)
+    stopping = asyncio.ensure_future(hub.stopping.wait())
+    try:
+        while not stopping.done() and not hub.idle_for(idle_seconds):
+            await asyncio.wait({stopping}, timeout=min(idle_seconds, IDLE_CHECK_SECONDS))
+    finally:
+        stopping.cancel()
 
 
 async def _accept(listener: socket.socket, hub: Hub) -> None:

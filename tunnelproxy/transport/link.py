@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Protocol, cast
+from typing import Any, Callable, Protocol, cast
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus, NegotiationError
@@ -308,21 +308,16 @@ async def connect(endpoint: Endpoint, access: Access, tls: ssl.SSLContext, recei
     """
     loop = asyncio.get_running_loop()
     link = Link(endpoint, access, receiver)
+    connecting = asyncio.ensure_future(
+        loop.create_connection(lambda: link, endpoint.host, endpoint.port, ssl=tls, server_hostname=endpoint.host)
+    )
     try:
-        await asyncio.wait_for(
-            loop.create_connection(
-                lambda: link,
-                endpoint.host,
-                endpoint.port,
-                ssl=tls,
-                server_hostname=endpoint.host,
-            ),
-            CONNECT_SECONDS,
-        )
-        await asyncio.wait_for(asyncio.shield(link.opened), CONNECT_SECONDS)
-    except asyncio.TimeoutError:
+        await _wait(connecting, endpoint)
+        await _wait(link.opened, endpoint)
+    except (LinkLost, asyncio.CancelledError):
+        connecting.cancel()
         link.abort()
-        raise LinkLost(f"no answer from {endpoint} within {CONNECT_SECONDS:.0f} s") from None
+        raise
     except ssl.SSLCertVerificationError as error:
         raise LinkLost(
             f"the certificate of {endpoint} is not to be trusted ({error.verify_message.rstrip('.')}): name its "
@@ -332,6 +327,14 @@ async def connect(endpoint: Endpoint, access: Access, tls: ssl.SSLContext, recei
     except OSError as error:
         raise LinkLost(f"cannot reach {endpoint}: {_os_reason(error)}") from None
     return link
+
+
+async def _wait(future: asyncio.Future[Any], endpoint: Endpoint) -> None:
+    """Wait with a deadline. Not with wait_for: up to Python 3.11 it loses a cancellation that comes with the result."""
+    done, _ = await asyncio.wait({future}, timeout=CONNECT_SECONDS)
+    if not done:
+        raise LinkLost(f"no answer from {endpoint} within {CONNECT_SECONDS:.0f} s")
+    future.result()
 
 
 def _os_reason(error: OSError) -> str:

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""iotops.tunnel.tunnel against the real tunneling service, with a real hub on the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from peers.collection import Controller, Outcome
+from peers.service import TunnelingService
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[TunnelingService]:
+    with TunnelingService() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def machine(service: TunnelingService) -> Iterator[Controller]:
+    with Controller(service.environment, {"thing-a": {}, "alias": {"iotops_tunnel_thing": "thing-b"}}) as controller:
+        yield controller
+
+
+@pytest.fixture
+def controller(machine: Controller, service: TunnelingService) -> Iterator[Controller]:
+    """The machine, for a test that leaves tunnels open."""
+    yield machine
+    client = service.boto3_client()
+    for thing in ("thing-a", "thing-b"):
+        for tunnel_id in open_tunnels(service, thing):
+            client.close_tunnel(tunnelId=tunnel_id)
+    machine.hub("stop")
+
+
+def described(service: TunnelingService, outcome: Outcome) -> dict[str, Any]:
+    tunnel: dict[str, Any] = service.boto3_client().describe_tunnel(tunnelId=outcome.result["tunnel_id"])["tunnel"]
+    return tunnel
+
+
+def open_tunnels(service: TunnelingService, thing: str) -> list[str]:
+    summaries = service.boto3_client().list_tunnels(thingName=thing)["tunnelSummaries"]
+    return [summary["tunnelId"] for summary in summaries if summary["status"] == "OPEN"]
+
+
+def test_opens_a_tunnel_that_the_hub_holds(controller: Controller, service: TunnelingService) -> None:
+    outcome = controller.tunnel("thing-a", description="for a test", lifetime=30, tags={"site": "north"})
+
+    assert outcome.word == "CHANGED", outcome.message
+    tunnel = described(service, outcome)
+    assert tunnel["status"] == "OPEN"
+    assert tunnel["description"] == "for a test"
+    assert tunnel["timeoutConfig"]["maxLifetimeTimeoutMinutes"] == 30
+    assert tunnel["destinationConfig"] == {"thingName": "thing-a", "services": ["SSH1", "HTTP1"]}
+    assert {tag["key"]: tag["value"] for tag in tunnel["tags"]} == {
+        "site": "north",
+        "iotops:managed-by": "iotops.tunnel",
+    }
+    assert tunnel["sourceConnectionState"]["status"] == "CONNECTED"
+    assert outcome.result["destination"] == "disconnected"
+    (held,) = controller.hub_status()["tunnels"]
+    assert held["tunnel_id"] == outcome.result["tunnel_id"]
+    assert outcome.result["ports"] == {"HTTP1": held["services"]["HTTP1"]["port"]}
+
+
+def test_uses_an_open_tunnel_again(controller: Controller, service: TunnelingService) -> None:
+    first = controller.tunnel("thing-a")
+    second = controller.tunnel("thing-a")
+
+    assert second.word == "SUCCESS"
+    assert second.result["tunnel_id"] == first.result["tunnel_id"]
+    assert second.result["ports"] == first.result["ports"]
+    assert open_tunnels(service, "thing-a") == [first.result["tunnel_id"]]
+
+
+def test_other_services_take_another_tunnel(controller: Controller) -> None:
+    first = controller.tunnel("thing-a")
+    other = controller.tunnel("thing-a", services=["HTTP1"])
+
+    assert other.word == "CHANGED"
+    assert other.result["tunnel_id"] != first.result["tunnel_id"]
+
+
+def test_leaves_tunnels_alone_that_it_did_not_open(controller: Controller, service: TunnelingService) -> None:
+    config = {"thingName": "thing-a", "services": ["SSH1", "HTTP1"]}
+    foreign = service.boto3_client().open_tunnel(destinationConfig=config)["tunnelId"]
+    ours = controller.tunnel("thing-a")
+
+    assert ours.result["tunnel_id"] != foreign
+    assert controller.tunnel("thing-a", state="absent").result["closed"] == [ours.result["tunnel_id"]]
+    assert open_tunnels(service, "thing-a") == [foreign]
+    service.boto3_client().close_tunnel(tunnelId=foreign)
+
+
+def test_the_inventory_can_name_the_thing(controller: Controller) -> None:
+    assert controller.tunnel("alias").result["thing_name"] == "thing-b"
+
+
+def test_forks_that_ask_at_once_get_the_same_tunnel(service: TunnelingService) -> None:
+    hosts = {f"name-{number}": {"iotops_tunnel_thing": "thing-shared"} for number in range(4)}
+    with Controller(service.environment, hosts) as machine:
+        outcomes = machine.module("iotops.tunnel.tunnel")
+
+        assert len({outcome.result["tunnel_id"] for outcome in outcomes.values()}) == 1
+        assert [outcome.word for outcome in outcomes.values()].count("CHANGED") == 1
+        machine.tunnel("name-0", state="absent")
+
+
+def test_check_mode_says_what_would_change_and_changes_nothing(
+    controller: Controller, service: TunnelingService
+) -> None:
+    would_open = controller.tunnel("thing-a", "--check")
+    assert would_open.word == "CHANGED"
+    assert "tunnel_id" not in would_open.result
+    assert open_tunnels(service, "thing-a") == []
+
+    opened = controller.tunnel("thing-a")
+    assert controller.tunnel("thing-a", "--check").word == "SUCCESS"
+    assert controller.tunnel("thing-a", "--check", rotate="all").word == "CHANGED"
+    assert controller.tunnel("thing-a", "--check", state="absent").word == "CHANGED"
+    assert open_tunnels(service, "thing-a") == [opened.result["tunnel_id"]]
+    assert controller.hub_status()["tunnels"][0]["state"] == "connected"
+
+
+def test_diff_shows_the_tags(controller: Controller, service: TunnelingService) -> None:
+    outcome = controller.tunnel("thing-a", tags={"site": "north", "shelf": "1"})
+    done = controller.run(
+        "ansible", "thing-a", "-m", "iotops.tunnel.tunnel", "-a", '{"tags": {"site": "south"}}', "--diff"
+    )
+
+    assert '-        "site": "north"' in done.stdout
+    assert '+        "site": "south"' in done.stdout
+    tags = {tag["key"]: tag["value"] for tag in described(service, outcome)["tags"]}
+    assert tags == {"site": "south", "iotops:managed-by": "iotops.tunnel"}
+
+
+def test_a_hub_without_the_token_gets_another(controller: Controller) -> None:
+    first = controller.tunnel("thing-a")
+    controller.hub("stop")
+    (controller.home / "hub" / "tunnels.json").unlink()
+
+    assert controller.tunnel("thing-a", "--check").word == "CHANGED"
+    again = controller.tunnel("thing-a")
+    assert again.word == "CHANGED"
+    assert again.result["tunnel_id"] == first.result["tunnel_id"]
+    assert controller.hub_status()["tunnels"][0]["state"] == "connected"
+
+
+@pytest.mark.parametrize(
+    ("end", "ends"), [("source", {"source"}), ("destination", {"destination"}), ("all", {"source", "destination"})]
+)
+def test_rotates_the_tokens_of_an_end(controller: Controller, end: str, ends: set[str]) -> None:
+    first = controller.tunnel("thing-a", return_tokens=True)
+    rotated = controller.tunnel("thing-a", rotate=end, return_tokens=True)
+
+    assert rotated.word == "CHANGED", rotated.message
+    assert set(rotated.result["tokens"]) == ends
+    assert all(rotated.result["tokens"][each] != first.result["tokens"][each] for each in ends)
+    assert controller.hub_status()["tunnels"][0]["state"] == "connected"
+
+
+def test_returns_tokens_only_on_request(controller: Controller) -> None:
+    assert "tokens" not in controller.tunnel("thing-a").result
+
+
+def test_absent_closes_and_is_content_with_nothing_to_close(controller: Controller, service: TunnelingService) -> None:
+    controller.tunnel("thing-a")
+    controller.tunnel("thing-a", services=["HTTP1"])
+
+    closed = controller.tunnel("thing-a", state="absent")
+    assert closed.word == "CHANGED"
+    assert len(closed.result["closed"]) == 2
+    assert open_tunnels(service, "thing-a") == []
+    assert controller.hub_status()["tunnels"] == []
+    assert controller.tunnel("thing-a", state="absent").word == "SUCCESS"
+    for tunnel_id in (closed.result["closed"][0], "no-such-tunnel"):
+        assert controller.tunnel("thing-a", state="absent", tunnel_id=tunnel_id).word == "SUCCESS"
+
+
+def test_a_closed_tunnel_is_not_presented(controller: Controller) -> None:
+    tunnel_id = controller.tunnel("thing-a").result["tunnel_id"]
+    controller.tunnel("thing-a", state="absent")
+
+    outcome = controller.tunnel("thing-a", tunnel_id=tunnel_id)
+    assert outcome.word == "FAILED"
+    assert "Leave out tunnel_id to open another." in outcome.message
+
+
+def test_waiting_in_vain_names_the_thing_and_keeps_the_tunnel(controller: Controller) -> None:
+    outcome = controller.tunnel("thing-a", wait_for_destination=1)
+
+    assert outcome.word == "FAILED"
+    assert outcome.message.startswith("thing-a did not connect to tunnel")
+    assert controller.hub_status()["tunnels"][0]["tunnel_id"] == outcome.result["tunnel_id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        ({"access_key": "AKIAWRONG", "secret_key": "wrong"}, {}, "does not accept the AWS keys"),
+        ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no complete AWS credentials"),
+        ({"endpoint_url": "https://127.0.0.1:9"}, {}, "https://127.0.0.1:9 (region us-east-1) cannot be reached"),
+        ({"profile": "nobody"}, {}, "no such profile"),
+        ({"region": "Not A Region"}, {}, "not an AWS region's name"),
+        ({"aws_ca_bundle": "/etc/ssl/certs/ca-certificates.crt"}, {}, "is not trusted here"),
+        ({"lifetime": 721}, {}, "A lifetime of 721 minutes is not possible."),
+        ({"thing_name": "-oProxyCommand=x"}, {}, "cannot be the name of a thing"),
+        ({"services": ["SSH 1"]}, {}, "cannot be the name of a service"),
+        ({"access_key": "AKIAONLY"}, {}, "parameters are required together: access_key, secret_key"),
+    ],
+)
+def test_bad_input_fails_with_one_sentence(
+    machine: Controller, arguments: dict[str, Any], environment: dict[str, str], words: str
+) -> None:
+    environment = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", **environment}
+    outcome = machine.tunnel("thing-a", env=environment, **arguments)
+
+    assert outcome.word == "FAILED"
+    assert words in outcome.message
+    assert "Traceback" not in str(outcome.result)

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``tunnelproxy`` as the guide's readers type it, and what it says to those who mistype."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from peers.device import HttpServer, proxy_environment
+from peers.process import REPOSITORY, Process, free_port, wait_for
+from peers.proxies import OpenTunnel, open_tunnel, start_proxy
+from peers.service import TunnelingService
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Iterator[HttpServer]:
+    server = HttpServer(tmp_path / "http", "the device is well\n")
+    yield server
+    server.stop()
+
+
+def run(arguments: list[str], environment: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "tunnelproxy"), *arguments]
+    return subprocess.run(
+        command, check=False, env=dict(environment), cwd=folder, capture_output=True, text=True, timeout=30
+    )
+
+
+def complaint(arguments: list[str], environment: Mapping[str, str], folder: Path) -> str:
+    """Run a command line that must fail, and return the one line it says."""
+    done = run(arguments, environment, folder)
+    assert done.returncode == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("tunnelproxy: error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return errors[0]
+
+
+def fetch(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=15) as response:
+        text: str = response.read().decode()
+    return text
+
+
+def listening_port(source: Process, service_id: str) -> int:
+    return int(source.wait_for_output(rf"{service_id}: listening on 127.0.0.1:(\d+)")[1])
+
+
+@pytest.mark.parametrize("destination_start", ["config files", "-d"])
+@pytest.mark.parametrize("source_start", ["config files", "-s", "picked ports"])
+def test_every_start_of_the_guide(
+    service: TunnelingService, http: HttpServer, tmp_path: Path, destination_start: str, source_start: str
+) -> None:
+    tunnel = open_tunnel(service, ["HTTP1", "SSH1"])
+    ports = {"HTTP1": free_port(), "SSH1": free_port()}
+    starts = {
+        "destination config files": ["-m", "dst", "--config-dir", str(tmp_path / "dst")],
+        "destination -d": ["-d", f"HTTP1={http.port},SSH1=22"],
+        "source config files": ["-m", "src", "--config-dir", str(tmp_path / "src")],
+        "source -s": ["-s", f"HTTP1={ports['HTTP1']},SSH1={ports['SSH1']}"],
+        "source picked ports": ["-m", "src"],
+    }
+    for name, text in {
+        "dst": f"HTTP1 = {http.port}\nSSH1 = 22\n",
+        "src": f"HTTP1 = {ports['HTTP1']}\nSSH1 = {ports['SSH1']}\n",
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "any name.ini").write_text(text)
+    region = ["-r", "us-east-1"]
+    with ExitStack() as stack:
+        destination = stack.enter_context(
+            start_proxy(
+                service,
+                tunnel.destination_token,
+                [*region, *starts[f"destination {destination_start}"]],
+                tmp_path / "destination.log",
+            )
+        )
+        destination.wait_for_output("connected to")
+        source = stack.enter_context(
+            start_proxy(
+                service, tunnel.source_token, [*region, *starts[f"source {source_start}"]], tmp_path / "source.log"
+            )
+        )
+        port = listening_port(source, "HTTP1")
+        assert source_start == "picked ports" or port == ports["HTTP1"]
+        assert fetch(port) == "the device is well\n"
+        source.wait_for_output("HTTP1 stream 1 connection 1: opened")
+        destination.wait_for_output("HTTP1 stream 1 connection 1: connected to")
+        assert (source.stop(), destination.stop()) == (0, 0)
+
+
+def test_the_default_configuration_is_the_folder_config(
+    service: TunnelingService, http: HttpServer, tmp_path: Path
+) -> None:
+    tunnel = open_tunnel(service, ["HTTP1"])
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "SSHDestination.ini").write_text(f"HTTP1 = {http.port}\n")
+    command = ["env", "-C", str(tmp_path), sys.executable, str(REPOSITORY / "tunnelproxy"), "-m", "dst"]
+    with Process(command, tmp_path / "log", proxy_environment(service, tunnel.destination_token)) as destination:
+        destination.wait_for_output(rf"HTTP1: will connect to localhost:{http.port}")
+
+
+def test_a_token_given_as_an_argument_is_not_left_there(service: TunnelingService, tmp_path: Path) -> None:
+    tunnel = open_tunnel(service)
+    arguments = ["-t", tunnel.source_token, "-m", "src", "-v", "6"]
+    environment = {**os.environ, **service.environment}
+    command = [sys.executable, "-m", "tunnelproxy", *arguments]
+    with Process(command, tmp_path / "log", environment) as source:
+        source.wait_for_output("listening on")
+        seen = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+        assert any("tunnelproxy" in line and "-m src" in line for line in seen)
+        assert not [line for line in seen if tunnel.source_token in line]
+        assert tunnel.source_token not in source.output()
+
+
+def test_the_highest_verbosity_tells_no_token(service: TunnelingService, tmp_path: Path) -> None:
+    tunnel = open_tunnel(service)
+    with start_proxy(service, tunnel.source_token, ["-m", "src", "-v", "6"], tmp_path / "log") as source:
+        source.wait_for_output("listening on")
+        assert tunnel.source_token not in source.output()
+    assert tunnel.source_token not in service.log_text()
+
+
+def test_a_process_with_a_token_leaves_no_core_file(service: TunnelingService, tmp_path: Path) -> None:
+    tunnel = open_tunnel(service)
+    with start_proxy(service, tunnel.source_token, ["-m", "src"], tmp_path / "log") as source:
+        source.wait_for_output("listening on")
+        limits = Path(f"/proc/{source.pid}/limits").read_text()
+        assert re.search(r"Max core file size\s+0\s+0", limits)
+
+
+class TestComplaints:
+    """Bad input: one clear line each, and exit status 1."""
+
+    @pytest.fixture
+    def tunnel(self, service: TunnelingService) -> OpenTunnel:
+        return open_tunnel(service)
+
+    def test_no_token(self, service: TunnelingService, tmp_path: Path) -> None:
+        environment = {**os.environ, **service.environment}
+        environment.pop("AWSIOT_TUNNEL_ACCESS_TOKEN", None)
+        assert "no access token: give one in AWSIOT_TUNNEL_ACCESS_TOKEN, or with -t" in complaint(
+            ["-m", "src"], environment, tmp_path
+        )
+
+    def test_a_used_token(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+        with start_proxy(service, tunnel.source_token, ["-m", "src"], tmp_path / "log") as first:
+            first.wait_for_output("listening on")
+        line = complaint(["-m", "src"], proxy_environment(service, tunnel.source_token), tmp_path)
+        assert "the access token was used before" in line
+        assert "rotate it" in line
+        assert "channel-id" in line
+
+    def test_an_unknown_token(self, service: TunnelingService, tmp_path: Path) -> None:
+        line = complaint(["-m", "src"], proxy_environment(service, "not-a-token"), tmp_path)
+        assert "does not know the access token" in line
+
+    def test_the_sources_token_at_the_destination(
+        self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path
+    ) -> None:
+        line = complaint(["-d", "SSH1=22,HTTP1=80"], proxy_environment(service, tunnel.source_token), tmp_path)
+        assert "the access token is for the other end of the tunnel; use the destination access token here" in line
+
+    def test_a_closed_tunnel(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+        service.boto3_client().close_tunnel(tunnelId=tunnel.tunnel_id)
+        line = complaint(["-m", "src"], proxy_environment(service, tunnel.source_token), tmp_path)
+        assert "the tunnel is closed or has expired; open another" in line
+
+    def test_a_service_that_is_not_offered(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+        line = complaint(["-s", "VNC=5900"], proxy_environment(service, tunnel.source_token), tmp_path)
+        assert "does not offer VNC: -s/--source-listen-port has VNC, the tunnel carries SSH1, HTTP1" in line
+
+    def test_a_service_that_is_not_mapped(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+        line = complaint(["-d", "SSH1=22"], proxy_environment(service, tunnel.destination_token), tmp_path)
+        assert "no address for HTTP1: -d/--destination-app has SSH1, the tunnel carries SSH1, HTTP1" in line
+
+    def test_a_port_in_use(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            line = complaint(["-s", f"SSH1={port}"], proxy_environment(service, tunnel.source_token), tmp_path)
+        assert f"SSH1: cannot listen on localhost:{port}: the port is in use" in line
+
+    def test_an_unknown_region_format(self, tmp_path: Path) -> None:
+        environment = {**os.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": "x"}
+        assert "'mars' is not an AWS region" in complaint(["-r", "mars", "-m", "src"], environment, tmp_path)
+
+    def test_a_config_file_that_is_not_ini(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config" / "a.ini").write_text("{json: no}\n")
+        line = complaint(["-m", "dst"], proxy_environment(service, tunnel.destination_token), tmp_path)
+        assert "config/a.ini is not an ini file of services" in line
+
+    def test_an_untrusted_certificate(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+        environment = proxy_environment(service, tunnel.source_token)
+        del environment["AWSIOT_TUNNEL_CAPATH"]
+        line = complaint(["-m", "src"], environment, tmp_path)
+        assert "is not to be trusted" in line
+        assert "--capath" in line
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ([], "one of -s/--source-listen-port, -d/--destination-app and -m/--mode is required"),
+            (["-s", "1", "-d", "2"], "exclude each other"),
+            (["-s", "1", "-m", "dst"], "-m/--mode dst contradicts -s"),
+            (["-d", "1", "-m", "src"], "-m/--mode src contradicts -d"),
+            (["-m", "both"], "argument -m/--mode: invalid choice: 'both'"),
+            (["-m", "src", "-r", "us-east-1", "-e", "host"], "-e/--proxy-endpoint and -r/--region exclude"),
+            (["-m", "src"], "one of -r/--region and -e/--proxy-endpoint is required"),
+            (["-m", "src", "-e", "a b"], "'a b' is not an endpoint"),
+            (["-m", "src", "-e", "host", "--config-dir", "nowhere"], "there is no directory nowhere"),
+            (["-m", "dst", "-e", "host"], "a destination needs addresses: give -d/--destination-app"),
+            (["-m", "src", "-e", "host", "-v", "much"], "argument -v/--verbose: 'much' is not a number"),
+            (["-m", "src", "-e", "host", "-c", "nowhere"], "cannot read certificate authorities from 'nowhere'"),
+            (["--mode", "src", "--what"], "unrecognized arguments: --what"),
+        ],
+    )
+    def test_invocations(self, arguments: list[str], words: str, tmp_path: Path) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWSIOT_")}
+        line = complaint(arguments, {**environment, "AWSIOT_TUNNEL_ACCESS_TOKEN": "x"}, tmp_path)
+        assert words in line
+
+
+def test_a_service_that_is_down_is_told_at_each_attempt(tmp_path: Path) -> None:
+    environment = {**os.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": "x"}
+    arguments = [sys.executable, "-m", "tunnelproxy", "-m", "src", "-e", f"127.0.0.1:{free_port()}"]
+    with Process(arguments, tmp_path / "log", environment) as source:
+        source.wait_for_output("connection refused; is the tunneling service running there.*trying again in")
+        wait_for(lambda: source.output().count("trying again") >= 2, "a second attempt")
+        assert source.stop() == 0
+        assert "Traceback" not in source.output()

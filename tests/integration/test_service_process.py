@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``tunnelproxy service``: starting, stopping, starting again, and what others can see of it meanwhile."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sqlite3
+import ssl
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from peers.service import ROOT, TunnelingService
+
+
+@pytest.fixture
+def service() -> Iterator[TunnelingService]:
+    with TunnelingService("-v", "6") as running:
+        yield running
+
+
+def join(service: TunnelingService, token: str, *, mode: str = "source", client_token: str = "") -> ClientConnection:
+    headers = {"access-token": token, **({"client-token": client_token} if client_token else {})}
+    return connect(
+        f"wss://{service.data}/tunnel?local-proxy-mode={mode}",
+        ssl=ssl.create_default_context(capath=service.ca),
+        subprotocols=["aws.iot.securetunneling-3.0"],  # type: ignore[list-item] - a plain str is one
+        additional_headers=headers,
+    )
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tunnelproxy", "service", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_restart_loses_no_tunnel_and_comes_back_where_it_was(service: TunnelingService, end: str) -> None:
+    client = service.boto3_client()
+    opened = client.open_tunnel(destinationConfig={"services": ["SSH1"]}, tags=[{"key": "a", "value": "b"}])
+    client_token = "c" * 32
+    connected = join(service, opened["sourceAccessToken"], client_token=client_token)
+    before = client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]
+    assert before["sourceConnectionState"]["status"] == "CONNECTED"
+    where, environment = (service.api, service.data), service.environment
+
+    assert getattr(service, end)() == (0 if end == "stop" else -9)
+    with pytest.raises(ConnectionClosed):
+        while True:
+            connected.recv(timeout=10)
+    service.start()
+
+    assert (service.api, service.data) == where
+    assert service.environment == environment
+    after = client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]
+    assert after["sourceConnectionState"]["status"] == "DISCONNECTED"
+    unchanged = ("status", "createdAt", "tags", "destinationConfig", "timeoutConfig")
+    assert {name: after[name] for name in unchanged} == {name: before[name] for name in unchanged}
+    # Tokens are remembered too: who may come again, and who came once already.
+    join(service, opened["sourceAccessToken"], client_token=client_token).close()
+    join(service, opened["destinationAccessToken"], mode="destination").close()
+    with pytest.raises(InvalidStatus):
+        join(service, opened["destinationAccessToken"], mode="destination")
+
+
+def test_clients_are_told_that_the_service_stops(service: TunnelingService) -> None:
+    opened = service.boto3_client().open_tunnel(destinationConfig={"services": ["SSH1"]})
+    with join(service, opened["sourceAccessToken"]) as client:
+        client.recv(timeout=10)
+        assert service.stop() == 0
+        with pytest.raises(ConnectionClosed) as caught:
+            client.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1001, "Service is stopping")
+
+
+def test_a_tunnel_ends_when_its_time_is_up(service: TunnelingService) -> None:
+    client = service.boto3_client()
+    opened = client.open_tunnel(destinationConfig={"services": ["SSH1"]})
+    service.stop()
+    with sqlite3.connect(service.state_dir / "service.db") as database:
+        # Twelve hours are long: let its last second begin.
+        database.execute("UPDATE tunnels SET expires_at = unixepoch('now') + 2")
+    service.start()
+    with join(service, opened["sourceAccessToken"]) as connection, pytest.raises(ConnectionClosed) as caught:
+        while True:
+            connection.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1000, "Tunnel expired")
+    assert client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]["status"] == "CLOSED"
+
+
+def test_no_secret_is_in_the_database_the_log_or_the_process_list(service: TunnelingService) -> None:
+    client = service.boto3_client()
+    opened = client.open_tunnel(destinationConfig={"services": ["SSH1"]})
+    rotated = client.rotate_tunnel_access_token(tunnelId=opened["tunnelId"], clientMode="SOURCE")
+    client_token = "0123456789abcdef" * 2
+    join(service, rotated["sourceAccessToken"], client_token=client_token).close()
+    with pytest.raises(InvalidStatus):
+        join(service, opened["sourceAccessToken"])
+    tokens = [
+        opened["sourceAccessToken"],
+        opened["destinationAccessToken"],
+        rotated["sourceAccessToken"],
+        client_token,
+    ]
+    state = b"".join(file.read_bytes() for file in service.state_dir.rglob("*") if file.is_file())
+    process = psutil.Process(service.pid)
+    visible = service.log_text() + " ".join(process.cmdline()) + " ".join(process.environ().values())
+    assert opened["tunnelId"] in visible
+    for token in tokens:
+        assert token.encode() not in state
+        assert token not in visible
+    assert service.environment["AWS_SECRET_ACCESS_KEY"] not in visible
+
+
+def test_all_state_is_for_the_owner_only(service: TunnelingService) -> None:
+    for path in [service.state_dir, *service.state_dir.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_no_core_dump_is_left_of_it(service: TunnelingService) -> None:
+    assert psutil.Process(service.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+
+
+def test_a_second_service_on_the_same_state_is_refused(service: TunnelingService) -> None:
+    done = run("run", "--state-dir", service.state_dir)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"tunnelproxy: error: .*process {service.pid}\) already runs.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("option", ["--api-port", "--data-port"])
+def test_a_port_in_use_is_named_with_its_option(tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("run", "--state-dir", tmp_path / "state", option, str(port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"tunnelproxy: error: port {port} .* in use; give {option} .*\n", done.stderr)
+
+
+def test_the_port_of_the_last_run_is_given_up_when_taken(service: TunnelingService) -> None:
+    old = service.data
+    service.stop()
+    with socket.create_server(("127.0.0.1", int(old.rpartition(":")[2]))):
+        service.start()
+    assert service.data != old
+    assert service.environment["AWSIOT_TUNNEL_ENDPOINT"] == service.data
+
+
+def test_an_address_that_is_not_here_is_named(tmp_path: Path) -> None:
+    done = run("run", "--state-dir", tmp_path / "state", "--host", "192.0.2.1")
+    assert done.returncode == 1
+    assert "no address 192.0.2.1" in done.stderr
+
+
+def test_the_environment_without_a_service_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    done = run("env", "--state-dir", tmp_path / "state")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"tunnelproxy: error: there is no tunneling service .*service run --state-dir .*\n", done.stderr
+    )
+
+
+def test_the_environment_outlives_the_service(service: TunnelingService) -> None:
+    service.stop()
+    done = run("env", "--state-dir", service.state_dir)
+    assert done.returncode == 0
+    assert all(line.startswith("export ") for line in done.stdout.splitlines())
+    assert len(done.stdout.splitlines()) == 8
+
+
+def test_the_extra_that_is_missing_is_named() -> None:
+    program = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "from tunnelproxy.cli.main import main\n"
+        "sys.exit(main(['service', 'run', '--state-dir', '/nonexistent/state']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'iot-tunnelproxy[service]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The collection as its users get it: built into a tarball, installed from that, and run by the real ansible commands."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .process import REPOSITORY, wait_for
+
+__all__ = ["Controller", "Installation", "Outcome", "installed_collection"]
+
+_BIN = Path(sys.executable).parent
+_RESULT = re.compile(r"^(\S+) \| (\w+)!? => (\{.*?^\})", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A built tarball, and the folder that it is installed in, which is for ``ANSIBLE_COLLECTIONS_PATH``."""
+
+    tarball: Path
+    path: Path
+
+    @property
+    def root(self) -> Path:
+        """Where the collection's own files are."""
+        return self.path / "ansible_collections" / "iotops" / "tunnel"
+
+
+@functools.cache
+def installed_collection() -> Installation:
+    """Build and install the collection, once in a process; both go away when that ends."""
+    folder = Path(tempfile.mkdtemp(prefix="collection-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    environment = {**os.environ, "ANSIBLE_HOME": str(folder / "ansible"), "ANSIBLE_COLLECTIONS_PATH": str(folder)}
+
+    def galaxy(*arguments: object) -> None:
+        command = [str(_BIN / "ansible-galaxy"), "collection", *map(str, arguments)]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+
+    galaxy("build", REPOSITORY, "--output-path", folder / "build")
+    (tarball,) = (folder / "build").glob("*.tar.gz")
+    galaxy("install", tarball, "--offline", "--collections-path", folder)
+    return Installation(tarball, folder)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one host in an ad-hoc run: ``SUCCESS``, ``CHANGED``, ``FAILED`` or ``UNREACHABLE``."""
+
+    word: str
+    result: dict[str, Any]
+
+    @property
+    def message(self) -> str:
+        """The sentence for the operator."""
+        return str(self.result.get("msg", ""))
+
+
+class Controller:
+    """An operator's machine: an inventory, settings of its own, a hub of its own, and the installed collection.
+
+    Args:
+        environment: how the control API and the data plane are reached, as ``service env`` says.
+        hosts: variables by inventory host; all hosts use the connection ``iotops.tunnel.ssh``.
+        variables: variables of all hosts.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        hosts: Mapping[str, Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        # Unix sockets below it need a short path.
+        self.home = Path(tempfile.mkdtemp(prefix="ctl-"))
+        self.control_paths = self.home / "cp"
+        self.known_hosts = self.home / "known_hosts"
+        self.known_hosts.touch()
+        self.inventory = self.home / "inventory.json"
+        common = {
+            "ansible_connection": "iotops.tunnel.ssh",
+            "ansible_python_interpreter": sys.executable,
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.known_hosts} -o GlobalKnownHostsFile=/dev/null",
+            **(variables or {}),
+        }
+        self.inventory.write_text(json.dumps({"devices": {"hosts": {**hosts}, "vars": common}}))
+        self.environment = {
+            **os.environ,
+            **environment,
+            "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+            "ANSIBLE_HOME": str(self.home / "ansible"),
+            "ANSIBLE_COLLECTIONS_PATH": str(installed_collection().path),
+            "ANSIBLE_INVENTORY": str(self.inventory),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_REMOTE_TEMP": str(self.home / "remote"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.control_paths),
+            "IOTOPS_TUNNEL_DIR": str(self.home / "hub"),
+        }
+
+    def __enter__(self) -> Controller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.disconnect()
+        self.hub("stop")
+        wait_for(lambda: not (self.home / "hub" / "hub.sock").exists(), "the hub has ended")
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def disconnect(self) -> None:
+        """End the ssh processes that wait for another task."""
+        for path in self.control_sockets():
+            subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "-"], capture_output=True, check=False)
+
+    def control_sockets(self) -> list[Path]:
+        """The control sockets of ssh that exist now, one for each connection that is kept."""
+        return sorted(self.control_paths.glob("*")) if self.control_paths.exists() else []
+
+    def run(self, *command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run one of Ansible's commands, and return what it said; its status is for the caller to judge."""
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=self.home,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def module(
+        self,
+        module: str,
+        hosts: str = "devices",
+        /,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Outcome]:
+        """Run a module ad hoc, and return what became of each host."""
+        command = ["ansible", hosts, "-m", module, *options]
+        if arguments:
+            command += ["-a", json.dumps(arguments)]
+        done = self.run(*command, **(env or {}))
+        outcomes = {host: Outcome(word, json.loads(text)) for host, word, text in _RESULT.findall(done.stdout)}
+        assert outcomes, f"{command} said {done.stdout}\n{done.stderr}"
+        return outcomes
+
+    def tunnel(self, host: str, /, *options: str, env: Mapping[str, str] | None = None, **arguments: Any) -> Outcome:
+        """Run iotops.tunnel.tunnel for one host."""
+        return self.module("iotops.tunnel.tunnel", host, *options, env=env, **arguments)[host]
+
+    def playbook(self, playbook: object, *options: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a playbook, by its path or its name in the collection."""
+        return self.run("ansible-playbook", playbook, *options, **environment)
+
+    def hub(self, *arguments: str) -> str:
+        """Run ``tunnelproxy hub`` from the installed collection, and return what it printed."""
+        package = installed_collection().root / "tunnelproxy"
+        return self.run(sys.executable, package, "hub", *arguments).stdout
+
+    def hub_status(self) -> dict[str, Any]:
+        """What the hub says of itself."""
+        status: dict[str, Any] = json.loads(self.hub("status", "--json"))
+        return status

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tunnelproxy.protocol.framing import FrameReader, Message, ProtocolError, frame, parse
+from tunnelproxy.protocol.session import (
+    Connection,
+    ConnectionClosed,
+    ConnectionRequested,
+    DataReceived,
+    Mode,
+    ServicesOffered,
+    Session,
+)
+
+
+def sent_by(session: Session) -> list[Message]:
+    return [parse(encoded) for encoded in FrameReader().feed(session.data_to_send())]
+
+
+def received(session: Session, *messages: Message) -> list[object]:
+    return list(session.receive(b"".join(frame(message) for message in messages)))
+
+
+def start(stream: int = 1, connection: int = 1, service: str = "SSH1") -> Message:
+    return Message(type=Message.STREAM_START, streamId=stream, serviceId=service, connectionId=connection)
+
+
+def about(kind: Message.Type, stream: int = 1, connection: int = 1, payload: bytes = b"") -> Message:
+    return Message(type=kind, streamId=stream, serviceId="SSH1", connectionId=connection, payload=payload)
+
+
+def test_the_first_connection_starts_a_stream_and_the_next_join_it() -> None:
+    source = Session(Mode.SOURCE)
+    assert source.open("SSH1") == Connection("SSH1", 1, 1)
+    assert source.open("SSH1") == Connection("SSH1", 1, 2)
+    assert source.open("HTTP1") == Connection("HTTP1", 1, 1)
+    assert [(m.type, m.serviceId, m.streamId, m.connectionId) for m in sent_by(source)] == [
+        (Message.STREAM_START, "SSH1", 1, 1),
+        (Message.CONNECTION_START, "SSH1", 1, 2),
+        (Message.STREAM_START, "HTTP1", 1, 1),
+    ]
+
+
+def test_a_new_stream_starts_once_the_last_connection_has_ended() -> None:
+    source = Session(Mode.SOURCE)
+    source.close(source.open("SSH1"))
+    assert source.open("SSH1") == Connection("SSH1", 2, 1)
+
+
+def test_stream_ids_begin_again_at_one_rather_than_overflow() -> None:
+    source = Session(Mode.SOURCE)
+    source.open("SSH1")
+    source._streams["SSH1"].stream_id = 2**31 - 1
+    assert received(source, about(Message.STREAM_RESET, stream=2**31 - 1))
+    assert source.open("SSH1").stream_id == 1
+
+
+def test_data_goes_out_with_all_the_ids() -> None:
+    source = Session(Mode.SOURCE)
+    connection = source.open("SSH1")
+    source.data_to_send()
+    source.send(connection, b"hello")
+    assert sent_by(source) == [about(Message.DATA, payload=b"hello")]
+
+
+def test_nothing_goes_out_for_a_connection_that_has_ended() -> None:
+    source = Session(Mode.SOURCE)
+    connection = source.open("SSH1")
+    source.close(connection)
+    source.data_to_send()
+    source.send(connection, b"late")
+    source.close(connection)
+    assert source.data_to_send() == b""
+
+
+def test_a_destination_reports_starts_data_and_resets_in_order() -> None:
+    destination = Session(Mode.DESTINATION)
+    events = received(
+        destination,
+        start(),
+        about(Message.DATA, payload=b"a"),
+        about(Message.CONNECTION_START, connection=2),
+        about(Message.DATA, connection=2, payload=b"b"),
+        about(Message.CONNECTION_RESET, connection=1),
+        about(Message.STREAM_RESET),
+    )
+    one, two = Connection("SSH1", 1, 1), Connection("SSH1", 1, 2)
+    assert events == [
+        ConnectionRequested(one),
+        DataReceived(one, b"a"),
+        ConnectionRequested(two),
+        DataReceived(two, b"b"),
+        ConnectionClosed(one),
+        ConnectionClosed(two),
+    ]
+
+
+def test_a_new_stream_ends_the_older_one_of_its_service_only() -> None:
+    destination = Session(Mode.DESTINATION)
+    received(destination, start(stream=1), start(stream=1, service="HTTP1"))
+    assert received(destination, start(stream=2)) == [
+        ConnectionClosed(Connection("SSH1", 1, 1)),
+        ConnectionRequested(Connection("SSH1", 2, 1)),
+    ]
+    assert destination.is_live(Connection("HTTP1", 1, 1))
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        about(Message.DATA, stream=7, payload=b"x"),
+        about(Message.DATA, connection=7, payload=b"x"),
+        about(Message.CONNECTION_RESET, stream=7),
+        about(Message.CONNECTION_RESET, connection=7),
+        about(Message.STREAM_RESET, stream=7),
+    ],
+)
+def test_stale_messages_are_ignored(stale: Message) -> None:
+    destination = Session(Mode.DESTINATION)
+    received(destination, start())
+    assert received(destination, stale) == []
+    assert destination.is_live(Connection("SSH1", 1, 1))
+
+
+def test_a_second_start_of_a_live_connection_is_answered_with_its_reset() -> None:
+    destination = Session(Mode.DESTINATION)
+    received(destination, start())
+    assert received(destination, about(Message.CONNECTION_START)) == [ConnectionClosed(Connection("SSH1", 1, 1))]
+    assert sent_by(destination) == [about(Message.CONNECTION_RESET)]
+
+
+def test_a_connection_start_of_an_unknown_stream_is_reset_rather_than_left_hanging() -> None:
+    destination = Session(Mode.DESTINATION)
+    assert received(destination, about(Message.CONNECTION_START, stream=4, connection=2)) == []
+    assert sent_by(destination) == [about(Message.CONNECTION_RESET, stream=4, connection=2)]
+
+
+def test_no_connection_id_means_the_first_and_is_answered_in_kind() -> None:
+    destination = Session(Mode.DESTINATION)
+    assert received(destination, start(connection=0)) == [ConnectionRequested(Connection("SSH1", 1, 1))]
+    destination.send(Connection("SSH1", 1, 1), b"x")
+    assert [m.connectionId for m in sent_by(destination)] == [0]
+
+
+def test_the_service_can_name_services_and_end_everything() -> None:
+    source = Session(Mode.SOURCE)
+    offer = Message(type=Message.SERVICE_IDS, availableServiceIds=["SSH1", "HTTP1"])
+    assert received(source, offer) == [ServicesOffered(("SSH1", "HTTP1"))]
+    one, two = source.open("SSH1"), source.open("HTTP1")
+    assert received(source, Message(type=Message.SESSION_RESET)) == [ConnectionClosed(one), ConnectionClosed(two)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "message", "complaint"),
+    [
+        (Mode.SOURCE, start(), "only a source may send"),
+        (Mode.SOURCE, about(Message.CONNECTION_START), "only a source may send"),
+        (Mode.DESTINATION, start(stream=0), "stream ID 0"),
+        (Mode.DESTINATION, about(Message.DATA, stream=0), "stream ID 0"),
+        (Mode.DESTINATION, Message(type=Message.DATA, streamId=1), "without a service ID"),
+        (Mode.DESTINATION, Message(type=Message.UNKNOWN), "unknown type 0"),
+        (Mode.DESTINATION, Message(type=99), "unknown type 99"),
+    ],
+)
+def test_broken_rules_are_protocol_errors(mode: Mode, message: Message, complaint: str) -> None:
+    with pytest.raises(ProtocolError, match=complaint):
+        received(Session(mode), message)
+
+
+def test_an_unknown_type_that_is_ignorable_is_skipped() -> None:
+    assert received(Session(Mode.DESTINATION), Message(type=99, ignorable=True)) == []
+
+
+def test_events_before_the_breach_are_still_told() -> None:
+    events = Session(Mode.DESTINATION).receive(frame(start()) + frame(Message(type=99)))
+    assert next(events) == ConnectionRequested(Connection("SSH1", 1, 1))
+    with pytest.raises(ProtocolError):
+        next(events)
+
+
+@given(st.lists(st.integers(0, 4000), max_size=20), st.binary(max_size=3000))
+def test_any_split_gives_the_same_events(cuts: list[int], payload: bytes) -> None:
+    wire = frame(start()) + frame(about(Message.DATA, payload=payload)) + frame(about(Message.STREAM_RESET))
+    whole = list(Session(Mode.DESTINATION).receive(wire))
+    pieces = Session(Mode.DESTINATION)
+    points = sorted({cut % (len(wire) + 1) for cut in cuts})
+    parts = [wire[a:b] for a, b in zip([0, *points], [*points, len(wire)])]
+    assert [event for part in parts for event in pieces.receive(part)] == whole
+
+
+@given(st.sampled_from(list(Mode)), st.lists(st.binary(max_size=200), max_size=10))
+def test_garbage_gives_events_or_a_protocol_error(mode: Mode, pieces: list[bytes]) -> None:
+    session = Session(mode)
+    with contextlib.suppress(ProtocolError):
+        for piece in pieces:
+            for event in session.receive(piece):
+                assert isinstance(event, (ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed))
+
+
+class JoinedEnds(RuleBasedStateMachine):
+    """A source and a destination joined by channels that delay what they carry, but keep it whole and in order.
+
+    Whatever the interleaving, what one end received of a connection is a prefix of what the other end sent on it, and
+    all of it where the sender alone closed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.destination = Session(Mode.SOURCE), Session(Mode.DESTINATION)
+        self.channels: dict[Mode, bytes] = {Mode.SOURCE: b"", Mode.DESTINATION: b""}
+        self.sent: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
+        self.got: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
+        self.known: dict[Mode, list[Connection]] = {Mode.SOURCE: [], Mode.DESTINATION: []}
+        self.closed_by: dict[Connection, set[Mode]] = defaultdict(set)
+
+    @initialize()
+    def begin(self) -> None:
+        self._flush()
+
+    def _ends(self) -> list[Session]:
+        return [self.source, self.destination]
+
+    def _flush(self) -> None:
+        for session in self._ends():
+            self.channels[session.mode] += session.data_to_send()
+
+    @rule(service=st.sampled_from(["SSH1", "HTTP1"]))
+    def open(self, service: str) -> None:
+        self.known[Mode.SOURCE].append(self.source.open(service))
+        self._flush()
+
+    @precondition(lambda self: any(self.known.values()))
+    @rule(data=st.data(), payload=st.binary(min_size=1, max_size=50))
+    def send(self, data: st.DataObject, payload: bytes) -> None:
+        session = data.draw(st.sampled_from([s for s in self._ends() if self.known[s.mode]]))
+        connection = data.draw(st.sampled_from(self.known[session.mode]))
+        if session.is_live(connection):
+            self.sent[session.mode, connection] += payload
+        session.send(connection, payload)
+        self._flush()
+
+    @precondition(lambda self: any(self.known.values()))
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from([s for s in self._ends() if self.known[s.mode]]))
+        connection = data.draw(st.sampled_from(self.known[session.mode]))
+        if session.is_live(connection):
+            self.closed_by[connection].add(session.mode)
+        session.close(connection)
+        self._flush()
+
+    @rule(towards=st.sampled_from(list(Mode)), size=st.integers(1, 200))
+    def deliver(self, towards: Mode, size: int) -> None:
+        session, other = (self.source, Mode.DESTINATION) if towards is Mode.SOURCE else (self.destination, Mode.SOURCE)
+        piece, self.channels[other] = self.channels[other][:size], self.channels[other][size:]
+        for event in session.receive(piece):
+            if isinstance(event, DataReceived):
+                self.got[towards, event.connection] += event.payload
+            elif isinstance(event, ConnectionRequested):
+                self.known[towards].append(event.connection)
+        self._flush()
+
+    @invariant()
+    def what_arrived_is_what_was_sent(self) -> None:
+        for (mode, connection), data in self.got.items():
+            sender = Mode.DESTINATION if mode is Mode.SOURCE else Mode.SOURCE
+            assert self.sent[sender, connection].startswith(data)
+
+    def teardown(self) -> None:
+        while any(self.channels.values()):
+            self.deliver(Mode.DESTINATION, 10_000)
+            self.deliver(Mode.SOURCE, 10_000)
+        for connection, closers in self.closed_by.items():
+            closer = min(closers, key=lambda mode: mode.value)
+            receiver = Mode.DESTINATION if closer is Mode.SOURCE else Mode.SOURCE
+            if len(closers) == 1 and connection in self.known[receiver]:
+                assert self.got[receiver, connection] == self.sent[closer, connection]
+            assert not self.source.is_live(connection)
+            assert not self.destination.is_live(connection)
+
+
+JoinedEnds.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestJoinedEnds = JoinedEnds.TestCase
