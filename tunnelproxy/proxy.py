@@ -92,7 +92,7 @@ class TunnelEnd:
         self.ready = asyncio.Event()
         """Set while the link is up and the services have their addresses."""
         self.settled = asyncio.Event()
-        """Set when :attr:`ready` is, or when the latest attempt to connect has failed."""
+        """Set when :attr:`ready` is, or when the latest attempt to connect has failed; clear while one is to come."""
         self.multiplexer: Multiplexer | None = None
         self._access = access
         self._tls = tls
@@ -147,9 +147,13 @@ class TunnelEnd:
             if self.services:
                 self._set_ready()
         else:
+            just_lost = self.link is not None
             self.link, self.cause = None, news
             self.ready.clear()
-            self.settled.set()
+            if just_lost:
+                self.settled.clear()
+            else:
+                self.settled.set()
 
     def _set_ready(self) -> None:
         if self.link is not None:

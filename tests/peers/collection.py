@@ -121,7 +121,7 @@ class Controller:
     def disconnect(self) -> None:
         """End the ssh processes that wait for another task."""
         for path in self.control_sockets():
-            subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "-"], capture_output=True, check=False)
+            subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "any"], capture_output=True, check=False)
 
     def control_sockets(self) -> list[Path]:
         """The control sockets of ssh that exist now, one for each connection that is kept."""

@@ -104,10 +104,14 @@ class Device:
 
     def start_proxy(self, destination_token: str) -> Process:
         """Start the destination proxy, and wait until it is connected."""
+        addresses = f"SSH1=127.0.0.1:{self.sshd.port},HTTP1=127.0.0.1:{self.http.port}"
+        return self.start_proxy_at(destination_token, addresses)
+
+    def start_proxy_at(self, destination_token: str, addresses: str) -> Process:
+        """Likewise, with addresses of the test's choice."""
         self.stop_proxy()
         log = self.folder / "proxy.log"
         log.unlink(missing_ok=True)
-        addresses = f"SSH1=127.0.0.1:{self.sshd.port},HTTP1=127.0.0.1:{self.http.port}"
         command = [sys.executable, "-m", "tunnelproxy", "-d", addresses]
         self.proxy = Process(command, log, proxy_environment(self.service, destination_token))
         self.proxy.wait_for_output("connected to")

@@ -8,6 +8,7 @@ import selectors
 import shlex
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -117,6 +118,21 @@ class TunnelingService:
             },
         )
 
+    def connect(self, mode: str, token: str, *, version: int = 3, client_token: str = "", **settings: Any) -> Any:
+        """A WebSocket to the data plane, as a context manager; ``settings`` are those of websockets' sync client."""
+        from websockets.sync.client import connect  # noqa: PLC0415 - only for tests of the wire
+
+        headers = {"access-token": token, **({"client-token": client_token} if client_token else {})}
+        return connect(
+            f"wss://{self.data}/tunnel?local-proxy-mode={mode}",
+            **{
+                "ssl": ssl.create_default_context(capath=self.ca),
+                "subprotocols": [f"aws.iot.securetunneling-{version}.0"],
+                "additional_headers": headers,
+                **settings,
+            },
+        )
+
     def _ready_line(self) -> str:
         assert self._process is not None
         assert self._process.stdout is not None
@@ -155,3 +171,14 @@ def read_exports(lines: str) -> dict[str, str]:
     """The variables that a shell would have after ``eval``."""
     words = [shlex.split(line) for line in lines.splitlines()]
     return dict(assignment.split("=", 1) for _, assignment in words)
+
+
+def closing(connection: Any) -> tuple[int, str]:
+    """Read a WebSocket to its end, and return the code and reason with which the service closed it."""
+    from websockets.exceptions import ConnectionClosed  # noqa: PLC0415 - only for tests of the wire
+
+    try:
+        while True:
+            connection.recv(timeout=10)
+    except ConnectionClosed as closed:
+        return (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")

@@ -10,7 +10,7 @@ import logging.handlers
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, Callable
 
 from ..hub import client
 from . import logs
@@ -21,6 +21,7 @@ __all__ = ["add_parser"]
 log = logging.getLogger(__name__)
 
 LOG_BYTES = 1024 * 1024
+IDLE_SECONDS = 60.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,6 +33,13 @@ def add_parser(subparsers: Any) -> None:
     run.add_argument("--background", action="store_true", help="go on in the background, logging to a file")
     run.add_argument(
         "-v", "--verbose", type=int, default=logs.DEFAULT_VERBOSITY, metavar="0..6", help="how much to log"
+    )
+    run.add_argument(
+        "--idle-seconds",
+        type=float,
+        default=IDLE_SECONDS,
+        metavar="N",
+        help=f"end after so long without a tunnel that works (default {IDLE_SECONDS:.0f})",
     )
     run.set_defaults(handler=_run)
 
@@ -54,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _be_foreground(options: argparse.Namespace) -> int:
     logs.configure(options.verbose)
-    return _serve(lambda: log.info("the hub is ready in %s", client.directory()))
+    return _serve(options, lambda: log.info("the hub is ready in %s", client.directory()))
 
 
 def _be_background(options: argparse.Namespace) -> int:
@@ -69,7 +77,7 @@ def _be_background(options: argparse.Namespace) -> int:
         os._exit(0)
     handler = logging.handlers.RotatingFileHandler(os.path.join(folder, "hub.log"), maxBytes=LOG_BYTES, backupCount=1)
     logs.configure(options.verbose, handler)
-    status = _serve(_say_ready)
+    status = _serve(options, _say_ready)
     os._exit(status)
 
 
@@ -81,11 +89,11 @@ def _say_ready() -> None:
     os.close(nowhere)
 
 
-def _serve(ready: Any) -> int:
+def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
     from ..hub.daemon import AlreadyRunningError, serve
 
     try:
-        run_until_signal(serve(ready))
+        run_until_signal(serve(ready, idle_seconds=options.idle_seconds))
     except AlreadyRunningError:
         return _fail(f"a hub runs already in {client.directory()}: tunnelproxy hub status")
     except OSError as error:

@@ -286,7 +286,7 @@ def _connect_or_start() -> socket.socket:
         return _connect()
     except _NotRunningError:
         pass
-    with open(os.path.join(directory(), START_LOCK_NAME), "w", encoding="ascii") as lock:
+    with os.fdopen(os.open(os.path.join(directory(), START_LOCK_NAME), os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             return _connect()

@@ -19,12 +19,9 @@ from . import state_file
 from .client import SOCKET_NAME, HubError, directory
 from .held_tunnel import HeldTunnel, TunnelRecord
 
-__all__ = ["IDLE_SECONDS", "AlreadyRunningError", "Hub", "serve"]
+__all__ = ["AlreadyRunningError", "Hub", "serve"]
 
 log = logging.getLogger(__name__)
-
-IDLE_SECONDS = 60.0
-"""How long a hub stays without a tunnel that works or may work again."""
 
 IDLE_CHECK_SECONDS = 5.0
 LONGEST_REQUEST = 64 * 1024
@@ -165,11 +162,12 @@ class Hub:
         state_file.save(self._state, records)
 
 
-async def serve(ready: Callable[[], None], *, idle_seconds: float = IDLE_SECONDS) -> None:
+async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
     """Be this user's hub until asked to stop, cancelled, or idle.
 
     Args:
         ready: called once requests are answered.
+        idle_seconds: how long to stay without a tunnel that works or may work again.
 
     Raises:
         AlreadyRunningError: another process is.

@@ -45,6 +45,8 @@ class Circuit:
         self._ends: dict[Mode, End] = {}
         # The current stream ID of each service; "" is the one service of peers that name none.
         self._streams: dict[str, int] = {}
+        # The ends that take no more for now.
+        self._full: set[Mode] = set()
 
     def end(self, mode: Mode) -> End | None:
         """The client connected as this end."""
@@ -61,6 +63,8 @@ class Circuit:
         if replaced is not None:
             self._separate(replaced)
         self._ends[end.mode] = end
+        if end.mode.other in self._full:
+            end.pause_reading()
         return replaced
 
     def detach(self, end: End) -> bool:
@@ -94,14 +98,20 @@ class Circuit:
             other.send(data)
 
     def hold_back(self, end: End) -> None:
-        """An end takes no more: take nothing from the other one."""
-        other = self._other(end)
+        """An end takes no more: take nothing from the other one, nor from one that replaces it."""
+        if self._ends.get(end.mode) is not end:
+            return
+        self._full.add(end.mode)
+        other = self._ends.get(end.mode.other)
         if other is not None:
             other.pause_reading()
 
     def let_go(self, end: End) -> None:
         """An end takes data again."""
-        other = self._other(end)
+        if self._ends.get(end.mode) is not end:
+            return
+        self._full.discard(end.mode)
+        other = self._ends.get(end.mode.other)
         if other is not None:
             other.resume_reading()
 
@@ -111,12 +121,9 @@ class Circuit:
             end.send(frame(Message(type=Message.SESSION_RESET)))
         self._streams.clear()
 
-    def _other(self, end: End) -> End | None:
-        return self._ends.get(end.mode.other) if self._ends.get(end.mode) is end else None
-
     def _separate(self, end: End) -> None:
         self.let_go(end)
-        other = self._other(end)
+        other = self._ends.get(end.mode.other)
         if other is not None:
             for service, stream_id in self._streams.items():
                 named = service if other.version > 1 else ""

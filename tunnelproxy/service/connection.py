@@ -261,12 +261,12 @@ class Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         self.resume_reading()
-        if self._websocket.parser_exc is None:
+        if self._websocket.close_rcvd is not None:
             self._set_timer(_CLOSE_DEADLINE)
             self._transport.close()
         else:
-            # Closing a socket that still has data to read makes TCP throw away the close frame on its way out, and
-            # a client that broke the rules may be in the middle of a message.
+            # Closing a socket that still has data to read makes TCP throw away what is on its way out, and a client
+            # that is refused, or broke the rules, may be in the middle of a message. Most hang up by themselves.
             self._set_timer(_LINGER)
 
     def _set_timer(self, seconds: float) -> None:

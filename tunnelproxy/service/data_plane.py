@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -61,7 +62,7 @@ class DataPlane:
         self._connections: set[Connection] = set()
         self._circuits: dict[str, Circuit] = {}
         self._server: asyncio.AbstractServer | None = None
-        self._all_gone = asyncio.Event()
+        self._some_gone = asyncio.Event()
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         """Accept clients on a bound socket."""
@@ -76,15 +77,12 @@ class DataPlane:
         """Accept no more, and say good-bye to those who are there."""
         if self._server is not None:
             self._server.close()
-        self._all_gone.clear()
         for connection in list(self._connections):
             connection.disconnect(CloseCode.GOING_AWAY, SERVICE_STOPPING)
-        if self._connections:
-            try:
-                await asyncio.wait_for(self._all_gone.wait(), _STOP_DEADLINE)
-            except asyncio.TimeoutError:
-                for connection in list(self._connections):
-                    connection.abort()
+        if not await self._are_all_gone():
+            for connection in list(self._connections):
+                connection.abort()
+            await self._are_all_gone()
 
     # What the operations call
 
@@ -112,8 +110,7 @@ class DataPlane:
     def lost(self, connection: Connection) -> None:
         """A client is gone."""
         self._connections.discard(connection)
-        if not self._connections:
-            self._all_gone.set()
+        self._some_gone.set()
 
     def attach(self, connection: Connection, tunnel: Tunnel) -> Circuit:
         """Join a client to its tunnel; an older connection of the same end gives way."""
@@ -142,6 +139,13 @@ class DataPlane:
         self._store.set_connected(tunnel.tunnel_id, connection.mode, False, self._clock())
         if circuit.is_empty:
             del self._circuits[tunnel.tunnel_id]
+
+    async def _are_all_gone(self) -> bool:
+        with contextlib.suppress(asyncio.TimeoutError):
+            while self._connections:
+                self._some_gone.clear()
+                await asyncio.wait_for(self._some_gone.wait(), _STOP_DEADLINE)
+        return not self._connections
 
     @staticmethod
     def _disconnect(circuit: Circuit, mode: Mode, code: CloseCode, reason: str) -> None:

@@ -143,6 +143,16 @@ def test_an_end_held_back_goes_on_when_the_slow_one_goes() -> None:
     assert not here.paused
 
 
+def test_one_that_joins_is_held_back_while_the_other_takes_no_more() -> None:
+    old, new, there = source(), source(), destination()
+    joined = circuit(old, there)
+    joined.hold_back(there)
+    joined.attach(new)
+    assert new.paused
+    joined.let_go(there)
+    assert not new.paused
+
+
 def test_an_end_that_was_replaced_holds_nobody_back() -> None:
     here, old, new = source(), destination(), destination()
     joined = circuit(here, old, new)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""iotops.tunnel.ssh: Ansible's own work, by real ssh through real tunnels, to three devices with an sshd each."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from peers.collection import Controller, Outcome
+from peers.device import Device, Sshd
+from peers.fleet import Fleet
+
+THINGS = ("device-1", "device-2", "device:3")
+HOSTS = ("device-1", "device-2", "device-3")
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet(*THINGS) as running:
+        yield running
+
+
+@pytest.fixture
+def controller(fleet: Fleet) -> Iterator[Controller]:
+    """The controller, with no ssh process left from another test."""
+    fleet.controller.disconnect()
+    return fleet.controller
+
+
+def words(outcomes: dict[str, Outcome]) -> set[str]:
+    return {outcome.word for outcome in outcomes.values()}
+
+
+def connect_anew(device: Device) -> None:
+    """Start the device's proxy with another token."""
+    client = device.service.boto3_client()
+    tunnels = client.list_tunnels(thingName=device.thing)["tunnelSummaries"]
+    tunnel_id = next(tunnel["tunnelId"] for tunnel in tunnels if tunnel["status"] == "OPEN")
+    rotated = client.rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
+    device.start_proxy(rotated["destinationAccessToken"])
+    device.wait_connected(tunnel_id)
+
+
+def test_the_second_run_uses_hub_tunnels_and_ssh_connections_again(fleet: Fleet, controller: Controller) -> None:
+    before = controller.hub_status()
+    assert words(controller.module("ansible.builtin.ping")) == {"SUCCESS"}
+    sockets = {path: path.stat().st_ino for path in controller.control_sockets()}
+    assert words(controller.module("ansible.builtin.ping")) == {"SUCCESS"}
+    after = controller.hub_status()
+
+    assert len(sockets) == len(THINGS)
+    assert {path: path.stat().st_ino for path in controller.control_sockets()} == sockets
+    assert after["pid"] == before["pid"]
+    assert [row["tunnel_id"] for row in after["tunnels"]] == [row["tunnel_id"] for row in before["tunnels"]]
+    assert [row["services"]["SSH1"]["connections"] for row in after["tunnels"]] == [1, 1, 1]
+
+
+def test_each_host_reaches_its_own_device(fleet: Fleet, controller: Controller) -> None:
+    for host, device in zip(HOSTS, fleet.devices.values()):
+        done = controller.run("ansible", host, "-m", "ansible.builtin.raw", "-a", "echo port=${SSH_CONNECTION##* }")
+        assert f"port={device.sshd.port}" in done.stdout
+
+
+def test_facts_copy_fetch_and_become(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    playbook = tmp_path / "work.yml"
+    (tmp_path / "payload").write_bytes(bytes(range(256)) * 4096)
+    playbook.write_text(f"""
+- hosts: devices
+  tasks:
+    - ansible.builtin.copy:
+        src: {tmp_path}/payload
+        dest: {tmp_path}/{{{{ inventory_hostname }}}}.there
+        mode: "0600"
+    - ansible.builtin.fetch:
+        src: {tmp_path}/{{{{ inventory_hostname }}}}.there
+        dest: {tmp_path}/{{{{ inventory_hostname }}}}.back
+        flat: true
+    - ansible.builtin.command: id -u
+      become: true
+      become_method: ansible.builtin.su
+      changed_when: false
+      register: id
+    - ansible.builtin.assert:
+        that:
+          - id.stdout == "0"
+          - ansible_facts.system == "Linux"
+""")
+    for method in ("sftp", "scp", "piped"):
+        done = controller.playbook(playbook, ANSIBLE_SSH_TRANSFER_METHOD=method)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for host in HOSTS:
+            assert (tmp_path / f"{host}.back").read_bytes() == (tmp_path / "payload").read_bytes()
+            (tmp_path / f"{host}.back").unlink()
+            (tmp_path / f"{host}.there").unlink()
+
+
+def test_delegation_reaches_the_delegate(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    playbook = tmp_path / "delegate.yml"
+    playbook.write_text("""
+- hosts: device-1
+  gather_facts: false
+  tasks:
+    - ansible.builtin.raw: echo port=${SSH_CONNECTION##* }
+      delegate_to: device-2
+      changed_when: false
+      register: there
+    - ansible.builtin.debug:
+        var: there.stdout
+""")
+    done = controller.playbook(playbook)
+    assert f"port={fleet.devices['device-2'].sshd.port}" in done.stdout
+
+
+def test_resetting_and_waiting_open_no_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    playbook = tmp_path / "reset.yml"
+    playbook.write_text("""
+- hosts: devices
+  gather_facts: false
+  tasks:
+    - ansible.builtin.ping:
+    - ansible.builtin.meta: reset_connection
+    - ansible.builtin.wait_for_connection:
+        timeout: 20
+    - ansible.builtin.command: echo {{ item }}
+      changed_when: false
+      loop: [1, 2]
+""")
+    tunnels = [row["tunnel_id"] for row in controller.hub_status()["tunnels"]]
+    done = controller.playbook(playbook)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["tunnel_id"] for row in controller.hub_status()["tunnels"]] == tunnels
+
+
+def test_a_hub_that_died_comes_back(fleet: Fleet, controller: Controller) -> None:
+    pid = controller.hub_status()["pid"]
+    controller.disconnect()
+    subprocess.run(["kill", "-9", str(pid)], check=True)
+
+    assert words(controller.module("ansible.builtin.ping")) == {"SUCCESS"}
+    assert controller.hub_status()["pid"] != pid
+
+
+def test_our_way_to_the_device_wins_over_the_users_arguments(fleet: Fleet, controller: Controller) -> None:
+    arguments = "-o ProxyCommand=/bin/false -o HostKeyAlias=other -o ServerAliveInterval=7"
+    done = controller.run(
+        "ansible", "device-1", "-m", "ansible.builtin.ping", "-vvv", ANSIBLE_SSH_EXTRA_ARGS=arguments
+    )
+
+    assert "SUCCESS" in done.stdout, done.stdout
+    assert done.stdout.index("ServerAliveInterval=7") < done.stdout.index("ServerAliveInterval=15")
+
+
+def test_a_changed_host_key_is_refused(fleet: Fleet, controller: Controller) -> None:
+    keys = controller.known_hosts.read_text()
+    controller.known_hosts.write_text(fleet.devices["device-2"].sshd.host_key_line("device-1"))
+    try:
+        outcome = controller.module("ansible.builtin.ping", "device-1")["device-1"]
+    finally:
+        controller.known_hosts.write_text(keys)
+
+    assert outcome.word == "UNREACHABLE"
+    assert "The SSH host key of device-1 is not the one that is known for it." in outcome.message
+    assert "ssh-keygen -R device-1" in outcome.message
+
+
+def test_an_unknown_host_key_is_refused(fleet: Fleet, controller: Controller) -> None:
+    keys = controller.known_hosts.read_text()
+    controller.known_hosts.write_text("")
+    try:
+        outcome = controller.module("ansible.builtin.ping", "device-1")["device-1"]
+    finally:
+        controller.known_hosts.write_text(keys)
+
+    assert outcome.word == "UNREACHABLE"
+    assert "The SSH host key of device-1 is not known here." in outcome.message
+
+
+def test_a_device_without_sshd_has_refused_ssh1(fleet: Fleet, controller: Controller) -> None:
+    device = fleet.devices["device-1"]
+    device.sshd.stop()
+    try:
+        outcomes = [controller.module("ansible.builtin.ping", "device-1")["device-1"]]
+        outcomes.append(
+            controller.module("ansible.builtin.copy", "device-1", content="x", dest="/nowhere/x")["device-1"]
+        )
+    finally:
+        device.sshd = Sshd(device.folder, device.ssh_key, device.sshd.host_key)
+        connect_anew(device)
+
+    for outcome in outcomes:
+        assert outcome.word == "UNREACHABLE"
+        assert "device-1 refused SSH1" in outcome.message
+        assert "\n" not in outcome.message
+
+
+def test_a_device_that_is_not_connected_is_named(fleet: Fleet, controller: Controller) -> None:
+    device = fleet.devices["device-2"]
+    device.stop_proxy()
+    try:
+        outcome = controller.module("ansible.builtin.ping", "device-2")["device-2"]
+    finally:
+        connect_anew(device)
+
+    assert outcome.word == "UNREACHABLE"
+    assert "device-2 is not connected to its tunnel" in outcome.message
+
+
+def test_a_thing_without_a_tunnel_is_unreachable(fleet: Fleet, controller: Controller) -> None:
+    outcome = controller.module("ansible.builtin.ping", "device-1", "-e", "iotops_tunnel_thing=nobody")["device-1"]
+    assert outcome.word == "UNREACHABLE"
+    assert "there is no tunnel to nobody" in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("iotops_tunnel_thing=-oProxyCommand=x", "cannot be the name of a thing"),
+        ("iotops_tunnel_service=a;b", "cannot be the name of a service"),
+        ("iotops_tunnel_service=VNC1", "does not offer VNC1"),
+    ],
+)
+def test_bad_names_make_a_host_unreachable(
+    fleet: Fleet, controller: Controller, variable: str, sentence: str
+) -> None:
+    outcome = controller.module("ansible.builtin.ping", "device-1", "-e", variable)["device-1"]
+    assert outcome.word == "UNREACHABLE"
+    assert sentence in outcome.message
+
+
+def test_a_refused_login_keeps_ssh_words(fleet: Fleet, controller: Controller) -> None:
+    outcome = controller.module("ansible.builtin.ping", "device-1", "-e", "ansible_ssh_private_key_file=/dev/null")
+    assert outcome["device-1"].word == "UNREACHABLE"
+    assert "Permission denied" in outcome["device-1"].message

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hub with a real service, real devices, and the real ssh behind its connector."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from peers.device import Device, make_ssh_key
+from peers.process import REPOSITORY, wait_for
+from peers.proxies import OpenTunnel, open_tunnel
+from peers.service import TunnelingService
+from tunnelproxy.hub import client
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A hub of this test's own, stopped at its end."""
+    folder = tmp_path / "hub"
+    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
+    yield folder
+    client.stop()
+
+
+@pytest.fixture(scope="module")
+def device(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    folder = tmp_path_factory.mktemp("device")
+    with Device("thing1", service, folder, make_ssh_key(folder / "user_key")) as running:
+        yield running
+
+
+@pytest.fixture
+def tunnel(service: TunnelingService, device: Device) -> Iterator[OpenTunnel]:
+    """An open tunnel whose far end is connected."""
+    opened = open_tunnel(service, thing=device.thing)
+    device.start_proxy(opened.destination_token)
+    yield opened
+    device.stop_proxy()
+
+
+def adopt(service: TunnelingService, tunnel: OpenTunnel, thing: str = "thing1", **changes: Any) -> dict[str, Any]:
+    settings = {
+        "tunnel_id": tunnel.tunnel_id,
+        "region": "us-east-1",
+        "source_token": tunnel.source_token,
+        "services": ["SSH1", "HTTP1"],
+        "endpoint": service.data,
+        "capath": service.ca,
+        "aws": {name: value for name, value in service.environment.items() if name.startswith("AWS_")},
+        **changes,
+    }
+    return client.adopt(thing, **settings)
+
+
+def banner(descriptor: int) -> bytes:
+    with socket.socket(fileno=descriptor) as stream:
+        return stream.recv(4)
+
+
+def ssh(device: Device, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    known_hosts = device.folder / "known_hosts"
+    known_hosts.write_text(device.sshd.host_key_line(device.thing))
+    connector = shlex.join(client.connector_command(device.thing, "SSH1"))
+    arguments = ["-F", "none", "-i", str(device.ssh_key), "-o", "BatchMode=yes", "-o", f"ProxyCommand={connector}"]
+    arguments += ["-o", "ProxyUseFdpass=yes", "-o", f"UserKnownHostsFile={known_hosts}", *options]
+    return subprocess.run(
+        ["ssh", *arguments, device.thing, *command], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_ssh_runs_through_a_descriptor_that_the_hub_hands_out(
+    service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    adopt(service, tunnel)
+    done = ssh(device, "echo", "over the tunnel")
+    assert (done.returncode, done.stdout) == (0, "over the tunnel\n"), done.stderr
+
+
+def test_http_is_on_a_loopback_port_and_ssh_on_none(
+    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    row = adopt(service, tunnel)
+    with urllib.request.urlopen(f"http://127.0.0.1:{row['services']['HTTP1']['port']}/", timeout=15) as response:
+        assert response.read() == b"thing1 is well\n"
+    assert row["services"]["SSH1"]["port"] is None
+    status = client.status()
+    assert status is not None
+    listening = [c for c in psutil.Process(status["pid"]).net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", row["services"]["HTTP1"]["port"])]
+
+
+def test_status_counts_and_measures(
+    service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    adopt(service, tunnel)
+    stream = client.open_stream("thing1", "SSH1")
+    command = [sys.executable, "-m", "tunnelproxy", "hub", "status"]
+
+    def row() -> dict[str, Any]:
+        shown = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True, cwd=REPOSITORY).stdout)
+        found: dict[str, Any] = shown["tunnels"][0]
+        return found
+
+    wait_for(lambda: row()["round_trip_ms"], "a round trip was measured")
+    assert row()["services"]["SSH1"]["connections"] == 1
+    assert banner(stream) == b"SSH-"
+    wait_for(lambda: row()["services"]["SSH1"]["connections"] == 0, "the connection has ended")
+    assert row()["services"]["SSH1"]["bytes_out"] > len("SSH-2.0-")
+    table = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    assert "thing1: connected, round trip" in table
+    assert tunnel.tunnel_id in table
+
+
+def test_many_who_start_at_once_get_one_hub(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
+    def ask(_: int) -> int:
+        command = [
+            sys.executable,
+            "-c",
+            "from tunnelproxy.hub import client\ntry:\n client.ensure('nothing')\n"
+            "except client.HubError as e: assert e.code == 'no-tunnel', e\nprint(client.status()['pid'])",
+        ]
+        return int(subprocess.run(command, capture_output=True, check=True, cwd=REPOSITORY, text=True).stdout)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
+
+
+def test_a_killed_hub_is_brought_back_by_the_connector(
+    service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    port = adopt(service, tunnel)["services"]["HTTP1"]["port"]
+    status = client.status()
+    assert status is not None
+    os.kill(status["pid"], signal.SIGKILL)
+    wait_for(lambda: not psutil.pid_exists(status["pid"]), "the hub is gone")
+    done = ssh(device, "echo", "back")
+    assert (done.returncode, done.stdout) == (0, "back\n"), done.stderr
+    after = client.status()
+    assert after is not None
+    assert after["pid"] != status["pid"]
+    assert after["tunnels"][0]["tunnel_id"] == tunnel.tunnel_id
+    assert after["tunnels"][0]["services"]["HTTP1"]["port"] == port
+
+
+def test_the_next_hub_takes_over_from_one_that_was_stopped(
+    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    adopt(service, tunnel)
+    assert client.stop()
+    assert client.status() is None
+    assert client.ensure("thing1")["state"] == "connected"
+
+
+def test_no_secret_is_shown(service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path) -> None:
+    adopt(service, tunnel)
+    ssh(device, "true", options=("-vvv",))
+    secrets = [tunnel.source_token, tunnel.destination_token, service.environment["AWS_SECRET_ACCESS_KEY"]]
+    shown = json.dumps(client.status()) + (hub_folder / "hub.log").read_text() + ssh(device, "true").stderr
+    shown += "\n".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    assert not [secret for secret in secrets if secret in shown]
+    for path in hub_folder.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_released_tunnel_is_forgotten(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
+    adopt(service, tunnel)
+    assert client.holds(tunnel.tunnel_id)
+    assert client.release(tunnel.tunnel_id)
+    assert not client.holds(tunnel.tunnel_id)
+    assert tunnel.source_token not in (hub_folder / "tunnels.json").read_text()
+
+
+def test_both_ends_are_described(
+    service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    adopt(service, tunnel)
+    found = client.describe("thing1")
+    assert (found["source"], found["destination"]) == ("connected", "connected")
+    device.stop_proxy()
+    wait_for(lambda: client.describe("thing1")["destination"] == "disconnected", "the device is gone")
+
+
+class TestComplaints:
+    """What goes wrong is told by which end is at fault."""
+
+    def fails(self, thing: str = "thing1", service: str = "SSH1") -> tuple[str, str]:
+        with pytest.raises(client.HubError) as caught:
+            client.open_stream(thing, service)
+        return caught.value.code, str(caught.value)
+
+    def test_no_tunnel(self, hub_folder: Path) -> None:
+        code, words = self.fails()
+        assert code == "no-tunnel"
+        assert words.startswith("there is no tunnel to thing1: open one with the module iotops.tunnel.tunnel")
+
+    def test_a_service_that_is_not_offered(
+        self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
+    ) -> None:
+        adopt(service, tunnel)
+        code, words = self.fails(service="VNC1")
+        assert code == "service-not-offered"
+        assert "does not offer VNC1; it carries SSH1, HTTP1" in words
+
+    def test_no_destination_connected(
+        self, service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
+    ) -> None:
+        device.stop_proxy()
+        adopt(service, tunnel)
+        code, words = self.fails()
+        assert code == "device-not-connected"
+        assert "the device thing1 is not connected to its tunnel" in words
+
+    def test_the_devices_sshd_is_down(
+        self, service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
+    ) -> None:
+        device.start_proxy_at(tunnel_token(service, tunnel), "SSH1=127.0.0.1:1,HTTP1=127.0.0.1:1")
+        adopt(service, tunnel)
+        done = ssh(device, "true")
+        assert done.returncode == 255
+        assert (
+            "iotops.tunnel: the device thing1 refused SSH1: see that the server behind SSH1 runs there" in done.stderr
+        )
+
+    def test_a_used_token(self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
+        adopt(service, tunnel)
+        client.release(tunnel.tunnel_id)
+        with pytest.raises(client.HubError, match="the access token was used before") as caught:
+            adopt(service, tunnel)
+        assert caught.value.code == "token-used"
+        assert not client.holds(tunnel.tunnel_id)
+
+    def test_a_closed_tunnel(self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
+        adopt(service, tunnel)
+        service.boto3_client().close_tunnel(tunnelId=tunnel.tunnel_id)
+        status = lambda: (client.status() or {})["tunnels"][0]["state"]  # noqa: E731
+        wait_for(lambda: status() == "tunnel-closed", "the hub knows that the tunnel is closed")
+        code, words = self.fails()
+        assert code == "tunnel-closed"
+        assert "is closed or has expired: open another" in words
+
+    def test_the_service_is_down(self, device: Device, hub_folder: Path) -> None:
+        with TunnelingService() as own:
+            tunnel = open_tunnel(own)
+            adopt(own, tunnel)
+            own.stop()
+            wait_for(lambda: (client.status() or {})["tunnels"][0]["cause"], "the hub has noticed")
+            code, words = self.fails()
+        assert code == "not-linked"
+        assert "is not linked: cannot reach" in words
+
+    def test_a_hub_that_cannot_start(self, hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(client.HubError, match="cannot start the hub: it said nothing"):
+            client.ensure("thing1")
+
+
+def tunnel_token(service: TunnelingService, tunnel: OpenTunnel) -> str:
+    """A fresh destination token."""
+    rotated = service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
+    return str(rotated["destinationAccessToken"])
+
+
+def test_a_hub_without_tunnels_ends_by_itself(hub_folder: Path) -> None:
+    command = [sys.executable, "-m", "tunnelproxy", "hub", "run", "--idle-seconds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0
+    assert "the hub ends" in done.stderr
+
+
+def test_a_second_hub_is_refused(hub_folder: Path) -> None:
+    with pytest.raises(client.HubError):
+        client.ensure("nothing")
+    command = [sys.executable, "-m", "tunnelproxy", "hub", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert "a hub runs already" in done.stderr

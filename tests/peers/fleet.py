@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A tunneling service, devices behind it, and a controller whose hub holds a tunnel to each."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from .collection import Controller
+from .device import Device, make_ssh_key
+from .service import TunnelingService
+
+__all__ = ["Fleet"]
+
+
+class Fleet:
+    """Use it as a context manager: inside, every device is connected, and its host key is known.
+
+    Args:
+        things: names of the devices.
+        variables: inventory variables of all hosts.
+    """
+
+    def __init__(self, *things: str, variables: dict[str, object] | None = None) -> None:
+        self._things = things
+        self._variables = variables or {}
+        self._stack = ExitStack()
+        self.devices: dict[str, Device] = {}
+
+    def __enter__(self) -> Fleet:
+        with ExitStack() as stack:
+            self.home = Path(tempfile.mkdtemp(prefix="fleet-"))
+            stack.callback(shutil.rmtree, self.home, ignore_errors=True)
+            key = make_ssh_key(self.home / "key")
+            self.service = stack.enter_context(TunnelingService())
+            for thing in self._things:
+                self.devices[thing] = stack.enter_context(Device(thing, self.service, self.home, key))
+            variables = {
+                "ansible_user": next(iter(self.devices.values())).ssh_user,
+                "ansible_ssh_private_key_file": str(key),
+                **self._variables,
+            }
+            # An address that is the same for all, as in the inventories of those who come from port forwarding.
+            # Ansible takes a colon in a host's name for the start of a port.
+            hosts = {
+                thing.replace(":", "-"): {
+                    "ansible_host": "localhost",
+                    "ansible_port": 2200,
+                    **({"iotops_tunnel_thing": thing} if ":" in thing else {}),
+                }
+                for thing in self._things
+            }
+            self.controller = stack.enter_context(Controller(self.service.environment, hosts, variables))
+            self.trust_host_keys()
+            self.connect()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def trust_host_keys(self) -> None:
+        """Make the controller know the host key that each device has now."""
+        lines = [device.sshd.host_key_line(thing) for thing, device in self.devices.items()]
+        self.controller.known_hosts.write_text("".join(lines))
+
+    def connect(self) -> None:
+        """Open the tunnels with the playbook, and connect the devices with the tokens that it leaves for them."""
+        tokens = self.home / "tokens"
+        tokens.mkdir(mode=0o700, exist_ok=True)
+        done = self.controller.playbook("iotops.tunnel.open", "-e", f"iotops_tunnel_destination_token_dir={tokens}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for thing, device in self.devices.items():
+            file = tokens / thing
+            assert file.stat().st_mode & 0o777 == 0o600
+            device.start_proxy(file.read_text())
+            device.wait_connected(self.tunnel(thing)["tunnel_id"])
+
+    def tunnel(self, thing: str) -> dict[str, object]:
+        """The hub's row for a thing."""
+        return next(row for row in self.controller.hub_status()["tunnels"] if row["thing"] == thing)

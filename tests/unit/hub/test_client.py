@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peers.process import REPOSITORY
+from tunnelproxy.hub import client
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "hub"
+    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(path))
+    return path
+
+
+def test_the_folder_is_made_for_this_user_alone(folder: Path) -> None:
+    assert client.directory() == str(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_may_enter_is_refused(folder: Path) -> None:
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    with pytest.raises(client.HubError, match=r"nobody else may enter \(mode 0700\)"):
+        client.directory()
+
+
+def test_a_folder_behind_a_link_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(client.HubError, match="must be a folder of yours"):
+        client.directory()
+
+
+def test_looking_starts_no_hub() -> None:
+    assert client.status() is None
+    assert not client.holds("any")
+    assert not client.release("any")
+    assert not client.stop()
+
+
+def test_the_client_needs_the_standard_library_only() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules); import tunnelproxy.hub.client;"
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}"
+        " - set(sys.stdlib_module_names) - {'tunnelproxy'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The link against a real WebSocket server over TLS, which behaves as the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import Request, Response, ServerConnection, serve
+
+from peers.event_loop import in_event_loop, until
+from tunnelproxy.errors import TunnelClosed, TunnelRefused
+from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
+from tunnelproxy.service.certificates import Certificates, server_context
+from tunnelproxy.transport.endpoint import Endpoint, tls_context
+from tunnelproxy.transport.link import Access, Link, LinkLost, connect
+
+V3 = SUBPROTOCOLS[Version.V3]
+ACCESS = Access(Mode.SOURCE, "the-access-token", "the-client-token")
+
+
+class Receiver:
+    """Keeps what the link brings."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.up = False
+        self.down = False
+
+    def link_up(self, link: Link) -> None:
+        self.up = True
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def link_writable(self) -> None:
+        pass
+
+    def link_down(self) -> None:
+        self.down = True
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("tls")
+    made = Certificates(folder / "keys", folder / "ca")
+    made.ensure("localhost")
+    return made
+
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+@asynccontextmanager
+async def server(certificates: Certificates, handler: Handler, **settings: Any) -> Any:
+    settings.setdefault("subprotocols", [V3])
+    tls = server_context(certificates)
+    async with serve(handler, "127.0.0.1", 0, ssl=tls, compression=None, **settings) as running:
+        yield Endpoint("127.0.0.1", running.sockets[0].getsockname()[1])
+
+
+async def link_to(endpoint: Endpoint, certificates: Certificates) -> tuple[Link, Receiver]:
+    receiver = Receiver()
+    return await connect(endpoint, ACCESS, tls_context(str(certificates.ca)), receiver), receiver
+
+
+async def until_closed(connection: ServerConnection) -> None:
+    await connection.wait_closed()
+
+
+@in_event_loop
+async def test_the_handshake_carries_mode_tokens_and_subprotocol(certificates: Certificates) -> None:
+    seen: list[Request] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        seen.append(connection.request)
+        await connection.wait_closed()
+
+    async with server(certificates, handler) as endpoint:
+        link, receiver = await link_to(endpoint, certificates)
+        await until(lambda: seen)
+        assert receiver.up
+        assert seen[0].path == "/tunnel?local-proxy-mode=source"
+        assert seen[0].headers["access-token"] == "the-access-token"
+        assert seen[0].headers["client-token"] == "the-client-token"
+        assert seen[0].headers["Sec-WebSocket-Protocol"] == V3
+        link.close()
+        await link.lost
+
+
+@in_event_loop
+async def test_fragments_and_messages_arrive_as_one_sequence_of_bytes(certificates: Certificates) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send([b"one ", b"two ", b"three "])
+        await connection.send(b"four")
+        await connection.wait_closed()
+
+    async with server(certificates, handler) as endpoint:
+        link, receiver = await link_to(endpoint, certificates)
+        await until(lambda: receiver.data == b"one two three four")
+        link.close()
+        assert isinstance(await link.lost, LinkLost)
+        assert receiver.down
+
+
+@in_event_loop
+async def test_what_is_sent_arrives_and_the_round_trip_is_measured(certificates: Certificates) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send(await connection.recv())
+        await connection.wait_closed()
+
+    async with server(certificates, handler) as endpoint:
+        link, receiver = await link_to(endpoint, certificates)
+        link.send(b"hello")
+        await until(lambda: receiver.data == b"hello" and link.round_trip is not None)
+        assert 0 < link.round_trip < 5
+        link.close()
+        await link.lost
+
+
+@in_event_loop
+async def test_a_text_message_ends_the_link(certificates: Certificates) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send("text")
+        await connection.wait_closed()
+
+    async with server(certificates, handler) as endpoint:
+        link, _ = await link_to(endpoint, certificates)
+        assert "sent a text message" in str(await link.lost)
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("Tunnel closed", TunnelClosed), ("going away", LinkLost)])
+def test_the_reason_of_a_close_says_whether_the_tunnel_is_gone(
+    certificates: Certificates, reason: str, kind: type[Exception]
+) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.close(1000, reason)
+
+    @in_event_loop
+    async def check() -> None:
+        async with server(certificates, handler) as endpoint:
+            link, _ = await link_to(endpoint, certificates)
+            cause = await link.lost
+            assert isinstance(cause, kind)
+            assert reason in str(cause)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "cause", "words"),
+    [
+        (400, {"x-iotops-cause": "token-used"}, "", "token-used", "was used before"),
+        (400, {}, "Invalid access token: The access token was previously used", "token-used", "was used before"),
+        (403, {}, "", "refused", "is this the region"),
+        (400, {"channel-id": "abc123"}, "Tunnel closed", "tunnel-closed", r"\[channel-id abc123\]"),
+    ],
+)
+def test_a_refusal_names_its_cause(
+    certificates: Certificates, status: int, headers: dict[str, str], body: str, cause: str, words: str
+) -> None:
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        response = connection.respond(http.HTTPStatus(status), body)
+        for name, value in headers.items():
+            response.headers[name] = value
+        return response
+
+    @in_event_loop
+    async def check() -> None:
+        async with server(certificates, until_closed, process_request=refuse) as endpoint:
+            with pytest.raises(TunnelRefused, match=words) as caught:
+                await link_to(endpoint, certificates)
+            assert (caught.value.cause, caught.value.status) == (cause, status)
+            assert "the-access-token" not in str(caught.value)
+
+    check()
+
+
+@in_event_loop
+async def test_a_server_error_may_pass(certificates: Certificates) -> None:
+    def fail(connection: ServerConnection, request: Request) -> Response:
+        return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "busy")
+
+    async with server(certificates, until_closed, process_request=fail) as endpoint:
+        with pytest.raises(LinkLost, match="the service answers 503") as caught:
+            await link_to(endpoint, certificates)
+        assert not caught.value.permanent
+
+
+@in_event_loop
+async def test_a_server_without_the_subprotocol_is_no_tunneling_service(certificates: Certificates) -> None:
+    async with server(certificates, until_closed, subprotocols=None) as endpoint:
+        with pytest.raises(LinkLost, match="not that of a tunneling service") as caught:
+            await link_to(endpoint, certificates)
+        assert caught.value.permanent
+
+
+@in_event_loop
+async def test_an_untrusted_certificate_is_named_as_such(certificates: Certificates, tmp_path: Path) -> None:
+    others = Certificates(tmp_path / "keys", tmp_path / "ca")
+    others.ensure("localhost")
+    async with server(certificates, until_closed) as endpoint:
+        with pytest.raises(LinkLost, match=r"is not to be trusted .*--capath") as caught:
+            await link_to(endpoint, others)
+        assert caught.value.permanent
+
+
+@in_event_loop
+async def test_nothing_listening_is_named_as_such() -> None:
+    tls = ssl.create_default_context()
+    with pytest.raises(LinkLost, match=r"cannot reach 127\.0\.0\.1:1: connection refused"):
+        await connect(Endpoint("127.0.0.1", 1), ACCESS, tls, Receiver())
+
+
+@in_event_loop
+async def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelproxy.transport.link.CONNECT_SECONDS", 0.2)
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
+        endpoint = Endpoint("127.0.0.1", listening.sockets[0].getsockname()[1])
+        with pytest.raises(LinkLost, match="no answer from"):
+            await connect(endpoint, ACCESS, ssl.create_default_context(), Receiver())
+
+
+@in_event_loop
+async def test_a_server_that_fell_silent_is_dead(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelproxy.transport.link.PING_SECONDS", 0.1)
+    monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 0.3)
+    stopped = asyncio.Event()
+
+    async def handler(connection: ServerConnection) -> None:
+        await asyncio.wait_for(stopped.wait(), 10)
+        connection.transport.pause_reading()
+        await connection.wait_closed()
+
+    async with server(certificates, handler, ping_interval=None) as endpoint:
+        link, _ = await link_to(endpoint, certificates)
+        await until(lambda: link.round_trip is not None)
+        stopped.set()
+        assert "has been silent" in str(await link.lost)
+
+
+@in_event_loop
+async def test_no_log_level_shows_the_tokens(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with server(certificates, until_closed, logger=logging.getLogger("quiet")) as endpoint:
+            logging.getLogger("quiet").setLevel(logging.INFO)
+            link, _ = await link_to(endpoint, certificates)
+            link.close()
+            await link.lost
+    assert "the-access-token" not in caplog.text
+    assert "the-access-token" not in repr(ACCESS)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A local socket against a real one: what waits, what is flushed, and when reading stops."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from peers.event_loop import in_event_loop, until
+from tunnelproxy.protocol.framing import MAX_PAYLOAD
+from tunnelproxy.transport.local import RECEIVE_BUFFER, LocalSocket
+
+
+class Owner:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.full = 0
+        self.drained = 0
+        self.ready = 0
+
+    def local_ready(self, local: LocalSocket) -> None:
+        self.ready += 1
+
+    def local_full(self, local: LocalSocket) -> None:
+        self.full += 1
+
+    def local_drained(self, local: LocalSocket) -> None:
+        self.drained += 1
+
+
+async def connected(owner: Owner) -> tuple[LocalSocket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    local = LocalSocket(owner)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: local, ours)
+    return local, theirs
+
+
+@in_event_loop
+async def test_it_reads_one_messages_worth_and_then_waits_for_its_turn() -> None:
+    local, peer = await connected(Owner())
+    loop = asyncio.get_running_loop()
+    sending = asyncio.ensure_future(loop.sock_sendall(peer, bytes(3 * MAX_PAYLOAD)))
+    await until(lambda: local.pending)
+    taken = 0
+    while taken < 3 * MAX_PAYLOAD:
+        assert len(local.pending) <= MAX_PAYLOAD
+        taken += len(local.take(MAX_PAYLOAD))
+        await asyncio.sleep(0)
+    await sending
+    assert local.bytes_in == 3 * MAX_PAYLOAD
+
+
+@in_event_loop
+async def test_what_came_before_the_connection_is_written_once_there_is_one() -> None:
+    local = LocalSocket(Owner())
+    local.deliver(b"early ")
+    local.finish()
+    assert local.wanted
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: local, ours)
+    assert await asyncio.get_running_loop().sock_recv(theirs, 100) == b"early "
+    assert await asyncio.get_running_loop().sock_recv(theirs, 100) == b""
+
+
+@in_event_loop
+async def test_finishing_writes_what_waits_and_then_closes() -> None:
+    local, peer = await connected(Owner())
+    data = bytes(range(256)) * 8192
+    local.deliver(data)
+    local.finish()
+    received = b""
+    while piece := await asyncio.get_running_loop().sock_recv(peer, 1 << 20):
+        received += piece
+    assert received == data
+
+
+@in_event_loop
+async def test_a_peer_that_does_not_read_is_told_of_and_so_is_its_recovery() -> None:
+    owner = Owner()
+    local, peer = await connected(owner)
+    while not owner.full:
+        local.deliver(bytes(MAX_PAYLOAD))
+    assert local.unwritten > RECEIVE_BUFFER
+    before = owner.drained
+    while local.unwritten:
+        await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
+        await asyncio.sleep(0)
+    assert owner.drained == before + 1
+
+
+@in_event_loop
+async def test_the_end_of_the_peer_is_told_after_its_last_bytes() -> None:
+    owner = Owner()
+    local, peer = await connected(owner)
+    peer.send(b"last words")
+    peer.close()
+    await until(lambda: local.pending)
+    assert not local.ended
+    assert local.take(MAX_PAYLOAD) == b"last words"
+    await until(lambda: local.ended)
+
+
+@in_event_loop
+async def test_answered_tells_a_connection_that_spoke_from_one_that_ended_silently() -> None:
+    spoke, _peer = await connected(Owner())
+    silent, _other = await connected(Owner())
+    spoke.deliver(b"SSH-2.0")
+    spoke.finish()
+    silent.finish()
+    assert (await spoke.answered, await silent.answered) == (True, False)
+
+
+@in_event_loop
+async def test_aborting_drops_what_waits() -> None:
+    local = LocalSocket(Owner())
+    local.deliver(b"early")
+    local.abort()
+    assert not local.wanted

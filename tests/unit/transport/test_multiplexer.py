@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The multiplexer between real local sockets and a link whose send buffer the test opens and shuts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any, cast
+
+import pytest
+
+from peers.event_loop import in_event_loop, until
+from tunnelproxy.protocol.framing import MAX_PAYLOAD, FrameReader, Message, frame, parse
+from tunnelproxy.protocol.session import Connection, Mode
+from tunnelproxy.transport.link import Link
+from tunnelproxy.transport.local import LocalSocket
+from tunnelproxy.transport.multiplexer import TURN, Multiplexer
+
+
+class ValveLink:
+    """Stands where the WebSocket is: keeps what is sent, and is writable for as many messages as the test says."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.failure: Exception | None = None
+        self.reading = True
+        self.credit = 10**9
+        self._reader = FrameReader()
+
+    @property
+    def writable(self) -> bool:
+        return self.credit > 0
+
+    def send(self, data: bytes) -> None:
+        self.credit -= 1
+        self.messages += [parse(encoded) for encoded in self._reader.feed(data)]
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def fail(self, cause: Exception, code: int = 1002) -> None:
+        self.failure = cause
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.requested: list[Connection] = []
+        self.ended: list[Connection] = []
+        self.offered: tuple[str, ...] = ()
+
+    def services_offered(self, service_ids: tuple[str, ...]) -> None:
+        self.offered = service_ids
+
+    def connection_requested(self, connection: Connection) -> None:
+        self.requested.append(connection)
+
+    def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
+        self.ended.append(connection)
+
+
+class Rig:
+    """A source's multiplexer on a valve."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.link = ValveLink()
+        self.owner = Owner()
+        self.multiplexer = Multiplexer(Mode.SOURCE, self.owner, **settings)
+        self.multiplexer.link_up(cast(Link, self.link))
+
+    async def connect(self, service: str = "SSH1") -> tuple[Connection, socket.socket]:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        local = LocalSocket(self.multiplexer)
+        connection = self.multiplexer.open(service, local)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: local, ours)
+        return connection, theirs
+
+    def receive(self, kind: Message.Type, connection: Connection, payload: bytes = b"") -> None:
+        self.multiplexer.data_received(
+            frame(
+                Message(
+                    type=kind,
+                    streamId=connection.stream_id,
+                    serviceId=connection.service_id,
+                    connectionId=connection.connection_id,
+                    payload=payload,
+                )
+            )
+        )
+
+    def data(self) -> list[Message]:
+        return [message for message in self.link.messages if message.type == Message.DATA]
+
+
+@in_event_loop
+async def test_connections_that_all_have_data_take_turns_with_small_chunks() -> None:
+    rig = Rig()
+    peers = [await rig.connect() for _ in range(3)]
+    rig.link.credit = 0
+    for _, peer in peers:
+        peer.send(bytes(4 * TURN))
+    await until(lambda: all(len(local.pending) >= TURN for local in rig.multiplexer.connections.values()))
+    rig.link.credit = 6
+    rig.multiplexer.link_writable()
+    turns = [(message.connectionId, len(message.payload)) for message in rig.data()]
+    assert turns == [(1, TURN), (2, TURN), (3, TURN), (1, TURN), (2, TURN), (3, TURN)]
+
+
+@in_event_loop
+async def test_a_connection_alone_sends_whole_messages() -> None:
+    rig = Rig()
+    _, peer = await rig.connect()
+    rig.link.credit = 0
+    peer.send(bytes(MAX_PAYLOAD))
+    local = next(iter(rig.multiplexer.connections.values()))
+    await until(lambda: len(local.pending) > TURN)
+    rig.link.credit = 1
+    rig.multiplexer.link_writable()
+    assert len(rig.data()[0].payload) > TURN
+
+
+@in_event_loop
+async def test_everything_read_goes_out_before_the_reset() -> None:
+    rig = Rig()
+    connection, peer = await rig.connect()
+    rig.link.credit = 0
+    peer.send(b"x" * 1000)
+    peer.close()
+    await until(lambda: next(iter(rig.multiplexer.connections.values())).pending)
+    rig.link.credit = 10
+    rig.multiplexer.link_writable()
+    await until(lambda: rig.owner.ended == [connection])
+    assert [message.type for message in rig.link.messages] == [
+        Message.STREAM_START,
+        Message.DATA,
+        Message.CONNECTION_RESET,
+    ]
+
+
+@in_event_loop
+async def test_everything_received_reaches_the_local_peer_before_its_end() -> None:
+    rig = Rig()
+    connection, peer = await rig.connect()
+    rig.receive(Message.DATA, connection, b"tail")
+    rig.receive(Message.CONNECTION_RESET, connection)
+    loop = asyncio.get_running_loop()
+    assert (await loop.sock_recv(peer, 100), await loop.sock_recv(peer, 100)) == (b"tail", b"")
+
+
+@in_event_loop
+async def test_a_peer_that_stops_reading_holds_the_tunnel_back_until_it_reads_again() -> None:
+    rig = Rig()
+    connection, peer = await rig.connect()
+    while rig.link.reading:
+        rig.receive(Message.DATA, connection, bytes(MAX_PAYLOAD))
+    loop = asyncio.get_running_loop()
+    while not rig.link.reading:
+        await asyncio.wait_for(loop.sock_recv(peer, 1 << 20), 5)
+        await asyncio.sleep(0)
+    assert rig.owner.ended == []
+
+
+@in_event_loop
+async def test_a_peer_that_makes_no_progress_is_reset_alone(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(stall_seconds=0.2)
+    stalled, _peer = await rig.connect()
+    healthy, other = await rig.connect()
+    with caplog.at_level(logging.WARNING):
+        while rig.link.reading:
+            rig.receive(Message.DATA, stalled, bytes(MAX_PAYLOAD))
+        await until(lambda: rig.owner.ended)
+    assert rig.owner.ended == [stalled]
+    assert rig.link.messages[-1].type == Message.CONNECTION_RESET
+    assert rig.link.messages[-1].connectionId == stalled.connection_id
+    assert rig.link.reading
+    assert "has read nothing for" in caplog.text
+    rig.receive(Message.DATA, healthy, b"still here")
+    assert await asyncio.get_running_loop().sock_recv(other, 100) == b"still here"
+
+
+@in_event_loop
+async def test_a_broken_protocol_fails_the_link() -> None:
+    rig = Rig()
+    rig.multiplexer.data_received(frame(Message(type=99)))
+    assert "the far end broke the protocol: it sent a message of the unknown type 99" in str(rig.link.failure)
+
+
+@in_event_loop
+async def test_every_connection_ends_with_its_link() -> None:
+    rig = Rig()
+    connection, peer = await rig.connect()
+    rig.multiplexer.link_down()
+    assert rig.owner.ended == [connection]
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b""
