@@ -123,8 +123,8 @@ def _read_ini(path: Path) -> Mapping[str, str]:
 
 def _line_at_fault(error: Exception) -> str:
     if isinstance(error, configparser.ParsingError) and error.errors:
-        number, line = error.errors[0]
-        return f" (line {number - 1} is {line})"
+        number, _ = error.errors[0]
+        return f" (line {number - 1} is not)"
     if isinstance(error, configparser.DuplicateOptionError):
         return f" ({error.option} stands twice)"
     return ""

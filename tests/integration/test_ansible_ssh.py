@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from peers.collection import Controller, Outcome
-from peers.device import Device, Sshd
+from peers.device import Sshd
 from peers.fleet import Fleet
 
 THINGS = ("device-1", "device-2", "device:3")
@@ -31,16 +32,6 @@ def controller(fleet: Fleet) -> Iterator[Controller]:
 
 def words(outcomes: dict[str, Outcome]) -> set[str]:
     return {outcome.word for outcome in outcomes.values()}
-
-
-def connect_anew(device: Device) -> None:
-    """Start the device's proxy with another token."""
-    client = device.service.boto3_client()
-    tunnels = client.list_tunnels(thingName=device.thing)["tunnelSummaries"]
-    tunnel_id = next(tunnel["tunnelId"] for tunnel in tunnels if tunnel["status"] == "OPEN")
-    rotated = client.rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
-    device.start_proxy(rotated["destinationAccessToken"])
-    device.wait_connected(tunnel_id)
 
 
 def test_the_second_run_uses_hub_tunnels_and_ssh_connections_again(fleet: Fleet, controller: Controller) -> None:
@@ -144,9 +135,7 @@ def test_a_hub_that_died_comes_back(fleet: Fleet, controller: Controller) -> Non
 
 def test_our_way_to_the_device_wins_over_the_users_arguments(fleet: Fleet, controller: Controller) -> None:
     arguments = "-o ProxyCommand=/bin/false -o HostKeyAlias=other -o ServerAliveInterval=7"
-    done = controller.run(
-        "ansible", "device-1", "-m", "ansible.builtin.ping", "-vvv", ANSIBLE_SSH_EXTRA_ARGS=arguments
-    )
+    done = controller.run("ansible", "device-1", "-m", "ansible.builtin.ping", "-vvv", ANSIBLE_SSH_EXTRA_ARGS=arguments)
 
     assert "SUCCESS" in done.stdout, done.stdout
     assert done.stdout.index("ServerAliveInterval=7") < done.stdout.index("ServerAliveInterval=15")
@@ -187,7 +176,7 @@ def test_a_device_without_sshd_has_refused_ssh1(fleet: Fleet, controller: Contro
         )
     finally:
         device.sshd = Sshd(device.folder, device.ssh_key, device.sshd.host_key)
-        connect_anew(device)
+        fleet.connect_anew(device.thing)
 
     for outcome in outcomes:
         assert outcome.word == "UNREACHABLE"
@@ -201,7 +190,7 @@ def test_a_device_that_is_not_connected_is_named(fleet: Fleet, controller: Contr
     try:
         outcome = controller.module("ansible.builtin.ping", "device-2")["device-2"]
     finally:
-        connect_anew(device)
+        fleet.connect_anew(device.thing)
 
     assert outcome.word == "UNREACHABLE"
     assert "device-2 is not connected to its tunnel" in outcome.message
@@ -221,9 +210,7 @@ def test_a_thing_without_a_tunnel_is_unreachable(fleet: Fleet, controller: Contr
         ("iotops_tunnel_service=VNC1", "does not offer VNC1"),
     ],
 )
-def test_bad_names_make_a_host_unreachable(
-    fleet: Fleet, controller: Controller, variable: str, sentence: str
-) -> None:
+def test_bad_names_make_a_host_unreachable(fleet: Fleet, controller: Controller, variable: str, sentence: str) -> None:
     outcome = controller.module("ansible.builtin.ping", "device-1", "-e", variable)["device-1"]
     assert outcome.word == "UNREACHABLE"
     assert sentence in outcome.message

@@ -30,7 +30,9 @@ def test_ten_connections_over_two_services_carry_20_mb_each_way(service: Tunneli
 
             with ThreadPoolExecutor(10) as pool:
                 outcomes = list(pool.map(transfer, range(10)))
-            servers = {**ssh.outcomes, **http.outcomes}
+            servers = wait_for(
+                lambda: len(found := {**ssh.outcomes, **http.outcomes}) == 10 and found, "both servers have noted all"
+            )
             assert len({outcome.sent for outcome in outcomes}) == 10
             assert {outcome.received for outcome in outcomes} == {servers[outcome.sent].sent for outcome in outcomes}
             peaks = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The collection as its users get it: built into a tarball, installed from that, and run by the real ansible commands."""
+"""The collection as its users get it: built into a tarball, installed from that, and run by Ansible's own commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from .process import REPOSITORY, wait_for
 
 __all__ = ["Controller", "Installation", "Outcome", "installed_collection"]
 
-_BIN = Path(sys.executable).parent
+# The Python whose Ansible is under test, such as one of an environment with another release of ansible-core and nothing
+# beside it but requirements.txt.
+_PYTHON = os.environ.get("TEST_ANSIBLE_PYTHON", sys.executable)
+_BIN = Path(_PYTHON).parent
 _RESULT = re.compile(r"^(\S+) \| (\w+)!? => (\{.*?^\})", re.MULTILINE | re.DOTALL)
 
 
@@ -168,7 +171,7 @@ class Controller:
     def hub(self, *arguments: str) -> str:
         """Run ``tunnelproxy hub`` from the installed collection, and return what it printed."""
         package = installed_collection().root / "tunnelproxy"
-        return self.run(sys.executable, package, "hub", *arguments).stdout
+        return self.run(_PYTHON, package, "hub", *arguments).stdout
 
     def hub_status(self) -> dict[str, Any]:
         """What the hub says of itself."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 __all__ = ["ExchangeServer", "Outcome", "exchange"]
 
 CHUNK = 256 * 1024
-DIGEST_BYTES = 32
+DONE = b"."
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,10 @@ class Outcome:
 
 
 def exchange(sock: socket.socket, size: int, seed: int) -> Outcome:
-    """Send ``size`` random bytes and receive as many at the same time; return the SHA-256 of both."""
+    """Send ``size`` random bytes and receive as many at the same time; return the SHA-256 of both.
+
+    At the end each tells the other that it has everything: only then may either close.
+    """
     sent = hashlib.sha256()
 
     def send() -> None:
@@ -46,6 +49,9 @@ def exchange(sock: socket.socket, size: int, seed: int) -> Outcome:
         received.update(data)
         left -= len(data)
     sender.join()
+    sock.sendall(DONE)
+    if sock.recv(1) != DONE:
+        raise ConnectionError("the far end did not get everything")
     return Outcome(sent.hexdigest(), received.hexdigest())
 
 
@@ -60,7 +66,7 @@ class ExchangeServer:
             def handle(self) -> None:
                 outcome = exchange(self.request, size, next(seeds))
                 outcomes[outcome.received] = outcome
-                # The far end closes: until then what we sent may still be under way.
+                # The far end closes, once it has our last byte.
                 self.request.recv(1)
 
         class Server(socketserver.ThreadingTCPServer):

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from .collection import Controller
 from .device import Device, make_ssh_key
@@ -23,7 +24,7 @@ class Fleet:
         variables: inventory variables of all hosts.
     """
 
-    def __init__(self, *things: str, variables: dict[str, object] | None = None) -> None:
+    def __init__(self, *things: str, variables: dict[str, Any] | None = None) -> None:
         self._things = things
         self._variables = variables or {}
         self._stack = ExitStack()
@@ -78,6 +79,16 @@ class Fleet:
             device.start_proxy(file.read_text())
             device.wait_connected(self.tunnel(thing)["tunnel_id"])
 
-    def tunnel(self, thing: str) -> dict[str, object]:
+    def connect_anew(self, thing: str) -> None:
+        """Start a device's proxy again, with another token: one is good for one process only."""
+        tunnel_id = self.tunnel(thing)["tunnel_id"]
+        client = self.service.boto3_client()
+        token = client.rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")[
+            "destinationAccessToken"
+        ]
+        self.devices[thing].start_proxy(token)
+        self.devices[thing].wait_connected(tunnel_id)
+
+    def tunnel(self, thing: str) -> dict[str, Any]:
         """The hub's row for a thing."""
         return next(row for row in self.controller.hub_status()["tunnels"] if row["thing"] == thing)

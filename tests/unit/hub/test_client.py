@@ -45,12 +45,7 @@ def test_looking_starts_no_hub() -> None:
 
 
 def test_the_client_needs_the_standard_library_only() -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules); import tunnelproxy.hub.client;"
-        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}"
-        " - set(sys.stdlib_module_names) - {'tunnelproxy'}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"
+    """-S leaves out site-packages: whatever is not in the standard library cannot be imported."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import tunnelproxy.hub.client"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``make demo``, on the loopback: it succeeds, and leaves nothing behind, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from peers.process import REPOSITORY, Process, wait_for
+
+STEPS = 9
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a demo of this test writes, apart from one that the developer has up."""
+    return tmp_path / "demo"
+
+
+@pytest.fixture(autouse=True)
+def _no_trace(folder: Path) -> Iterator[None]:
+    yield
+    assert processes_that_name(folder) == []
+    assert not (folder / "remains.json").exists()
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "demo", "--loopback", "--folder", str(folder), *arguments]
+
+
+def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *arguments), cwd=REPOSITORY, check=False, capture_output=True, text=True, timeout=150
+    )
+
+
+def processes_that_name(path: Path) -> list[str]:
+    """Command lines with a path in them: service, HTTP servers and hub have the demo's folder, sshd its other one."""
+    lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if str(path) in line]
+
+
+def runtime_folder(output: str) -> Path:
+    """The folder for sockets and secrets, which the demo shows where it says what becomes of the tokens."""
+    found = re.search(r"token_dir=(/tmp/iotops-demo-\w+)/tokens", output)
+    assert found
+    return Path(found[1])
+
+
+def test_it_tells_the_whole_story_and_leaves_nothing(folder: Path) -> None:
+    done = run_demo(folder)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"[{STEPS}/{STEPS}]" in done.stdout
+    assert "Network: loopback" in done.stdout
+    assert done.stdout.count("ping: pong") == 3
+    assert not folder.exists()
+    assert not runtime_folder(done.stdout).exists()
+    assert processes_that_name(runtime_folder(done.stdout)) == []
+
+
+def test_kept_up_it_is_plain_text_without_a_secret_and_stop_removes_it(folder: Path) -> None:
+    kept = run_demo(folder, "--keep")
+    try:
+        assert kept.returncode == 0, kept.stdout + kept.stderr
+        assert "\x1b" not in kept.stdout
+        environment = subprocess.run(
+            [sys.executable, "-m", "tunnelproxy", "service", "env", "--state-dir", str(folder / "service")],
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        secret = environment.split("AWS_SECRET_ACCESS_KEY='")[1].split("'")[0]
+        assert secret not in kept.stdout
+        assert secret not in (folder / "env").read_text()
+
+        again = run_demo(folder)
+        assert again.returncode == 1
+        assert "make demo-stop" in again.stdout
+        started = json.loads((folder / "remains.json").read_text())["started"]
+        assert started
+    finally:
+        stopped = run_demo(folder, "stop")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert not folder.exists()
+    assert not runtime_folder(kept.stdout).exists()
+    assert [pid for pid, _ in started if psutil.pid_exists(pid)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_clears_up_when_it_is_interrupted_and_keeps_the_logs(folder: Path, tmp_path: Path, number: int) -> None:
+    with Process(command(folder), tmp_path / "output") as demo:
+        demo.wait_for_output("iotops.tunnel.open", 60)
+        demo.popen.send_signal(number)
+        assert demo.wait(40) == 1
+        assert "the logs are kept" in demo.output()
+    assert [path.name for path in folder.iterdir()] == ["logs"]
+
+
+def test_the_next_one_clears_up_after_one_that_was_killed(folder: Path, tmp_path: Path) -> None:
+    with Process(command(folder), tmp_path / "output") as demo:
+        demo.wait_for_output(r"Start the devices", 60)
+        demo.popen.kill()
+        demo.wait()
+    assert (folder / "remains.json").exists()
+
+    assert run_demo(folder, "stop").returncode == 0
+    assert not folder.exists()
+
+
+def test_a_second_demo_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    with Process(command(folder), tmp_path / "output") as first:
+        wait_for((folder / "remains.json").exists, "the first demo has begun")
+
+        second = run_demo(folder)
+        assert second.returncode == 1
+        assert "Another demo runs" in second.stdout
+
+        first.popen.send_signal(signal.SIGTERM)
+        first.wait(40)
