@@ -83,10 +83,8 @@ class Fleet:
         """Start a device's proxy again, with another token: one is good for one process only."""
         tunnel_id = self.tunnel(thing)["tunnel_id"]
         client = self.service.boto3_client()
-        token = client.rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")[
-            "destinationAccessToken"
-        ]
-        self.devices[thing].start_proxy(token)
+        rotated = client.rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
+        self.devices[thing].start_proxy(rotated["destinationAccessToken"])
         self.devices[thing].wait_connected(tunnel_id)
 
     def tunnel(self, thing: str) -> dict[str, Any]:
