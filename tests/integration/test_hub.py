@@ -245,8 +245,7 @@ class TestComplaints:
     def test_a_closed_tunnel(self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
         adopt(service, tunnel)
         service.boto3_client().close_tunnel(tunnelId=tunnel.tunnel_id)
-        status = lambda: (client.status() or {})["tunnels"][0]["state"]  # noqa: E731
-        wait_for(lambda: status() == "tunnel-closed", "the hub knows that the tunnel is closed")
+        wait_for(lambda: state_of_first() == "tunnel-closed", "the hub knows that the tunnel is closed")
         code, words = self.fails()
         assert code == "tunnel-closed"
         assert "is closed or has expired: open another" in words
@@ -265,6 +264,12 @@ class TestComplaints:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         with pytest.raises(client.HubError, match="cannot start the hub: it said nothing"):
             client.ensure("thing1")
+
+
+def state_of_first() -> str:
+    status = client.status()
+    assert status is not None
+    return str(status["tunnels"][0]["state"])
 
 
 def tunnel_token(service: TunnelingService, tunnel: OpenTunnel) -> str:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The front door. Each target sets up what it needs; what is there already takes no time.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamp says for which pyproject.toml the environment is.
+INSTALLED := $(VENV)/.installed
+
+# Network namespaces are root's; without them the demo uses the loopback.
+ROOT_COMMANDS := $(if $(filter 0,$(shell id -u)),ip iptables)
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: system-packages $(INSTALLED) ## three devices behind NAT, reached by Ansible through tunnels; KEEP=1 leaves them up
+	@$(BIN)/python -m demo $(if $(KEEP),--keep) $(if $(LOOPBACK),--loopback)
+
+.PHONY: demo-stop
+demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
+	@$(BIN)/python -m demo stop
+
+.PHONY: test
+test: system-packages $(INSTALLED) ## run all tests; ARGS="-k hub" goes to pytest
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ## check style, types, and Ansible's own rules
+	@scripts/system-packages git
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-sanity
+
+# Debian's protobuf-compiler (3.21) on purpose: what it generates checks no version when it is imported, and so works with
+# protobuf 4.25 to 7. A newer protoc ties the code to a runtime at least as new.
+.PHONY: proto
+proto: ## generate the protobuf code anew
+	@scripts/system-packages protoc
+	protoc -I . --python_out=. --pyi_out=. tunnelproxy/protocol/message.proto
+
+.PHONY: clean
+clean: ## remove all that was made here, the environment too
+	@if [ -e .demo/remains.json ] && [ -x $(BIN)/python ]; then $(BIN)/python -m demo stop; fi
+	rm -rf $(VENV) .cache .demo .ansible .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info *.tar.gz tests/output
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: system-packages
+system-packages:
+	@scripts/system-packages python sshd ssh ssh-keygen curl $(ROOT_COMMANDS)
+
+$(INSTALLED): pyproject.toml
+	@scripts/system-packages python
+	@echo "Setting up $(VENV) (a minute or two, the first time) …"
+	@python=$$(scripts/find-python) && { [ -x $(BIN)/python ] || $$python -m venv $(VENV); }
+	@# From 25.1 on, pip knows --group.
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[hub,service,speed]' --group lint --group test
+	@touch $@

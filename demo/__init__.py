@@ -1,0 +1,14 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``make demo``: three devices behind NAT, and Ansible at work on them through tunnels, all on this machine.
+
+The story is told in ``story.py``. The rest, one idea per file:
+
+``narrator``    what the user reads
+``field``       the network that the devices live in: namespaces with NAT, or the loopback
+``device``      one device: sshd, HTTP server, destination proxy
+``controller``  Ansible's side: collection, inventory, settings
+``processes``   background processes, and the ends of them
+``remains``     all that a demo leaves outside its own memory, kept in a file so that it can always be removed
+"""

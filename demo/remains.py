@@ -1,0 +1,161 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All that a demo leaves outside its own memory, kept in a file so that it can always be removed.
+
+The demo removes it when it ends, ``make demo-stop`` after ``KEEP=1``, and the next demo where this one was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tunnelproxy.hub import client
+
+from . import processes
+from .field import Namespaces
+
+__all__ = ["Remains", "locked"]
+
+FILE_NAME = "remains.json"
+LOGS = "logs"
+
+
+@dataclass
+class Remains:
+    """What there is to remove.
+
+    Attributes:
+        folder: what the demo writes, but for secrets and sockets.
+        runtime: a folder with a short path, for sockets, keys and tokens, each in files that only this user may read.
+        slot: the number of the namespaces, if there are any.
+        started: processes, as IDs and start times.
+        kept: whether the user asked to leave all this up.
+    """
+
+    folder: Path
+    runtime: Path
+    slot: int | None = None
+    started: list[tuple[int, int]] = field(default_factory=list)
+    kept: bool = False
+
+    @classmethod
+    def begin(cls, folder: Path) -> Remains:
+        """Make the folders of a new demo."""
+        # A Unix socket's path has room for about a hundred characters; the folder may lie deep.
+        remains = cls(folder, Path(tempfile.mkdtemp(prefix="iotops-demo-", dir="/tmp")))
+        # Whom a playbook becomes on a device gets to the device's temporary folder, and to no other.
+        remains.runtime.chmod(0o711)
+        remains.save()
+        shutil.rmtree(remains.logs, ignore_errors=True)
+        for path in (remains.logs, remains.hub):
+            path.mkdir(mode=0o700)
+        return remains
+
+    @classmethod
+    def load(cls, folder: Path) -> Remains | None:
+        """What an earlier demo has left, if anything."""
+        try:
+            data = json.loads((folder / FILE_NAME).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        started = [(pid, when) for pid, when in data["started"]]
+        return cls(folder, Path(data["runtime"]), data["slot"], started, data["kept"])
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self.folder / LOGS
+
+    @property
+    def hub(self) -> Path:
+        """The folder of the demo's hub, apart from the user's own."""
+        return self.runtime / "hub"
+
+    def save(self) -> None:
+        """Write the file anew."""
+        data = {**asdict(self), "folder": str(self.folder), "runtime": str(self.runtime)}
+        new = self.folder / f"{FILE_NAME}.new"
+        new.write_text(json.dumps(data))
+        new.replace(self.folder / FILE_NAME)
+
+    def add_process(self, pid: int) -> None:
+        """Remember a process that was started."""
+        started = processes.start_time(pid)
+        if started is not None:
+            self.started.append((pid, started))
+            self.save()
+
+    def keep(self) -> None:
+        """Leave all of it up, until ``make demo-stop``."""
+        self.started = sorted({*self.started, *processes.descendants(os.getpid())})
+        self.kept = True
+        self.save()
+
+    def remove(self, *, keep_logs: bool = False) -> None:
+        """End the processes, and remove namespaces and files; the logs too, unless they are to be kept."""
+        self._stop_hub()
+        processes.end({*self.started, *processes.descendants(os.getpid())})
+        if self.slot is not None:
+            field = Namespaces(self.slot)
+            inside = ((pid, processes.start_time(pid)) for pid in field.processes())
+            processes.end([(pid, started) for pid, started in inside if started is not None])
+            field.remove()
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        _empty(self.folder, {LOGS} if keep_logs else set())
+
+    def _stop_hub(self) -> None:
+        if not self.hub.is_dir():
+            return
+        os.environ[client.DIRECTORY_VARIABLE] = str(self.hub)
+        with contextlib.suppress(client.HubError):
+            client.stop()
+        with contextlib.suppress(OSError):
+            shutil.copy(self.hub / "hub.log", self.logs)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Make the folder and hold its lock; say False if another demo holds it. Removes the folder if it is empty."""
+    descriptor = _open_locked(folder)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            os.close(descriptor)
+
+
+def _open_locked(folder: Path) -> int | None:
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        # Whoever held it before may have removed the folder; then this is the lock of nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _empty(folder: Path, kept: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.name in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

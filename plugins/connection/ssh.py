@@ -1,0 +1,165 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connection plugin iotops.tunnel.ssh: ansible.builtin.ssh, through the tunnel that the hub holds for the device."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: ssh
+short_description: Connect by SSH through a secure tunnel
+version_added: 0.1.0
+author:
+  - The iotops.tunnel authors (@iotops)
+description:
+  - Runs the ssh, sftp and scp of the controller like P(ansible.builtin.ssh#connection), whose options it has, over a
+    stream of the secure tunnel that the hub holds for the device. M(iotops.tunnel.tunnel) opens that tunnel.
+  - The device is known by its thing name alone, in SSH's known hosts as well as in the path of its control socket.
+    C(ansible_host) and C(ansible_port) mean nothing here.
+  - An unreachable device is reported as unreachable, with the reason.
+options:
+  thing_name:
+    description:
+      - Name of the thing.
+      - The host's name in the inventory is used when this is not set. With C(delegate_to), that is the delegate's.
+    type: string
+    vars:
+      - name: iotops_tunnel_thing
+  service:
+    description:
+      - Name of the tunnel's service that leads to the device's SSH server.
+    type: string
+    default: SSH1
+    vars:
+      - name: iotops_tunnel_service
+  host:
+    description:
+      - Not to be set. The plugin makes it the thing name.
+    vars:
+      - name: inventory_hostname
+  port:
+    description:
+      - Not used. The device decides which address the service leads to.
+extends_documentation_fragment:
+  - connection_pipelining
+  - iotops.tunnel.ssh
+"""
+
+import contextlib
+import os
+import shlex
+
+from ansible import constants
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.plugins.connection.ssh import Connection as SshConnection
+from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure import explain_ssh_failure
+from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
+
+
+class Connection(SshConnection):
+    """ansible.builtin.ssh with another way to the device, and sentences for the ways in which that fails."""
+
+    transport = "iotops.tunnel.ssh"
+
+    def set_options(self, task_keys=None, var_options=None, direct=None):
+        """Read the options, then make the thing the host: it alone names the control socket and the host key."""
+        super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
+        # With delegate_to, inventory_hostname still is the host that the task is for.
+        delegate = (task_keys or {}).get("delegate_to")
+        self.set_option("host", self.get_option("thing_name") or delegate or self.get_option("host"))
+        self.set_option("port", None)
+
+    def exec_command(self, cmd, in_data=None, sudoable=True):
+        """Run a command on the device."""
+        self._ensure_tunnel()
+        return super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+
+    def put_file(self, in_path, out_path):
+        """Copy a file to the device."""
+        self._ensure_tunnel()
+        return super().put_file(in_path, out_path)
+
+    def fetch_file(self, in_path, out_path):
+        """Copy a file from the device."""
+        self._ensure_tunnel()
+        return super().fetch_file(in_path, out_path)
+
+    def _ensure_tunnel(self):
+        """Fail before ssh runs if the hub has no tunnel that is up. Opens none: a task does that, as it costs money."""
+        try:
+            client.ensure(self._thing(), self._service(), timeout=float(self.get_option("timeout")))
+        except client.HubError as error:
+            raise AnsibleConnectionFailure(str(error)) from error
+
+    def _thing(self):
+        return _checked("thing", self.get_option("host"), "iotops_tunnel_thing")
+
+    def _service(self):
+        return _checked("service", self.get_option("service"), "iotops_tunnel_service")
+
+    def _build_command(self, binary, subsystem, *other_args):
+        """Add the way to the device to what ansible.builtin.ssh runs; ssh takes the first value that it is given."""
+        command = super()._build_command(binary, subsystem, *other_args)
+        thing, service = self._thing(), self._service()
+        # ssh sends what its proxy command says to /dev/null if it is to stay as a control master.
+        script = ["/bin/sh", "-c", 'exec "$@" 2>"$0"', self._complaint()]
+        connector = shlex.join([*script, *client.connector_command(thing, service)]).replace("%", "%%")
+
+        firm: list[bytes] = []
+        way = _options(f"ProxyCommand={connector}", "ProxyUseFdpass=yes")
+        self._add_args(firm, way, f"reach {service} of {thing} through the hub")
+        self._add_args(firm, _options(f"HostKeyAlias={thing}"), "know the device's host key by its thing name")
+        defaults: list[bytes] = []
+        alive = _options("ServerAliveInterval=15", "ServerAliveCountMax=3")
+        self._add_args(defaults, alive, "notice a dead link within a minute, unless ssh's arguments say otherwise")
+
+        first = command.index(to_bytes(binary, errors="surrogate_or_strict")) + 1
+        last = len(command) - len(other_args)
+        return [*command[:first], *firm, *command[first:last], *defaults, *command[last:]]
+
+    def _complaint(self):
+        """Path of the file, in this run's private folder, to which the connector says why it has no stream."""
+        return os.path.join(constants.DEFAULT_LOCAL_TMP, f"iotops-tunnel-{os.getpid()}-{id(self):x}")
+
+    def _bare_run(self, cmd, in_data, sudoable=True, checkrc=True):
+        """Run ssh, sftp or scp once, and say why if it could not reach the device."""
+        try:
+            returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
+        except AnsibleConnectionFailure as error:
+            self._explain(str(error), error)
+            raise
+        except AnsibleError as error:
+            # With a password set, the base class makes a failed task of a host key that is not accepted.
+            if "Host Key checking is enabled" in str(error):
+                self._explain("Host key verification failed.", error)
+            raise
+        else:
+            # A command on the device may fail with the same words (git does, by an ssh of its own), but not with 255.
+            # sftp and scp run no command of the user's.
+            runs_command = to_bytes(self.get_option("ssh_executable")) in cmd
+            if returncode == 255 or (returncode and not runs_command):
+                self._explain(to_text(stderr, errors="surrogate_or_replace"), None)
+            return returncode, stdout, stderr
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._complaint())
+
+    def _explain(self, stderr, cause):
+        with contextlib.suppress(FileNotFoundError), open(self._complaint(), encoding="utf-8") as complaint:
+            stderr += "\n" + complaint.read()
+        sentence = explain_ssh_failure(stderr, self._thing(), self._service())
+        if sentence:
+            raise AnsibleConnectionFailure(sentence) from cause
+
+
+def _checked(kind, name, variable):
+    try:
+        return valid_name(kind, name)
+    except ValueError as error:
+        raise AnsibleConnectionFailure(f"{error} Set {variable} for this host.") from error
+
+
+def _options(*options):
+    return [part for option in options for part in (b"-o", to_bytes(option))]

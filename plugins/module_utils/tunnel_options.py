@@ -1,0 +1,35 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of iotops.tunnel.tunnel, which its action plugin and its module both check."""
+
+from __future__ import annotations
+
+AWS_OPTIONS = {
+    "profile": {"type": "str"},
+    "region": {"type": "str"},
+    "access_key": {"type": "str", "no_log": True},
+    "secret_key": {"type": "str", "no_log": True},
+    "session_token": {"type": "str", "no_log": True},
+    "endpoint_url": {"type": "str"},
+    "aws_ca_bundle": {"type": "path"},
+    "validate_certs": {"type": "bool", "default": True},
+}
+
+TUNNEL_OPTIONS = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "thing_name": {"type": "str"},
+    "tunnel_id": {"type": "str"},
+    "services": {"type": "list", "elements": "str", "default": ["SSH1", "HTTP1"]},
+    "lifetime": {"type": "int", "default": 720},
+    "description": {"type": "str"},
+    "tags": {"type": "dict"},
+    "rotate": {"type": "str", "choices": ["source", "destination", "all"]},
+    "wait_for_destination": {"type": "int", "default": 0},
+    "return_tokens": {"type": "bool", "default": False},
+    "tunnel_endpoint": {"type": "str"},
+    "tunnel_capath": {"type": "path"},
+    **AWS_OPTIONS,
+}
+
+REQUIRED_TOGETHER = [("access_key", "secret_key")]

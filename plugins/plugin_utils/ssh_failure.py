@@ -1,0 +1,60 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What ssh's own words mean, when it runs through a tunnel."""
+
+from __future__ import annotations
+
+import re
+
+from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
+
+_CONNECTOR_LINE = re.compile(r"^iotops\.tunnel: (.+?)\s*$", re.MULTILINE)
+
+# ssh had a stream, and it ended or stayed silent before the SSH server's greeting.
+_NO_GREETING = (
+    "kex_exchange_identification:",
+    "Connection closed by UNKNOWN port 65535",
+    "Connection reset by UNKNOWN port 65535",
+)
+_SILENCE = ("Connection timed out during banner exchange", "Connection to UNKNOWN port 65535 timed out")
+
+
+def explain_ssh_failure(stderr: str, thing: str, service: str) -> str | None:
+    """Return a sentence for the operator, or None where ssh's own words serve (a refused key, a command's status)."""
+    connector = _CONNECTOR_LINE.search(stderr)
+    if connector:
+        return connector.group(1)
+    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in stderr:
+        return (
+            f"The SSH host key of {thing} is not the one that is known for it. Find out why; if the device was "
+            f"replaced or installed anew, forget the old key with: ssh-keygen -R {thing}"
+        )
+    if "Host key verification failed" in stderr:
+        return (
+            f"The SSH host key of {thing} is not known here. Compare its fingerprint with the device's, then "
+            "accept it once, for example with ANSIBLE_SSH_COMMON_ARGS='-o StrictHostKeyChecking=accept-new'."
+        )
+    if any(words in stderr for words in _NO_GREETING):
+        return _not_connected(thing) or (
+            f"{thing} refused {service}: nothing answers at the address that it maps {service} to. See whether its SSH "
+            "server runs, and listens where its destination proxy or agent expects it."
+        )
+    if any(words in stderr for words in _SILENCE):
+        return _not_connected(thing) or (
+            f"{thing} took the connection to {service}, but no SSH server greeted in time. See what it maps {service} "
+            "to, and how busy it is."
+        )
+    return None
+
+
+def _not_connected(thing: str) -> str | None:
+    try:
+        if client.describe(thing).get("destination") != "disconnected":
+            return None
+    except client.HubError as error:
+        return str(error)
+    return (
+        f"{thing} is not connected to its tunnel. See whether its agent runs and has a network, then rotate the "
+        "destination token, which delivers it anew."
+    )

@@ -1,0 +1,25 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One task at a time per thing, over all forks and runs of this user: two that ask at once get the same tunnel."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
+
+
+@contextlib.contextmanager
+def thing_lock(thing: str):
+    """Hold the lock of C(thing). The kernel lets go of it when the process ends, in whatever way."""
+    directory = os.path.join(client.directory(), "tasks")
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    descriptor = os.open(os.path.join(directory, thing), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
