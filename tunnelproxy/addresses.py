@@ -14,7 +14,7 @@ from typing import NamedTuple, Union
 
 from .errors import ConfigurationError
 from .protocol.framing import SERVICE_ID
-from .protocol.session import Mode
+from .protocol.session import NAMELESS, Mode
 
 __all__ = [
     "ANY_SERVICE",
@@ -147,6 +147,13 @@ def match_services(
         if len(offered) != 1:
             raise ConfigurationError(f"an address without a service ID fits a tunnel with one service only: {lists}")
         return {offered[0]: configured[ANY_SERVICE]}
+    if offered == [NAMELESS] and configured:
+        if len(configured) > 1:
+            raise ConfigurationError(
+                f"the tunnel, or the version that this proxy speaks (V1), has one service without a name, but {where} "
+                f"has {_names(configured)}: give one"
+            )
+        return {NAMELESS: next(iter(configured.values()))}
     surplus = [name for name in configured if name not in offered]
     missing = [name for name in offered if name not in configured]
     if mode is Mode.DESTINATION and missing:
@@ -157,4 +164,4 @@ def match_services(
 
 
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(name or "(any)" for name in names) or "none"
+    return ", ".join(name or "one without a name" for name in names) or "none"

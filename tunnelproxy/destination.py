@@ -8,12 +8,12 @@ import logging
 import ssl
 
 from .addresses import Address, UnixAddress
-from .protocol.session import Connection
+from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport.endpoint import Endpoint
 from .transport.link import Access
 from .transport.local import LocalSocket
-from .transport.multiplexer import Multiplexer
+from .transport.multiplexer import Multiplexer, MultiplexerOwner
 
 __all__ = ["DestinationProxy"]
 
@@ -59,6 +59,15 @@ class DestinationProxy:
 
     def linked(self) -> None:
         """Nothing to do: the source opens the connections."""
+
+    def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
+        return Multiplexer(Mode.DESTINATION, owner)
+
+    def peer_version_found(self, version: Version) -> None:
+        """A destination follows its source, stream by stream."""
+
+    def peer_silent(self) -> None:
+        """A source need not send anything."""
 
     def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:
         state = self.end.services.get(connection.service_id)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
 from .addresses import Address
-from .protocol.session import Connection
+from .errors import ConfigurationError
+from .protocol.session import Connection, Version
 from .transport.endpoint import Endpoint
 from .transport.link import Access, Link
 from .transport.local import LocalSocket
-from .transport.multiplexer import Multiplexer
+from .transport.multiplexer import Multiplexer, MultiplexerOwner
 from .transport.reconnect import keep_linked
 
 __all__ = ["MAX_CONNECTIONS", "Plan", "ServiceState", "Side", "TunnelEnd"]
@@ -64,6 +65,15 @@ class Side(Protocol):
     def stop(self) -> None:
         """The tunnel has ended."""
 
+    def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
+        """Make what the next link is joined to the local sockets by."""
+
+    def peer_version_found(self, version: Version) -> None:
+        """The far end showed which version it speaks."""
+
+    def peer_silent(self) -> None:
+        """The far end has sent nothing since a connection was opened."""
+
 
 class TunnelEnd:
     """One end of a tunnel: holds a link, learns the services, and counts.
@@ -98,7 +108,8 @@ class TunnelEnd:
         self._tls = tls
         self._plan = plan
         self._max_connections = max_connections
-        self._offered: asyncio.Future[tuple[str, ...]] = asyncio.get_running_loop().create_future()
+        self._started = False
+        self._offered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._side = side
 
     async def run(self) -> None:
@@ -115,9 +126,9 @@ class TunnelEnd:
             waited: set[asyncio.Future[Any]] = {keeping, self._offered}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._offered.done():
-                for service_id, address in self._plan(self._offered.result()).items():
-                    self.services[service_id] = ServiceState(address)
+                self._offered.result()
                 await self._side.start()
+                self._started = True
                 self._set_ready()
             await keeping
         except Exception as error:
@@ -138,13 +149,13 @@ class TunnelEnd:
     # What the link and the multiplexer report.
 
     def _new_multiplexer(self) -> Multiplexer:
-        self.multiplexer = Multiplexer(self._access.mode, self)
+        self.multiplexer = self._side.new_multiplexer(self)
         return self.multiplexer
 
     def _report(self, news: Link | Exception) -> None:
         if isinstance(news, Link):
             self.link, self.cause = news, None
-            if self.services:
+            if self._started:
                 self._set_ready()
         else:
             just_lost = self.link is not None
@@ -162,12 +173,26 @@ class TunnelEnd:
             self._side.linked()
 
     def services_offered(self, service_ids: tuple[str, ...]) -> None:
-        if not self._offered.done():
-            self._offered.set_result(service_ids)
+        if self._offered.done():
+            return
+        # At once: the next message may ask for a connection already.
+        try:
+            planned = self._plan(service_ids)
+        except ConfigurationError as error:
+            self._offered.set_exception(error)
+        else:
+            self.services.update({name: ServiceState(address) for name, address in planned.items()})
+            self._offered.set_result(None)
 
     def connection_requested(self, connection: Connection) -> None:
         if self.multiplexer is not None:
             self._side.connection_requested(self.multiplexer, connection)
+
+    def peer_version_found(self, version: Version) -> None:
+        self._side.peer_version_found(version)
+
+    def peer_silent(self) -> None:
+        self._side.peer_silent()
 
     def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
         state = self.services[connection.service_id]

@@ -11,12 +11,12 @@ import ssl
 
 from .addresses import TcpAddress
 from .errors import ConfigurationError
-from .protocol.session import Connection
+from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport.endpoint import Endpoint
-from .transport.link import Access
+from .transport.link import Access, Relink
 from .transport.local import LocalSocket
-from .transport.multiplexer import Multiplexer
+from .transport.multiplexer import Multiplexer, MultiplexerOwner
 
 __all__ = ["SourceProxy"]
 
@@ -32,6 +32,7 @@ class SourceProxy:
     Args:
         plan: says where to listen for each service.
         bind_address: the host to listen on where the plan gives none.
+        destination_version: the version that the destination speaks; None to find out.
     """
 
     def __init__(
@@ -43,10 +44,16 @@ class SourceProxy:
         *,
         bind_address: str = "localhost",
         max_connections: int = MAX_CONNECTIONS,
+        destination_version: Version | None = None,
     ) -> None:
         self.end = TunnelEnd(endpoint, access, tls, plan, self, max_connections=max_connections)
+        self.refusal: str | None = None
+        """Why the destination cannot be spoken to, where its version does not fit."""
         self._bind_address = bind_address
         self._servers: list[asyncio.AbstractServer] = []
+        self._told_version = destination_version
+        self._version = destination_version or Version.V3
+        self._probing = destination_version is None
         self._early: dict[LocalSocket, tuple[str, asyncio.TimerHandle]] = {}
 
     async def run(self) -> None:
@@ -99,6 +106,64 @@ class SourceProxy:
         bound = sock.getsockname()
         return TcpAddress(bound[0], bound[1])
 
+    # Versions.
+
+    def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
+        return Multiplexer(Mode.SOURCE, owner, version=self._version, probing=self._probing)
+
+    def peer_version_found(self, version: Version) -> None:
+        if self._probing or version is not self._version:
+            log.info("the destination speaks %s", version)
+        self._probing = False
+        if version is Version.V1 and self._version is not Version.V1:
+            if self._told_version is None and len(self.end.services) == 1:
+                self._begin_anew(Version.V1)
+            else:
+                self._refuse_version(version)
+        elif version is not Version.V1 and self._version is Version.V1:
+            self._refuse_version(version)
+        else:
+            self._version = min(version, self._version)
+            asyncio.get_running_loop().call_soon(self._open_waiting)
+
+    def peer_silent(self) -> None:
+        if len(self.end.services) > 1:
+            if self.end.multiplexer is not None:
+                self.end.multiplexer.stop_probing()
+            self._open_waiting()
+            return
+        log.info("nothing comes from the destination: it may speak V1 only; trying that (-y V3 forbids it)")
+        self._probing = False
+        self._begin_anew(Version.V1)
+
+    def _begin_anew(self, version: Version) -> None:
+        """Take the connections that wait for a first answer to a new link: one link may not mix the versions."""
+        multiplexer, link = self.end.multiplexer, self.end.link
+        if multiplexer is None or link is None:
+            return
+        self._version = version
+        for service_id, local in multiplexer.carry_over():
+            self._keep(service_id, local)
+        self.end.ready.clear()
+        link.fail(Relink(f"beginning anew in {version}"), 1000)
+
+    def _refuse_version(self, version: Version) -> None:
+        services = ", ".join(self.end.services)
+        if len(self.end.services) > 1:
+            self.refusal = (
+                f"the destination speaks {version}, which carries one service, but this tunnel has {services}: open a "
+                "tunnel with one service for this device, or give the device a proxy that speaks V3"
+            )
+        else:
+            self.refusal = (
+                f"the destination speaks {version}, but this source was told that it speaks {self._told_version}: "
+                f"give -y {version}, or leave it out"
+            )
+        log.error("%s", self.refusal)
+        if self.end.multiplexer is not None:
+            for connection in list(self.end.multiplexer.connections):
+                self.end.multiplexer.reset(connection)
+
     def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:
         multiplexer.refuse(connection)  # never reached: a source's session takes a start for a broken protocol
 
@@ -109,11 +174,20 @@ class SourceProxy:
         elif self.end.ready.is_set():
             self._open(service_id, local)
         else:
-            timer = asyncio.get_running_loop().call_later(LINK_WAIT_SECONDS, self._give_up, local)
-            self._early[local] = (service_id, timer)
+            self._keep(service_id, local)
         return local
 
+    def _keep(self, service_id: str, local: LocalSocket) -> None:
+        """Have a connection wait for the link."""
+        timer = asyncio.get_running_loop().call_later(LINK_WAIT_SECONDS, self._give_up, local)
+        self._early[local] = (service_id, timer)
+
     def linked(self) -> None:
+        self._open_waiting()
+
+    def _open_waiting(self) -> None:
+        if not self.end.ready.is_set():
+            return
         for local, (service_id, timer) in list(self._early.items()):
             timer.cancel()
             del self._early[local]
@@ -124,9 +198,23 @@ class SourceProxy:
                 self._open(service_id, local)
 
     def _open(self, service_id: str, local: LocalSocket) -> None:
-        if self.end.multiplexer is not None:
-            local.owner = self.end.multiplexer
-            log.info("%s: opened", self.end.multiplexer.open(service_id, local))
+        multiplexer = self.end.multiplexer
+        if multiplexer is None:
+            self._keep(service_id, local)
+        elif multiplexer.is_idle(service_id) or (multiplexer.version is Version.V3 and not multiplexer.probing):
+            local.owner = multiplexer
+            log.info("%s: opened", multiplexer.open(service_id, local))
+        elif multiplexer.probing:
+            # A V2 far end takes no second connection: wait for the first answer, which shows what it is.
+            self._keep(service_id, local)
+        else:
+            log.warning(
+                "%s: turned a connection away: the destination speaks %s, which has one connection per service",
+                service_id,
+                multiplexer.version,
+            )
+            self.end.services[service_id].connections -= 1
+            local.abort()
 
     def _give_up(self, local: LocalSocket) -> None:
         service_id, timer = self._early.pop(local)

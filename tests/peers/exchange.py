@@ -35,7 +35,10 @@ def exchange(sock: socket.socket, size: int, seed: int) -> Outcome:
         while left:
             data = source.randbytes(min(CHUNK, left))
             sent.update(data)
-            sock.sendall(data)
+            try:
+                sock.sendall(data)
+            except OSError:
+                return  # the receiving side says that the connection ended
             left -= len(data)
 
     sender = threading.Thread(target=send)

@@ -50,17 +50,29 @@ def peak_memory(pid: int) -> int:
 class ProxyPair:
     """Source and destination proxy of one tunnel; ``ports`` says where the source listens."""
 
-    def __init__(self, service: TunnelingService, folder: Path, addresses: Mapping[str, int | str]) -> None:
+    def __init__(
+        self,
+        service: TunnelingService,
+        folder: Path,
+        addresses: Mapping[str, int | str],
+        source_options: Sequence[str] = (),
+        destination_options: Sequence[str] = (),
+    ) -> None:
         self.tunnel = open_tunnel(service, list(addresses))
         self.service = service
         self._stack = ExitStack()
         mapping = ",".join(f"{name}={address}" for name, address in addresses.items())
         self.destination = self._stack.enter_context(
-            start_proxy(service, self.tunnel.destination_token, ["-d", mapping], folder / "destination.log")
+            start_proxy(
+                service,
+                self.tunnel.destination_token,
+                ["-d", mapping, *destination_options],
+                folder / "destination.log",
+            )
         )
         self.destination.wait_for_output(r"connected to")
         self.source = self._stack.enter_context(
-            start_proxy(service, self.tunnel.source_token, ["-m", "src"], folder / "source.log")
+            start_proxy(service, self.tunnel.source_token, ["-m", "src", *source_options], folder / "source.log")
         )
         self.ports = {
             name: int(self.source.wait_for_output(rf"{name}: listening on 127.0.0.1:(\d+)")[1]) for name in addresses

@@ -16,7 +16,7 @@ from .. import __version__
 from ..addresses import Address, match_services, parse_list, read_directory
 from ..destination import DestinationProxy
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
-from ..protocol.session import Mode
+from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from ..proxy import Plan
 from ..source import SourceProxy
 from ..transport.endpoint import Endpoint, tls_context
@@ -64,6 +64,7 @@ class Invocation:
     configured: Mapping[str, Address]
     configured_where: str
     bind_address: str | None
+    destination_version: Version | None
     verbosity: int
 
     def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
@@ -92,8 +93,14 @@ async def _serve(invocation: Invocation) -> None:
     plan: Plan = invocation.plan
     log.info("starting as the %s of the tunnel, at %s", invocation.access.mode.value, invocation.endpoint)
     if invocation.access.mode is Mode.SOURCE:
-        bind = invocation.bind_address or "localhost"
-        await SourceProxy(invocation.endpoint, invocation.access, tls, plan, bind_address=bind).run()
+        await SourceProxy(
+            invocation.endpoint,
+            invocation.access,
+            tls,
+            plan,
+            bind_address=invocation.bind_address or "localhost",
+            destination_version=invocation.destination_version,
+        ).run()
     else:
         bind_from = invocation.bind_address
         await DestinationProxy(invocation.endpoint, invocation.access, tls, plan, bind_address=bind_from).run()
@@ -109,11 +116,14 @@ def read_invocation(options: argparse.Namespace, environment: Mapping[str, str])
     configured, where = _addresses(options, mode)
     return Invocation(
         endpoint=_endpoint(options, environment),
-        access=Access(mode, _token(options, environment), client_token=str(uuid.uuid4())),
+        access=Access(mode, _token(options, environment), str(uuid.uuid4()), _versions(options)),
         capath=options.capath or environment.get(CAPATH_VARIABLE) or None,
         configured=configured,
         configured_where=where,
         bind_address=options.local_bind_address,
+        destination_version=None
+        if options.destination_client_type == "auto"
+        else Version[options.destination_client_type],
         verbosity=options.verbose,
     )
 
@@ -131,6 +141,12 @@ def _mode(options: argparse.Namespace) -> Mode:
         other = "-s/--source-listen-port" if listens else "-d/--destination-app"
         raise ConfigurationError(f"-m/--mode {options.mode} contradicts {other}, which is for the other end")
     return mode
+
+
+def _versions(options: argparse.Namespace) -> tuple[Version, ...]:
+    if options.protocol_version is None:
+        return tuple(SUBPROTOCOLS)
+    return (Version[options.protocol_version],)
 
 
 def _token(options: argparse.Namespace, environment: Mapping[str, str]) -> str:
@@ -216,6 +232,18 @@ def _parser() -> Parser:
         "--capath",
         metavar="DIR",
         help="an OpenSSL hashed directory, or a PEM file, of certificate authorities to trust",
+    )
+    add(
+        "-y",
+        "--destination-client-type",
+        choices=["auto", *Version.__members__],
+        default="auto",
+        help="at the source, the version that the device's proxy speaks (default auto: find out)",
+    )
+    add(
+        "--protocol-version",
+        choices=list(Version.__members__),
+        help="speak this version with the service only (default: the newest that both know)",
     )
     add(
         "--config-dir",

@@ -9,7 +9,11 @@ Streams and connections (V3): the first connection of a service starts a *stream
 them lives. When the last has ended, the next connection starts a new stream: a far end that was replaced meanwhile, and
 so never heard of the old stream, answers all the same.
 
-Source: V3WebSocketProtocolGuide.md of the reference local proxy.
+Versions: V1 messages name no service, for the tunnel has one only; V2 adds the service ID, and V3 the connection ID,
+which lets a service have many connections. A destination answers each source in the version that it began with. A
+source speaks the version it is told to, and reports what the first answer shows of the far end's.
+
+Source: V1, V2 and V3WebSocketProtocolGuide.md of the reference local proxy.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from typing import NamedTuple, Union
 from .framing import FrameReader, Message, ProtocolError, frame, parse
 
 __all__ = [
+    "NAMELESS",
     "SUBPROTOCOLS",
     "Connection",
     "ConnectionClosed",
@@ -29,10 +34,14 @@ __all__ = [
     "DataReceived",
     "Event",
     "Mode",
+    "PeerVersionFound",
     "ServicesOffered",
     "Session",
     "Version",
 ]
+
+NAMELESS = ""
+"""Stands for the one service of a tunnel that was opened without naming any."""
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _FIRST_CONNECTION_ID = 1
@@ -48,13 +57,18 @@ _ABOUT_A_STREAM = frozenset(
 
 
 class Version(enum.IntEnum):
-    """Versions of the protocol. V3 carries many connections per service."""
+    """Versions of the protocol."""
 
+    V1 = 1
+    V2 = 2
     V3 = 3
 
+    def __str__(self) -> str:
+        return self.name
 
-SUBPROTOCOLS = {Version.V3: "aws.iot.securetunneling-3.0"}
-"""The WebSocket subprotocol that stands for each version."""
+
+SUBPROTOCOLS = {version: f"aws.iot.securetunneling-{version.value}.0" for version in sorted(Version, reverse=True)}
+"""The WebSocket subprotocol that stands for each version, the newest first."""
 
 
 class Mode(enum.Enum):
@@ -72,7 +86,7 @@ class Connection(NamedTuple):
     connection_id: int
 
     def __str__(self) -> str:
-        return f"{self.service_id} stream {self.stream_id} connection {self.connection_id}"
+        return f"{self.service_id or '(nameless)'} stream {self.stream_id} connection {self.connection_id}"
 
 
 class ServicesOffered(NamedTuple):
@@ -100,7 +114,17 @@ class ConnectionClosed(NamedTuple):
     connection: Connection
 
 
-Event = Union[ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed]
+class PeerVersionFound(NamedTuple):
+    """A source learned, from the first message about a stream, which version the destination speaks.
+
+    An answer in V1 comes before any other event of that message, and nothing in V1 can be sent in this session then:
+    the service allows no mixing with what was sent in a newer version before.
+    """
+
+    version: Version
+
+
+Event = Union[ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed, PeerVersionFound]
 
 
 @dataclass
@@ -108,8 +132,8 @@ class _Stream:
     """What is alive of one service."""
 
     stream_id: int
-    numbered: bool = True
-    """Whether the far end knows connection IDs. One that starts a stream without (V2) is sent none either."""
+    version: Version
+    """In which the far end is spoken to about this stream."""
     newest: int = _FIRST_CONNECTION_ID
     live: set[int] = field(default_factory=set)
 
@@ -119,17 +143,26 @@ class Session:
 
     Args:
         mode: which end this is.
-        version: the version of the protocol that the handshake agreed on.
+        version: what a source speaks; a destination follows its source, up to this version.
+        sole_service: the service that messages without a service ID are about.
     """
 
-    def __init__(self, mode: Mode, version: Version = Version.V3) -> None:
+    def __init__(self, mode: Mode, version: Version = Version.V3, sole_service: str = NAMELESS) -> None:
         self.mode = mode
         self.version = version
+        self.sole_service: str | None = sole_service
+        """None once the tunnel turned out to have several services."""
+        self._peer_version: Version | None = None
         self._reader = FrameReader()
         self._streams: dict[str, _Stream] = {}
         self._output: list[bytes] = []
 
     # What the proxy does.
+
+    def is_idle(self, service_id: str) -> bool:
+        """Whether a service has no connection. In V1 and V2 it can have one at a time."""
+        stream = self._streams.get(service_id)
+        return stream is None or not stream.live
 
     def open(self, service_id: str) -> Connection:
         """Open a connection to a service of the far end. Data may follow at once; only a source may call this."""
@@ -137,28 +170,32 @@ class Session:
             raise RuntimeError("only a source opens connections")
         stream = self._streams.get(service_id)
         if stream is not None and stream.live:
+            if stream.version is not Version.V3:
+                raise RuntimeError(f"{stream.version} has one connection per service")
             stream.newest += 1
             kind = Message.CONNECTION_START
         else:
             previous = stream.stream_id if stream is not None else 0
-            stream = _Stream(previous % _HIGHEST_STREAM_ID + 1)
+            stream = _Stream(previous % _HIGHEST_STREAM_ID + 1, self.version)
             self._streams[service_id] = stream
             kind = Message.STREAM_START
         stream.live.add(stream.newest)
         connection = Connection(service_id, stream.stream_id, stream.newest)
-        self._send(kind, connection)
+        self._send(kind, connection, stream.version)
         return connection
 
     def send(self, connection: Connection, payload: bytes) -> None:
         """Send bytes, at most :data:`~.framing.MAX_PAYLOAD` of them. Without effect once the connection has ended."""
         if self.is_live(connection):
-            self._send(Message.DATA, connection, payload)
+            self._send(Message.DATA, connection, self._streams[connection.service_id].version, payload)
 
     def close(self, connection: Connection) -> None:
         """End a connection. Without effect if it has ended already."""
         if self.is_live(connection):
-            self._streams[connection.service_id].live.discard(connection.connection_id)
-            self._send(Message.CONNECTION_RESET, connection)
+            stream = self._streams[connection.service_id]
+            stream.live.discard(connection.connection_id)
+            kind = Message.CONNECTION_RESET if stream.version is Version.V3 else Message.STREAM_RESET
+            self._send(kind, connection, stream.version)
 
     def is_live(self, connection: Connection) -> bool:
         """Whether neither end has ended this connection."""
@@ -187,44 +224,66 @@ class Session:
     def _receive(self, message: Message) -> Iterator[Event]:
         kind = message.type
         if kind in _ABOUT_A_STREAM:
-            yield from self._receive_about(kind, self._identify(message), message)
+            yield from self._receive_about(kind, message)
         elif kind == Message.SESSION_RESET:
             for service_id in list(self._streams):
                 yield from self._end_stream(service_id)
         elif kind == Message.SERVICE_IDS:
-            yield ServicesOffered(tuple(message.availableServiceIds))
+            offered = tuple(message.availableServiceIds)
+            self.sole_service = offered[0] if len(offered) == 1 else (None if offered else NAMELESS)
+            yield ServicesOffered(offered)
         elif not message.ignorable:
             raise ProtocolError(f"a message of the unknown type {kind}, which may not be ignored")
 
-    def _receive_about(self, kind: Message.Type, connection: Connection, message: Message) -> Iterator[Event]:
-        if kind == Message.DATA:
-            if self.is_live(connection):
-                yield DataReceived(connection, message.payload)
-        elif kind == Message.CONNECTION_RESET:
-            if self.is_live(connection):
-                self._streams[connection.service_id].live.discard(connection.connection_id)
-                yield ConnectionClosed(connection)
+    def _receive_about(self, kind: Message.Type, message: Message) -> Iterator[Event]:
+        if message.streamId == 0:
+            raise ProtocolError("a message about a stream with the stream ID 0")
+        starts = kind in (Message.STREAM_START, Message.CONNECTION_START)
+        if starts and self.mode is Mode.SOURCE:
+            raise ProtocolError("a start of a stream or a connection, which only a source may send")
+        if self.mode is Mode.SOURCE and self._peer_version is None:
+            yield from self._find_peer_version(kind, message)
+        connection = self._identify(message)
+        if kind == Message.STREAM_START:
+            yield from self._stream_started(connection, min(_version_of(message), self.version))
+        elif kind == Message.CONNECTION_START:
+            yield from self._connection_started(connection)
         elif kind == Message.STREAM_RESET:
             stream = self._streams.get(connection.service_id)
             if stream is not None and stream.stream_id == connection.stream_id:
                 yield from self._end_stream(connection.service_id)
-        elif self.mode is Mode.SOURCE:
-            raise ProtocolError("a start of a stream or a connection, which only a source may send")
-        elif kind == Message.STREAM_START:
-            yield from self._stream_started(connection, numbered=message.connectionId != 0)
-        else:
-            yield from self._connection_started(connection)
+        elif self.is_live(connection):
+            if kind == Message.DATA:
+                yield DataReceived(connection, message.payload)
+            else:
+                self._streams[connection.service_id].live.discard(connection.connection_id)
+                yield ConnectionClosed(connection)
 
     def _identify(self, message: Message) -> Connection:
-        if message.streamId == 0:
-            raise ProtocolError("a message about a stream with the stream ID 0")
-        if not message.serviceId:
-            raise ProtocolError("a message about a stream without a service ID, as only V1 sends")
-        return Connection(message.serviceId, message.streamId, message.connectionId or _FIRST_CONNECTION_ID)
+        service_id = message.serviceId or self.sole_service
+        if self.version is Version.V1 or (not message.serviceId and self.sole_service is not None):
+            service_id = self.sole_service
+        if service_id is None:
+            raise ProtocolError(
+                "a message without a service ID, as V1 has them, though this tunnel has several services"
+            )
+        return Connection(service_id, message.streamId, message.connectionId or _FIRST_CONNECTION_ID)
 
-    def _stream_started(self, connection: Connection, *, numbered: bool) -> Iterator[Event]:
+    def _find_peer_version(self, kind: Message.Type, message: Message) -> Iterator[Event]:
+        """Learn what the destination speaks: from its data, or a reset in V1. Other resets may be the service's own."""
+        version = _version_of(message)
+        if kind != Message.DATA and version is not Version.V1:
+            return
+        self._peer_version = version
+        if version is Version.V2 and self.version is Version.V3:
+            self.version = version
+            for stream in self._streams.values():
+                stream.version = version
+        yield PeerVersionFound(version)
+
+    def _stream_started(self, connection: Connection, version: Version) -> Iterator[Event]:
         yield from self._end_stream(connection.service_id)
-        stream = _Stream(connection.stream_id, numbered=numbered)
+        stream = _Stream(connection.stream_id, version)
         stream.live.add(connection.connection_id)
         self._streams[connection.service_id] = stream
         yield ConnectionRequested(connection)
@@ -232,7 +291,7 @@ class Session:
     def _connection_started(self, connection: Connection) -> Iterator[Event]:
         stream = self._streams.get(connection.service_id)
         if stream is None or stream.stream_id != connection.stream_id:
-            self._send(Message.CONNECTION_RESET, connection)
+            self._send(Message.CONNECTION_RESET, connection, Version.V3)
         elif connection.connection_id in stream.live:
             # The reset names the connection that lives, so the source drops it too: end it here as well.
             self.close(connection)
@@ -248,9 +307,17 @@ class Session:
             for connection_id in live:
                 yield ConnectionClosed(Connection(service_id, stream.stream_id, connection_id))
 
-    def _send(self, kind: Message.Type, connection: Connection, payload: bytes = b"") -> None:
-        message = Message(type=kind, streamId=connection.stream_id, serviceId=connection.service_id, payload=payload)
-        stream = self._streams.get(connection.service_id)
-        if stream is None or stream.numbered:
+    def _send(self, kind: Message.Type, connection: Connection, version: Version, payload: bytes = b"") -> None:
+        message = Message(type=kind, streamId=connection.stream_id, payload=payload)
+        if version is not Version.V1:
+            message.serviceId = connection.service_id
+        if version is Version.V3:
             message.connectionId = connection.connection_id
         self._output.append(frame(message))
+
+
+def _version_of(message: Message) -> Version:
+    """The version that a message about a stream is in, by the fields that it has."""
+    if not message.serviceId:
+        return Version.V1
+    return Version.V3 if message.connectionId else Version.V2

@@ -32,7 +32,7 @@ from ..protocol.framing import MAX_WEBSOCKET_MESSAGE
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from .endpoint import Endpoint
 
-__all__ = ["Access", "Link", "LinkLost", "Receiver", "connect"]
+__all__ = ["Access", "Link", "LinkLost", "Receiver", "Relink", "connect"]
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,10 @@ class LinkLost(Exception):
         self.permanent = permanent
 
 
+class Relink(LinkLost):
+    """The WebSocket was closed on purpose, and is to be made anew at once."""
+
+
 @dataclass(frozen=True)
 class Access:
     """What a proxy needs to be let in.
@@ -91,11 +95,13 @@ class Access:
     Attributes:
         token: the access token of its end.
         client_token: sent with every connect, so that the access token stays good for reconnecting.
+        versions: the versions of the protocol to offer, the preferred one first.
     """
 
     mode: Mode
     token: str = field(repr=False)
     client_token: str = field(repr=False)
+    versions: tuple[Version, ...] = tuple(SUBPROTOCOLS)
 
 
 class Receiver(Protocol):
@@ -119,6 +125,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, endpoint: Endpoint, access: Access, receiver: Receiver) -> None:
         self.version = Version.V3
+        """What the handshake agreed on: the newest version that may be spoken."""
         self.channel_id = ""
         self.round_trip: float | None = None
         """Seconds that the latest ping took, or None while none was answered."""
@@ -138,7 +145,7 @@ class Link(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._websocket = ClientProtocol(
             parse_uri(f"wss://{endpoint}/tunnel?local-proxy-mode={access.mode.value}"),
-            subprotocols=[Subprotocol(SUBPROTOCOLS[self.version])],
+            subprotocols=[Subprotocol(SUBPROTOCOLS[version]) for version in access.versions],
             max_size=MAX_WEBSOCKET_MESSAGE,
             logger=_websocket_log,
         )
@@ -252,6 +259,7 @@ class Link(asyncio.Protocol):
             self._cause = _explain_refusal(refusal, response, self._access.mode, self.channel_id)
             self.abort()
             return
+        self.version = next(v for v, name in SUBPROTOCOLS.items() if name == self._websocket.subprotocol)
         self.opened.set_result(None)
         self._receiver.link_up(self)
         self._ping()
@@ -348,7 +356,7 @@ def _os_reason(error: OSError) -> str:
 def _explain_refusal(refusal: Exception, response: Response, mode: Mode, channel_id: str) -> LinkLost | TunnelRefused:
     if not isinstance(refusal, InvalidStatus):
         # NegotiationError, InvalidUpgrade …: a peer that is no tunneling service, or too old or new for us.
-        return LinkLost("the answer was not that of a tunneling service that speaks V3", permanent=True)
+        return LinkLost("the answer was not that of a tunneling service", permanent=True)
     status = response.status_code
     said = (response.body or b"").decode("utf-8", "replace").strip()[:200]
     if status >= 500:

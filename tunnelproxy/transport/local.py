@@ -37,6 +37,8 @@ class LocalSocket(asyncio.BufferedProtocol):
     def __init__(self, owner: LocalOwner | None = None) -> None:
         self.pending = b""
         """Bytes that were read and await their turn."""
+        self.remembered = b""
+        """Bytes that were taken, and may yet be needed again."""
         self.ended = False
         """Whether nothing more will be read: the peer closed, or the socket broke."""
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -55,15 +57,27 @@ class LocalSocket(asyncio.BufferedProtocol):
 
     # What the multiplexer does.
 
-    def take(self, most: int) -> bytes:
-        """Take up to ``most`` of the pending bytes, and read on when none are left."""
+    def take(self, most: int, *, remember: bool = False) -> bytes:
+        """Take up to ``most`` of the pending bytes, and read on when none are left.
+
+        Args:
+            remember: keep a copy, so that :meth:`rewind` can give them again.
+        """
         data, self.pending = self.pending[:most], self.pending[most:]
+        if remember:
+            self.remembered += data
         if not self.pending and self._paused:
             self._paused = False
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
         self.bytes_in += len(data)
         return data
+
+    def rewind(self) -> None:
+        """Have everything that was taken and remembered pending again."""
+        self.bytes_in -= len(self.remembered)
+        self.pending = self.remembered + self.pending
+        self.remembered = b""
 
     def deliver(self, data: bytes) -> None:
         """Write bytes that the far end sent."""

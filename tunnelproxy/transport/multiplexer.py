@@ -15,13 +15,17 @@ from typing import Protocol
 
 from ..protocol.framing import MAX_PAYLOAD, ProtocolError
 from ..protocol.session import (
+    NAMELESS,
     Connection,
     ConnectionClosed,
     ConnectionRequested,
     DataReceived,
+    Event,
     Mode,
+    PeerVersionFound,
     ServicesOffered,
     Session,
+    Version,
 )
 from .link import Link, LinkLost
 from .local import LocalSocket
@@ -37,6 +41,13 @@ STALL_SECONDS = 20.0
 """How long a local peer may read nothing, with its buffer full, before its connection is reset."""
 
 
+SILENCE_SECONDS = 5.0
+"""How long a far end of unknown version may stay silent before it is taken for one that did not understand."""
+
+REMEMBER = 64 * 1024
+"""Bytes that a connection may send to a far end of unknown version; they are kept, to be sent again in another one."""
+
+
 class MultiplexerOwner(Protocol):
     """Whom a multiplexer tells what the far end wants: a proxy."""
 
@@ -49,25 +60,68 @@ class MultiplexerOwner(Protocol):
     def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
         """A connection is over, whoever ended it."""
 
+    def peer_version_found(self, version: Version) -> None:
+        """The far end showed which version it speaks."""
+
+    def peer_silent(self) -> None:
+        """Nothing at all has come from the far end for :data:`SILENCE_SECONDS`, though a connection is open."""
+
 
 class Multiplexer:
-    """Joins local sockets to the streams of one link. It lives as long as that link, and is the link's receiver."""
+    """Joins local sockets to the streams of one link. It lives as long as that link, and is the link's receiver.
 
-    def __init__(self, mode: Mode, owner: MultiplexerOwner, *, stall_seconds: float = STALL_SECONDS) -> None:
+    Args:
+        version: what a source speaks, unless the handshake agrees on an older one.
+        probing: whether the far end may speak an older version than that. Until it has answered, and where it may be
+            of V1, connections send little, and that is kept, so that :meth:`carry_over` can take them to another link.
+        stall_seconds: how long a local peer may read nothing before its connection is reset.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        owner: MultiplexerOwner,
+        *,
+        version: Version = Version.V3,
+        probing: bool = False,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
         self.connections: dict[Connection, LocalSocket] = {}
-        self._session = Session(mode)
+        self._session = Session(mode, version)
+        self._probing = probing
+        self._remembering = probing
+        self._silence: asyncio.TimerHandle | None = None
+        self._abandoned = False
         self._owner = owner
         self._stall_seconds = stall_seconds
         self._link: Link | None = None
         self._names: dict[LocalSocket, Connection] = {}
         self._waiting: deque[LocalSocket] = deque()
+        self._parked: list[LocalSocket] = []
+        """Those that may send no more before the far end has answered."""
         self._full: dict[LocalSocket, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
 
     # What the proxy does.
 
+    @property
+    def version(self) -> Version:
+        """What a source speaks now."""
+        return self._session.version
+
+    @property
+    def probing(self) -> bool:
+        """Whether it is still to be seen which version the far end speaks."""
+        return self._probing
+
+    def is_idle(self, service_id: str) -> bool:
+        """Whether a service has no connection. A far end of V1 or V2 can have one at a time."""
+        return self._session.is_idle(service_id)
+
     def open(self, service_id: str, local: LocalSocket) -> Connection:
         """Open a connection to a service of the far end for a local socket."""
+        if self._probing and self._silence is None:
+            self._silence = self._loop.call_later(SILENCE_SECONDS, self._fell_silent)
         connection = self._session.open(service_id)
         self._send_output()
         self.join(connection, local)
@@ -93,42 +147,89 @@ class Multiplexer:
             self._forget(connection, local)
             local.abort()
 
+    def stop_probing(self) -> None:
+        """Take the far end's version for known."""
+        self._probing = self._remembering = False
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+        for local in self.connections.values():
+            local.remembered = b""
+        self._waiting.extend(self._parked)
+        self._parked.clear()
+        self.link_writable()
+
+    def carry_over(self) -> list[tuple[str, LocalSocket]]:
+        """Give up this link: return the connections that nothing has come for yet, ready to begin anew.
+
+        The others end.
+        """
+        self._abandoned = True
+        self._waiting.clear()
+        carried = []
+        for connection, local in list(self.connections.items()):
+            if local.bytes_out or not self._remembering:
+                self._forget(connection, local)
+                local.finish()
+            else:
+                del self.connections[connection]
+                del self._names[local]
+                local.owner = None
+                local.rewind()
+                carried.append((connection.service_id, local))
+        self.stop_probing()
+        return carried
+
     # What the link reports.
 
     def link_up(self, link: Link) -> None:
         self._link = link
+        self._session.version = min(self._session.version, link.version)
+        if link.version is Version.V1:
+            # The service names nothing to V1: there is one service, and it has no name.
+            self._owner.services_offered((NAMELESS,))
 
     def data_received(self, data: bytes) -> None:
         try:
             for event in self._session.receive(data):
-                if isinstance(event, DataReceived):
-                    local = self.connections.get(event.connection)
-                    if local is not None:
-                        local.deliver(event.payload)
-                elif isinstance(event, ConnectionClosed):
-                    local = self.connections.get(event.connection)
-                    if local is not None:
-                        self._forget(event.connection, local)
-                        local.finish()
-                elif isinstance(event, ConnectionRequested):
-                    self._owner.connection_requested(event.connection)
-                elif isinstance(event, ServicesOffered):
-                    self._owner.services_offered(event.service_ids)
+                self._handle(event)
+                if self._abandoned:
+                    return
         except ProtocolError as error:
             if self._link is not None:
                 self._link.fail(LinkLost(f"the far end broke the protocol: it sent {error}"))
         self._send_output()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, DataReceived):
+            local = self.connections.get(event.connection)
+            if local is not None:
+                local.deliver(event.payload)
+        elif isinstance(event, ConnectionClosed):
+            local = self.connections.get(event.connection)
+            if local is not None:
+                self._forget(event.connection, local)
+                local.finish()
+        elif isinstance(event, ConnectionRequested):
+            self._owner.connection_requested(event.connection)
+        elif isinstance(event, ServicesOffered):
+            # A tunnel with several services has no far end of V1, and V2 understands how a V3 stream starts.
+            self._remembering = self._probing and len(event.service_ids) <= 1
+            self._owner.services_offered(event.service_ids)
+        elif isinstance(event, PeerVersionFound):
+            self._owner.peer_version_found(event.version)
+            if not self._abandoned:
+                self.stop_probing()
 
     def link_writable(self) -> None:
         link = self._link
         while self._waiting and link is not None and link.writable:
             local = self._waiting.popleft()
             self._send_turn(local, TURN if self._waiting else MAX_PAYLOAD)
-            if local.pending:
-                self._waiting.append(local)
 
     def link_down(self) -> None:
         self._link = None
+        self.stop_probing()
         self._waiting.clear()
         for connection, local in list(self.connections.items()):
             self._forget(connection, local)
@@ -137,7 +238,7 @@ class Multiplexer:
     # What the local sockets report.
 
     def local_ready(self, local: LocalSocket) -> None:
-        if local not in self._names or local in self._waiting:
+        if local not in self._names or local in self._waiting or local in self._parked:
             return
         if self._link is not None and self._link.writable and not self._waiting:
             self._send_turn(local, MAX_PAYLOAD)
@@ -181,13 +282,22 @@ class Multiplexer:
         connection = self._names.get(local)
         if connection is None:
             return
+        if self._remembering:
+            most = min(most, REMEMBER - len(local.remembered))
+        if local.pending and most:
+            self._session.send(connection, local.take(most, remember=self._remembering))
         if local.pending:
-            self._session.send(connection, local.take(most))
-        if local.ended and not local.pending:
+            (self._waiting if most else self._parked).append(local)
+        elif local.ended:
             self._session.close(connection)
             self._forget(connection, local)
             local.finish()
         self._send_output()
+
+    def _fell_silent(self) -> None:
+        self._silence = None
+        if self._probing and self.connections:
+            self._owner.peer_silent()
 
     def _forget(self, connection: Connection, local: LocalSocket) -> None:
         del self.connections[connection]

@@ -12,7 +12,7 @@ from typing import Callable
 from ..errors import TunnelClosed, TunnelRefused
 from .backoff import Backoff
 from .endpoint import Endpoint
-from .link import Access, Link, LinkLost, Receiver, connect
+from .link import Access, Link, LinkLost, Receiver, Relink, connect
 
 __all__ = ["keep_linked"]
 
@@ -67,6 +67,9 @@ async def keep_linked(
         if isinstance(cause, (TunnelClosed, TunnelRefused)) or (isinstance(cause, LinkLost) and cause.permanent):
             raise cause
         report(cause)
+        if isinstance(cause, Relink):
+            log.info("%s", cause)
+            continue
         if link is not None and loop.time() - since > STABLE_SECONDS:
             backoff.reset()
         delay = backoff.next_delay()

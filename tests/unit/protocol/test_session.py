@@ -16,9 +16,13 @@ from tunnelproxy.protocol.session import (
     ConnectionRequested,
     DataReceived,
     Mode,
+    PeerVersionFound,
     ServicesOffered,
     Session,
+    Version,
 )
+
+EVENTS = (ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed, PeerVersionFound)
 
 
 def sent_by(session: Session) -> list[Message]:
@@ -165,7 +169,6 @@ def test_the_service_can_name_services_and_end_everything() -> None:
         (Mode.SOURCE, about(Message.CONNECTION_START), "only a source may send"),
         (Mode.DESTINATION, start(stream=0), "stream ID 0"),
         (Mode.DESTINATION, about(Message.DATA, stream=0), "stream ID 0"),
-        (Mode.DESTINATION, Message(type=Message.DATA, streamId=1), "without a service ID"),
         (Mode.DESTINATION, Message(type=Message.UNKNOWN), "unknown type 0"),
         (Mode.DESTINATION, Message(type=99), "unknown type 99"),
     ],
@@ -173,6 +176,94 @@ def test_the_service_can_name_services_and_end_everything() -> None:
 def test_broken_rules_are_protocol_errors(mode: Mode, message: Message, complaint: str) -> None:
     with pytest.raises(ProtocolError, match=complaint):
         received(Session(mode), message)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_message_without_service_id_breaks_a_tunnel_with_several_services(mode: Mode) -> None:
+    session = Session(mode)
+    offer = Message(type=Message.SERVICE_IDS, availableServiceIds=["SSH1", "HTTP1"])
+    with pytest.raises(ProtocolError, match="without a service ID, as V1 has them, though this tunnel has several"):
+        received(session, offer, Message(type=Message.DATA, streamId=1))
+
+
+OFFER_SSH = Message(type=Message.SERVICE_IDS, availableServiceIds=["SSH1"])
+
+
+def test_a_destination_answers_a_v1_source_without_service_id() -> None:
+    destination = Session(Mode.DESTINATION)
+    connection = Connection("SSH1", 1, 1)
+    assert received(destination, OFFER_SSH, Message(type=Message.STREAM_START, streamId=1))[1:] == [
+        ConnectionRequested(connection)
+    ]
+    destination.send(connection, b"x")
+    destination.close(connection)
+    assert sent_by(destination) == [
+        Message(type=Message.DATA, streamId=1, payload=b"x"),
+        Message(type=Message.STREAM_RESET, streamId=1),
+    ]
+
+
+def test_a_destination_answers_a_v2_source_without_connection_id() -> None:
+    destination = Session(Mode.DESTINATION)
+    received(destination, Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1"))
+    destination.close(Connection("SSH1", 1, 1))
+    assert sent_by(destination) == [Message(type=Message.STREAM_RESET, streamId=1, serviceId="SSH1")]
+
+
+def test_an_old_destination_answers_a_newer_source_in_its_own_version() -> None:
+    destination = Session(Mode.DESTINATION, Version.V2)
+    received(destination, start())
+    destination.send(Connection("SSH1", 1, 1), b"x")
+    assert sent_by(destination) == [Message(type=Message.DATA, streamId=1, serviceId="SSH1", payload=b"x")]
+
+
+@pytest.mark.parametrize(("version", "service_id"), [(Version.V1, ""), (Version.V2, "SSH1")])
+def test_an_old_source_has_one_connection_and_ends_it_with_its_stream(version: Version, service_id: str) -> None:
+    source = Session(Mode.SOURCE, version)
+    received(source, OFFER_SSH)
+    connection = source.open("SSH1")
+    assert not source.is_idle("SSH1")
+    with pytest.raises(RuntimeError, match="has one connection per service"):
+        source.open("SSH1")
+    source.close(connection)
+    assert source.is_idle("SSH1")
+    assert sent_by(source) == [
+        Message(type=Message.STREAM_START, streamId=1, serviceId=service_id),
+        Message(type=Message.STREAM_RESET, streamId=1, serviceId=service_id),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"),
+    [
+        (Message(type=Message.DATA, streamId=1, payload=b"x"), Version.V1),
+        (Message(type=Message.STREAM_RESET, streamId=1), Version.V1),
+        (Message(type=Message.DATA, streamId=1, serviceId="SSH1", payload=b"x"), Version.V2),
+        (Message(type=Message.DATA, streamId=1, serviceId="SSH1", connectionId=1, payload=b"x"), Version.V3),
+    ],
+)
+def test_the_first_answer_shows_the_version_of_the_far_end(answer: Message, version: Version) -> None:
+    source = Session(Mode.SOURCE)
+    received(source, OFFER_SSH)
+    source.open("SSH1")
+    assert received(source, answer)[0] == PeerVersionFound(version)
+
+
+@pytest.mark.parametrize("answer", [about(Message.STREAM_RESET), about(Message.CONNECTION_RESET)])
+def test_a_reset_that_may_be_the_services_own_shows_nothing(answer: Message) -> None:
+    source = Session(Mode.SOURCE)
+    connection = source.open("SSH1")
+    assert received(source, answer) == [ConnectionClosed(connection)]
+
+
+def test_a_v2_far_end_is_spoken_to_without_connection_id_from_then_on() -> None:
+    source = Session(Mode.SOURCE)
+    connection = source.open("SSH1")
+    source.data_to_send()
+    received(source, Message(type=Message.DATA, streamId=1, serviceId="SSH1", payload=b"x"))
+    source.send(connection, b"y")
+    source.close(connection)
+    assert [(m.type, m.connectionId) for m in sent_by(source)] == [(Message.DATA, 0), (Message.STREAM_RESET, 0)]
 
 
 def test_an_unknown_type_that_is_ignorable_is_skipped() -> None:
@@ -202,7 +293,7 @@ def test_garbage_gives_events_or_a_protocol_error(mode: Mode, pieces: list[bytes
     with contextlib.suppress(ProtocolError):
         for piece in pieces:
             for event in session.receive(piece):
-                assert isinstance(event, (ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed))
+                assert isinstance(event, EVENTS)
 
 
 class JoinedEnds(RuleBasedStateMachine):

@@ -90,7 +90,7 @@ async def test_the_handshake_carries_mode_tokens_and_subprotocol(certificates: C
         assert seen[0].path == "/tunnel?local-proxy-mode=source"
         assert seen[0].headers["access-token"] == "the-access-token"
         assert seen[0].headers["client-token"] == "the-client-token"
-        assert seen[0].headers["Sec-WebSocket-Protocol"] == V3
+        assert seen[0].headers["Sec-WebSocket-Protocol"] == ", ".join(SUBPROTOCOLS.values())
         link.close()
         await link.lost
 

@@ -12,16 +12,17 @@ import pytest
 
 from peers.event_loop import in_event_loop, until
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, FrameReader, Message, frame, parse
-from tunnelproxy.protocol.session import Connection, Mode
+from tunnelproxy.protocol.session import Connection, Mode, Version
 from tunnelproxy.transport.link import Link
 from tunnelproxy.transport.local import LocalSocket
-from tunnelproxy.transport.multiplexer import TURN, Multiplexer
+from tunnelproxy.transport.multiplexer import REMEMBER, TURN, Multiplexer
 
 
 class ValveLink:
     """Stands where the WebSocket is: keeps what is sent, and is writable for as many messages as the test says."""
 
     def __init__(self) -> None:
+        self.version = Version.V3
         self.messages: list[Message] = []
         self.failure: Exception | None = None
         self.reading = True
@@ -51,12 +52,20 @@ class Owner:
         self.requested: list[Connection] = []
         self.ended: list[Connection] = []
         self.offered: tuple[str, ...] = ()
+        self.versions: list[Version] = []
+        self.silences = 0
 
     def services_offered(self, service_ids: tuple[str, ...]) -> None:
         self.offered = service_ids
 
     def connection_requested(self, connection: Connection) -> None:
         self.requested.append(connection)
+
+    def peer_version_found(self, version: Version) -> None:
+        self.versions.append(version)
+
+    def peer_silent(self) -> None:
+        self.silences += 1
 
     def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
         self.ended.append(connection)
@@ -176,7 +185,7 @@ async def test_a_peer_that_makes_no_progress_is_reset_alone(caplog: pytest.LogCa
     assert rig.owner.ended == [stalled]
     assert rig.link.messages[-1].type == Message.CONNECTION_RESET
     assert rig.link.messages[-1].connectionId == stalled.connection_id
-    assert rig.link.reading
+    await until(lambda: rig.link.reading)
     assert "has read nothing for" in caplog.text
     rig.receive(Message.DATA, healthy, b"still here")
     assert await asyncio.get_running_loop().sock_recv(other, 100) == b"still here"
@@ -196,3 +205,50 @@ async def test_every_connection_ends_with_its_link() -> None:
     rig.multiplexer.link_down()
     assert rig.owner.ended == [connection]
     assert await asyncio.get_running_loop().sock_recv(peer, 100) == b""
+
+
+@in_event_loop
+async def test_a_far_end_of_unknown_version_gets_little_until_it_has_answered() -> None:
+    rig = Rig(probing=True)
+    connection, peer = await rig.connect()
+    loop = asyncio.get_running_loop()
+    sending = asyncio.ensure_future(loop.sock_sendall(peer, bytes(4 * REMEMBER)))
+    await until(lambda: sum(len(message.payload) for message in rig.data()) == REMEMBER)
+    rig.receive(Message.DATA, connection, b"answer")
+    await sending
+    await until(lambda: sum(len(message.payload) for message in rig.data()) == 4 * REMEMBER)
+    assert rig.owner.versions == [Version.V3]
+
+
+@in_event_loop
+async def test_what_was_sent_to_no_avail_can_be_carried_to_another_link() -> None:
+    rig = Rig(probing=True)
+    _, peer = await rig.connect()
+    peer.send(b"first ")
+    await until(rig.data)
+    ((service_id, local),) = rig.multiplexer.carry_over()
+    other = Rig(version=Version.V1)
+    local.owner = other.multiplexer
+    other.multiplexer.open(service_id, local)
+    peer.send(b"second")
+    await until(lambda: b"".join(message.payload for message in other.data()) == b"first second")
+    assert {message.serviceId for message in other.link.messages} == {""}
+    assert rig.owner.ended == []
+
+
+@in_event_loop
+async def test_silence_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelproxy.transport.multiplexer.SILENCE_SECONDS", 0.05)
+    rig = Rig(probing=True)
+    _, _peer = await rig.connect()
+    await until(lambda: rig.owner.silences)
+    assert rig.owner.silences == 1
+
+
+@in_event_loop
+async def test_a_tunnel_with_several_services_has_no_far_end_of_v1_to_be_careful_with() -> None:
+    rig = Rig(probing=True)
+    rig.multiplexer.data_received(frame(Message(type=Message.SERVICE_IDS, availableServiceIds=["SSH1", "HTTP1"])))
+    _, peer = await rig.connect()
+    await asyncio.get_running_loop().sock_sendall(peer, bytes(4 * REMEMBER))
+    await until(lambda: sum(len(message.payload) for message in rig.data()) == 4 * REMEMBER)

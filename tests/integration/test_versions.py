@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sources and destinations of every version, joined by the service: the pairs that work, and what the others say."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from peers.exchange import ExchangeServer, exchange
+from peers.process import wait_for
+from peers.proxies import ProxyPair
+from peers.service import TunnelingService
+from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
+
+SIZE = 5 * 1000 * 1000
+
+ONE_CONNECTION = {"SSH1": 1}
+ONE_EACH = {"SSH1": 1, "HTTP1": 1}
+SEVERAL_EACH = {"SSH1": 3, "HTTP1": 3}
+
+WORKING = [
+    ("V1", "V1", ONE_CONNECTION),
+    ("V1", "V2", ONE_CONNECTION),
+    ("V1", "V3", ONE_CONNECTION),
+    ("V2", "V2", ONE_EACH),
+    ("V2", "V3", ONE_EACH),
+    ("V3", "V2", ONE_EACH),
+    ("V3", "V3", SEVERAL_EACH),
+    ("auto", "V1", ONE_CONNECTION),
+    ("auto", "V2", ONE_EACH),
+    ("auto", "V3", SEVERAL_EACH),
+]
+
+
+@contextmanager
+def joined(
+    service: TunnelingService,
+    folder: Path,
+    source: str,
+    destination: str,
+    services: Mapping[str, int],
+    size: int = SIZE,
+) -> Iterator[tuple[ProxyPair, ExchangeServer]]:
+    """A pair of proxies of these versions, in front of a server that exchanges bytes on every service."""
+    with ExitStack() as stack:
+        server = stack.enter_context(ExchangeServer(size))
+        addresses = dict.fromkeys(services, server.port)
+        options = (["-y", source], ["--protocol-version", destination])
+        yield stack.enter_context(ProxyPair(service, folder, addresses, *options)), server
+
+
+def connect(pair: ProxyPair, service_id: str) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", pair.ports[service_id]))
+    sock.settimeout(60)
+    return sock
+
+
+@pytest.mark.parametrize(("source", "destination", "services"), WORKING)
+def test_a_pair_that_works(
+    service: TunnelingService, tmp_path: Path, source: str, destination: str, services: Mapping[str, int]
+) -> None:
+    with joined(service, tmp_path, source, destination, services) as (pair, server):
+
+        def transfer(job: tuple[str, int]) -> tuple[str, str]:
+            service_id, seed = job
+            with connect(pair, service_id) as sock:
+                outcome = exchange(sock, SIZE, seed)
+            return outcome.sent, outcome.received
+
+        jobs = [
+            (service_id, seed * 10 + n) for n, (service_id, many) in enumerate(services.items()) for seed in range(many)
+        ]
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            seen = dict(pool.map(transfer, jobs))
+        noted = wait_for(lambda: len(server.outcomes) == len(jobs) and server.outcomes, "the server has noted all")
+        assert seen == {received: outcome.sent for received, outcome in noted.items()}
+        if source == "auto":
+            assert f"the destination speaks {destination}" in pair.source.output()
+
+
+def test_one_after_the_other_through_an_old_pair(service: TunnelingService, tmp_path: Path) -> None:
+    with joined(service, tmp_path, "auto", "V1", ONE_CONNECTION, size=1000) as (pair, _):
+        for seed in range(5):
+            with connect(pair, "SSH1") as sock:
+                exchange(sock, 1000, seed)
+            wait_for(lambda seed=seed: pair.source.output().count("closed after") > seed, "the connection has ended")
+
+
+@pytest.mark.parametrize("source", ["V2", "V3"])
+def test_a_v1_device_does_not_suit_a_source_that_was_told_otherwise(
+    service: TunnelingService, tmp_path: Path, source: str
+) -> None:
+    with joined(service, tmp_path, source, "V1", ONE_CONNECTION) as (pair, _), connect(pair, "SSH1") as sock:
+        sock.sendall(b"hello")
+        while sock.recv(65536):
+            pass
+        pair.source.wait_for_output(
+            f"the destination speaks V1, but this source was told that it speaks {source}: give -y V1, or leave it out"
+        )
+
+
+def test_a_v1_device_does_not_suit_a_tunnel_with_several_services(service: TunnelingService, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(ExchangeServer(1000))
+        pair = ProxyPair(service, tmp_path, {"SSH1": server.port, "HTTP1": server.port}, (), ())
+        stack.enter_context(pair)
+        pair.destination.stop()
+        token = service.boto3_client().rotate_tunnel_access_token(
+            tunnelId=pair.tunnel.tunnel_id, clientMode="DESTINATION"
+        )["destinationAccessToken"]
+        old = stack.enter_context(service.connect("destination", token, version=1))
+        sock = stack.enter_context(connect(pair, "SSH1"))
+        start = Message.FromString(old.recv(timeout=10)[2:])
+        answer = Message(type=Message.DATA, streamId=start.streamId, payload=b"SSH-2.0-old")
+        old.send(frame(answer))
+        assert sock.recv(100) == b""
+        pair.source.wait_for_output(
+            "the destination speaks V1, which carries one service, but this tunnel has SSH1, HTTP1: open a tunnel"
+        )
+
+
+@pytest.mark.parametrize("source", ["V2", "auto"])
+def test_a_second_connection_to_a_v2_device_is_turned_away(
+    service: TunnelingService, tmp_path: Path, source: str
+) -> None:
+    with (
+        joined(service, tmp_path, source, "V2", ONE_CONNECTION, size=1000) as (pair, _),
+        connect(pair, "SSH1") as first,
+    ):
+        assert first.recv(1)
+        with connect(pair, "SSH1") as second:
+            assert second.recv(1) == b""
+        pair.source.wait_for_output("SSH1: turned a connection away: the destination speaks V2")
+
+
+def test_a_device_that_understands_nothing_newer_gets_v1_with_all_that_was_sent(
+    service: TunnelingService, tmp_path: Path
+) -> None:
+    """As AWS's service does with a V1 device: what is not V1 never comes back."""
+    with ExitStack() as stack:
+        pair = stack.enter_context(ProxyPair(service, tmp_path, {"SSH1": 1}))
+        pair.destination.stop()
+        token = service.boto3_client().rotate_tunnel_access_token(
+            tunnelId=pair.tunnel.tunnel_id, clientMode="DESTINATION"
+        )["destinationAccessToken"]
+        device = stack.enter_context(service.connect("destination", token, version=1))
+        sock = stack.enter_context(connect(pair, "SSH1"))
+        sock.sendall(b"sent once")
+        received: list[Message] = []
+        while not any(message.payload == b"sent once" and not message.serviceId for message in received):
+            received += [parse(encoded) for encoded in FrameReader().feed(device.recv(timeout=20))]
+        stream_id = received[-1].streamId
+        device.send(frame(Message(type=Message.DATA, streamId=stream_id, payload=b"answer")))
+        assert sock.recv(100) == b"answer"
+        sock.sendall(b"and more")
+        assert parse(device.recv(timeout=10)[2:]) == Message(type=Message.DATA, streamId=stream_id, payload=b"and more")
