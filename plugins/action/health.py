@@ -76,10 +76,7 @@ class ActionModule(ActionBase):
         row = client.describe(thing)
         result.update({key: row.get(key) for key in ("source", "destination", "round_trip_ms")})
         if row.get("destination") == "disconnected":
-            raise Unhealthy(
-                f"{thing} is not connected to its tunnel. See whether its agent runs and has a network, then rotate "
-                "the destination token, which delivers it anew."
-            )
+            raise client.explain(thing, service, refused=True)
         if service not in row["services"]:
             offered = ", ".join(sorted(row["services"])) or "none"
             raise Unhealthy(
@@ -109,10 +106,7 @@ def _get(thing: str, service: str, port: int, options: dict) -> Answer:
             f"{options['timeout']} s. See how busy its HTTP server is, or raise timeout."
         ) from None
     except ConnectionError:
-        raise Unhealthy(
-            f"{thing} refused {service}: nothing answers at the address that it maps {service} to. See whether its "
-            "HTTP server runs, and listens where its destination proxy or agent expects it."
-        ) from None
+        raise client.explain(thing, service, refused=True) from None
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise Unhealthy(
             f"{thing} answered {service} with something that is not HTTP ({error}). See what it maps {service} to."

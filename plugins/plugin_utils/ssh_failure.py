@@ -35,26 +35,7 @@ def explain_ssh_failure(stderr: str, thing: str, service: str) -> str | None:
             f"The SSH host key of {thing} is not known here. Compare its fingerprint with the device's, then "
             "accept it once, for example with ANSIBLE_SSH_COMMON_ARGS='-o StrictHostKeyChecking=accept-new'."
         )
-    if any(words in stderr for words in _NO_GREETING):
-        return _not_connected(thing) or (
-            f"{thing} refused {service}: nothing answers at the address that it maps {service} to. See whether its SSH "
-            "server runs, and listens where its destination proxy or agent expects it."
-        )
-    if any(words in stderr for words in _SILENCE):
-        return _not_connected(thing) or (
-            f"{thing} took the connection to {service}, but no SSH server greeted in time. See what it maps {service} "
-            "to, and how busy it is."
-        )
+    refused = any(words in stderr for words in _NO_GREETING)
+    if refused or any(words in stderr for words in _SILENCE):
+        return str(client.explain(thing, service, refused=refused))
     return None
-
-
-def _not_connected(thing: str) -> str | None:
-    try:
-        if client.describe(thing).get("destination") != "disconnected":
-            return None
-    except client.HubError as error:
-        return str(error)
-    return (
-        f"{thing} is not connected to its tunnel. See whether its agent runs and has a network, then rotate the "
-        "destination token, which delivers it anew."
-    )

@@ -96,7 +96,7 @@ def test_the_health_playbook_names_who_is_not_well_and_fails(fleet: Fleet) -> No
         fleet.connect_anew("device-2")
 
     assert health.returncode != 0
-    assert "device-2 is not connected to its tunnel." in row_of(health.stdout, "device-2")
+    assert "device-2 is not connected to its tunnel" in row_of(health.stdout, "device-2")
     assert "failed=0" in next(line for line in health.stdout.splitlines() if line.startswith("device-1 "))
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "directory",
     "ensure",
+    "explain",
     "holds",
     "open_stream",
     "release",
@@ -37,8 +38,9 @@ SOCKET_NAME = "hub.sock"
 START_LOCK_NAME = "start.lock"
 
 START_SECONDS = 20.0
-OPEN_SECONDS = 15.0
-"""How long a device may take to answer on a new stream: its proxy gives up on a dead local port after 10 s."""
+OPEN_SECONDS = 20.0
+"""How long a device may take to answer on a new stream: its proxy gives up on a dead local port after 10 s, and one
+that may speak V1 only is asked a second time after 5 s."""
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MARGIN_SECONDS = 5.0
@@ -144,6 +146,19 @@ def describe(thing: str, *, timeout: float = 10.0) -> dict[str, Any]:
         HubError: the hub holds no tunnel for the thing.
     """
     return _ask("describe", timeout, thing=thing, aws=_aws_environment())
+
+
+def explain(thing: str, service: str, *, refused: bool, timeout: float = 10.0) -> HubError:
+    """Why a connection to a service of a thing gave nothing, with the state of the tunnel's ends as they are now.
+
+    Args:
+        refused: whether it was ended, rather than left without an answer.
+    """
+    try:
+        found = _ask("explain", timeout, thing=thing, service=service, refused=refused, aws=_aws_environment())
+    except HubError as error:
+        return error
+    return HubError(found["sentence"], code=found["code"])
 
 
 def release(tunnel_id: str) -> bool:

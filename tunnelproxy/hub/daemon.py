@@ -71,6 +71,7 @@ class Hub:
             "ensure": self._ensure,
             "adopt": self._adopt,
             "describe": self._describe,
+            "explain": self._explain,
             "release": self._release,
             "holds": self._holds,
             "status": self._status,
@@ -114,6 +115,10 @@ class Hub:
         row = tunnel.row()
         source = "connected" if row["state"] == "connected" else "disconnected"
         return {**row, "source": source, "destination": states.destination}
+
+    async def _explain(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        why = await self._find(request).explain(request["service"], refused=request["refused"])
+        return {"sentence": str(why), "code": why.code}
 
     async def _release(self, request: Mapping[str, Any]) -> dict[str, Any]:
         for thing, tunnel in list(self._tunnels.items()):

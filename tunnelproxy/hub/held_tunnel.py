@@ -153,11 +153,44 @@ class HeldTunnel:
         if answered:
             return theirs
         theirs.close()
-        raise await self._explain_silence(service_id, refused=answered is False, timeout=timeout)
+        raise await self.explain(service_id, refused=answered is False)
 
     async def ask_ends(self) -> EndStates:
         """Ask the control API for the state of this tunnel's ends."""
         return await end_states(self.record.tunnel_id, self.record.region, self.record.aws)
+
+    async def explain(self, service_id: str, *, refused: bool) -> HubError:
+        """Why a connection gave nothing: which end is at fault.
+
+        Args:
+            refused: whether it was ended, rather than left without an answer.
+        """
+        if self._proxy.refusal is not None:
+            return HubError(f"{self.record.thing}: {self._proxy.refusal}", code="old-protocol")
+        states = await self.ask_ends()
+        thing, tunnel = self.record.thing, self.record.tunnel_id
+        if states.tunnel in ("CLOSED", "GONE"):
+            return HubError(
+                f"the tunnel of {thing} ({tunnel}) is closed or has expired: {self._reopen()}", code="tunnel-closed"
+            )
+        if states.destination == "disconnected":
+            return HubError(
+                f"the device {thing} is not connected to its tunnel ({tunnel}): see that it is online and that its "
+                "agent or destination proxy runs with the newest access token",
+                code="device-not-connected",
+            )
+        if refused:
+            doubt = "" if states.destination == "connected" else " (or it is not connected: nobody could say)"
+            return HubError(
+                f"the device {thing} refused {service_id}{doubt}: see that the server behind {service_id} runs there, "
+                "at the address that its destination proxy has for it",
+                code="refused",
+            )
+        return HubError(
+            f"the device {thing} gave no answer on {service_id} in time; its end of the tunnel is "
+            f"{states.destination}: see that its proxy speaks V3 and that the server behind {service_id} answers there",
+            code="no-answer",
+        )
 
     def row(self) -> dict[str, Any]:
         """What ``hub status`` shows."""
@@ -203,32 +236,6 @@ class HeldTunnel:
             else TcpAddress(None, _free_port(self.record.ports.get(service_id, 0)))
             for service_id in offered
         }
-
-    async def _explain_silence(self, service_id: str, *, refused: bool, timeout: float) -> HubError:
-        states = await self.ask_ends()
-        thing, tunnel = self.record.thing, self.record.tunnel_id
-        if states.tunnel in ("CLOSED", "GONE"):
-            return HubError(
-                f"the tunnel of {thing} ({tunnel}) is closed or has expired: {self._reopen()}", code="tunnel-closed"
-            )
-        if states.destination == "disconnected":
-            return HubError(
-                f"the device {thing} is not connected to its tunnel ({tunnel}): see that it is online and that its "
-                "agent or destination proxy runs with the newest access token",
-                code="device-not-connected",
-            )
-        if refused:
-            doubt = "" if states.destination == "connected" else " (or it is not connected: nobody could say)"
-            return HubError(
-                f"the device {thing} refused {service_id}{doubt}: see that the server behind {service_id} runs there, "
-                "at the address that its destination proxy has for it",
-                code="refused",
-            )
-        return HubError(
-            f"the device {thing} gave no answer on {service_id} within {timeout:.0f} s; its end of the tunnel is "
-            f"{states.destination}: see that its proxy speaks V3 and that the server behind {service_id} answers there",
-            code="no-answer",
-        )
 
     def _reopen(self) -> str:
         return f"open one with the module iotops.tunnel.tunnel, thing_name={self.record.thing}"
