@@ -22,6 +22,8 @@ except ImportError:
 else:
     BOTO3_IMPORT_ERROR = None
 
+# AWS, like the tunneling service, says so in the text of an InvalidSignatureException.
+_WRONG_REGION = "scoped to a valid region"
 _KEYS_REFUSED = (
     "InvalidSignatureException",
     "SignatureDoesNotMatch",
@@ -257,6 +259,8 @@ def _cause(error: Exception, endpoint: str) -> str:
 def _refusal(error: Exception, endpoint: str) -> str:
     code = _code(error)
     said = error.response.get("Error", {}).get("Message") or code
+    if code in _KEYS_REFUSED and _WRONG_REGION in said:
+        return f"{endpoint} is not of that region ({said}) Set region, or AWS_REGION, to the one of the endpoint."
     known = (
         (
             _KEYS_REFUSED,

@@ -204,6 +204,7 @@ def test_waiting_in_vain_names_the_thing_and_keeps_the_tunnel(controller: Contro
         ({"endpoint_url": "https://127.0.0.1:9"}, {}, "https://127.0.0.1:9 (region us-east-1) cannot be reached"),
         ({"profile": "nobody"}, {}, "no such profile"),
         ({"region": "Not A Region"}, {}, "not an AWS region's name"),
+        ({"region": "eu-west-1"}, {}, "is not of that region (Credential should be scoped to a valid region"),
         ({"aws_ca_bundle": "/etc/ssl/certs/ca-certificates.crt"}, {}, "is not trusted here"),
         ({"lifetime": 721}, {}, "A lifetime of 721 minutes is not possible."),
         ({"thing_name": "-oProxyCommand=x"}, {}, "cannot be the name of a thing"),
