@@ -13,7 +13,9 @@ author:
   - The iotops.tunnel authors (@iotops)
 description:
   - Runs the ssh, sftp and scp of the controller like P(ansible.builtin.ssh#connection), whose options it has, over a
-    stream of the secure tunnel that the hub holds for the device. M(iotops.tunnel.tunnel) opens that tunnel.
+    stream of the secure tunnel that the hub holds for the device.
+  - Where the hub holds none, it takes over the device's open tunnel, or opens one; see O(open). AWS charges for each
+    tunnel that is opened, however short its life, and nothing for the rotation of its token.
   - The device is known by its thing name alone, in SSH's known hosts as well as in the path of its control socket.
     C(ansible_host) and C(ansible_port) mean nothing here.
   - An unreachable device is reported as unreachable, with the reason.
@@ -32,6 +34,36 @@ options:
     default: SSH1
     vars:
       - name: iotops_tunnel_service
+  open:
+    description:
+      - What to do where the hub holds no tunnel to the device that works, or only one whose life is nearly over.
+      - With V(reuse), the device's open tunnel, if this collection opened it, is taken over by rotating its source
+        token, which ends the connections of other controllers to this device. If there is none, one is opened.
+      - With V(always), a tunnel is opened. Tunnels that somebody else opened stay as they are.
+      - With V(never), the device is unreachable until M(iotops.tunnel.tunnel) or the playbook C(iotops.tunnel.open) has
+        opened a tunnel.
+    type: string
+    choices: [reuse, always, never]
+    default: reuse
+    env:
+      - name: IOTOPS_TUNNEL_OPEN
+    vars:
+      - name: iotops_tunnel_open
+  services:
+    description:
+      - Services of a tunnel that is opened.
+    type: list
+    elements: string
+    default: [SSH1, HTTP1]
+    vars:
+      - name: iotops_tunnel_services
+  wait_for_destination:
+    description:
+      - Seconds that the device has to connect to a tunnel that was opened or taken over just now.
+    type: int
+    default: 30
+    vars:
+      - name: iotops_tunnel_wait
   host:
     description:
       - Not to be set. The plugin makes it the thing name.
@@ -86,10 +118,21 @@ class Connection(SshConnection):
         self._ensure_tunnel()
         return super().fetch_file(in_path, out_path)
 
-    def _ensure_tunnel(self):
-        """Fail before ssh runs if the hub has no tunnel that is up. Opens none: a task does that, as it costs money."""
+    def transport_test(self, connect_timeout):
+        """See whether there is a tunnel that is up, for wait_for_connection, which opens none: it may ask for hours."""
+        self._ensure_tunnel(open_policy="never")
+
+    def _ensure_tunnel(self, open_policy=None):
+        """See to it that the hub has a tunnel that is up; fail before ssh runs if not."""
         try:
-            client.ensure(self._thing(), self._service(), timeout=float(self.get_option("timeout")))
+            client.ensure(
+                self._thing(),
+                self._service(),
+                open_policy=open_policy or self.get_option("open"),
+                services=[_checked("service", name, "iotops_tunnel_services") for name in self.get_option("services")],
+                wait=float(self.get_option("wait_for_destination")),
+                timeout=float(self.get_option("timeout")),
+            )
         except client.HubError as error:
             raise AnsibleConnectionFailure(str(error)) from error
 

@@ -199,10 +199,38 @@ def test_a_device_that_is_not_connected_is_named(fleet: Fleet, controller: Contr
     assert "device-2 is not connected to its tunnel" in outcome.message
 
 
-def test_a_thing_without_a_tunnel_is_unreachable(fleet: Fleet, controller: Controller) -> None:
-    outcome = controller.module("ansible.builtin.ping", "device-1", "-e", "iotops_tunnel_thing=nobody")["device-1"]
+NOBODY = ("-e", "iotops_tunnel_thing=nobody")
+
+
+def tunnels_to_nobody(fleet: Fleet) -> list[str]:
+    summaries = fleet.service.boto3_client().list_tunnels(thingName="nobody")["tunnelSummaries"]
+    return [summary["tunnelId"] for summary in summaries if summary["status"] == "OPEN"]
+
+
+def test_a_thing_without_a_tunnel_is_unreachable_where_none_may_be_opened(fleet: Fleet, controller: Controller) -> None:
+    never = (*NOBODY, "-e", "iotops_tunnel_open=never")
+    outcome = controller.module("ansible.builtin.ping", "device-1", *never)["device-1"]
     assert outcome.word == "UNREACHABLE"
     assert "there is no tunnel to nobody" in outcome.message
+    assert tunnels_to_nobody(fleet) == []
+
+
+def test_waiting_for_a_connection_opens_no_tunnel(fleet: Fleet, controller: Controller) -> None:
+    waiting = ("-a", "timeout=2 sleep=1", *NOBODY)
+    outcome = controller.module("ansible.builtin.wait_for_connection", "device-1", *waiting)["device-1"]
+    assert outcome.word != "SUCCESS"
+    assert "there is no tunnel to nobody" in outcome.message
+    assert tunnels_to_nobody(fleet) == []
+
+
+def test_a_tunnel_is_opened_for_a_thing_without_one(fleet: Fleet, controller: Controller) -> None:
+    first = controller.module("ansible.builtin.ping", "device-1", *NOBODY, "-e", "iotops_tunnel_wait=1")["device-1"]
+    second = controller.module("ansible.builtin.ping", "device-1", *NOBODY)["device-1"]
+    (tunnel_id,) = tunnels_to_nobody(fleet)
+    fleet.service.boto3_client().close_tunnel(tunnelId=tunnel_id, delete=True)
+    assert (first.word, second.word) == ("UNREACHABLE", "UNREACHABLE")
+    assert "the device nobody did not connect to its tunnel" in first.message
+    assert "the device nobody is not connected to its tunnel" in second.message
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,13 @@ OPEN_SECONDS = 20.0
 """How long a device may take to answer on a new stream: its proxy gives up on a dead local port after 10 s, and one
 that may speak V1 only is asked a second time after 5 s."""
 
+OPENING_SECONDS = 120.0
+"""How long the calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
+
+DEFAULT_SERVICES = ("SSH1", "HTTP1")
+ENDPOINT_VARIABLE = "AWSIOT_TUNNEL_ENDPOINT"
+CAPATH_VARIABLE = "AWSIOT_TUNNEL_CAPATH"
+
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MARGIN_SECONDS = 5.0
 _LONGEST_REPLY = 16 * 1024 * 1024
@@ -76,10 +83,22 @@ class _NotRunningError(Exception):
     """No hub listens."""
 
 
-def ensure(thing: str, service: str = "SSH1", *, timeout: float = 10.0) -> dict[str, Any]:
+def ensure(
+    thing: str,
+    service: str = "SSH1",
+    *,
+    open_policy: str = "never",
+    services: Sequence[str] = DEFAULT_SERVICES,
+    wait: float = 30.0,
+    timeout: float = 10.0,
+) -> dict[str, Any]:
     """Wait until the tunnel of a thing is linked, starting the hub if need be.
 
     Args:
+        open_policy: what to do where the hub holds no tunnel that works: ``never`` fails; ``reuse`` takes over the
+            thing's open tunnel, and opens one only where there is none; ``always`` opens one.
+        services: the service IDs of a tunnel that is opened.
+        wait: seconds that the device has to connect to a tunnel that the hub did not hold before.
         timeout: seconds to wait for the link.
 
     Returns:
@@ -88,7 +107,19 @@ def ensure(thing: str, service: str = "SSH1", *, timeout: float = 10.0) -> dict[
     Raises:
         HubError: there is no tunnel, it is not linked, or it does not carry the service; the text says why.
     """
-    return _ask("ensure", timeout, thing=thing, service=service, aws=_aws_environment())
+    return _ask(
+        "ensure",
+        timeout,
+        patience=wait + OPENING_SECONDS,
+        thing=thing,
+        service=service,
+        open=open_policy,
+        services=list(services),
+        wait=wait,
+        endpoint=os.environ.get(ENDPOINT_VARIABLE) or None,
+        capath=os.environ.get(CAPATH_VARIABLE) or None,
+        aws=_aws_environment(),
+    )
 
 
 def adopt(
@@ -244,9 +275,9 @@ def directory() -> str:
     return path
 
 
-def _ask(op: str, timeout: float, **fields: Any) -> dict[str, Any]:
+def _ask(op: str, timeout: float, *, patience: float = 0.0, **fields: Any) -> dict[str, Any]:
     request = {"op": op, "timeout": timeout, **fields}
-    return _check(_exchange(_connect_or_start(), request, timeout + _MARGIN_SECONDS))
+    return _check(_exchange(_connect_or_start(), request, timeout + patience + _MARGIN_SECONDS))
 
 
 def _ask_running(op: str, otherwise: dict[str, Any], **fields: Any) -> dict[str, Any]:

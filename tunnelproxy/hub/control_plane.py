@@ -1,19 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hub asks of the control API: the state of a tunnel's ends, to say which one is at fault."""
+"""What the hub asks of the control API: the state of a tunnel's ends; and tunnels, found, opened and taken over.
+
+boto3 is imported when the first call is made: it is large, and most hubs never need it. All calls of one way to reach
+the API (keys, region, endpoint) go through one client, whose adaptive retries hold the rate below what AWS throttles.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Callable, NamedTuple, TypeVar
 
-__all__ = ["EndStates", "end_states"]
+from .client import HubError
+
+__all__ = ["MANAGED_TAGS", "ControlPlane", "EndStates", "FoundTunnel"]
 
 log = logging.getLogger(__name__)
 
+MANAGED_TAGS = {"iotops:managed-by": "iotops.tunnel"}
+"""By these, tunnels that iotops.tunnel opened are found again; the module ``iotops.tunnel.tunnel`` sets the same."""
+
 ASK_SECONDS = 5.0
+CALL_SECONDS = 20.0
+
+_KEYS_REFUSED = ("InvalidSignatureException", "UnrecognizedClientException", "MissingAuthenticationTokenException")
+_KEYS_EXPIRED = ("ExpiredTokenException", "RequestExpired")
+_WRONG_REGION = "scoped to a valid region"
+
+T = TypeVar("T")
 
 
 class EndStates(NamedTuple):
@@ -28,44 +48,138 @@ class EndStates(NamedTuple):
     destination: str = "unknown"
 
 
-async def end_states(tunnel_id: str, region: str, aws: Mapping[str, str]) -> EndStates:
-    """Ask the control API about a tunnel; say that nothing is known where it does not answer in five seconds.
+@dataclass(frozen=True)
+class FoundTunnel:
+    """An open tunnel, with a source token that nobody has used.
+
+    Attributes:
+        opened: whether it was opened for this, rather than found.
+        expires_at: when its life ends, in seconds since the epoch.
+    """
+
+    tunnel_id: str
+    region: str
+    services: tuple[str, ...]
+    expires_at: float | None
+    source_token: str = field(repr=False)
+    opened: bool = False
+
+
+class ControlPlane:
+    """The control API, as reached in one way.
 
     Args:
-        aws: how to reach it, by the names of the environment variables.
+        aws: that way, by the names of the environment variables.
+        region: the region to use; by default the one that ``aws`` or the AWS configuration names.
     """
-    loop = asyncio.get_running_loop()
-    asking = loop.run_in_executor(None, _describe, tunnel_id, region, dict(aws))
-    try:
-        return await asyncio.wait_for(asking, ASK_SECONDS)
-    except asyncio.TimeoutError:
-        log.warning("the control API does not say within %.0f s what became of tunnel %s", ASK_SECONDS, tunnel_id)
-    return EndStates()
 
+    def __init__(self, aws: Mapping[str, str], region: str | None = None) -> None:
+        self._variables = frozenset(aws.items())
+        self._region = region
 
-def _describe(tunnel_id: str, region: str, aws: Mapping[str, str]) -> EndStates:
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-    except ImportError:
-        log.warning("without boto3 the hub cannot ask for the state of a tunnel: pip install boto3")
+    async def end_states(self, tunnel_id: str) -> EndStates:
+        """The state of a tunnel's ends; nothing is known where there is no answer in five seconds."""
+        try:
+            return await asyncio.wait_for(self._in_thread(lambda: self._end_states(tunnel_id)), ASK_SECONDS)
+        except asyncio.TimeoutError:
+            log.warning("the control API does not say within %.0f s what became of tunnel %s", ASK_SECONDS, tunnel_id)
+        except HubError as error:
+            log.warning("the state of tunnel %s is not known: %s", tunnel_id, error)
         return EndStates()
-    try:
-        client = _client(region, frozenset(aws.items()))
-        tunnel = client.describe_tunnel(tunnelId=tunnel_id)["tunnel"]
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        log.warning("DescribeTunnel of %s: %s", tunnel_id, code)
-        return EndStates(tunnel="GONE" if code == "ResourceNotFoundException" else "")
-    except BotoCoreError as error:
-        log.warning("DescribeTunnel of %s: %s", tunnel_id, error)
-        return EndStates()
-    state = tunnel.get("destinationConnectionState", {}).get("status", "unknown")
-    return EndStates(tunnel=tunnel.get("status", ""), destination=state.lower())
+
+    async def take(self, thing: str, service: str, life: float) -> FoundTunnel | None:
+        """Find the open tunnel of a thing that carries a service, and rotate its source token; None if there is none.
+
+        Of several, the one whose destination is connected, and else the newest, is taken.
+
+        Args:
+            life: seconds that the tunnel must have left.
+
+        Raises:
+            HubError: the control API does not do it.
+        """
+        return await self._in_thread(lambda: self._take(thing, service, life))
+
+    async def open(self, thing: str, services: Sequence[str]) -> FoundTunnel:
+        """Open a tunnel to a thing (OpenTunnel; AWS charges for it).
+
+        Raises:
+            HubError: the control API does not do it.
+        """
+        return await self._in_thread(lambda: self._open(thing, services))
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(None, self._explained, call)
+
+    def _explained(self, call: Callable[[], T]) -> T:
+        """Make a call of boto3's; its errors become sentences."""
+        try:
+            from botocore import exceptions as aws_errors
+        except ImportError:
+            raise HubError("the hub needs boto3 to open tunnels: pip install boto3") from None
+        try:
+            return call()
+        except aws_errors.ClientError as error:
+            raise HubError(_refusal(error), code="control-api") from None
+        except (aws_errors.NoCredentialsError, aws_errors.PartialCredentialsError):
+            raise HubError(
+                "there are no complete AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY",
+                code="wrong-credentials",
+            ) from None
+        except aws_errors.NoRegionError:
+            raise HubError("no AWS region is set: set AWS_REGION", code="wrong-region") from None
+        except aws_errors.BotoCoreError as error:
+            raise HubError(f"the control API cannot be reached: {error}", code="control-api") from None
+
+    def _end_states(self, tunnel_id: str) -> EndStates:
+        client = _client(self._region, self._variables)
+        try:
+            tunnel = client.describe_tunnel(tunnelId=tunnel_id)["tunnel"]
+        except client.exceptions.ResourceNotFoundException:
+            return EndStates(tunnel="GONE")
+        return EndStates(tunnel.get("status", ""), _destination_state(tunnel))
+
+    def _take(self, thing: str, service: str, life: float) -> FoundTunnel | None:
+        client = _client(self._region, self._variables)
+        found = [
+            tunnel
+            for tunnel in _open_tunnels(client, thing)
+            if service in _services(tunnel) and (_expiry(tunnel) or math.inf) > time.time() + life
+        ]
+        if not found:
+            return None
+        tunnel = next((each for each in found if _destination_state(each) == "connected"), found[0])
+        rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
+        log.info("took over the open tunnel %s of %s", tunnel["tunnelId"], thing)
+        return FoundTunnel(
+            tunnel_id=tunnel["tunnelId"],
+            region=client.meta.region_name,
+            services=_services(tunnel),
+            expires_at=_expiry(tunnel),
+            source_token=rotated["sourceAccessToken"],
+        )
+
+    def _open(self, thing: str, services: Sequence[str]) -> FoundTunnel:
+        client = _client(self._region, self._variables)
+        opened = client.open_tunnel(
+            destinationConfig={"thingName": thing, "services": list(services)},
+            tags=[{"key": key, "value": value} for key, value in MANAGED_TAGS.items()],
+        )
+        log.info("opened the tunnel %s to %s", opened["tunnelId"], thing)
+        tunnel = client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]
+        return FoundTunnel(
+            tunnel_id=opened["tunnelId"],
+            region=client.meta.region_name,
+            services=_services(tunnel),
+            expires_at=_expiry(tunnel),
+            source_token=opened["sourceAccessToken"],
+            opened=True,
+        )
 
 
 @functools.lru_cache(maxsize=16)
-def _client(region: str, variables: frozenset[tuple[str, str]]) -> Any:
+def _client(region: str | None, variables: frozenset[tuple[str, str]]) -> Any:
     """One client per way to reach the control API: making one takes longer than asking it."""
     import boto3
     from botocore.config import Config
@@ -76,11 +190,59 @@ def _client(region: str, variables: frozenset[tuple[str, str]]) -> Any:
         aws_secret_access_key=aws.get("AWS_SECRET_ACCESS_KEY"),
         aws_session_token=aws.get("AWS_SESSION_TOKEN"),
         profile_name=aws.get("AWS_PROFILE"),
-        region_name=region,
+        region_name=region or aws.get("AWS_REGION") or aws.get("AWS_DEFAULT_REGION"),
     )
     return session.client(
         "iotsecuretunneling",
         endpoint_url=aws.get("AWS_ENDPOINT_URL_IOTSECURETUNNELING") or aws.get("AWS_ENDPOINT_URL"),
         verify=aws.get("AWS_CA_BUNDLE"),
-        config=Config(connect_timeout=ASK_SECONDS, read_timeout=ASK_SECONDS, retries={"max_attempts": 1}),
+        config=Config(
+            connect_timeout=ASK_SECONDS,
+            read_timeout=CALL_SECONDS,
+            retries={"mode": "adaptive", "max_attempts": 6},
+            max_pool_connections=10,
+        ),
     )
+
+
+def _open_tunnels(client: Any, thing: str) -> Iterator[dict[str, Any]]:
+    """The open tunnels of a thing that are ours, the newest first, as DescribeTunnel shows them."""
+    request: dict[str, Any] = {"thingName": thing}
+    while True:
+        page = client.list_tunnels(**request)
+        for summary in page.get("tunnelSummaries", ()):
+            if summary.get("status") != "OPEN":
+                continue
+            tunnel = client.describe_tunnel(tunnelId=summary["tunnelId"])["tunnel"]
+            tags = {tag["key"]: tag["value"] for tag in tunnel.get("tags", ())}
+            if tunnel["status"] == "OPEN" and tags.items() >= MANAGED_TAGS.items():
+                yield tunnel
+        if not page.get("nextToken"):
+            return
+        request["nextToken"] = page["nextToken"]
+
+
+def _services(tunnel: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(tunnel.get("destinationConfig", {}).get("services", ()))
+
+
+def _destination_state(tunnel: Mapping[str, Any]) -> str:
+    return str(tunnel.get("destinationConnectionState", {}).get("status", "unknown")).lower()
+
+
+def _expiry(tunnel: Mapping[str, Any]) -> float | None:
+    created: datetime | None = tunnel.get("createdAt")
+    minutes = tunnel.get("timeoutConfig", {}).get("maxLifetimeTimeoutMinutes")
+    return None if created is None or minutes is None else (created + timedelta(minutes=minutes)).timestamp()
+
+
+def _refusal(error: Any) -> str:
+    said = error.response.get("Error", {})
+    code, message = said.get("Code", ""), said.get("Message", "")
+    if _WRONG_REGION in message:
+        return f"the AWS keys are used for the wrong region ({message}): set AWS_REGION to that of the endpoint"
+    if code in _KEYS_REFUSED:
+        return f"the AWS keys are not accepted ({code}): check them, and that they are meant for this endpoint"
+    if code in _KEYS_EXPIRED:
+        return f"the AWS session is over ({code}), or this machine's clock is wrong: log in again"
+    return f"the control API refuses the call ({code}: {message})"

@@ -20,7 +20,7 @@ from ..source import SourceProxy
 from ..transport.endpoint import Endpoint, tls_context
 from ..transport.link import Access
 from .client import HubError
-from .control_plane import EndStates, end_states
+from .control_plane import ControlPlane, EndStates
 
 __all__ = ["HeldTunnel", "TunnelRecord"]
 
@@ -61,10 +61,9 @@ class TunnelRecord:
         """Undo :meth:`to_json`, or read an ``adopt`` request."""
         return cls(**{**data, "services": tuple(data["services"])})
 
-    @property
-    def expired(self) -> bool:
-        """Whether the tunnel's life is over."""
-        return self.expires_at is not None and time.time() >= self.expires_at
+    def expires_within(self, seconds: float) -> bool:
+        """Whether the tunnel's life is over so soon, or already."""
+        return self.expires_at is not None and time.time() + seconds >= self.expires_at
 
 
 class HeldTunnel:
@@ -157,7 +156,7 @@ class HeldTunnel:
 
     async def ask_ends(self) -> EndStates:
         """Ask the control API for the state of this tunnel's ends."""
-        return await end_states(self.record.tunnel_id, self.record.region, self.record.aws)
+        return await ControlPlane(self.record.aws, self.record.region).end_states(self.record.tunnel_id)
 
     async def explain(self, service_id: str, *, refused: bool) -> HubError:
         """Why a connection gave nothing: which end is at fault.

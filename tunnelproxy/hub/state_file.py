@@ -26,7 +26,7 @@ def load(path: Path) -> list[TunnelRecord]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         log.warning("what the last hub left in %s cannot be read (%s): starting without it", path, type(error).__name__)
         return []
-    return [record for record in records if not record.expired]
+    return [record for record in records if not record.expires_within(0)]
 
 
 def save(path: Path, records: Iterable[TunnelRecord]) -> None:

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tunnels that open themselves: the hub finds the open tunnel of a thing, or opens one, exactly one."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.device import Device, make_ssh_key
+from peers.process import wait_for
+from peers.service import TunnelingService
+from tunnelproxy.hub import client
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture
+def controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An operator's machine, with a hub of its own, that uses the service."""
+    for name, value in service.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
+    yield tmp_path
+    client.stop()
+
+
+@pytest.fixture(scope="module")
+def hardware(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    folder = tmp_path_factory.mktemp("device")
+    with Device("device", service, folder, make_ssh_key(folder / "user_key")) as running:
+        yield running
+
+
+@pytest.fixture
+def thing(service: TunnelingService, hardware: Device) -> Iterator[str]:
+    """A thing of this test's own, whose device joins the first tunnel that is opened to it."""
+    name = f"thing-{next(numbers)}"
+    joining = threading.Thread(target=join_first_tunnel, args=(service, hardware, name), daemon=True)
+    joining.start()
+    yield name
+    hardware.stop_proxy()
+
+
+def join_first_tunnel(service: TunnelingService, device: Device, thing: str) -> None:
+    """What an agent does when it is told of a tunnel."""
+    try:
+        tunnel_id = wait_for(lambda: open_tunnels(service, thing), f"a tunnel to {thing} is opened")[0]
+    except AssertionError:
+        return
+    rotated = service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
+    device.start_proxy(rotated["destinationAccessToken"])
+
+
+def open_tunnels(service: TunnelingService, thing: str) -> list[str]:
+    summaries = service.boto3_client().list_tunnels(thingName=thing)["tunnelSummaries"]
+    return [summary["tunnelId"] for summary in summaries if summary["status"] == "OPEN"]
+
+
+def ensure(thing: str, open_policy: str = "reuse", **settings: Any) -> dict[str, Any]:
+    return client.ensure(thing, open_policy=open_policy, **settings)
+
+
+def greeting(thing: str) -> bytes:
+    with socket.socket(fileno=client.open_stream(thing, "SSH1")) as stream:
+        return stream.recv(8)
+
+
+@contextmanager
+def another_hub(folder: Path) -> Iterator[None]:
+    """Be another controller for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IOTOPS_TUNNEL_DIR", str(folder / "another-hub"))
+        yield
+        client.stop()
+
+
+def test_a_tunnel_is_opened_and_the_device_awaited(service: TunnelingService, controller: Path, thing: str) -> None:
+    row = ensure(thing)
+    assert open_tunnels(service, thing) == [row["tunnel_id"]]
+    assert greeting(thing) == b"SSH-2.0-"
+
+
+def test_many_who_ask_at_once_get_the_same_tunnel(service: TunnelingService, controller: Path, thing: str) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        rows = list(pool.map(lambda _: ensure(thing), range(10)))
+    assert {row["tunnel_id"] for row in rows} == set(open_tunnels(service, thing))
+    assert len(open_tunnels(service, thing)) == 1
+
+
+def test_an_open_tunnel_is_taken_over_rather_than_another_opened(
+    service: TunnelingService, controller: Path, thing: str
+) -> None:
+    with another_hub(controller):
+        opened = ensure(thing)["tunnel_id"]
+    assert ensure(thing)["tunnel_id"] == opened
+    assert greeting(thing) == b"SSH-2.0-"
+    assert open_tunnels(service, thing) == [opened]
+
+
+def test_tunnels_that_others_opened_are_left_alone(service: TunnelingService, controller: Path) -> None:
+    thing = f"thing-{next(numbers)}"
+    foreign = service.boto3_client().open_tunnel(destinationConfig={"thingName": thing, "services": ["SSH1"]})
+    with pytest.raises(client.HubError):
+        ensure(thing, wait=0)
+    assert len(open_tunnels(service, thing)) == 2
+    states = service.boto3_client().describe_tunnel(tunnelId=foreign["tunnelId"])["tunnel"]
+    assert states["sourceConnectionState"]["status"] == "DISCONNECTED"
+
+
+def test_always_opens_another(service: TunnelingService, controller: Path, thing: str) -> None:
+    with another_hub(controller):
+        first = ensure(thing)["tunnel_id"]
+    with pytest.raises(client.HubError, match="did not connect to its tunnel"):
+        ensure(thing, "always", wait=0)
+    assert len(open_tunnels(service, thing)) == 2
+    assert first in open_tunnels(service, thing)
+
+
+def test_never_opens_none(service: TunnelingService, controller: Path) -> None:
+    thing = f"thing-{next(numbers)}"
+    with pytest.raises(client.HubError) as caught:
+        ensure(thing, "never")
+    assert caught.value.code == "no-tunnel"
+    assert open_tunnels(service, thing) == []
+
+
+def test_a_closed_tunnel_is_replaced(service: TunnelingService, controller: Path, thing: str, hardware: Device) -> None:
+    closed = ensure(thing)["tunnel_id"]
+    service.boto3_client().close_tunnel(tunnelId=closed)
+    wait_for(lambda: (client.status() or {})["tunnels"][0]["state"] == "tunnel-closed", "the hub knows it is closed")
+    joining = threading.Thread(target=join_first_tunnel, args=(service, hardware, thing), daemon=True)
+    joining.start()
+    assert ensure(thing)["tunnel_id"] != closed
+    assert greeting(thing) == b"SSH-2.0-"
+
+
+def test_a_tunnel_about_to_expire_is_renewed_and_finishes_what_it_carries(
+    service: TunnelingService, controller: Path, hardware: Device
+) -> None:
+    thing = f"thing-{next(numbers)}"
+    short = service.boto3_client().open_tunnel(
+        destinationConfig={"thingName": thing, "services": ["SSH1", "HTTP1"]},
+        timeoutConfig={"maxLifetimeTimeoutMinutes": 5},
+    )
+    hardware.start_proxy(short["destinationAccessToken"])
+    described = service.boto3_client().describe_tunnel(tunnelId=short["tunnelId"])["tunnel"]
+    client.adopt(
+        thing,
+        tunnel_id=short["tunnelId"],
+        region="us-east-1",
+        source_token=short["sourceAccessToken"],
+        services=["SSH1", "HTTP1"],
+        endpoint=service.data,
+        capath=service.ca,
+        expires_at=described["createdAt"].timestamp() + 300,
+    )
+    with socket.socket(fileno=client.open_stream(thing, "SSH1")) as stream:
+        assert stream.recv(8) == b"SSH-2.0-"
+        with pytest.raises(client.HubError, match="did not connect to its tunnel"):
+            ensure(thing, wait=0)
+        held = (client.status() or {})["tunnels"]
+        assert [row["tunnel_id"] for row in held] != [short["tunnelId"]]
+        stream.sendall(b"SSH-2.0-test\r\n")
+        stream.settimeout(10)
+        assert stream.recv(1)
+    hardware.stop_proxy()
+
+
+def test_a_device_that_does_not_come_is_named(service: TunnelingService, controller: Path) -> None:
+    thing = f"thing-{next(numbers)}"
+    with pytest.raises(
+        client.HubError, match=rf"the device {thing} did not connect to its tunnel .* within 1 s"
+    ) as caught:
+        ensure(thing, wait=1)
+    assert caught.value.code == "device-not-connected"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", r"the AWS keys are not accepted \(InvalidSignatureException\)"),
+        ("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN", r"the AWS keys are not accepted \(UnrecognizedClientException\)"),
+        ("AWS_REGION", "eu-west-1", "the AWS keys are used for the wrong region"),
+        ("AWS_ENDPOINT_URL_IOTSECURETUNNELING", "https://127.0.0.1:9", "the control API cannot be reached"),
+    ],
+)
+def test_why_no_tunnel_could_be_opened(
+    controller: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(client.HubError, match=words):
+        ensure(f"thing-{next(numbers)}")

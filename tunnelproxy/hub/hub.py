@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hub does for those who ask: holds every tunnel of one user, opens and renews them, hands out streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+from ..errors import ConfigurationError
+from . import state_file
+from .client import HubError
+from .control_plane import ControlPlane
+from .held_tunnel import HeldTunnel, TunnelRecord
+
+__all__ = ["Hub"]
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 10 * 60.0
+"""A tunnel with less life than this is not handed out any more where another may be opened."""
+
+DESTINATION_POLL_SECONDS = 1.0
+
+
+class Hub:
+    """Every tunnel of one user on one controller, by the thing at its far end."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._tunnels: dict[str, HeldTunnel] = {}
+        self._retired: list[HeldTunnel] = []
+        """Tunnels that were replaced while they carried connections."""
+        self._locks: dict[str, asyncio.Lock] = {}
+        self.stopping = asyncio.Event()
+        self._last_used = asyncio.get_running_loop().time()
+
+    def restore(self) -> None:
+        """Take over the tunnels that the hub before this one left."""
+        for record in state_file.load(self._state):
+            with contextlib.suppress(ConfigurationError):
+                self._tunnels[record.thing] = HeldTunnel(record)
+                log.info("took over the tunnel of %s (%s)", record.thing, record.tunnel_id)
+
+    def idle_for(self, seconds: float) -> bool:
+        """Whether, for so long, nobody asked for anything and no tunnel worked or could work again by itself."""
+        now = asyncio.get_running_loop().time()
+        if any(tunnel.alive for tunnel in self._tunnels.values()):
+            self._last_used = now
+        return now - self._last_used >= seconds
+
+    async def tidy(self) -> None:
+        """Disconnect the tunnels that were replaced and carry nothing any more."""
+        done = [tunnel for tunnel in self._retired if not tunnel.busy]
+        self._retired = [tunnel for tunnel in self._retired if tunnel not in done]
+        await asyncio.gather(*(tunnel.stop() for tunnel in done))
+
+    async def stop(self) -> None:
+        """Disconnect every tunnel; what is needed to go on stays in the file."""
+        self._save()
+        await asyncio.gather(*(tunnel.stop() for tunnel in (*self._tunnels.values(), *self._retired)))
+
+    async def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], socket.socket | None]:
+        """Carry out one request: the reply, and for ``open`` the stream to pass along.
+
+        Raises:
+            HubError: it cannot be done; the text is for the operator.
+        """
+        operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+            "ensure": self._ensure,
+            "adopt": self._adopt,
+            "describe": self._describe,
+            "explain": self._explain,
+            "release": self._release,
+            "holds": self._holds,
+            "status": self._status,
+            "open": self._open,
+            "stop": self._stop_request,
+        }
+        operation = operations.get(str(request.get("op")))
+        if operation is None:
+            raise HubError(f"this hub does not know the request '{request.get('op')}': stop it (tunnelproxy hub stop)")
+        self._last_used = asyncio.get_running_loop().time()
+        result = await operation(request)
+        return result if isinstance(result, tuple) else (result, None)
+
+    async def _ensure(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        new = False
+        if request["open"] == "never":
+            tunnel = self._find(request)
+        else:
+            async with self._lock(request["thing"]):
+                tunnel, new = await self._provide(request)
+        await tunnel.wait_linked(request["timeout"])
+        tunnel.check_offers(request["service"])
+        if new:
+            self._save()
+            await self._wait_for_destination(tunnel, request["wait"])
+        return tunnel.row()
+
+    async def _provide(self, request: Mapping[str, Any]) -> tuple[HeldTunnel, bool]:
+        """The tunnel of a thing: the one held, or the open one, or a new one; and whether it was not held before."""
+        thing, service = request["thing"], request["service"]
+        held = self._tunnels.get(thing)
+        if held is not None and held.alive and not held.record.expires_within(RENEW_SECONDS):
+            held.use_aws(request["aws"])
+            return held, False
+        plane = ControlPlane(request["aws"])
+        found = await plane.take(thing, service, RENEW_SECONDS) if request["open"] == "reuse" else None
+        if found is None:
+            found = await plane.open(thing, request["services"])
+        record = TunnelRecord(
+            thing=thing,
+            tunnel_id=found.tunnel_id,
+            region=found.region,
+            source_token=found.source_token,
+            services=found.services,
+            endpoint=request["endpoint"],
+            capath=request["capath"],
+            expires_at=found.expires_at,
+            ports=held.ports if held is not None else {},
+            aws=request["aws"],
+        )
+        return await self._hold(record), True
+
+    async def _wait_for_destination(self, tunnel: HeldTunnel, seconds: float) -> None:
+        """Wait until the device has taken up its end: it learns its token only when the tunnel is opened."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while (await tunnel.ask_ends()).destination == "disconnected":
+            if loop.time() >= deadline:
+                raise HubError(
+                    f"the device {tunnel.record.thing} did not connect to its tunnel ({tunnel.record.tunnel_id}) "
+                    f"within {seconds:.0f} s: see that it is online and that its agent runs",
+                    code="device-not-connected",
+                )
+            await asyncio.sleep(DESTINATION_POLL_SECONDS)
+
+    async def _adopt(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        record = TunnelRecord.from_json({k: v for k, v in request.items() if k not in ("op", "timeout")})
+        async with self._lock(record.thing):
+            tunnel = self._tunnels.get(record.thing)
+            if tunnel is None or not tunnel.alive or tunnel.record.source_token != record.source_token:
+                tunnel = await self._hold(record)
+        await tunnel.wait_linked(request["timeout"])
+        self._save()
+        return tunnel.row()
+
+    async def _hold(self, record: TunnelRecord) -> HeldTunnel:
+        """Hold a tunnel in place of the one that was held for its thing, which may finish what it carries."""
+        try:
+            tunnel = HeldTunnel(record)
+        except ConfigurationError as error:
+            raise HubError(str(error), code="bad-input") from None
+        before = self._tunnels.get(record.thing)
+        if before is not None and before.busy and before.record.tunnel_id != record.tunnel_id:
+            self._retired.append(before)
+        elif before is not None:
+            await before.stop()
+        self._tunnels[record.thing] = tunnel
+        log.info("holds the tunnel of %s (%s) now", record.thing, record.tunnel_id)
+        self._save()
+        return tunnel
+
+    async def _describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        tunnel = self._find(request)
+        states = await tunnel.ask_ends()
+        row = tunnel.row()
+        source = "connected" if row["state"] == "connected" else "disconnected"
+        return {**row, "source": source, "destination": states.destination}
+
+    async def _explain(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        why = await self._find(request).explain(request["service"], refused=request["refused"])
+        return {"sentence": str(why), "code": why.code}
+
+    async def _release(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        for thing, tunnel in list(self._tunnels.items()):
+            if tunnel.record.tunnel_id == request["tunnel_id"]:
+                del self._tunnels[thing]
+                await tunnel.stop()
+                self._save()
+                log.info("dropped the tunnel of %s (%s)", thing, request["tunnel_id"])
+                return {"released": True}
+        return {"released": False}
+
+    async def _holds(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = request["tunnel_id"]
+        return {"holds": any(t.alive and t.record.tunnel_id == wanted for t in self._tunnels.values())}
+
+    async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid(), "tunnels": [self._tunnels[thing].row() for thing in sorted(self._tunnels)]}
+
+    async def _open(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], socket.socket]:
+        tunnel = self._find(request)
+        await tunnel.wait_linked(request["timeout"])
+        tunnel.check_offers(request["service"])
+        return {"opened": True}, await tunnel.open_stream(request["service"], request["timeout"])
+
+    async def _stop_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self.stopping.set()
+        return {"stopping": True}
+
+    def _lock(self, thing: str) -> asyncio.Lock:
+        """Two that ask for the same thing at once get the same tunnel."""
+        return self._locks.setdefault(thing, asyncio.Lock())
+
+    def _find(self, request: Mapping[str, Any]) -> HeldTunnel:
+        thing = request["thing"]
+        tunnel = self._tunnels.get(thing)
+        if tunnel is None:
+            raise HubError(
+                f"there is no tunnel to {thing}: open one with the module iotops.tunnel.tunnel, or the playbook "
+                "iotops.tunnel.open",
+                code="no-tunnel",
+            )
+        tunnel.use_aws(request.get("aws") or {})
+        return tunnel
+
+    def _save(self) -> None:
+        records = []
+        for tunnel in self._tunnels.values():
+            known = tunnel.record.to_json()
+            records.append(TunnelRecord.from_json({**known, "ports": tunnel.ports or known["ports"]}))
+        state_file.save(self._state, records)
