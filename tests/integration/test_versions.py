@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,15 @@ def joined(
         addresses = dict.fromkeys(services, server.port)
         options = (["-y", source], ["--protocol-version", destination])
         yield stack.enter_context(ProxyPair(service, folder, addresses, *options)), server
+
+
+def replace_destination(service: TunnelingService, pair: ProxyPair) -> Any:
+    """A device of V1 that the test plays itself, message by message, in place of the destination proxy."""
+    pair.destination.stop()
+    rotated = service.boto3_client().rotate_tunnel_access_token(
+        tunnelId=pair.tunnel.tunnel_id, clientMode="DESTINATION"
+    )
+    return service.connect("destination", rotated["destinationAccessToken"], version=1)
 
 
 def connect(pair: ProxyPair, service_id: str) -> socket.socket:
@@ -109,11 +119,7 @@ def test_a_v1_device_does_not_suit_a_tunnel_with_several_services(service: Tunne
         server = stack.enter_context(ExchangeServer(1000))
         pair = ProxyPair(service, tmp_path, {"SSH1": server.port, "HTTP1": server.port}, (), ())
         stack.enter_context(pair)
-        pair.destination.stop()
-        token = service.boto3_client().rotate_tunnel_access_token(
-            tunnelId=pair.tunnel.tunnel_id, clientMode="DESTINATION"
-        )["destinationAccessToken"]
-        old = stack.enter_context(service.connect("destination", token, version=1))
+        old = stack.enter_context(replace_destination(service, pair))
         sock = stack.enter_context(connect(pair, "SSH1"))
         start = Message.FromString(old.recv(timeout=10)[2:])
         answer = Message(type=Message.DATA, streamId=start.streamId, payload=b"SSH-2.0-old")
@@ -144,11 +150,7 @@ def test_a_device_that_understands_nothing_newer_gets_v1_with_all_that_was_sent(
     """As AWS's service does with a V1 device: what is not V1 never comes back."""
     with ExitStack() as stack:
         pair = stack.enter_context(ProxyPair(service, tmp_path, {"SSH1": 1}))
-        pair.destination.stop()
-        token = service.boto3_client().rotate_tunnel_access_token(
-            tunnelId=pair.tunnel.tunnel_id, clientMode="DESTINATION"
-        )["destinationAccessToken"]
-        device = stack.enter_context(service.connect("destination", token, version=1))
+        device = stack.enter_context(replace_destination(service, pair))
         sock = stack.enter_context(connect(pair, "SSH1"))
         sock.sendall(b"sent once")
         received: list[Message] = []
