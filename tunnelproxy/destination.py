@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import ssl
 
 from .addresses import Address, UnixAddress
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
-from .transport.endpoint import Endpoint
 from .transport.link import Access
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
+from .transport.reconnect import PATIENT, Patience
+from .transport.route import Route
 
 __all__ = ["DestinationProxy"]
 
@@ -29,20 +30,26 @@ class DestinationProxy:
     Args:
         plan: says what to connect to for each service.
         bind_address: the local address to connect from; None leaves that to the system.
+        connect_attempts: how often to try to connect to a service's address; None for ever.
+        connect_pause: seconds between two attempts.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        route: Route,
         access: Access,
-        tls: ssl.SSLContext,
         plan: Plan,
         *,
         bind_address: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        connect_attempts: int | None = CONNECT_ATTEMPTS,
+        connect_pause: float = CONNECT_PAUSE_SECONDS,
+        patience: Patience = PATIENT,
     ) -> None:
-        self.end = TunnelEnd(endpoint, access, tls, plan, self, max_connections=max_connections)
+        self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self._bind_address = bind_address
+        self._connect_attempts = connect_attempts
+        self._connect_pause = connect_pause
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -51,7 +58,7 @@ class DestinationProxy:
 
     async def start(self) -> None:
         for service_id, state in self.end.services.items():
-            log.info("%s: will connect to %s", service_id, state.address)
+            log.info("%s: will connect to %s", service_id, state.address, extra={"service": service_id})
 
     def stop(self) -> None:
         for task in self._connecting:
@@ -86,22 +93,25 @@ class DestinationProxy:
     async def _connect(
         self, multiplexer: Multiplexer, connection: Connection, local: LocalSocket, address: Address
     ) -> None:
-        for attempt in range(1, CONNECT_ATTEMPTS + 1):
+        for attempt in itertools.count(1):
             try:
                 await self._connect_once(local, address)
             except OSError as error:
                 log.warning(
-                    "%s: cannot connect to %s (attempt %d of %d): %s",
+                    "%s: cannot connect to %s (attempt %d of %s): %s",
                     connection,
                     address,
                     attempt,
-                    CONNECT_ATTEMPTS,
+                    self._connect_attempts or "as many as it takes",
                     error.strerror or error,
                 )
-                if attempt < CONNECT_ATTEMPTS:
-                    await asyncio.sleep(CONNECT_PAUSE_SECONDS)
+                last = attempt == self._connect_attempts
+                if not last:
+                    await asyncio.sleep(self._connect_pause)
                 if not local.wanted:
                     return
+                if last:
+                    break
             else:
                 log.info("%s: connected to %s", connection, address)
                 return

@@ -6,18 +6,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
 from .addresses import Address
 from .errors import ConfigurationError
 from .protocol.session import Connection, Version
-from .transport.endpoint import Endpoint
 from .transport.link import Access, Link
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
-from .transport.reconnect import keep_linked
+from .transport.reconnect import PATIENT, Patience, keep_linked
+from .transport.route import Route
 
 __all__ = ["MAX_CONNECTIONS", "Plan", "ServiceState", "Side", "TunnelEnd"]
 
@@ -82,19 +81,20 @@ class TunnelEnd:
         side: whether it is a source or a destination.
         plan: gives the services their addresses.
         max_connections: how many connections each service may have at once.
+        patience: how long to go on trying to connect.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        route: Route,
         access: Access,
-        tls: ssl.SSLContext,
         plan: Plan,
         side: Side,
         *,
         max_connections: int = MAX_CONNECTIONS,
+        patience: Patience = PATIENT,
     ) -> None:
-        self.endpoint = endpoint
+        self.endpoint = route.endpoint
         self.services: dict[str, ServiceState] = {}
         self.link: Link | None = None
         self.cause: Exception | None = None
@@ -105,7 +105,8 @@ class TunnelEnd:
         """Set when :attr:`ready` is, or when the latest attempt to connect has failed; clear while one is to come."""
         self.multiplexer: Multiplexer | None = None
         self._access = access
-        self._tls = tls
+        self._route = route
+        self._patience = patience
         self._plan = plan
         self._max_connections = max_connections
         self._started = False
@@ -120,7 +121,7 @@ class TunnelEnd:
             ConfigurationError: the tunnel's services do not fit what was configured.
         """
         keeping: asyncio.Future[Any] = asyncio.ensure_future(
-            keep_linked(self.endpoint, self._access, self._tls, self._new_multiplexer, self._report)
+            keep_linked(self._route, self._access, self._new_multiplexer, self._report, self._patience)
         )
         try:
             waited: set[asyncio.Future[Any]] = {keeping, self._offered}
@@ -205,7 +206,12 @@ class TunnelEnd:
         """Count a new connection of a service, unless there are too many."""
         state = self.services[service_id]
         if state.connections >= self._max_connections:
-            log.warning("%s: turned a connection away: there are %d already", service_id, state.connections)
+            log.warning(
+                "%s: turned a connection away: there are %d already",
+                service_id,
+                state.connections,
+                extra={"service": service_id},
+            )
             return False
         state.connections += 1
         state.opened += 1

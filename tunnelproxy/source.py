@@ -7,16 +7,16 @@ import asyncio
 import errno
 import logging
 import socket
-import ssl
 
 from .addresses import TcpAddress
 from .errors import ConfigurationError
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
-from .transport.endpoint import Endpoint
 from .transport.link import Access, Relink
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
+from .transport.reconnect import PATIENT, Patience
+from .transport.route import Route
 
 __all__ = ["SourceProxy"]
 
@@ -37,16 +37,16 @@ class SourceProxy:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        route: Route,
         access: Access,
-        tls: ssl.SSLContext,
         plan: Plan,
         *,
         bind_address: str = "localhost",
         max_connections: int = MAX_CONNECTIONS,
+        patience: Patience = PATIENT,
         destination_version: Version | None = None,
     ) -> None:
-        self.end = TunnelEnd(endpoint, access, tls, plan, self, max_connections=max_connections)
+        self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self.refusal: str | None = None
         """Why the destination cannot be spoken to, where its version does not fit."""
         self._bind_address = bind_address
@@ -77,7 +77,7 @@ class SourceProxy:
         for service_id, state in self.end.services.items():
             if isinstance(state.address, TcpAddress):
                 state.address = await self._listen(service_id, state.address)
-                log.info("%s: listening on %s", service_id, state.address)
+                log.info("%s: listening on %s", service_id, state.address, extra={"service": service_id})
 
     def stop(self) -> None:
         for server in self._servers:
@@ -212,6 +212,7 @@ class SourceProxy:
                 "%s: turned a connection away: the destination speaks %s, which has one connection per service",
                 service_id,
                 multiplexer.version,
+                extra={"service": service_id},
             )
             self.end.services[service_id].connections -= 1
             local.abort()
@@ -220,5 +221,10 @@ class SourceProxy:
         service_id, timer = self._early.pop(local)
         timer.cancel()
         self.end.services[service_id].connections -= 1
-        log.warning("%s: a connection is closed, because the tunnel is down: %s", service_id, self.end.cause)
+        log.warning(
+            "%s: a connection is closed, because the tunnel is down: %s",
+            service_id,
+            self.end.cause,
+            extra={"service": service_id},
+        )
         local.abort()

@@ -15,6 +15,7 @@ from typing import Any, Callable
 from ..hub import client
 from . import logs
 from .process import run_until_signal
+from .readiness import SOCKET_VARIABLE, notify
 
 __all__ = ["add_parser"]
 
@@ -41,6 +42,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help=f"end after so long without a tunnel that works (default {IDLE_SECONDS:.0f})",
     )
+    logs.add_format(run)
     run.set_defaults(handler=_run)
 
     status = commands.add_parser("status", help="show tunnels, services, ports, connections and bytes")
@@ -61,8 +63,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _be_foreground(options: argparse.Namespace) -> int:
-    logs.configure(options.verbose)
-    return _serve(options, lambda: log.info("the hub is ready in %s", client.directory()))
+    logs.configure(options.verbose, options.log_format)
+    return _serve(options, _announce)
+
+
+def _announce() -> None:
+    log.info("the hub is ready in %s", client.directory())
+    notify("READY=1")
 
 
 def _be_background(options: argparse.Namespace) -> int:
@@ -76,7 +83,9 @@ def _be_background(options: argparse.Namespace) -> int:
     if os.fork():
         os._exit(0)
     handler = logging.handlers.RotatingFileHandler(os.path.join(folder, "hub.log"), maxBytes=LOG_BYTES, backupCount=1)
-    logs.configure(options.verbose, handler)
+    logs.configure(options.verbose, options.log_format, handler)
+    # What supervises the process that started this one does not supervise this one.
+    os.environ.pop(SOCKET_VARIABLE, None)
     status = _serve(options, _say_ready)
     os._exit(status)
 

@@ -15,11 +15,11 @@ COMMANDS = ("service", "hub")
 
 def run() -> None:
     """Entry point of the console script."""
-    from .process import hide_token, protect_memory
+    from .process import hide_tokens, protect_memory
 
     protect_memory()
     if not sys.argv[1:2] or sys.argv[1] not in COMMANDS:
-        hide_token()
+        hide_tokens()
     sys.exit(main(sys.argv[1:]))
 
 

@@ -10,11 +10,16 @@ __all__ = ["Parser"]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line per error, which names the option at fault."""
+    """argparse with one line per error, which names the option at fault.
 
-    def __init__(self, **settings: Any) -> None:
+    Args:
+        place: where the arguments come from, if not from the command line; stands before each message.
+    """
+
+    def __init__(self, *, place: str = "", **settings: Any) -> None:
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
+        self._place = place
 
     def error(self, message: str) -> NoReturn:
-        self.exit(1, f"tunnelproxy: error: {message} (see {self.prog} --help)\n")
+        self.exit(1, f"tunnelproxy: error: {self._place}{message} (see {self.prog} --help)\n")

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .logs import DEFAULT_VERBOSITY, configure
+from .logs import DEFAULT_VERBOSITY, add_format, complain, configure
+from .readiness import notify
 
 if TYPE_CHECKING:
     from ..service.state_dir import StateDirectory
@@ -42,6 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="0..6",
         help="how much to log on stderr, from nothing to everything (default: %(default)s)",
     )
+    add_format(run)
     run.set_defaults(handler=_reporting(_run))
 
     env = commands.add_parser("env", help="print the environment that makes clients use the service")
@@ -73,20 +75,18 @@ def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argpa
         try:
             command(arguments)
         except ServiceError as error:
-            return _fail(str(error))
+            complain(error, getattr(arguments, "log_format", "text"))
+            return 1
         except ModuleNotFoundError as error:
-            return _fail(
+            complain(
                 f"the Python package {error.name} is missing, which the tunneling service needs; "
-                "install it with: pip install 'iot-tunnelproxy[service]'"
+                "install it with: pip install 'iot-tunnelproxy[service]'",
+                getattr(arguments, "log_format", "text"),
             )
+            return 1
         return 0
 
     return handler
-
-
-def _fail(message: str) -> int:
-    print(f"tunnelproxy: error: {message}", file=sys.stderr)
-    return 1
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..service.state_dir import default_path
     from .process import run_until_signal
 
-    configure(arguments.verbose)
+    configure(arguments.verbose, arguments.log_format)
     state_dir = arguments.state_dir or default_path()
     run_until_signal(serve(Settings(state_dir, arguments.host, arguments.api_port, arguments.data_port), _announce))
 
@@ -114,3 +114,4 @@ def _state(arguments: argparse.Namespace) -> StateDirectory:
 
 def _announce(line: str) -> None:
     print(line, flush=True)
+    notify("READY=1")

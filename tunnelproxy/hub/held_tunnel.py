@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import time
 import uuid
@@ -15,10 +16,12 @@ from typing import Any
 
 from ..addresses import Address, TcpAddress
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
+from ..log_context import set_about
 from ..protocol.session import Mode
 from ..source import SourceProxy
-from ..transport.endpoint import Endpoint, tls_context
+from ..transport.endpoint import Endpoint
 from ..transport.link import Access
+from ..transport.route import find_route
 from .client import HubError
 from .control_plane import ControlPlane, EndStates
 
@@ -73,7 +76,8 @@ class HeldTunnel:
         self.record = record
         endpoint = Endpoint.parse(record.endpoint) if record.endpoint else Endpoint.of_region(record.region)
         access = Access(Mode.SOURCE, record.source_token, record.client_token)
-        self._proxy = SourceProxy(endpoint, access, tls_context(record.capath), self._plan, bind_address="127.0.0.1")
+        route = find_route(endpoint, os.environ, capath=record.capath)
+        self._proxy = SourceProxy(route, access, self._plan, bind_address="127.0.0.1")
         self._running = asyncio.ensure_future(self._run())
 
     @property
@@ -220,6 +224,7 @@ class HeldTunnel:
         }
 
     async def _run(self) -> None:
+        set_about(thing=self.record.thing, tunnel=self.record.tunnel_id)
         try:
             await self._proxy.run()
         except (TunnelClosed, TunnelRefused, ConfigurationError) as error:

@@ -197,7 +197,9 @@ class Connection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         response = self._websocket.reject(refusal.status, refusal.sentence)
         response.headers[CAUSE_HEADER] = refusal.cause.value
-        _log.info("channel %s: handshake refused: %s", self.channel_id, refusal.sentence)
+        _log.info(
+            "channel %s: handshake refused: %s", self.channel_id, refusal.sentence, extra={"channel": self.channel_id}
+        )
         self._respond(response)
 
     def _respond(self, response: Response) -> None:
@@ -244,7 +246,12 @@ class Connection(asyncio.Protocol):
                     relayed.append(encoded)
 
     def _reject(self, code: CloseCode, reason: str) -> None:
-        _log.warning("channel %s: closed for breaking the protocol: %s", self.channel_id, reason)
+        _log.warning(
+            "channel %s: closed for breaking the protocol: %s",
+            self.channel_id,
+            reason,
+            extra={"channel": self.channel_id},
+        )
         self.disconnect(code, reason)
 
     # Output
@@ -256,7 +263,11 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.write(piece)
         if self._transport.get_write_buffer_size() > _SEND_LIMIT:
-            _log.warning("channel %s: cut off, as it does not read what it is sent", self.channel_id)
+            _log.warning(
+                "channel %s: cut off, as it does not read what it is sent",
+                self.channel_id,
+                extra={"channel": self.channel_id},
+            )
             self._transport.abort()
 
     def _finish(self) -> None:

@@ -125,13 +125,18 @@ class DataPlane:
             connection.mode.value,
             connection.version,
             connection.channel_id,
+            extra={"tunnel": tunnel.tunnel_id, "channel": connection.channel_id},
         )
         return circuit
 
     def detach(self, connection: Connection, tunnel: Tunnel) -> None:
         """Take a client out of its tunnel."""
         _log.info(
-            "tunnel %s: %s disconnected, channel %s", tunnel.tunnel_id, connection.mode.value, connection.channel_id
+            "tunnel %s: %s disconnected, channel %s",
+            tunnel.tunnel_id,
+            connection.mode.value,
+            connection.channel_id,
+            extra={"tunnel": tunnel.tunnel_id, "channel": connection.channel_id},
         )
         circuit = self._circuits.get(tunnel.tunnel_id)
         if circuit is None or not circuit.detach(connection):

@@ -110,6 +110,7 @@ class Operations:
             thing_name or "none",
             ", ".join(services) or "none",
             tunnel.lifetime,
+            extra={"tunnel": tunnel.tunnel_id, "thing": thing_name},
         )
         return {
             "tunnelId": tunnel.tunnel_id,
@@ -122,10 +123,10 @@ class Operations:
         if tunnel.is_open:
             self._store.close_tunnel(tunnel.tunnel_id, self._clock())
             self._ends.close_tunnel(tunnel.tunnel_id, self._closed_reason)
-            _log.info("tunnel %s closed", tunnel.tunnel_id)
+            _log.info("tunnel %s closed", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         if params.get("delete", False):
             self._store.delete_tunnel(tunnel.tunnel_id)
-            _log.info("tunnel %s deleted", tunnel.tunnel_id)
+            _log.info("tunnel %s deleted", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         return {}
 
     def _describe_tunnel(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +167,9 @@ class Operations:
         self._store.rotate_tokens(tunnel, _digests(tokens), destination, self._clock())
         for mode in modes:
             self._ends.revoke(tunnel.tunnel_id, mode)
-        _log.info("tunnel %s: access token rotated for %s", tunnel.tunnel_id, wanted)
+        _log.info(
+            "tunnel %s: access token rotated for %s", tunnel.tunnel_id, wanted, extra={"tunnel": tunnel.tunnel_id}
+        )
         return {"tunnelArn": self._identity.arn(tunnel.tunnel_id), **_token_members(tokens)}
 
     def _tag_resource(self, params: dict[str, Any]) -> dict[str, Any]:

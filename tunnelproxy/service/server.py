@@ -106,7 +106,7 @@ async def _close_expired(store: Store, data_plane: DataPlane, opened: asyncio.Ev
         now = time.time()
         for tunnel_id in store.close_expired(now):
             data_plane.close_tunnel(tunnel_id, TUNNEL_EXPIRED)
-            _log.info("tunnel %s expired", tunnel_id)
+            _log.info("tunnel %s expired", tunnel_id, extra={"tunnel": tunnel_id})
         store.delete_closed_before(now - _CLOSED_TUNNELS_KEPT)
         # Not longer than an hour: the wall clock may be set meanwhile.
         wait = min(_LONGEST_WAIT, (store.next_expiry() or now + _LONGEST_WAIT) - now)

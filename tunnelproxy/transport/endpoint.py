@@ -45,14 +45,20 @@ class Endpoint(NamedTuple):
         return cls(host.strip("[]"), int(port) if colon else cls._field_defaults["port"])
 
 
-def tls_context(capath: str | None) -> ssl.SSLContext:
-    """Make the TLS settings for a data plane.
+def tls_context(capath: str | None, *, verify: bool = True, system_too: bool = False) -> ssl.SSLContext:
+    """Make the TLS settings for a data plane, or for a web proxy on the way.
 
     Args:
         capath: an OpenSSL hashed directory or a PEM file with the authorities to trust, instead of the system's.
+        verify: whether to check the certificate at all.
+        system_too: whether to trust the system's authorities beside those of ``capath``.
     """
-    context = ssl.create_default_context() if capath is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusts_system = capath is None or system_too
+    context = ssl.create_default_context() if trusts_system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     if capath is None:
         return context
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -30,7 +29,9 @@ from websockets.uri import parse_uri
 from ..errors import TunnelClosed, TunnelRefused
 from ..protocol.framing import MAX_WEBSOCKET_MESSAGE
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
-from .endpoint import Endpoint
+from .route import Route
+from .tcp import DEAD_SECONDS, SEND_BUFFER, reason, tune
+from .web_proxy import WebProxyError
 
 __all__ = ["Access", "Link", "LinkLost", "Receiver", "Relink", "connect"]
 
@@ -41,17 +42,7 @@ _websocket_log = logging.getLogger("tunnelproxy.websocket")
 _websocket_log.setLevel(logging.INFO)
 
 CONNECT_SECONDS = 15.0
-PING_SECONDS = 20.0
-DEAD_SECONDS = 40.0
-"""How long after a ping, or after sending anything, silence means that the service is gone."""
-
 CLOSE_SECONDS = 2.0
-SEND_BUFFER = 32 * 1024
-"""Bytes that may wait in this process before senders are held back: little, so that a shell's keystroke, which goes to
-the end of this queue, is not late."""
-
-_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-_TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 
 _CAUSES = (
     # The tunneling service says the cause in a header of ours; AWS says it in the body.
@@ -123,7 +114,7 @@ class Receiver(Protocol):
 class Link(asyncio.Protocol):
     """One WebSocket connection to the service. Made by :func:`connect`."""
 
-    def __init__(self, endpoint: Endpoint, access: Access, receiver: Receiver) -> None:
+    def __init__(self, route: Route, access: Access, receiver: Receiver) -> None:
         self.version = Version.V3
         """What the handshake agreed on: the newest version that may be spoken."""
         self.channel_id = ""
@@ -135,7 +126,7 @@ class Link(asyncio.Protocol):
         self.lost: asyncio.Future[Exception] = loop.create_future()
         """Done when the connection is gone; the result says why: LinkLost, TunnelRefused or TunnelClosed."""
         self._loop = loop
-        self._endpoint = endpoint
+        self._route = route
         self._access = access
         self._receiver = receiver
         self._cause: Exception | None = None
@@ -144,7 +135,7 @@ class Link(asyncio.Protocol):
         self._last_heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._websocket = ClientProtocol(
-            parse_uri(f"wss://{endpoint}/tunnel?local-proxy-mode={access.mode.value}"),
+            parse_uri(f"wss://{route.endpoint}/tunnel?local-proxy-mode={access.mode.value}"),
             subprotocols=[Subprotocol(SUBPROTOCOLS[version]) for version in access.versions],
             max_size=MAX_WEBSOCKET_MESSAGE,
             logger=_websocket_log,
@@ -191,7 +182,7 @@ class Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=SEND_BUFFER, low=SEND_BUFFER // 4)
         self.writable = True
-        _tune(self._transport.get_extra_info("socket"))
+        tune(self._transport.get_extra_info("socket"))
         request = self._websocket.connect()
         request.headers["access-token"] = self._access.token
         request.headers["client-token"] = self._access.client_token
@@ -237,8 +228,8 @@ class Link(asyncio.Protocol):
                 return TunnelClosed(close.reason)
             return LinkLost(words)
         if error is not None:
-            return LinkLost(f"the connection to {self._endpoint} broke: {error}")
-        return LinkLost(f"{self._endpoint} ended the connection")
+            return LinkLost(f"the connection to {self._route} broke: {error}")
+        return LinkLost(f"{self._route} ended the connection")
 
     # The WebSocket protocol.
 
@@ -292,14 +283,14 @@ class Link(asyncio.Protocol):
         now = self._loop.time()
         awaited = self._ping_sent_at is not None and self.round_trip is not None
         if awaited and now - self._last_heard > DEAD_SECONDS:
-            self._cause = LinkLost(f"{self._endpoint} has been silent for {now - self._last_heard:.0f} s")
+            self._cause = LinkLost(f"{self._route} has been silent for {now - self._last_heard:.0f} s")
             self.abort()
             return
         if not awaited:
             self._ping_sent_at = time.monotonic()
         self._websocket.send_ping(b"tunnelproxy")
         self._flush()
-        self._restart_timer(PING_SECONDS, self._ping)
+        self._restart_timer(self._route.ping_seconds, self._ping)
 
     def _restart_timer(self, seconds: float, action: Callable[[], None]) -> None:
         if self._timer is not None:
@@ -307,50 +298,43 @@ class Link(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, action)
 
 
-async def connect(endpoint: Endpoint, access: Access, tls: ssl.SSLContext, receiver: Receiver) -> Link:
+async def connect(route: Route, access: Access, receiver: Receiver) -> Link:
     """Connect to the service and shake hands.
 
     Raises:
         TunnelRefused: the service refused (HTTP 4xx); it would refuse again.
         LinkLost: anything else went wrong; another attempt may succeed.
     """
-    loop = asyncio.get_running_loop()
-    link = Link(endpoint, access, receiver)
-    connecting = asyncio.ensure_future(
-        loop.create_connection(lambda: link, endpoint.host, endpoint.port, ssl=tls, server_hostname=endpoint.host)
-    )
+    link = Link(route, access, receiver)
+    connecting = asyncio.ensure_future(route.dial(link))
     try:
-        await _wait(connecting, endpoint)
-        await _wait(link.opened, endpoint)
+        await _wait(connecting, route)
+        await _wait(link.opened, route)
     except (LinkLost, asyncio.CancelledError):
         connecting.cancel()
         link.abort()
         raise
+    except WebProxyError as error:
+        raise LinkLost(str(error), permanent=error.permanent) from None
     except ssl.SSLCertVerificationError as error:
         raise LinkLost(
-            f"the certificate of {endpoint} is not to be trusted ({error.verify_message.rstrip('.')}): name its "
+            f"the certificate of {route.endpoint} is not to be trusted ({error.verify_message.rstrip('.')}): name its "
             "authority with -c/--capath or AWSIOT_TUNNEL_CAPATH",
             permanent=True,
         ) from None
+    except ConnectionRefusedError as error:
+        raise LinkLost(f"cannot reach {route}: {reason(error)}; is the tunneling service running there?") from None
     except OSError as error:
-        raise LinkLost(f"cannot reach {endpoint}: {_os_reason(error)}") from None
+        raise LinkLost(f"cannot reach {route}: {reason(error)}") from None
     return link
 
 
-async def _wait(future: asyncio.Future[Any], endpoint: Endpoint) -> None:
+async def _wait(future: asyncio.Future[Any], route: Route) -> None:
     """Wait with a deadline. Not with wait_for: up to Python 3.11 it loses a cancellation that comes with the result."""
     done, _ = await asyncio.wait({future}, timeout=CONNECT_SECONDS)
     if not done:
-        raise LinkLost(f"no answer from {endpoint} within {CONNECT_SECONDS:.0f} s")
+        raise LinkLost(f"no answer from {route} within {CONNECT_SECONDS:.0f} s")
     future.result()
-
-
-def _os_reason(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return "the host name is not known"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused; is the tunneling service running there?"
-    return error.strerror or str(error)
 
 
 def _explain_refusal(refusal: Exception, response: Response, mode: Mode, channel_id: str) -> LinkLost | TunnelRefused:
@@ -370,14 +354,3 @@ def _explain_refusal(refusal: Exception, response: Response, mode: Mode, channel
     if channel_id:
         words += f" [channel-id {channel_id}]"
     return TunnelRefused(words, cause=cause, status=status, channel_id=channel_id)
-
-
-def _tune(sock: socket.socket | None) -> None:
-    """Keep the kernel's queue short, and have it give up on a peer that acknowledges nothing."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    for option, value in ((_TCP_NOTSENT_LOWAT, SEND_BUFFER), (_TCP_USER_TIMEOUT, int(DEAD_SECONDS * 1000))):
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        except OSError as error:
-            log.debug("socket option %s is not to be had here: %s", option, error)

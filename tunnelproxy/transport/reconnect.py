@@ -6,15 +6,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
+from dataclasses import dataclass
 from typing import Callable
 
 from ..errors import TunnelClosed, TunnelRefused
 from .backoff import Backoff
-from .endpoint import Endpoint
 from .link import Access, Link, LinkLost, Receiver, Relink, connect
+from .route import Route
 
-__all__ = ["keep_linked"]
+__all__ = ["PATIENT", "Patience", "keep_linked"]
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,31 @@ STABLE_SECONDS = 10.0
 """A link that lasted this long was a success: the next attempt after it is quick again."""
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on trying.
+
+    Attributes:
+        first_delay: the longest first wait between two attempts, in seconds; it grows.
+        attempts: after how many failures one after the other to give up; None for never.
+        reconnect: whether to connect again when a link is lost that was up.
+    """
+
+    first_delay: float = 1.0
+    attempts: int | None = None
+    reconnect: bool = True
+
+
+PATIENT = Patience()
+"""Never gives up."""
+
+
 async def keep_linked(
-    endpoint: Endpoint,
+    route: Route,
     access: Access,
-    tls: ssl.SSLContext,
     new_receiver: Callable[[], Receiver],
     report: Callable[[Link | Exception], None],
+    patience: Patience = PATIENT,
 ) -> None:
     """Hold a link to the service until the tunnel ends.
 
@@ -39,18 +58,20 @@ async def keep_linked(
         TunnelRefused: the service refused the very first connection, or a later one for another cause than that the
             tunnel is gone.
         TunnelClosed: the tunnel was closed or has expired.
-        LinkLost: with ``permanent`` set, when trying again is of no use.
+        LinkLost: with ``permanent`` set, when trying again is of no use; without, when patience is at its end.
     """
     loop = asyncio.get_running_loop()
-    backoff = Backoff()
+    backoff = Backoff(patience.first_delay)
+    failures = 0
     was_linked = False
     while True:
         link: Link | None = None
         since = loop.time()
         try:
-            link = await connect(endpoint, access, tls, new_receiver())
+            link = await connect(route, access, new_receiver())
+            failures = 0
             was_linked = True
-            log.info("connected to %s (channel-id %s)", endpoint, link.channel_id or "not given")
+            log.info("connected to %s (channel-id %s)", route, link.channel_id or "not given")
             report(link)
             cause = await asyncio.shield(link.lost)
         except TunnelRefused as refused:
@@ -70,6 +91,9 @@ async def keep_linked(
         if isinstance(cause, Relink):
             log.info("%s", cause)
             continue
+        failures += link is None
+        if failures == patience.attempts or (link is not None and not patience.reconnect):
+            raise cause
         if link is not None and loop.time() - since > STABLE_SECONDS:
             backoff.reset()
         delay = backoff.next_delay()

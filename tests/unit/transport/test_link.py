@@ -21,6 +21,7 @@ from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
 from tunnelproxy.service.certificates import Certificates, server_context
 from tunnelproxy.transport.endpoint import Endpoint, tls_context
 from tunnelproxy.transport.link import Access, Link, LinkLost, connect
+from tunnelproxy.transport.route import PING_SECONDS, Route
 
 V3 = SUBPROTOCOLS[Version.V3]
 ACCESS = Access(Mode.SOURCE, "the-access-token", "the-client-token")
@@ -66,9 +67,12 @@ async def server(certificates: Certificates, handler: Handler, **settings: Any) 
         yield Endpoint("127.0.0.1", running.sockets[0].getsockname()[1])
 
 
-async def link_to(endpoint: Endpoint, certificates: Certificates) -> tuple[Link, Receiver]:
+async def link_to(
+    endpoint: Endpoint, certificates: Certificates, ping_seconds: float = PING_SECONDS
+) -> tuple[Link, Receiver]:
     receiver = Receiver()
-    return await connect(endpoint, ACCESS, tls_context(str(certificates.ca)), receiver), receiver
+    route = Route(endpoint, tls_context(str(certificates.ca)), ping_seconds=ping_seconds)
+    return await connect(route, ACCESS, receiver), receiver
 
 
 async def until_closed(connection: ServerConnection) -> None:
@@ -216,7 +220,7 @@ async def test_an_untrusted_certificate_is_named_as_such(certificates: Certifica
 async def test_nothing_listening_is_named_as_such() -> None:
     tls = ssl.create_default_context()
     with pytest.raises(LinkLost, match=r"cannot reach 127\.0\.0\.1:1: connection refused"):
-        await connect(Endpoint("127.0.0.1", 1), ACCESS, tls, Receiver())
+        await connect(Route(Endpoint("127.0.0.1", 1), tls), ACCESS, Receiver())
 
 
 @in_event_loop
@@ -230,12 +234,11 @@ async def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
         endpoint = Endpoint("127.0.0.1", listening.sockets[0].getsockname()[1])
         with pytest.raises(LinkLost, match="no answer from"):
-            await connect(endpoint, ACCESS, ssl.create_default_context(), Receiver())
+            await connect(Route(endpoint, ssl.create_default_context()), ACCESS, Receiver())
 
 
 @in_event_loop
 async def test_a_server_that_fell_silent_is_dead(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnelproxy.transport.link.PING_SECONDS", 0.1)
     monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 0.3)
     stopped = asyncio.Event()
 
@@ -245,7 +248,7 @@ async def test_a_server_that_fell_silent_is_dead(certificates: Certificates, mon
         await connection.wait_closed()
 
     async with server(certificates, handler, ping_interval=None) as endpoint:
-        link, _ = await link_to(endpoint, certificates)
+        link, _ = await link_to(endpoint, certificates, ping_seconds=0.1)
         await until(lambda: link.round_trip is not None)
         stopped.set()
         assert "has been silent" in str(await link.lost)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proxy is asked to do: its options, its environment and its files, joined and checked."""
+
+from __future__ import annotations
+
+import re
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..addresses import Address, match_services, parse_list, read_directory
+from ..errors import ConfigurationError
+from ..protocol.session import SUBPROTOCOLS, Mode, Version
+from ..transport.endpoint import Endpoint
+from ..transport.link import Access
+from ..transport.route import Route, find_route
+from .options import (
+    CAPATH_VARIABLE,
+    CLIENT_TOKEN_VARIABLE,
+    ENDPOINT_VARIABLE,
+    MODES,
+    REGION_VARIABLE,
+    TOKEN_VARIABLE,
+    Options,
+)
+from .settings import Settings, read_settings
+
+__all__ = ["Invocation", "read_invocation"]
+
+DEFAULT_CONFIG_DIR = Path("config")
+
+# The reference's documentation has the first name; its code, as of version 3.0, reads the second.
+CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
+
+_CLIENT_TOKEN = re.compile(r"[a-zA-Z0-9-]{32,128}\Z")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What one command line, with its environment and its files, asks for."""
+
+    route: Route
+    access: Access
+    configured: Mapping[str, Address]
+    configured_where: str
+    bind_address: str | None
+    destination_version: Version | None
+    settings: Settings
+
+    def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
+        """Give each service of the tunnel its address; a :data:`~..proxy.Plan`."""
+        return dict(match_services(self.configured, offered, self.access.mode, self.configured_where))
+
+
+def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocation:
+    """Join the options with the environment and the files that they name.
+
+    Raises:
+        ConfigurationError: something is missing, malformed, or contradicts something else; it names the option.
+    """
+    settings = read_settings(Path(options.get("settings-json"))) if "settings-json" in options.given else Settings()
+    mode = _mode(options)
+    configured, where = _addresses(options, mode)
+    client_type = options.get("destination-client-type", "auto")
+    bind_address = options.get("local-bind-address")
+    endpoint = _endpoint(options, environment, settings)
+    access = Access(mode, _token(options, environment), _client_token(options, environment), _versions(options))
+    if mode is Mode.SOURCE and bind_address is not None:
+        _check_address(bind_address, options.label("local-bind-address"))
+    return Invocation(
+        route=find_route(
+            endpoint,
+            environment,
+            capath=options.get("capath") or environment.get(CAPATH_VARIABLE) or None,
+            verify=not options.get("no-ssl-host-verify"),
+            ping_seconds=settings.ping_seconds,
+        ),
+        access=access,
+        configured=configured,
+        configured_where=where,
+        bind_address=bind_address,
+        destination_version=None if client_type == "auto" else Version[client_type],
+        settings=settings,
+    )
+
+
+def _mode(options: Options) -> Mode:
+    listens, connects = "source-listen-port" in options.given, "destination-app" in options.given
+    if listens and connects:
+        raise ConfigurationError(
+            f"{options.label('source-listen-port')} and {options.label('destination-app')} exclude each other"
+        )
+    if "mode" not in options.given:
+        if not listens and not connects:
+            raise ConfigurationError("one of -s/--source-listen-port, -d/--destination-app and -m/--mode is required")
+        return Mode.SOURCE if listens else Mode.DESTINATION
+    mode = MODES[options.get("mode")]
+    if (listens and mode is Mode.DESTINATION) or (connects and mode is Mode.SOURCE):
+        other = options.label("source-listen-port" if listens else "destination-app")
+        raise ConfigurationError(
+            f"{options.label('mode')} {options.get('mode')} contradicts {other}, which is for the other end"
+        )
+    return mode
+
+
+def _versions(options: Options) -> tuple[Version, ...]:
+    forced = options.get("protocol-version")
+    return tuple(SUBPROTOCOLS) if forced is None else (Version[forced],)
+
+
+def _token(options: Options, environment: Mapping[str, str]) -> str:
+    given = options.get("access-token")
+    token = (given or environment.get(TOKEN_VARIABLE) or "").strip()
+    if not token:
+        raise ConfigurationError(f"no access token: give one in {TOKEN_VARIABLE}, or with -t/--access-token")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        where = options.label("access-token") if given else TOKEN_VARIABLE
+        raise ConfigurationError(
+            f"{where}: the access token has characters that no access token has: was it copied whole?"
+        )
+    return token
+
+
+def _client_token(options: Options, environment: Mapping[str, str]) -> str:
+    token: str | None = options.get("client-token")
+    where = "" if token is None else options.label("client-token")
+    for name in CLIENT_TOKEN_VARIABLES:
+        if token is None and environment.get(name):
+            token, where = environment[name], name
+    if token is None:
+        return str(uuid.uuid4())
+    if not _CLIENT_TOKEN.match(token):
+        raise ConfigurationError(
+            f"{where}: a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0-9-]{{32,128}}$), like a UUID"
+        )
+    return token
+
+
+def _endpoint(options: Options, environment: Mapping[str, str], settings: Settings) -> Endpoint:
+    given, region = options.get("proxy-endpoint"), options.get("region")
+    if given and region:
+        raise ConfigurationError(f"{options.label('proxy-endpoint')} and {options.label('region')} exclude each other")
+    if given:
+        return _parse_endpoint(given, options.label("proxy-endpoint"))
+    where = options.label("region") if region else REGION_VARIABLE
+    region = region or environment.get(REGION_VARIABLE)
+    of_region = _endpoint_of(region, where, settings) if region else None
+    if environment.get(ENDPOINT_VARIABLE):
+        return _parse_endpoint(environment[ENDPOINT_VARIABLE], ENDPOINT_VARIABLE)
+    if of_region is None:
+        raise ConfigurationError(
+            f"one of -r/--region and -e/--proxy-endpoint is required (or {REGION_VARIABLE}, {ENDPOINT_VARIABLE})"
+        )
+    return of_region
+
+
+def _parse_endpoint(text: str, where: str) -> Endpoint:
+    try:
+        return Endpoint.parse(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _endpoint_of(region: str, where: str, settings: Settings) -> Endpoint:
+    try:
+        return settings.endpoint_of(region)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _addresses(options: Options, mode: Mode) -> tuple[Mapping[str, Address], str]:
+    for name in ("source-listen-port", "destination-app"):
+        if name in options.given:
+            label = options.label(name)
+            return parse_list(options.get(name), label, mode), label
+    given = options.get("config-dir")
+    directory = Path(given) if given else DEFAULT_CONFIG_DIR
+    if given and not directory.is_dir():
+        raise ConfigurationError(f"{options.label('config-dir')}: there is no directory {directory}")
+    configured = read_directory(directory, mode) if directory.is_dir() else {}
+    if mode is Mode.DESTINATION and not configured:
+        raise ConfigurationError(
+            f"a destination needs addresses: give -d/--destination-app, as in -d SSH1=22,HTTP1=80, or *.ini files "
+            f"with lines like 'SSH1 = 22' below {directory}/ (--config-dir)"
+        )
+    return configured, f"{directory}/"
+
+
+def _check_address(host: str, where: str) -> None:
+    """See that a source can listen on an address of this machine."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, number) as sock:
+            sock.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not a host name"
+        raise ConfigurationError(f"{where}: cannot listen on '{host}': {reason}") from None

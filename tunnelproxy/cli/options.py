@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a proxy, as the reference ``localproxy`` has them: from the command line, and from ``--config``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import ConfigurationError
+from ..protocol.session import Mode, Version
+from . import logs
+from .parser import Parser
+
+__all__ = [
+    "CAPATH_VARIABLE",
+    "CLIENT_TOKEN_VARIABLE",
+    "ENDPOINT_VARIABLE",
+    "MODES",
+    "REGION_VARIABLE",
+    "TOKEN_VARIABLE",
+    "Options",
+    "read_options",
+]
+
+TOKEN_VARIABLE = "AWSIOT_TUNNEL_ACCESS_TOKEN"  # noqa: S105  the name of a variable, not a token
+CLIENT_TOKEN_VARIABLE = "AWSIOT_TUNNEL_CLIENT_TOKEN"  # noqa: S105  likewise
+ENDPOINT_VARIABLE = "AWSIOT_TUNNEL_ENDPOINT"
+REGION_VARIABLE = "AWSIOT_TUNNEL_REGION"
+CAPATH_VARIABLE = "AWSIOT_TUNNEL_CAPATH"
+
+MODES = {"src": Mode.SOURCE, "source": Mode.SOURCE, "dst": Mode.DESTINATION, "destination": Mode.DESTINATION}
+
+_NOT_IN_A_FILE = ("help", "version", "config", "export-default-settings")
+_YES = ("true", "yes", "on", "1", "")
+_NO = ("false", "no", "off", "0")
+
+_EPILOG = f"""\
+Of the same option, the command line wins over --config, and --config over the environment.
+
+environment:
+  {TOKEN_VARIABLE}  the access token; better than -t, which others can see in a list of processes
+  {CLIENT_TOKEN_VARIABLE}  like -i
+  {ENDPOINT_VARIABLE}      like -e; set beside -r, it is where that region's data plane is
+  {REGION_VARIABLE}        like -r
+  {CAPATH_VARIABLE}        like -c
+  https_proxy, HTTPS_PROXY    a web proxy to go through: http://[USER:PASSWORD@]HOST[:PORT], or https://…
+  no_proxy, NO_PROXY          hosts, domains and networks to reach without it; * for all
+
+commands (each has its own --help):
+  tunnelproxy service   our own tunneling service
+  tunnelproxy hub       the hub that the Ansible connection plugin uses
+
+examples:
+  tunnelproxy -r us-east-1 -d HTTP1=80,SSH1=22          on the device
+  tunnelproxy -r us-east-1 -s HTTP1=5555,SSH1=3333      on the operator's machine
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line and the file of ``--config`` say together.
+
+    Attributes:
+        given: the values, by the names of the long options; what is not given is absent.
+        file: the file of ``--config``.
+        from_file: the names of those that come from there.
+    """
+
+    given: Mapping[str, Any]
+    file: Path | None = None
+    from_file: frozenset[str] = frozenset()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of an option."""
+        return self.given.get(name, default)
+
+    def label(self, name: str) -> str:
+        """What to call an option in a message: as on the command line, or with the file where it stands."""
+        return f"{name} in {self.file}" if name in self.from_file else _LABELS[name]
+
+
+def read_options(arguments: Sequence[str], hidden: Mapping[str, str]) -> Options:
+    """Parse a command line, and the file that its ``--config`` names. A bad value ends the process with status 1.
+
+    Args:
+        hidden: options that were taken off the command line, because they are secret.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or has other things in it than options.
+    """
+    given = {**_parse(Parser(**_PARSER), arguments), **hidden}
+    if "config" not in given:
+        return Options(given)
+    file = Path(given["config"])
+    from_file = _parse(Parser(**_PARSER, place=f"{file}: "), _read_config(file))
+    return Options({**from_file, **given}, file, frozenset(from_file) - frozenset(given))
+
+
+def _parse(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
+    """The values that are given, by the names of their long options."""
+    _add_options(parser)
+    found, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # Without values: a misspelt --access-token's is secret.
+        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["there is a word too many"]
+        parser.error(f"unrecognized arguments: {' '.join(names)}")
+    return {name.replace("_", "-"): value for name, value in vars(found).items()}
+
+
+def _read_config(file: Path) -> list[str]:
+    """Read ``name = value`` lines, as the reference does with Boost; return them as a command line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"--config: cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--config: {file} is not a text file") from error
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            # Not the line itself: it may hold a token.
+            raise ConfigurationError(f"{file}: line {number} is not like 'name = value', as in 'region = us-east-1'")
+        if name not in _LABELS or name in _NOT_IN_A_FILE:
+            raise ConfigurationError(
+                f"{file}: there is no option '{name}' that a file may hold: give long names without their dashes, such "
+                "as region (services' addresses belong into *.ini files, see --config-dir)"
+            )
+        if name in values:
+            raise ConfigurationError(f"{file}: {name} stands twice")
+        values[name] = value
+    return [word for name, value in values.items() for word in _as_argument(file, name, value)]
+
+
+def _as_argument(file: Path, name: str, value: str) -> list[str]:
+    if name not in _FLAGS:
+        return [f"--{name}={value}"]
+    if value.lower() not in (*_YES, *_NO):
+        raise ConfigurationError(f"{file}: {name} is either true or false, not '{value}'")
+    return [f"--{name}"] if value.lower() in _YES else []
+
+
+def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Describe the options; return them."""
+    add = parser.add_argument
+    return [
+        add("-h", "--help", action="help", help="show this help, and exit"),
+        add("-V", "--version", action="version", version=f"tunnelproxy {__version__}", help="show it, and exit"),
+        add(
+            "-t",
+            "--access-token",
+            metavar="TOKEN",
+            help=f"the access token of this end; better give it in {TOKEN_VARIABLE}",
+        ),
+        add(
+            "-i",
+            "--client-token",
+            metavar="TOKEN",
+            help="what makes the access token good for reconnecting: 32 to 128 letters, digits and '-' "
+            "(default: one is made)",
+        ),
+        add("-e", "--proxy-endpoint", metavar="HOST[:PORT]", help="the data plane to connect to"),
+        add("-r", "--region", help="the AWS region where the tunnel was opened, instead of -e"),
+        add("-m", "--mode", choices=list(MODES), help="which end this is, where neither -s nor -d says it"),
+        add(
+            "-s",
+            "--source-listen-port",
+            metavar="[ID=]PORT,…",
+            help="be the source: listen on these ports; 0, or no port for a service, picks a free one",
+        ),
+        add(
+            "-d",
+            "--destination-app",
+            metavar="[ID=]ADDRESS,…",
+            help="be the destination: connect to these; a port, host:port, [IPv6]:port, or the path of a Unix socket",
+        ),
+        add(
+            "-b",
+            "--local-bind-address",
+            metavar="HOST",
+            help="the address to listen on (source, default localhost) or to connect from (destination)",
+        ),
+        add(
+            "-c",
+            "--capath",
+            metavar="DIR",
+            help="an OpenSSL hashed directory, or a PEM file, of certificate authorities to trust",
+        ),
+        add(
+            "-k",
+            "--no-ssl-host-verify",
+            action="store_true",
+            help="do not check the service's certificate: whoever is on the way can read everything",
+        ),
+        add(
+            "-y",
+            "--destination-client-type",
+            choices=["auto", *Version.__members__],
+            help="at the source, the version that the device's proxy speaks (default auto: find out)",
+        ),
+        add(
+            "--protocol-version",
+            choices=list(Version.__members__),
+            help="speak this version with the service only (default: the newest that both know)",
+        ),
+        add("--config", metavar="FILE", help="read options from this file: lines like 'region = us-east-1'"),
+        add(
+            "--config-dir",
+            metavar="DIR",
+            help="read *.ini files with lines 'SERVICE = ADDRESS' below this directory (default: ./config if it "
+            "exists)",
+        ),
+        add("--settings-json", metavar="FILE", help="read fine-grained settings from this file"),
+        add("--export-default-settings", metavar="FILE", help="write the default ones to this file, and exit"),
+        add(
+            "-v",
+            "--verbose",
+            metavar="0..6",
+            type=_verbosity,
+            help=f"0 off, 1 fatal, 2 error, 3 warning, 4 info, 5 debug, 6 trace (default {logs.DEFAULT_VERBOSITY})",
+        ),
+        add("--log-format", choices=logs.FORMATS, help=logs.FORMAT_HELP),
+    ]
+
+
+def _verbosity(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 6")
+    return int(text)
+
+
+_PARSER: dict[str, Any] = {
+    "prog": "tunnelproxy",
+    "description": "Source or destination proxy of an AWS IoT secure tunnel.",
+    "epilog": _EPILOG,
+    "formatter_class": argparse.RawDescriptionHelpFormatter,
+    "argument_default": argparse.SUPPRESS,
+    "add_help": False,
+}
+
+_OPTIONS = _add_options(Parser(**_PARSER))
+_LABELS = {action.option_strings[-1][2:]: "/".join(action.option_strings) for action in _OPTIONS}
+_FLAGS = {action.option_strings[-1][2:] for action in _OPTIONS if action.nargs == 0}

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fine-grained settings of ``--settings-json`` and ``--export-default-settings``.
+
+Names, nesting and meaning are those of the reference: docs/CONFIGURATION.md and src/ProxySettings.cpp of
+aws-samples/aws-iot-securetunneling-localproxy. Values may be strings, as the reference writes them, or plain JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+from ..destination import CONNECT_ATTEMPTS, CONNECT_PAUSE_SECONDS
+from ..errors import ConfigurationError
+from ..proxy import MAX_CONNECTIONS
+from ..transport.endpoint import Endpoint
+from ..transport.reconnect import PATIENT, Patience
+from ..transport.route import PING_SECONDS
+
+__all__ = ["Settings", "export_defaults", "read_settings"]
+
+log = logging.getLogger(__name__)
+
+_ROOT = ("tunneling", "proxy")
+_REGIONS = "region_endpoint_overrides"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set finely.
+
+    Attributes:
+        bind_address: where a source listens without ``-b``.
+        endpoint_format: the host of a region's data plane, with ``%s`` for the region; None for AWS's.
+        region_endpoints: hosts of certain regions' data planes, which win over the format.
+        connect_attempts: how often a destination tries to connect to a service's address; None for ever.
+        connect_pause: seconds between two of these attempts.
+        max_connections: how many connections each service may have at once.
+        ping_seconds: time between two pings.
+        patience: how long to go on trying to connect to the data plane.
+    """
+
+    bind_address: str = "localhost"
+    endpoint_format: str | None = None
+    region_endpoints: Mapping[str, str] = field(default_factory=dict)
+    connect_attempts: int | None = CONNECT_ATTEMPTS
+    connect_pause: float = CONNECT_PAUSE_SECONDS
+    max_connections: int = MAX_CONNECTIONS
+    ping_seconds: float = PING_SECONDS
+    patience: Patience = PATIENT
+
+    def endpoint_of(self, region: str) -> Endpoint:
+        """Where the data plane of a region is."""
+        if region in self.region_endpoints:
+            return Endpoint.parse(self.region_endpoints[region])
+        if self.endpoint_format is not None:
+            return Endpoint.parse(self.endpoint_format.replace("%s", region))
+        return Endpoint.of_region(region)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _count_or_ever(text: str) -> int | None:
+    return None if int(text) == -1 else _count(text)
+
+
+def _seconds(text: str) -> float:
+    return _count(text) / 1000
+
+
+def _flag(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+
+
+def _word(text: str) -> str:
+    if not text or text != text.strip():
+        raise ValueError
+    return text
+
+
+def _host_format(text: str) -> str:
+    if text.count("%") != 1 or "%s" not in text:
+        raise ValueError
+    return text
+
+
+class _Kind(NamedTuple):
+    read: Callable[[str], Any]
+    words: str
+
+
+_COUNT = _Kind(_count, "a whole number from 1")
+_COUNT_OR_EVER = _Kind(_count_or_ever, "a whole number from 1, or -1 for no end")
+_MILLISECONDS = _Kind(_seconds, "a whole number of milliseconds from 1")
+_FLAG = _Kind(_flag, "true or false")
+_WORD = _Kind(_word, "the address of a host")
+_HOST_FORMAT = _Kind(_host_format, "a host's name with %s for the region, as in data.tunneling.iot.%s.amazonaws.com")
+
+_KINDS = {
+    "default_bind_address": _WORD,
+    "endpoint_format": _HOST_FORMAT,
+    "tcp.connection_retry_count": _COUNT_OR_EVER,
+    "tcp.connection_retry_delay_ms": _MILLISECONDS,
+    "tcp.max_active_connections": _COUNT,
+    "websocket.ping_period_ms": _MILLISECONDS,
+    "websocket.retry_delay_ms": _MILLISECONDS,
+    "websocket.connect_retry_count": _COUNT_OR_EVER,
+    "websocket.reconnect_on_data_error": _FLAG,
+}
+
+_WITHOUT_MEANING = frozenset(
+    {
+        # The wire's own numbers. A smaller payload than the other end's is no error in our code.
+        "message.data_length_size",
+        "message.data_frame_max_size",
+        "message.max_payload_size",
+        "message.max_size",
+        # Negotiated; --protocol-version forces one.
+        "websocket.subprotocol",
+        # Memory is bounded by other means.
+        "websocket.max_frame_size",
+        "websocket.read_buffer_size",
+        "websocket.write_buffer_size",
+        "tcp.read_buffer_size",
+        "tcp.write_buffer_size",
+    }
+)
+
+
+def read_settings(path: Path) -> Settings:
+    """Read the file of ``--settings-json``. What it does not set keeps its default.
+
+    Raises:
+        ConfigurationError: the file, and the setting at fault.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"--settings-json: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"--settings-json: {path} is not JSON: {error}") from error
+    found: dict[str, Any] = {}
+    regions: dict[str, str] = {}
+    ignored = []
+    for name, text in _leaves(tree, path).items():
+        key = name[len(".".join(_ROOT)) + 1 :]
+        if key in _KINDS:
+            found[key] = _read(path, name, text, _KINDS[key])
+        elif key.startswith(f"{_REGIONS}."):
+            regions[key[len(_REGIONS) + 1 :]] = _read(path, name, text, _WORD)
+        elif key in _WITHOUT_MEANING:
+            ignored.append(key)
+        else:
+            raise ConfigurationError(
+                f"--settings-json: {path}: there is no setting {name}; --export-default-settings writes those there are"
+            )
+    if ignored:
+        log.info("%s: these settings of the reference have no meaning here: %s", path, ", ".join(ignored))
+    return _settings(found, regions)
+
+
+def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> Settings:
+    default = Settings()
+    return Settings(
+        bind_address=found.get("default_bind_address", default.bind_address),
+        endpoint_format=found.get("endpoint_format", default.endpoint_format),
+        region_endpoints=regions,
+        connect_attempts=found.get("tcp.connection_retry_count", default.connect_attempts),
+        connect_pause=found.get("tcp.connection_retry_delay_ms", default.connect_pause),
+        max_connections=found.get("tcp.max_active_connections", default.max_connections),
+        ping_seconds=found.get("websocket.ping_period_ms", default.ping_seconds),
+        patience=Patience(
+            first_delay=found.get("websocket.retry_delay_ms", default.patience.first_delay),
+            attempts=found.get("websocket.connect_retry_count", default.patience.attempts),
+            reconnect=found.get("websocket.reconnect_on_data_error", default.patience.reconnect),
+        ),
+    )
+
+
+def _leaves(tree: object, path: Path, prefix: str = "") -> dict[str, str]:
+    """The values of nested objects as strings, by their dotted names."""
+    if isinstance(tree, dict):
+        found: dict[str, str] = {}
+        for name, value in tree.items():
+            found.update(_leaves(value, path, f"{prefix}.{name}" if prefix else name))
+        return found
+    if not prefix:
+        raise ConfigurationError(f"--settings-json: {path} holds no JSON object")
+    return {prefix: tree if isinstance(tree, str) else json.dumps(tree)}
+
+
+def _read(path: Path, name: str, text: str, kind: _Kind) -> Any:
+    try:
+        return kind.read(text)
+    except (ValueError, KeyError):
+        raise ConfigurationError(f"--settings-json: {path}: {name} is '{text}', but should be {kind.words}") from None
+
+
+def export_defaults(path: Path) -> None:
+    """Write the settings that have a meaning here, with their defaults, in the reference's form.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    default = Settings()
+    values = {
+        "default_bind_address": default.bind_address,
+        "endpoint_format": Endpoint.of_region("us-east-1").host.replace("us-east-1", "%s"),
+        f"{_REGIONS}.cn-north-1": Endpoint.of_region("cn-north-1").host,
+        f"{_REGIONS}.cn-northwest-1": Endpoint.of_region("cn-northwest-1").host,
+        "tcp.connection_retry_count": default.connect_attempts or -1,
+        "tcp.connection_retry_delay_ms": round(default.connect_pause * 1000),
+        "tcp.max_active_connections": default.max_connections,
+        "websocket.ping_period_ms": round(default.ping_seconds * 1000),
+        "websocket.retry_delay_ms": round(default.patience.first_delay * 1000),
+        "websocket.connect_retry_count": default.patience.attempts or -1,
+        "websocket.reconnect_on_data_error": str(default.patience.reconnect).lower(),
+    }
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *above, last = [*_ROOT, *name.split(".")]
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[str(last)] = str(value)
+    try:
+        path.write_text(json.dumps(tree, indent=4) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--export-default-settings: cannot write {path}: {error.strerror}") from error

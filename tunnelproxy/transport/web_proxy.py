@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Through an HTTP proxy to the service: which one the environment names, and how to ask it for a connection.
+
+The result is a socket, on which TLS with the service comes next. Where TLS with the proxy is underneath, it is one end
+of a socket pair: asyncio starts TLS on top of TLS only since Python 3.11.
+
+Source: RFC 9110, section 9.3.6 (CONNECT); RFC 7617 (basic authentication).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ..errors import ConfigurationError
+from . import tcp
+from .endpoint import Endpoint
+
+__all__ = ["WebProxy", "WebProxyError", "find_web_proxy", "open_tunnel"]
+
+PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY")
+"""The lower-case one wins, as in the reference, even where it is empty: that turns the other one off."""
+
+EXCEPTION_VARIABLES = ("no_proxy", "NO_PROXY")
+
+DEFAULT_PORT = 3128
+LONGEST_ANSWER = 16 * 1024
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r?\n")
+
+
+class WebProxyError(Exception):
+    """A web proxy gave no connection.
+
+    Attributes:
+        permanent: whether another attempt will fail likewise until somebody changes something.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+@dataclass(frozen=True)
+class WebProxy:
+    """An HTTP proxy.
+
+    Attributes:
+        tls: whether the connection to it is by TLS.
+        variable: the environment variable that named it.
+        credentials: ``user:password``, where it wants them.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    variable: str
+    credentials: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def find_web_proxy(endpoint: Endpoint, environment: Mapping[str, str]) -> WebProxy | None:
+    """The web proxy that the environment names for an endpoint, if any.
+
+    Raises:
+        ConfigurationError: what it names is no web proxy; the text names the variable, and not its value, which may
+            hold a password.
+    """
+    variable = next((name for name in PROXY_VARIABLES if name in environment), None)
+    if variable is None or not environment[variable].strip():
+        return None
+    exceptions = next((environment[name] for name in EXCEPTION_VARIABLES if name in environment), "")
+    if _is_excepted(endpoint, exceptions):
+        return None
+    return _parse(environment[variable].strip(), variable)
+
+
+def _parse(url: str, variable: str) -> WebProxy:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, SplitResult("http", "", "", "", "")
+    if parts.scheme not in ("http", "https"):
+        raise ConfigurationError(f"{variable}: {parts.scheme}:// is not supported: give http://… or https://…")
+    if not host or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"{variable} does not name a web proxy: give http://HOST:PORT or https://HOST:PORT, where needed with "
+            "USER:PASSWORD@ before HOST (of these, encode / as %2F, # as %23, ? as %3F, @ as %40)"
+        )
+    credentials = None
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return WebProxy(host, port or DEFAULT_PORT, parts.scheme == "https", variable, credentials)
+
+
+def _is_excepted(endpoint: Endpoint, exceptions: str) -> bool:
+    """Whether ``NO_PROXY`` holds an endpoint: by ``*``, a host, the end of its name, an address, or a network."""
+    return any(_matches(endpoint, item.strip().lower()) for item in exceptions.split(",") if item.strip())
+
+
+def _matches(endpoint: Endpoint, item: str) -> bool:
+    if item == "*":
+        return True
+    host = endpoint.host.lower()
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(item.strip("[]"), strict=False)
+    except ValueError:
+        pass
+    name, colon, port = item.rpartition(":")
+    if colon and port.isdigit() and (name.endswith("]") or ":" not in name):
+        if int(port) != endpoint.port:
+            return False
+        item = name
+    item = item.strip("[]").lstrip("*").lstrip(".")
+    return host == item or host.endswith(f".{item}")
+
+
+async def open_tunnel(proxy: WebProxy, tls: ssl.SSLContext | None, endpoint: Endpoint) -> socket.socket:
+    """Have a web proxy connect to an endpoint.
+
+    Args:
+        tls: for the connection to the proxy; None for one without TLS.
+
+    Returns:
+        A socket, in non-blocking mode, that leads to the endpoint.
+
+    Raises:
+        WebProxyError: the proxy cannot be reached, or refuses.
+    """
+    sock = await _connect(proxy)
+    try:
+        if tls is not None:
+            sock = await _wrap(sock, proxy, tls)
+        _check(await _ask(sock, proxy, endpoint), proxy, endpoint)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _connect(proxy: WebProxy) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    cause = ""
+    try:
+        found = await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        found, cause = [], tcp.reason(error)
+    for family, kind, number, _, address in found:
+        sock = socket.socket(family, kind, number)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            cause = tcp.reason(error)
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            tcp.tune(sock)
+            return sock
+    raise WebProxyError(f"cannot reach the web proxy {proxy} ({proxy.variable}): {cause}")
+
+
+class _Splice(asyncio.Protocol):
+    """One side of two connections that are joined: what comes here goes out there."""
+
+    def __init__(self) -> None:
+        self.other = self
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=tcp.SEND_BUFFER, low=tcp.SEND_BUFFER // 4)
+
+    def data_received(self, data: bytes) -> None:
+        if self.other._transport is not None:
+            self.other._transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.other._transport is not None and not self.other._transport.is_closing():
+            self.other._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other._transport is not None and not self.other._transport.is_closing():
+            self.other._transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.other._transport is not None:
+            self.other._transport.close()
+
+
+async def _wrap(sock: socket.socket, proxy: WebProxy, tls: ssl.SSLContext) -> socket.socket:
+    """Put TLS with the proxy around a socket: the plain text is on the one that is returned."""
+    loop = asyncio.get_running_loop()
+    near, far = _Splice(), _Splice()
+    near.other, far.other = far, near
+    ours, inner = socket.socketpair()
+    for end in (ours, inner):
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, tcp.SEND_BUFFER)
+    try:
+        joined, _ = await loop.create_unix_connection(lambda: near, sock=inner)
+        try:
+            await loop.create_connection(lambda: far, sock=sock, ssl=tls, server_hostname=proxy.host)
+        except BaseException:
+            joined.close()
+            raise
+    except ssl.SSLCertVerificationError as error:
+        ours.close()
+        raise WebProxyError(
+            f"the certificate of the web proxy {proxy} is not to be trusted ({error.verify_message.rstrip('.')}): name "
+            "its authority with -c/--capath or AWSIOT_TUNNEL_CAPATH, or add it to the system's",
+            permanent=True,
+        ) from None
+    except OSError as error:
+        ours.close()
+        raise WebProxyError(
+            f"no TLS with the web proxy {proxy}: {tcp.reason(error)} (if it wants none, give http:// in "
+            f"{proxy.variable})"
+        ) from None
+    except BaseException:
+        ours.close()
+        raise
+    return ours
+
+
+async def _ask(sock: socket.socket, proxy: WebProxy, endpoint: Endpoint) -> bytes:
+    """Send the request; return the head of the answer."""
+    loop = asyncio.get_running_loop()
+    request = f"CONNECT {endpoint} HTTP/1.1\r\nHost: {endpoint}\r\n"
+    if proxy.credentials is not None:
+        request += f"Proxy-Authorization: Basic {base64.b64encode(proxy.credentials.encode()).decode()}\r\n"
+    answer = b""
+    try:
+        await loop.sock_sendall(sock, f"{request}\r\n".encode())
+        while b"\r\n\r\n" not in answer and len(answer) < LONGEST_ANSWER:
+            some = await loop.sock_recv(sock, 4096)
+            if not some:
+                break
+            answer += some
+    except OSError as error:
+        raise WebProxyError(f"the connection to the web proxy {proxy} broke: {tcp.reason(error)}") from None
+    return answer
+
+
+def _check(answer: bytes, proxy: WebProxy, endpoint: Endpoint) -> None:
+    if not answer:
+        raise WebProxyError(f"the web proxy {proxy} ended the connection without an answer")
+    line = _STATUS_LINE.match(answer)
+    if line is None:
+        raise WebProxyError(
+            f"what answers at {proxy} ({proxy.variable}) is no HTTP proxy; if it wants TLS, give https://",
+            permanent=True,
+        )
+    status = int(line[1])
+    said = f"{status} {(line[2] or b'').decode('ascii', 'replace')}".strip()[:100]
+    if 200 <= status < 300:
+        if not answer.endswith(b"\r\n\r\n"):
+            raise WebProxyError(f"the web proxy {proxy} sent something of its own into the connection")
+    elif status == 407 and proxy.credentials is None:
+        raise WebProxyError(
+            f"the web proxy {proxy} wants a user and a password ({said}): put USER:PASSWORD@ before its host in "
+            f"{proxy.variable}",
+            permanent=True,
+        )
+    elif status == 407:
+        raise WebProxyError(
+            f"the web proxy {proxy} does not accept the user and password in {proxy.variable} ({said})", permanent=True
+        )
+    elif status == 403:
+        raise WebProxyError(
+            f"the web proxy {proxy} does not allow connections to {endpoint} ({said}): ask who runs it, or put the "
+            "host into no_proxy, where there is a way without",
+            permanent=True,
+        )
+    elif status >= 500:
+        raise WebProxyError(f"the web proxy {proxy} does not reach {endpoint} ({said})")
+    else:
+        raise WebProxyError(f"the web proxy {proxy} does not connect to {endpoint} ({said})", permanent=True)
