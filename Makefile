@@ -27,7 +27,7 @@ demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
 	@$(BIN)/python -m demo stop
 
 .PHONY: test
-test: system-packages $(INSTALLED) ## run all tests; ARGS="-k hub" goes to pytest
+test: system-packages test-packages $(INSTALLED) ## run all tests; ARGS="-k hub" goes to pytest
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
 
 .PHONY: lint
@@ -55,6 +55,11 @@ clean: ## remove all that was made here, the environment too
 .PHONY: system-packages
 system-packages:
 	@scripts/system-packages python sshd ssh ssh-keygen curl $(ROOT_COMMANDS)
+
+# What only tests need.
+.PHONY: test-packages
+test-packages:
+	@scripts/system-packages tinyproxy stunnel
 
 $(INSTALLED): pyproject.toml
 	@scripts/system-packages python

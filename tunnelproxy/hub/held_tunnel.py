@@ -145,6 +145,7 @@ class HeldTunnel:
         Raises:
             HubError: it sent none; the text says whether the device is there.
         """
+        set_about(thing=self.record.thing, tunnel=self.record.tunnel_id)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         local = await self._proxy.attach(service_id, ours)

@@ -34,6 +34,9 @@ EXCEPTION_VARIABLES = ("no_proxy", "NO_PROXY")
 DEFAULT_PORT = 3128
 LONGEST_ANSWER = 16 * 1024
 
+_UNAUTHENTICATED = (407, 401)
+"""RFC 9110 has 407; tinyproxy 1.11 says 401 to a wrong password."""
+
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r?\n")
 
 
@@ -269,13 +272,13 @@ def _check(answer: bytes, proxy: WebProxy, endpoint: Endpoint) -> None:
     if 200 <= status < 300:
         if not answer.endswith(b"\r\n\r\n"):
             raise WebProxyError(f"the web proxy {proxy} sent something of its own into the connection")
-    elif status == 407 and proxy.credentials is None:
+    elif status in _UNAUTHENTICATED and proxy.credentials is None:
         raise WebProxyError(
             f"the web proxy {proxy} wants a user and a password ({said}): put USER:PASSWORD@ before its host in "
             f"{proxy.variable}",
             permanent=True,
         )
-    elif status == 407:
+    elif status in _UNAUTHENTICATED:
         raise WebProxyError(
             f"the web proxy {proxy} does not accept the user and password in {proxy.variable} ({said})", permanent=True
         )

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+import os
+
+# Peers run on the loopback, where a web proxy of this machine's user does not lead.
+for name in (
+    "https_proxy",
+    "HTTPS_PROXY",
+    "http_proxy",
+    "HTTP_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+):
+    os.environ.pop(name, None)
