@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +21,9 @@ import pytest
 
 from peers.device import HttpServer, proxy_environment
 from peers.process import REPOSITORY, Process, free_port, wait_for
-from peers.proxies import OpenTunnel, open_tunnel, start_proxy
+from peers.proxies import OpenTunnel, ProxyPair, open_tunnel, start_proxy
 from peers.service import TunnelingService
+from tunnelproxy import __version__
 
 
 @pytest.fixture
@@ -111,17 +115,199 @@ def test_the_default_configuration_is_the_folder_config(
         destination.wait_for_output(rf"HTTP1: will connect to localhost:{http.port}")
 
 
-def test_a_token_given_as_an_argument_is_not_left_there(service: TunnelingService, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [["-t", "TOKEN", "-i", "CLIENT"], ["-kiCLIENT", "--access-token=TOKEN"], ["--client-token", "CLIENT", "-tTOKEN"]],
+)
+def test_tokens_given_as_arguments_are_not_left_there(
+    service: TunnelingService, tmp_path: Path, how: list[str]
+) -> None:
     tunnel = open_tunnel(service)
-    arguments = ["-t", tunnel.source_token, "-m", "src", "-v", "6"]
-    environment = {**os.environ, **service.environment}
-    command = [sys.executable, "-m", "tunnelproxy", *arguments]
+    client_token = f"-{uuid.uuid4()}"
+    given = [word.replace("TOKEN", tunnel.source_token).replace("CLIENT", client_token) for word in how]
+    environment = {**os.environ, **service.environment, "AWSIOT_TUNNEL_ACCESS_TOKEN": "which the arguments outrank"}
+    command = [sys.executable, "-m", "tunnelproxy", *given, "-m", "src", "-v", "6"]
     with Process(command, tmp_path / "log", environment) as source:
         source.wait_for_output("listening on")
         seen = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
         assert any("tunnelproxy" in line and "-m src" in line for line in seen)
-        assert not [line for line in seen if tunnel.source_token in line]
-        assert tunnel.source_token not in source.output()
+        for secret in (tunnel.source_token, client_token):
+            assert not [line for line in seen if secret in line]
+            assert secret not in source.output()
+        assert "a shell's history may have it; better give it in AWSIOT_TUNNEL_ACCESS_TOKEN" in source.output()
+
+
+@pytest.mark.parametrize("how", ["argument", "file", "variable"])
+def test_with_a_client_token_the_access_token_serves_again(service: TunnelingService, tmp_path: Path, how: str) -> None:
+    tunnel = open_tunnel(service)
+    client_token = str(uuid.uuid4())
+    (tmp_path / "proxy.ini").write_text(f"access-token = {tunnel.source_token}\nclient-token = {client_token}\n")
+    arguments, variables = {
+        "argument": (["-i", client_token], {"AWSIOT_TUNNEL_ACCESS_TOKEN": tunnel.source_token}),
+        "file": (["--config", str(tmp_path / "proxy.ini")], {}),
+        "variable": (
+            [],
+            {"AWSIOT_TUNNEL_ACCESS_TOKEN": tunnel.source_token, "AWSIOT_TUNNEL_CLIENT_TOKEN": client_token},
+        ),
+    }[how]
+    command = [sys.executable, "-m", "tunnelproxy", "-m", "src", *arguments]
+    for turn in ("first", "second"):
+        with Process(command, tmp_path / turn, {**os.environ, **service.environment, **variables}) as source:
+            source.wait_for_output("listening on")
+
+
+def test_a_whole_configuration_in_a_file(service: TunnelingService, http: HttpServer, tmp_path: Path) -> None:
+    tunnel = open_tunnel(service, ["HTTP1"])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWSIOT_")}
+    common = f"proxy-endpoint = {service.data}\ncapath = {service.ca}\n"
+    port = free_port()
+    with ExitStack() as stack:
+        for name, text in (
+            ("destination", f"access-token = {tunnel.destination_token}\ndestination-app = HTTP1={http.port} # web\n"),
+            ("source", f"access-token = {tunnel.source_token}\nsource-listen-port = HTTP1={port}\n"),
+        ):
+            (tmp_path / f"{name}.ini").write_text(common + text)
+            command = [sys.executable, "-m", "tunnelproxy", "--config", tmp_path / f"{name}.ini"]
+            stack.enter_context(Process(command, tmp_path / name, environment)).wait_for_output("connected to")
+        wait_for(lambda: fetch(port) == "the device is well\n", "the page")
+
+
+def test_without_host_verification_there_is_a_warning_each_time(service: TunnelingService, tmp_path: Path) -> None:
+    tunnel = open_tunnel(service)
+    client_token = str(uuid.uuid4())
+    environment = {**proxy_environment(service, tunnel.source_token), "AWSIOT_TUNNEL_CLIENT_TOKEN": client_token}
+    del environment["AWSIOT_TUNNEL_CAPATH"]
+    command = [sys.executable, "-m", "tunnelproxy", "-m", "src", "-k"]
+    for turn in ("first", "second"):
+        with Process(command, tmp_path / turn, environment) as source:
+            source.wait_for_output("WARNING -k/--no-ssl-host-verify: the certificate of .* is not checked")
+            source.wait_for_output("listening on")
+
+
+def test_settings_are_exported_and_taken(service: TunnelingService, http: HttpServer, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    done = run(["--export-default-settings", str(path)], os.environ, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    text = path.read_text()
+    path.write_text(text.replace('"max_active_connections": "128"', '"max_active_connections": "1"'))
+    assert path.read_text() != text
+    with ExitStack() as stack:
+        options = ["--settings-json", str(path)]
+        pair = stack.enter_context(ProxyPair(service, tmp_path, {"HTTP1": http.port}, options))
+        first, second = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", pair.ports["HTTP1"]), 15)) for _ in range(2)
+        )
+        pair.source.wait_for_output("connection 1: opened")
+        assert second.recv(1) == b""
+        pair.source.wait_for_output("HTTP1: turned a connection away: there are 1 already")
+        first.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert first.recv(4) == b"HTTP"
+
+
+def test_the_retries_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    websocket = {"connect_retry_count": 3, "retry_delay_ms": 20}
+    path.write_text(json.dumps({"tunneling": {"proxy": {"websocket": websocket}}}))
+    arguments = ["-m", "src", "-e", f"127.0.0.1:{free_port()}", "--settings-json", str(path)]
+    done = run(arguments, {**os.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": "x"}, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("trying again in") == 2
+    assert done.stderr.splitlines()[-1].startswith("tunnelproxy: error: cannot reach 127.0.0.1")
+
+
+def test_without_reconnecting_a_lost_link_ends_the_proxy(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"tunneling": {"proxy": {"websocket": {"reconnect_on_data_error": "false"}}}}')
+    with TunnelingService() as service:
+        tunnel = open_tunnel(service)
+        options = ["-m", "src", "--settings-json", str(path)]
+        with start_proxy(service, tunnel.source_token, options, tmp_path / "log") as source:
+            source.wait_for_output("listening on")
+            service.kill()
+            assert source.wait() == 1
+            assert "tunnelproxy: error: " in source.output()
+
+
+class Visited:
+    """A local service that says who has connected."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self.address = listening.getsockname()
+
+    def peer(self, port: int) -> object:
+        """Have a client connect to the source's port, and return the address that the connection comes from."""
+        with socket.create_connection(("127.0.0.1", port)):
+            self._listening.settimeout(15)
+            accepted, address = self._listening.accept()
+            accepted.close()
+            return address
+
+
+def test_a_destination_connects_from_the_bind_address(service: TunnelingService, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        visited = Visited(listening)
+        addresses = {"SSH1": f"127.0.0.1:{visited.address[1]}"}
+        with ProxyPair(service, tmp_path, addresses, destination_options=["-b", "127.0.0.2"]) as pair:
+            assert visited.peer(pair.ports["SSH1"])[0] == "127.0.0.2"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("how", ["-b", "default_bind_address"])
+def test_a_source_listens_on_the_bind_address(service: TunnelingService, tmp_path: Path, how: str) -> None:
+    tunnel = open_tunnel(service)
+    path = tmp_path / "settings.json"
+    path.write_text('{"tunneling": {"proxy": {"default_bind_address": "127.0.0.2"}}}')
+    options = ["-b", "127.0.0.2"] if how == "-b" else ["--settings-json", str(path)]
+    with start_proxy(service, tunnel.source_token, ["-m", "src", *options], tmp_path / "log") as source:
+        port = int(source.wait_for_output(r"SSH1: listening on 127.0.0.2:(\d+)")[1])
+        socket.create_connection(("127.0.0.2", port)).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_an_ipv6_destination(service: TunnelingService, tmp_path: Path) -> None:
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listening:
+        visited = Visited(listening)
+        with ProxyPair(service, tmp_path, {"SSH1": f"[::1]:{visited.address[1]}"}) as pair:
+            assert visited.peer(pair.ports["SSH1"])[0] == "::1"  # type: ignore[index]
+
+
+def test_a_unix_socket_as_destination(service: TunnelingService, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{folder}/app.sock")
+        listening.listen()
+        with ProxyPair(service, tmp_path, {"SSH1": f"{folder}/app.sock"}) as pair:
+            assert Visited(listening).peer(pair.ports["SSH1"]) == ""
+
+
+@pytest.mark.parametrize("end", ["source", "destination"])
+def test_a_tunnel_that_is_closed_ends_the_proxy_with_status_0(
+    service: TunnelingService, tmp_path: Path, end: str
+) -> None:
+    tunnel = open_tunnel(service)
+    token, options = {
+        "source": (tunnel.source_token, ["-m", "src"]),
+        "destination": (tunnel.destination_token, ["-d", "SSH1=22,HTTP1=80"]),
+    }[end]
+    with start_proxy(service, token, options, tmp_path / "log") as proxy:
+        proxy.wait_for_output("connected to")
+        service.boto3_client().close_tunnel(tunnelId=tunnel.tunnel_id)
+        assert proxy.wait() == 0
+        assert "the tunnel is closed or has expired" in proxy.output()
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    for option in ("-V", "--version"):
+        done = run([option], os.environ, tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"tunnelproxy {__version__}\n")
+    for option in ("-h", "--help"):
+        done = run([option], os.environ, tmp_path)
+        assert done.returncode == 0
+        assert "--destination-app" in done.stdout
 
 
 def test_the_highest_verbosity_tells_no_token(service: TunnelingService, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ __all__ = ["Settings", "export_defaults", "read_settings"]
 
 log = logging.getLogger(__name__)
 
-_ROOT = ("tunneling", "proxy")
+_ROOT = "tunneling.proxy."
 _REGIONS = "region_endpoint_overrides"
 
 
@@ -152,7 +152,7 @@ def read_settings(path: Path) -> Settings:
     regions: dict[str, str] = {}
     ignored = []
     for name, text in _leaves(tree, path).items():
-        key = name[len(".".join(_ROOT)) + 1 :]
+        key = name[len(_ROOT) :] if name.startswith(_ROOT) else ""
         if key in _KINDS:
             found[key] = _read(path, name, text, _KINDS[key])
         elif key.startswith(f"{_REGIONS}."):
@@ -227,11 +227,11 @@ def export_defaults(path: Path) -> None:
     }
     tree: dict[str, Any] = {}
     for name, value in values.items():
-        *above, last = [*_ROOT, *name.split(".")]
+        *above, last = f"{_ROOT}{name}".split(".")
         node = tree
         for part in above:
             node = node.setdefault(part, {})
-        node[str(last)] = str(value)
+        node[last] = str(value)
     try:
         path.write_text(json.dumps(tree, indent=4) + "\n", encoding="utf-8")
     except OSError as error:
