@@ -64,6 +64,11 @@ class TunnelRecord:
         """Undo :meth:`to_json`, or read an ``adopt`` request."""
         return cls(**{**data, "services": tuple(data["services"])})
 
+    @property
+    def subject(self) -> dict[str, str]:
+        """What log records about it say that they are about."""
+        return {"thing": self.thing, "tunnel": self.tunnel_id}
+
     def expires_within(self, seconds: float) -> bool:
         """Whether the tunnel's life is over so soon, or already."""
         return self.expires_at is not None and time.time() + seconds >= self.expires_at
@@ -145,7 +150,7 @@ class HeldTunnel:
         Raises:
             HubError: it sent none; the text says whether the device is there.
         """
-        set_about(thing=self.record.thing, tunnel=self.record.tunnel_id)
+        set_about(**self.record.subject)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         local = await self._proxy.attach(service_id, ours)
@@ -225,7 +230,7 @@ class HeldTunnel:
         }
 
     async def _run(self) -> None:
-        set_about(thing=self.record.thing, tunnel=self.record.tunnel_id)
+        set_about(**self.record.subject)
         try:
             await self._proxy.run()
         except (TunnelClosed, TunnelRefused, ConfigurationError) as error:

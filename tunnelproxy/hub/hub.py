@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -43,9 +42,12 @@ class Hub:
     def restore(self) -> None:
         """Take over the tunnels that the hub before this one left."""
         for record in state_file.load(self._state):
-            with contextlib.suppress(ConfigurationError):
+            try:
                 self._tunnels[record.thing] = HeldTunnel(record)
-                log.info("took over the tunnel of %s (%s)", record.thing, record.tunnel_id)
+            except ConfigurationError as error:
+                log.warning("cannot take over the tunnel of %s: %s", record.thing, error, extra=record.subject)
+            else:
+                log.info("took over the tunnel of %s (%s)", record.thing, record.tunnel_id, extra=record.subject)
 
     def idle_for(self, seconds: float) -> bool:
         """Whether, for so long, nobody asked for anything and no tunnel worked or could work again by itself."""
@@ -163,7 +165,7 @@ class Hub:
         elif before is not None:
             await before.stop()
         self._tunnels[record.thing] = tunnel
-        log.info("holds the tunnel of %s (%s) now", record.thing, record.tunnel_id)
+        log.info("holds the tunnel of %s (%s) now", record.thing, record.tunnel_id, extra=record.subject)
         self._save()
         return tunnel
 
@@ -184,7 +186,7 @@ class Hub:
                 del self._tunnels[thing]
                 await tunnel.stop()
                 self._save()
-                log.info("dropped the tunnel of %s (%s)", thing, request["tunnel_id"])
+                log.info("dropped the tunnel of %s (%s)", thing, request["tunnel_id"], extra=tunnel.record.subject)
                 return {"released": True}
         return {"released": False}
 
