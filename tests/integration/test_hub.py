@@ -164,6 +164,19 @@ def test_the_next_hub_takes_over_from_one_that_was_stopped(
     assert client.ensure("thing1")["state"] == "connected"
 
 
+def test_a_hub_that_cannot_use_a_tunnel_leaves_it_to_the_next(
+    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt(service, tunnel)
+    client.stop()
+    with monkeypatch.context() as wrong:
+        wrong.setenv("https_proxy", "gopher://nowhere")
+        with pytest.raises(client.HubError, match="there is no tunnel to thing1"):
+            client.ensure("thing1")
+        client.stop()
+    assert client.ensure("thing1")["state"] == "connected"
+
+
 def test_no_secret_is_shown(service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path) -> None:
     adopt(service, tunnel)
     ssh(device, "true", options=("-vvv",))

@@ -33,6 +33,8 @@ class Hub:
     def __init__(self, state: Path) -> None:
         self._state = state
         self._tunnels: dict[str, HeldTunnel] = {}
+        self._unusable: dict[str, TunnelRecord] = {}
+        """What the hub before left and this one cannot use, such as for a wrong web proxy; the next one may."""
         self._retired: list[HeldTunnel] = []
         """Tunnels that were replaced while they carried connections."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -45,6 +47,7 @@ class Hub:
             try:
                 self._tunnels[record.thing] = HeldTunnel(record)
             except ConfigurationError as error:
+                self._unusable[record.thing] = record
                 log.warning("cannot take over the tunnel of %s: %s", record.thing, error, extra=record.subject)
             else:
                 log.info("took over the tunnel of %s (%s)", record.thing, record.tunnel_id, extra=record.subject)
@@ -224,7 +227,7 @@ class Hub:
         return tunnel
 
     def _save(self) -> None:
-        records = []
+        records = [record for thing, record in self._unusable.items() if thing not in self._tunnels]
         for tunnel in self._tunnels.values():
             known = tunnel.record.to_json()
             records.append(TunnelRecord.from_json({**known, "ports": tunnel.ports or known["ports"]}))
