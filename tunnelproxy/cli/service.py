@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import service_keys
 from .logs import DEFAULT_VERBOSITY, add_format, complain, configure
 from .readiness import notify
 
@@ -48,7 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
     env = commands.add_parser("env", help="print the environment that makes clients use the service")
     _add_state_dir(env)
+    env.add_argument(
+        "--key", default="default", metavar="NAME", help="access key for the clients (default: %(default)s)"
+    )
     env.set_defaults(handler=_reporting(_env))
+
+    service_keys.add_parser(commands, _add_state_dir, _reporting, _state)
 
 
 def _add_state_dir(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +109,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _env(arguments: argparse.Namespace) -> None:
     from ..service.environment import client_environment, export_lines
 
-    sys.stdout.write(export_lines(client_environment(_state(arguments))))
+    sys.stdout.write(export_lines(client_environment(_state(arguments), arguments.key)))
 
 
 def _state(arguments: argparse.Namespace) -> StateDirectory:

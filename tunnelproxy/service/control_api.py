@@ -6,26 +6,35 @@ Source: "AWS JSON 1.1 protocol", Smithy specification.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import logging
+import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 from botocore.loaders import Loader
 from botocore.model import OperationNotFoundError, ServiceModel
 
+from .access import Access, AccessKey
 from .errors import ApiError
+from .events import ControlCall, Listener
 from .operations import Operations
-from .sigv4 import SignedRequest, verify
+from .replays import Replays
+from .sigv4 import SignedRequest, claimed_key_id, verify
 from .validation import validate
 
-__all__ = ["MAX_BODY", "ControlApi", "service_model"]
+__all__ = ["BODY_DEADLINE", "MAX_BODY", "ControlApi", "service_model"]
 
 MAX_BODY = 64 * 1024
 """Most bytes of a request's body; the largest that the model allows is far smaller."""
+
+BODY_DEADLINE = 10.0
+"""Seconds that a client has for a request's body."""
 
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _REQUEST_ID = "x-amzn-RequestId"
@@ -38,28 +47,68 @@ def service_model() -> ServiceModel:
     return ServiceModel(Loader().load_service_model("iotsecuretunneling", "service-2"), "iotsecuretunneling")
 
 
+@dataclass
+class _Call:
+    """What is known so far of a request."""
+
+    request_id: str
+    address: str | None
+    key: AccessKey | None = None
+    access_key_id: str | None = None
+    operation: str | None = None
+    thing: str | None = None
+    tunnel: str | None = None
+
+    def ended(self, outcome: str, status: int, seconds: float) -> ControlCall:
+        name = None if self.key is None else self.key.name
+        return ControlCall(
+            self.request_id,
+            self.address,
+            name,
+            self.access_key_id,
+            self.operation,
+            self.thing,
+            self.tunnel,
+            outcome,
+            status,
+            seconds,
+        )
+
+
 class ControlApi:
     """Answers HTTP requests with operations.
 
     Args:
         operations: what carries them out.
-        find_secret: gives the secret access key for an access key ID, or None.
+        access: who decides what each key may do.
+        find_key: gives the access key of an access key ID, or None.
         region: the region that signatures must name.
         clock: gives seconds since the epoch.
+        replays: who knows the signatures used lately.
+        notify: is told of every request that was answered.
+        authenticated: is told of the connection of every request that was signed with a known key.
     """
 
     def __init__(
         self,
         operations: Operations,
+        access: Access,
         *,
-        find_secret: Callable[[str], str | None],
+        find_key: Callable[[str], AccessKey | None],
         region: str,
         clock: Callable[[], float],
+        replays: Replays,
+        notify: Listener,
+        authenticated: Callable[[object], None] = lambda connection: None,
     ) -> None:
         self._operations = operations
-        self._find_secret = find_secret
+        self._access = access
+        self._find_key = find_key
         self._region = region
         self._clock = clock
+        self._notify = notify
+        self._authenticated = authenticated
+        self._replays = replays
         self._model = service_model()
 
     def application(self) -> web.Application:
@@ -70,31 +119,51 @@ class ControlApi:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
-        request_id = str(uuid.uuid4())
-        operation = "-"
+        call = _Call(str(uuid.uuid4()), request.remote)
+        started = time.perf_counter()
+        content, outcome, status = await self._answer(request, call)
+        self._notify(call.ended(outcome, status, time.perf_counter() - started))
+        return _response(content, status, call.request_id)
+
+    async def _answer(self, request: web.Request, call: _Call) -> tuple[dict[str, Any], str, int]:
+        """Content, outcome and status of the answer."""
         try:
             body = await _read_body(request)
-            self._authenticate(request, body)
-            operation = self._operation_name(request)
-            answer = self._operations.call(operation, self._params(operation, body))
+            self._authenticate(request, body, call)
+            answer = self._carry_out(self._operation_name(request), body, call)
         except ApiError as error:
-            _log.info("%s refused: %s (request %s)", operation, error.kind, request_id)
-            return _response({"__type": error.kind, "message": error.message}, error.status, request_id)
+            _log.info("%s refused: %s (request %s)", call.operation or "-", error.kind, call.request_id)
+            return {"__type": error.kind, "message": error.message}, error.kind, error.status
         except Exception:
-            _log.exception("%s failed (request %s)", operation, request_id)
-            message = f"The service failed; its log has more under request {request_id}."
-            return _response({"__type": "InternalFailureException", "message": message}, 500, request_id)
-        _log.debug("%s answered (request %s)", operation, request_id)
-        return _response(answer, 200, request_id)
+            _log.exception("%s failed (request %s)", call.operation or "-", call.request_id)
+            kind = "InternalFailureException"
+            message = f"The service failed; its log has more under request {call.request_id}."
+            return {"__type": kind, "message": message}, kind, 500
+        _log.debug("%s answered (request %s)", call.operation, call.request_id)
+        return answer, "ok", 200
 
-    def _authenticate(self, request: web.Request, body: bytes) -> None:
+    def _authenticate(self, request: web.Request, body: bytes, call: _Call) -> None:
         headers = {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers}
-        verify(
+        call.access_key_id = claimed_key_id(headers)
+        verified = verify(
             SignedRequest(request.method, request.raw_path, headers, body),
-            find_secret=self._find_secret,
+            find_key=self._find_key,
             region=self._region,
             now=dt.datetime.fromtimestamp(self._clock(), dt.timezone.utc),
         )
+        call.key = verified.key
+        self._replays.check(verified.signature)
+        self._authenticated(request.protocol)
+
+    def _carry_out(self, operation: str, body: bytes, call: _Call) -> dict[str, Any]:
+        call.operation = operation
+        params = self._params(operation, body)
+        call.tunnel, call.thing = self._access.subject(params)
+        assert call.key is not None  # noqa: S101  _authenticate has set it
+        self._access.check(call.key, operation, params)
+        answer = self._operations.call(operation, params, call.key)
+        call.tunnel = answer.get("tunnelId", call.tunnel)
+        return answer
 
     def _operation_name(self, request: web.Request) -> str:
         prefix, _, name = request.headers.get("X-Amz-Target", "").partition(".")
@@ -116,7 +185,11 @@ class ControlApi:
 
 async def _read_body(request: web.Request) -> bytes:
     try:
-        return await request.read()
+        return await asyncio.wait_for(request.read(), BODY_DEADLINE)
+    except asyncio.TimeoutError:
+        raise ApiError(
+            "RequestTimeoutException", f"The request's body did not come within {BODY_DEADLINE:.0f} seconds.", 408
+        ) from None
     except web.HTTPRequestEntityTooLarge:
         raise ApiError(
             "RequestEntityTooLargeException", f"The request's body is larger than {MAX_BODY} bytes.", 413

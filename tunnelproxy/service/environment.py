@@ -6,20 +6,22 @@ from __future__ import annotations
 import shlex
 
 from .errors import ServiceError
+from .schema import DEFAULT_KEY
 from .state_dir import StateDirectory
 from .store import Store
 
 __all__ = ["client_environment", "export_lines"]
 
 
-def client_environment(state: StateDirectory) -> dict[str, str]:
+def client_environment(state: StateDirectory, key_name: str = DEFAULT_KEY) -> dict[str, str]:
     """The variables that make boto3, the ``aws`` CLI and ``tunnelproxy`` use a service.
 
     Args:
         state: the service's state directory.
+        key_name: the access key to use.
 
     Raises:
-        ServiceError: no service has run with it yet.
+        ServiceError: no service has run with it yet, or it has no such key.
     """
     start_it = f"start it with: tunnelproxy service run --state-dir {shlex.quote(str(state.path))}"
     if not state.database.exists():
@@ -29,13 +31,18 @@ def client_environment(state: StateDirectory) -> dict[str, str]:
         raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; {start_it}")
     store = Store(state.database)
     try:
-        credentials, region = store.credentials(), store.identity().region
+        key, region = store.named_key(key_name), store.identity().region
     finally:
         store.close()
+    if key is None:
+        raise ServiceError(
+            f"the tunneling service in {state.path} has no access key {key_name}; "
+            "see: tunnelproxy service key list, and name one with --key"
+        )
     return {
         "AWS_ENDPOINT_URL_IOTSECURETUNNELING": endpoints.api,
-        "AWS_ACCESS_KEY_ID": credentials.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
+        "AWS_ACCESS_KEY_ID": key.credentials.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": key.credentials.secret_access_key,
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
         "AWS_CA_BUNDLE": str(state.ca / "ca.pem"),

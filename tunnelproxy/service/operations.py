@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .access import AccessKey
 from .errors import ApiError, limit_exceeded, not_found, validation_failed
 from .store import Store
 from .tunnels import DEFAULT_LIFETIME, Mode, NewTunnel, Tunnel, digest, new_access_token
@@ -65,7 +66,7 @@ class Operations:
         self._tunnel_opened = tunnel_opened
         self._closed_reason = closed_reason
         self._identity = store.identity()
-        self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        self._operations: dict[str, Callable[[dict[str, Any], AccessKey | None], dict[str, Any]]] = {
             "OpenTunnel": self._open_tunnel,
             "CloseTunnel": self._close_tunnel,
             "DescribeTunnel": self._describe_tunnel,
@@ -76,12 +77,13 @@ class Operations:
             "ListTagsForResource": self._list_tags_for_resource,
         }
 
-    def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+    def call(self, operation: str, params: dict[str, Any], key: AccessKey | None = None) -> dict[str, Any]:
         """Carry out one operation.
 
         Args:
             operation: its name in the model.
             params: its input, checked against the model.
+            key: the access key that asks for it, and may; None for the service itself.
 
         Returns:
             Its output, ready for JSON; times are seconds since the epoch.
@@ -90,9 +92,9 @@ class Operations:
             ApiError: the operation refuses.
             KeyError: there is no such operation.
         """
-        return self._operations[operation](params)
+        return self._operations[operation](params, key)
 
-    def _open_tunnel(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _open_tunnel(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
         thing_name, services = _destination(params.get("destinationConfig", {}))
         new = NewTunnel(
             description=params.get("description"),
@@ -102,7 +104,7 @@ class Operations:
             tags=_tags(params.get("tags", [])),
         )
         tokens = {mode: new_access_token() for mode in Mode}
-        tunnel = self._store.open_tunnel(new, _digests(tokens), self._clock())
+        tunnel = self._store.open_tunnel(new, _digests(tokens), self._clock(), _name(key))
         self._tunnel_opened()
         _log.info(
             "tunnel %s opened: thing %s, services %s, %d minutes",
@@ -118,7 +120,7 @@ class Operations:
             **_token_members(tokens),
         }
 
-    def _close_tunnel(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _close_tunnel(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         if tunnel.is_open:
             self._store.close_tunnel(tunnel.tunnel_id, self._clock())
@@ -129,7 +131,7 @@ class Operations:
             _log.info("tunnel %s deleted", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         return {}
 
-    def _describe_tunnel(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _describe_tunnel(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         states = self._store.end_states(tunnel.tunnel_id)
         described = self._summary(tunnel)
@@ -145,10 +147,10 @@ class Operations:
         described["tags"] = self._tag_list(tunnel.tunnel_id)
         return {"tunnel": described}
 
-    def _list_tunnels(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _list_tunnels(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
         limit = params.get("maxResults", _MAX_PAGE)
         found = self._store.list_tunnels(
-            thing_name=params.get("thingName"), before=_read_page(params.get("nextToken")), limit=limit + 1
+            thing_name=params.get("thingName"), before=_read_page(params.get("nextToken")), limit=limit + 1, key=key
         )
         page = found[:limit]
         answer: dict[str, Any] = {"tunnelSummaries": [self._summary(tunnel) for tunnel in page]}
@@ -156,7 +158,7 @@ class Operations:
             answer["nextToken"] = _write_page(page[-1].number)
         return answer
 
-    def _rotate_tunnel_access_token(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _rotate_tunnel_access_token(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         if not tunnel.is_open:
             raise not_found(f"Tunnel {tunnel.tunnel_id} is closed, so its access tokens cannot be rotated.")
@@ -164,7 +166,7 @@ class Operations:
         modes = [mode for mode in Mode if wanted in (mode.value.upper(), "ALL")]
         destination = _changed_destination(tunnel, modes, params.get("destinationConfig"))
         tokens = {mode: new_access_token() for mode in modes}
-        self._store.rotate_tokens(tunnel, _digests(tokens), destination, self._clock())
+        self._store.rotate_tokens(tunnel, _digests(tokens), destination, self._clock(), _name(key))
         for mode in modes:
             self._ends.revoke(tunnel.tunnel_id, mode)
         _log.info(
@@ -172,7 +174,7 @@ class Operations:
         )
         return {"tunnelArn": self._identity.arn(tunnel.tunnel_id), **_token_members(tokens)}
 
-    def _tag_resource(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _tag_resource(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find_by_arn(params["resourceArn"])
         tags = _tags(params["tags"])
         if len(dict(self._store.tags(tunnel.tunnel_id) + list(tags))) > MAX_TAGS:
@@ -180,12 +182,12 @@ class Operations:
         self._store.set_tags(tunnel.tunnel_id, tags)
         return {}
 
-    def _untag_resource(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _untag_resource(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find_by_arn(params["resourceArn"])
         self._store.remove_tags(tunnel.tunnel_id, params["tagKeys"])
         return {}
 
-    def _list_tags_for_resource(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _list_tags_for_resource(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         return {"tags": self._tag_list(self._find_by_arn(params["resourceArn"]).tunnel_id)}
 
     def _find(self, tunnel_id: str) -> Tunnel:
@@ -254,6 +256,10 @@ def _tags(given: list[dict[str, str]]) -> tuple[tuple[str, str], ...]:
     if len(tags) > MAX_TAGS:
         raise limit_exceeded(f"A tunnel can have at most {MAX_TAGS} tags.")
     return tags
+
+
+def _name(key: AccessKey | None) -> str | None:
+    return None if key is None else key.name
 
 
 def _digests(tokens: dict[Mode, str]) -> dict[Mode, bytes]:

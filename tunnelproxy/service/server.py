@@ -16,11 +16,13 @@ from pathlib import Path
 
 from aiohttp import web
 
+from .access import Access
 from .certificates import Certificates, server_context
 from .control_api import ControlApi
 from .data_plane import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
 from .errors import ServiceError
 from .operations import Operations
+from .replays import Replays
 from .state_dir import Endpoints, StateDirectory
 from .store import Store
 
@@ -84,7 +86,16 @@ async def _running(
     data_plane = DataPlane(store, clock=time.time)
     opened = asyncio.Event()
     operations = Operations(store, data_plane, clock=time.time, tunnel_opened=opened.set, closed_reason=TUNNEL_CLOSED)
-    control = ControlApi(operations, find_secret=store.find_secret, region=store.identity().region, clock=time.time)
+    identity = store.identity()
+    control = ControlApi(
+        operations,
+        Access(identity, store.find_tunnel),
+        find_key=store.find_key,
+        region=identity.region,
+        clock=time.time,
+        replays=Replays(time.monotonic),
+        notify=lambda event: None,
+    )
     runner = web.AppRunner(control.application(), access_log=None, shutdown_timeout=_API_STOP_DEADLINE)
     await runner.setup()
     expiry = asyncio.get_running_loop().create_task(_close_expired(store, data_plane, opened))

@@ -20,15 +20,17 @@ from botocore.awsrequest import AWSRequest
 from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials as BotocoreCredentials
 
+from .access import AccessKey
 from .errors import ApiError
 
-__all__ = ["SERVICE_NAME", "SignedRequest", "verify"]
+__all__ = ["SERVICE_NAME", "SignedRequest", "Verified", "claimed_key_id", "verify"]
 
 SERVICE_NAME = "IoTSecuredTunneling"
 """The signing name in botocore's ``iotsecuretunneling`` model."""
 
 _MAX_SKEW = dt.timedelta(minutes=5)
 _DATE = "%Y%m%dT%H%M%SZ"
+_MAX_KEY_ID = 128
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _AUTHORIZATION = re.compile(
     _ALGORITHM + r"\s+Credential=(?P<key>[^/,\s]+)/(?P<day>[0-9]{8})/(?P<region>[^/,\s]+)/(?P<service>[^/,\s]+)"
@@ -52,6 +54,14 @@ class SignedRequest:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """Who signed a request, and the signature."""
+
+    key: AccessKey
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class _Claim:
     """What the ``Authorization`` header says."""
 
@@ -63,17 +73,19 @@ class _Claim:
     signature: str = field(repr=False)
 
 
-def verify(request: SignedRequest, *, find_secret: Callable[[str], str | None], region: str, now: dt.datetime) -> str:
+def verify(
+    request: SignedRequest, *, find_key: Callable[[str], AccessKey | None], region: str, now: dt.datetime
+) -> Verified:
     """Check that the request was signed, lately and for this service, with a key that is known.
 
     Args:
         request: the request.
-        find_secret: gives the secret access key for an access key ID, or None.
+        find_key: gives the access key of an access key ID, or None.
         region: the region that the signature must be made for.
         now: the time, with its zone.
 
     Returns:
-        The access key ID.
+        The key that signed it, and the signature.
 
     Raises:
         ApiError: it was not; with AWS's name, HTTP status and sentence for the case.
@@ -82,22 +94,28 @@ def verify(request: SignedRequest, *, find_secret: Callable[[str], str | None], 
     _check_signed_headers(claim, request.headers)
     date = request.headers["x-amz-date"]
     _check_scope(claim, region, date)
-    secret = find_secret(claim.access_key_id)
-    if secret is None:
+    key = find_key(claim.access_key_id)
+    if key is None:
         raise _unrecognized("The security token included in the request is invalid.")
     if "x-amz-security-token" in request.headers:
         raise _unrecognized(
             "The security token included in the request is invalid: this service gives out no session tokens, so unset "
             "AWS_SESSION_TOKEN."
         )
-    if not hmac.compare_digest(_signature(request, claim, secret), claim.signature) or not _body_is_signed(request):
+    if not hmac.compare_digest(_signature(request, claim, key), claim.signature) or not _body_is_signed(request):
         raise _invalid_signature(
             "The request signature we calculated does not match the signature you provided. Check your AWS Secret "
             "Access Key and signing method. Consult the service documentation for details."
         )
     # After the signature, as a date that someone else wrote says nothing.
     _check_date(date, now)
-    return claim.access_key_id
+    return Verified(key, bytes.fromhex(claim.signature))
+
+
+def claimed_key_id(headers: Mapping[str, str]) -> str | None:
+    """The access key ID that a request names, for the record: nothing is checked."""
+    found = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
+    return None if found is None else found["key"][:_MAX_KEY_ID]
 
 
 def _read_claim(headers: Mapping[str, str]) -> _Claim:
@@ -164,8 +182,8 @@ def _body_is_signed(request: SignedRequest) -> bool:
     return named is None or hmac.compare_digest(named, hashlib.sha256(request.body).hexdigest())
 
 
-def _signature(request: SignedRequest, claim: _Claim, secret: str) -> str:
-    signer = _Signer(BotocoreCredentials(claim.access_key_id, secret), claim)
+def _signature(request: SignedRequest, claim: _Claim, key: AccessKey) -> str:
+    signer = _Signer(BotocoreCredentials(claim.access_key_id, key.credentials.secret_access_key), claim)
     again = AWSRequest(
         method=request.method,
         # The host is signed as a header; the one in the URL plays no part.

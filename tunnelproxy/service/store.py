@@ -8,70 +8,29 @@ only be checked with it: hence the file's mode 0600.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import secrets
 import sqlite3
-import string
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .access import AccessKey
 from .errors import ServiceError
+from .schema import DEFAULT_KEY, SCHEMA_VERSION, upgrade
 from .tunnels import AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Tunnel
 
-__all__ = ["REGION", "Store"]
-
-REGION = "us-east-1"
-"""The region of every service: clients insist on one of AWS's form, and nothing else depends on it."""
-
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE identity (account_id TEXT NOT NULL, region TEXT NOT NULL);
-CREATE TABLE credentials (access_key_id TEXT PRIMARY KEY, secret_access_key TEXT NOT NULL);
-CREATE TABLE tunnels (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    tunnel_id TEXT NOT NULL UNIQUE,
-    description TEXT,
-    thing_name TEXT,
-    services TEXT NOT NULL,
-    lifetime INTEGER NOT NULL,
-    is_open INTEGER NOT NULL DEFAULT 1,
-    created_at REAL NOT NULL,
-    updated_at REAL NOT NULL,
-    expires_at REAL NOT NULL
-);
-CREATE INDEX open_tunnels ON tunnels (expires_at) WHERE is_open;
-CREATE TABLE tags (
-    tunnel_id TEXT NOT NULL REFERENCES tunnels (tunnel_id) ON DELETE CASCADE,
-    key TEXT NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (tunnel_id, key)
-);
-CREATE TABLE ends (
-    tunnel_id TEXT NOT NULL REFERENCES tunnels (tunnel_id) ON DELETE CASCADE,
-    mode TEXT NOT NULL,
-    connected INTEGER NOT NULL DEFAULT 0,
-    updated_at REAL NOT NULL,
-    PRIMARY KEY (tunnel_id, mode)
-);
-CREATE TABLE access_tokens (
-    digest BLOB PRIMARY KEY,
-    tunnel_id TEXT NOT NULL REFERENCES tunnels (tunnel_id) ON DELETE CASCADE,
-    mode TEXT NOT NULL,
-    used INTEGER NOT NULL DEFAULT 0,
-    revoked INTEGER NOT NULL DEFAULT 0,
-    client_token_digest BLOB
-);
-CREATE INDEX tokens_of_tunnel ON access_tokens (tunnel_id);
-CREATE INDEX tokens_by_client ON access_tokens (client_token_digest) WHERE client_token_digest IS NOT NULL;
-"""
+__all__ = ["Store"]
 
 _SELECT_TUNNEL = (
     "SELECT number, tunnel_id, description, thing_name, services, lifetime, is_open, created_at, updated_at, expires_at"
     " FROM tunnels"
 )
+
+
+_SELECT_KEY = "SELECT name, access_key_id, secret_access_key, read_only, things FROM access_keys"
 
 
 class Store:
@@ -110,19 +69,59 @@ class Store:
         account_id, region = self._db.execute("SELECT account_id, region FROM identity").fetchone()
         return Identity(account_id, region)
 
-    def credentials(self) -> Credentials:
-        """The key pair made on first start."""
-        return Credentials(*self._db.execute("SELECT access_key_id, secret_access_key FROM credentials").fetchone())
+    def keys(self) -> list[AccessKey]:
+        """All access keys, in the order of their names."""
+        return [_access_key(row) for row in self._db.execute(_SELECT_KEY + " ORDER BY name")]
 
-    def find_secret(self, access_key_id: str) -> str | None:
-        """The secret access key of an access key ID, or None."""
-        query = "SELECT secret_access_key FROM credentials WHERE access_key_id = ?"
-        row = self._db.execute(query, (access_key_id,)).fetchone()
-        return None if row is None else str(row[0])
+    def find_key(self, access_key_id: str) -> AccessKey | None:
+        """The access key with this ID."""
+        row = self._db.execute(_SELECT_KEY + " WHERE access_key_id = ?", (access_key_id,)).fetchone()
+        return None if row is None else _access_key(row)
+
+    def named_key(self, name: str = DEFAULT_KEY) -> AccessKey | None:
+        """The access key of this name."""
+        row = self._db.execute(_SELECT_KEY + " WHERE name = ?", (name,)).fetchone()
+        return None if row is None else _access_key(row)
+
+    def add_key(self, key: AccessKey) -> None:
+        """Add an access key.
+
+        Raises:
+            ServiceError: there is one of its name.
+        """
+        try:
+            with self._transaction():
+                self._db.execute(
+                    "INSERT INTO access_keys (name, access_key_id, secret_access_key, read_only, things)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (
+                        key.name,
+                        key.credentials.access_key_id,
+                        key.credentials.secret_access_key,
+                        key.read_only,
+                        json.dumps(key.things),
+                    ),
+                )
+        except sqlite3.IntegrityError:
+            raise ServiceError(
+                f"there is an access key {key.name} already; remove it first, or use another name"
+            ) from None
+
+    def remove_key(self, name: str) -> None:
+        """Remove an access key; what it signs from now on is refused.
+
+        Raises:
+            ServiceError: there is none of this name.
+        """
+        with self._transaction():
+            if self._db.execute("DELETE FROM access_keys WHERE name = ?", (name,)).rowcount == 0:
+                raise ServiceError(f"there is no access key {name}; list them with: tunnelproxy service key list")
 
     # Tunnels
 
-    def open_tunnel(self, new: NewTunnel, token_digests: dict[Mode, bytes], now: float) -> Tunnel:
+    def open_tunnel(
+        self, new: NewTunnel, token_digests: dict[Mode, bytes], now: float, issued_to: str | None = None
+    ) -> Tunnel:
         """Add a tunnel, both ends disconnected, with one access token for each."""
         tunnel_id = str(uuid.uuid4())
         with self._transaction():
@@ -146,7 +145,7 @@ class Store:
                 [(tunnel_id, mode.value, now) for mode in Mode],
             )
             self._insert_tags(tunnel_id, new.tags)
-            self._insert_tokens(tunnel_id, token_digests)
+            self._insert_tokens(tunnel_id, token_digests, issued_to)
         return self._find_existing(tunnel_id)
 
     def find_tunnel(self, tunnel_id: str) -> Tunnel | None:
@@ -154,20 +153,28 @@ class Store:
         row = self._db.execute(_SELECT_TUNNEL + " WHERE tunnel_id = ?", (tunnel_id,)).fetchone()
         return None if row is None else _tunnel(row)
 
-    def list_tunnels(self, *, thing_name: str | None, before: int | None, limit: int) -> list[Tunnel]:
+    def list_tunnels(
+        self, *, thing_name: str | None, before: int | None, limit: int, key: AccessKey | None = None
+    ) -> list[Tunnel]:
         """Tunnels, newest first.
 
         Args:
             thing_name: only those of this thing.
             before: only those opened before the tunnel of this number.
             limit: how many at most.
+            key: only those of the things that this access key covers.
         """
         rows = self._db.execute(
             _SELECT_TUNNEL + " WHERE (:thing IS NULL OR thing_name = :thing) AND (:before IS NULL OR number < :before)"
-            " ORDER BY number DESC LIMIT :limit",
-            {"thing": thing_name, "before": before, "limit": limit},
+            " ORDER BY number DESC",
+            {"thing": thing_name, "before": before},
         )
-        return [_tunnel(row) for row in rows]
+        visible = (tunnel for tunnel in map(_tunnel, rows) if key is None or key.covers(tunnel.thing_name))
+        return list(itertools.islice(visible, limit))
+
+    def count_open_tunnels(self) -> int:
+        """How many tunnels are open."""
+        return int(self._db.execute("SELECT count(*) FROM tunnels WHERE is_open").fetchone()[0])
 
     def close_tunnel(self, tunnel_id: str, now: float) -> None:
         """Mark a tunnel as closed, for good."""
@@ -238,13 +245,13 @@ class Store:
     def find_token(self, token_digest: bytes) -> AccessToken | None:
         """What is known of the access token with this digest."""
         row = self._db.execute(
-            "SELECT tunnel_id, mode, used, revoked, client_token_digest FROM access_tokens WHERE digest = ?",
+            "SELECT tunnel_id, mode, used, revoked, client_token_digest, issued_to FROM access_tokens WHERE digest = ?",
             (token_digest,),
         ).fetchone()
         if row is None:
             return None
-        tunnel_id, mode, used, revoked, client_token_digest = row
-        return AccessToken(tunnel_id, Mode(mode), bool(used), bool(revoked), client_token_digest)
+        tunnel_id, mode, used, revoked, client_token_digest, issued_to = row
+        return AccessToken(tunnel_id, Mode(mode), bool(used), bool(revoked), client_token_digest, issued_to)
 
     def mark_token_used(self, token_digest: bytes, client_token_digest: bytes | None) -> None:
         """Note the first successful handshake with a token, and the client token that came with it."""
@@ -260,6 +267,7 @@ class Store:
         token_digests: dict[Mode, bytes],
         destination: tuple[str | None, tuple[str, ...]] | None,
         now: float,
+        issued_to: str | None = None,
     ) -> None:
         """Revoke the access tokens of some ends of a tunnel and add new ones.
 
@@ -268,13 +276,14 @@ class Store:
             token_digests: the new token of each end to rotate.
             destination: a new thing name and new services, if they change.
             now: the time.
+            issued_to: the name of the access key whose request it is.
         """
         with self._transaction():
             self._db.executemany(
                 "UPDATE access_tokens SET revoked = 1 WHERE tunnel_id = ? AND mode = ?",
                 [(tunnel.tunnel_id, mode.value) for mode in token_digests],
             )
-            self._insert_tokens(tunnel.tunnel_id, token_digests)
+            self._insert_tokens(tunnel.tunnel_id, token_digests, issued_to)
             thing_name, services = destination or (tunnel.thing_name, tunnel.services)
             self._db.execute(
                 "UPDATE tunnels SET thing_name = ?, services = ?, updated_at = ? WHERE tunnel_id = ?",
@@ -295,25 +304,12 @@ class Store:
     def _prepare(self) -> None:
         with self._transaction():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == _SCHEMA_VERSION:
-                return
-            if version > _SCHEMA_VERSION:
+            if version > SCHEMA_VERSION:
                 raise ServiceError(
                     f"the database {self._path} was written by a newer tunnelproxy (schema {version}, this one knows "
-                    f"{_SCHEMA_VERSION}); upgrade tunnelproxy, or give --state-dir another directory"
+                    f"{SCHEMA_VERSION}); upgrade tunnelproxy, or give --state-dir another directory"
                 )
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._db.execute("INSERT INTO identity VALUES (?, ?)", (_random(string.digits, 12), REGION))
-            self._db.execute(
-                "INSERT INTO credentials VALUES (?, ?)",
-                (
-                    # The alphabets and lengths of AWS's own keys: some clients check them.
-                    "AKIA" + _random(string.ascii_uppercase + "234567", 16),
-                    _random(string.ascii_letters + string.digits, 40),
-                ),
-            )
-            self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            upgrade(self._db, version)
 
     def _find_existing(self, tunnel_id: str) -> Tunnel:
         return _tunnel(self._db.execute(_SELECT_TUNNEL + " WHERE tunnel_id = ?", (tunnel_id,)).fetchone())
@@ -325,10 +321,10 @@ class Store:
             [(tunnel_id, key, value) for key, value in tags],
         )
 
-    def _insert_tokens(self, tunnel_id: str, token_digests: dict[Mode, bytes]) -> None:
+    def _insert_tokens(self, tunnel_id: str, token_digests: dict[Mode, bytes], issued_to: str | None) -> None:
         self._db.executemany(
-            "INSERT INTO access_tokens (digest, tunnel_id, mode) VALUES (?, ?, ?)",
-            [(token_digest, tunnel_id, mode.value) for mode, token_digest in token_digests.items()],
+            "INSERT INTO access_tokens (digest, tunnel_id, mode, issued_to) VALUES (?, ?, ?, ?)",
+            [(token_digest, tunnel_id, mode.value, issued_to) for mode, token_digest in token_digests.items()],
         )
 
     def _transaction(self) -> _Transaction:
@@ -364,5 +360,6 @@ def _tunnel(row: tuple[Any, ...]) -> Tunnel:
     )
 
 
-def _random(alphabet: str, length: int) -> str:
-    return "".join(secrets.choice(alphabet) for _ in range(length))
+def _access_key(row: tuple[Any, ...]) -> AccessKey:
+    name, access_key_id, secret_access_key, read_only, things = row
+    return AccessKey(name, Credentials(access_key_id, secret_access_key), bool(read_only), tuple(json.loads(things)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import string
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -19,6 +20,7 @@ __all__ = [
     "Tunnel",
     "digest",
     "new_access_token",
+    "new_key_pair",
 ]
 
 DEFAULT_LIFETIME = 720
@@ -83,6 +85,8 @@ class AccessToken:
     used: bool
     revoked: bool
     client_token_digest: bytes | None = field(repr=False)
+    issued_to: str | None = None
+    """The name of the access key whose request made it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,17 @@ def new_access_token() -> str:
     return "AQ" + secrets.token_urlsafe(_TOKEN_BYTES)
 
 
+def new_key_pair() -> Credentials:
+    """A key pair with the alphabets and lengths of AWS's own: some clients check them."""
+    return Credentials(
+        "AKIA" + _random(string.ascii_uppercase + "234567", 16), _random(string.ascii_letters + string.digits, 40)
+    )
+
+
 def digest(token: str) -> bytes:
     """The SHA-256 of a token: the only form in which the service keeps one."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))

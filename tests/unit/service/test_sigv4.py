@@ -12,8 +12,10 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from tunnelproxy.service.access import AccessKey
 from tunnelproxy.service.errors import ApiError
 from tunnelproxy.service.sigv4 import SERVICE_NAME, SignedRequest, verify
+from tunnelproxy.service.tunnels import Credentials as AccessKeyPair
 
 KEY, SECRET, REGION = "AKIAEXAMPLEEXAMPLE22", "secret" * 6 + "four", "us-east-1"
 BODY = b'{"tunnelId": "abc"}'
@@ -34,8 +36,9 @@ def signed(
 
 
 def check(request: SignedRequest, *, after: dt.timedelta = dt.timedelta()) -> str:
-    secrets = {KEY: SECRET}
-    return verify(request, find_secret=secrets.get, region=REGION, now=dt.datetime.now(dt.timezone.utc) + after)
+    keys = {KEY: AccessKey("name", AccessKeyPair(KEY, SECRET))}
+    verified = verify(request, find_key=keys.get, region=REGION, now=dt.datetime.now(dt.timezone.utc) + after)
+    return verified.key.credentials.access_key_id
 
 
 def refusal(request: SignedRequest, *, after: dt.timedelta = dt.timedelta()) -> ApiError:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tunnelproxy.service.access import AccessKey
 from tunnelproxy.service.errors import ServiceError
+from tunnelproxy.service.schema import _VERSION_1
 from tunnelproxy.service.store import Store
-from tunnelproxy.service.tunnels import Mode, NewTunnel, digest, new_access_token
+from tunnelproxy.service.tunnels import Mode, NewTunnel, digest, new_access_token, new_key_pair
 
 NOW = 1_700_000_000.5
 
@@ -30,21 +32,22 @@ def test_a_tunnel_survives_a_restart(path: Path) -> None:
     store = Store(path)
     new = NewTunnel("a description", "pump", ("SSH1", "HTTP1"), 60, (("owner", "me"),))
     opened = store.open_tunnel(new, digests(store), NOW)
-    identity, credentials = store.identity(), store.credentials()
+    identity, keys = store.identity(), store.keys()
     store.close()
 
     again = Store(path)
     assert again.find_tunnel(opened.tunnel_id) == opened
     assert opened.expires_at == NOW + 3600
     assert again.tags(opened.tunnel_id) == [("owner", "me")]
-    assert (again.identity(), again.credentials()) == (identity, credentials)
+    assert (again.identity(), again.keys()) == (identity, keys)
 
 
 def test_keys_look_like_those_of_aws_and_are_not_shown(path: Path) -> None:
-    credentials = Store(path).credentials()
+    (key,) = Store(path).keys()
+    credentials = key.credentials
     assert re.fullmatch(r"AKIA[A-Z2-7]{16}", credentials.access_key_id)
     assert re.fullmatch(r"[A-Za-z0-9]{40}", credentials.secret_access_key)
-    assert credentials.secret_access_key not in repr(credentials)
+    assert credentials.secret_access_key not in repr(key)
 
 
 def test_the_file_is_for_the_owner_only(path: Path) -> None:
@@ -121,6 +124,47 @@ def test_a_failed_change_leaves_nothing_behind(path: Path) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         store.open_tunnel(NewTunnel(), tokens, NOW)
     assert len(store.list_tunnels(thing_name=None, before=None, limit=9)) == 1
+
+
+def test_a_database_of_the_first_version_keeps_its_key_its_tunnels_and_their_tokens(path: Path) -> None:
+    tokens = {mode: digest(new_access_token()) for mode in Mode}
+    with sqlite3.connect(path) as database:
+        for statement in _VERSION_1.split(";"):
+            database.execute(statement)
+        database.execute("INSERT INTO identity VALUES ('123456789012', 'us-east-1')")
+        database.execute("INSERT INTO credentials VALUES ('AKIAOLD', 'old secret')")
+        database.execute(
+            "INSERT INTO tunnels (tunnel_id, thing_name, services, lifetime, created_at, updated_at, expires_at)"
+            " VALUES ('old', 'pump', '[]', 720, 0, 0, 9)"
+        )
+        database.executemany(
+            "INSERT INTO access_tokens (digest, tunnel_id, mode) VALUES (?, 'old', ?)",
+            [(token, mode.value) for mode, token in tokens.items()],
+        )
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+
+    store = Store(path)
+    (key,) = store.keys()
+    assert (key.name, key.credentials.access_key_id, key.read_only, key.things) == ("default", "AKIAOLD", False, ())
+    assert store.identity().account_id == "123456789012"
+    assert [tunnel.tunnel_id for tunnel in store.list_tunnels(thing_name="pump", before=None, limit=9)] == ["old"]
+    token = store.find_token(tokens[Mode.SOURCE])
+    assert token is not None
+    assert (token.tunnel_id, token.mode, token.issued_to) == ("old", Mode.SOURCE, None)
+
+
+def test_keys_are_found_by_id_and_by_name_until_they_are_removed(path: Path) -> None:
+    store = Store(path)
+    key = AccessKey("ci", new_key_pair(), read_only=True, things=("line-3-*", "pump"))
+    store.add_key(key)
+    assert store.find_key(key.credentials.access_key_id) == store.named_key("ci") == key
+    with pytest.raises(ServiceError, match="ci already"):
+        store.add_key(AccessKey("ci", new_key_pair()))
+    store.remove_key("ci")
+    assert store.find_key(key.credentials.access_key_id) is None
+    with pytest.raises(ServiceError, match="no access key ci"):
+        store.remove_key("ci")
 
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:

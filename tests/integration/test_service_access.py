@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every rule of access to the control API, tried from outside: by boto3 and the command line."""
+
+from __future__ import annotations
+
+import configparser
+import datetime as dt
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from peers.process import REPOSITORY
+from peers.service import TunnelingService, read_exports
+from peers.signing import now, send
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[TunnelingService]:
+    with TunnelingService() as running:
+        yield running
+
+
+def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:
+    """What a ``tunnelproxy service`` command prints, on stderr if it fails as expected."""
+    command = [sys.executable, "-m", "tunnelproxy", "service", *arguments, "--state-dir", str(service.state_dir)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def client_with_key(service: TunnelingService, name: str, *limits: str) -> Any:
+    """A boto3 client with a new access key, which is in force at once, in the service that runs."""
+    profiles = configparser.ConfigParser(interpolation=None)
+    profiles.read_string(run(service, "key", "add", name, *limits))
+    return service.boto3_client(**dict(profiles[name]))
+
+
+def refusal(call: Any, **params: Any) -> tuple[str, int, str]:
+    with pytest.raises(ClientError) as caught:
+        call(**params)
+    response = caught.value.response
+    return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Message"]
+
+
+@pytest.fixture(scope="module")
+def owner(service: TunnelingService) -> Any:
+    return service.boto3_client()
+
+
+def test_a_read_only_key_looks_and_does_not_open(service: TunnelingService, owner: Any) -> None:
+    opened = owner.open_tunnel(destinationConfig={"thingName": "pump", "services": ["SSH1"]})
+    reader = client_with_key(service, "reader", "--read-only")
+    tunnel_id, arn = opened["tunnelId"], opened["tunnelArn"]
+    assert reader.describe_tunnel(tunnelId=tunnel_id)["tunnel"]["tunnelId"] == tunnel_id
+    assert tunnel_id in [found["tunnelId"] for found in reader.list_tunnels()["tunnelSummaries"]]
+    assert reader.list_tags_for_resource(resourceArn=arn)["tags"] == []
+    account = re.escape(arn.split(":")[4])
+    code, status, message = refusal(reader.open_tunnel, destinationConfig={"thingName": "pump", "services": ["SSH1"]})
+    assert (code, status) == ("AccessDeniedException", 403)
+    assert re.match(
+        rf"User: arn:aws:iam::{account}:user/reader is not authorized to perform: iot:OpenTunnel on resource: arn:aws:",
+        message,
+    )
+    for call, params in [
+        (reader.close_tunnel, {"tunnelId": tunnel_id}),
+        (reader.rotate_tunnel_access_token, {"tunnelId": tunnel_id, "clientMode": "ALL"}),
+        (reader.tag_resource, {"resourceArn": arn, "tags": [{"key": "a", "value": "b"}]}),
+        (reader.untag_resource, {"resourceArn": arn, "tagKeys": ["a"]}),
+    ]:
+        assert refusal(call, **params)[:2] == ("AccessDeniedException", 403)
+    assert owner.describe_tunnel(tunnelId=tunnel_id)["tunnel"]["status"] == "OPEN"
+
+
+def test_a_key_for_some_things_does_not_reach_others(service: TunnelingService, owner: Any) -> None:
+    line3 = client_with_key(service, "line3", "--things", "line-3-*", "--things", "gate")
+    mine = line3.open_tunnel(destinationConfig={"thingName": "line-3-press", "services": ["SSH1"]})
+    others = owner.open_tunnel(destinationConfig={"thingName": "line-4-press", "services": ["SSH1"]})
+    nobodys = owner.open_tunnel()
+    assert [found["tunnelId"] for found in line3.list_tunnels()["tunnelSummaries"]] == [mine["tunnelId"]]
+    assert line3.list_tunnels(thingName="line-4-press")["tunnelSummaries"] == []
+    for tunnel in (others, nobodys):
+        assert refusal(line3.describe_tunnel, tunnelId=tunnel["tunnelId"])[:2] == ("AccessDeniedException", 403)
+        assert refusal(line3.close_tunnel, tunnelId=tunnel["tunnelId"])[:2] == ("AccessDeniedException", 403)
+    assert refusal(line3.open_tunnel)[0] == "AccessDeniedException"
+    assert refusal(line3.open_tunnel, destinationConfig={"thingName": "line-4-x", "services": ["SSH1"]})[1] == 403
+    line3.close_tunnel(tunnelId=mine["tunnelId"])
+
+
+def test_a_removed_key_ends_at_once(service: TunnelingService) -> None:
+    client = client_with_key(service, "leaver")
+    client.list_tunnels()
+    run(service, "key", "remove", "leaver")
+    assert refusal(client.list_tunnels)[:2] == ("UnrecognizedClientException", 403)
+
+
+def test_keys_are_listed_without_their_secrets(service: TunnelingService) -> None:
+    made = run(service, "key", "add", "shown-once", "--read-only", "--things", "a*")
+    secret = made.split()[-1]
+    listed = run(service, "key", "list")
+    assert re.search(r"^default +AKIA\w{16} +full +all$", listed, re.MULTILINE)
+    assert re.search(r"^shown-once +AKIA\w{16} +read only +a\*$", listed, re.MULTILINE)
+    assert secret not in listed
+    assert "already" in run(service, "key", "add", "shown-once", status=1)
+    assert "no access key nobody" in run(service, "key", "remove", "nobody", status=1)
+
+
+def test_the_environment_is_printed_for_a_named_key(service: TunnelingService) -> None:
+    made = run(service, "key", "add", "for-env")
+    environment = read_exports(run(service, "env", "--key", "for-env"))
+    assert f"aws_access_key_id = {environment['AWS_ACCESS_KEY_ID']}\n" in made
+    assert environment["AWS_SECRET_ACCESS_KEY"] == made.split()[-1]
+    assert "no access key nobody" in run(service, "env", "--key", "nobody", status=1)
+
+
+@pytest.mark.parametrize("minutes", [-6, 6])
+def test_a_signature_of_another_time_is_refused(service: TunnelingService, minutes: int) -> None:
+    status, kind, message = send(service, "ListTunnels", signed_at=now() + dt.timedelta(minutes=minutes))
+    assert (status, kind) == (403, "InvalidSignatureException")
+    assert ("Signature expired" if minutes < 0 else "Signature not yet current") in message
+
+
+def test_equal_calls_within_one_second_are_as_many_calls(service: TunnelingService, owner: Any) -> None:
+    # Their signatures are equal: signed dates have whole seconds.
+    before = len(owner.list_tunnels()["tunnelSummaries"])
+    moment = now()
+    assert [send(service, "OpenTunnel", signed_at=moment)[0] for _ in range(2)] == [200, 200]
+    assert len(owner.list_tunnels()["tunnelSummaries"]) == before + 2

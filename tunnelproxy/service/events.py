@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens in the service, as data, for those who keep account of it: the audit log and the metrics.
+
+None of these holds a secret. A key is named, a token never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Union
+
+__all__ = ["Connected", "ControlCall", "Disconnected", "Event", "Listener", "Refused"]
+
+
+@dataclass(frozen=True)
+class ControlCall:
+    """A request to the control API has been answered.
+
+    Attributes:
+        key: the name of the access key that signed it; None where no known key did.
+        access_key_id: the key ID that the request names, whether or not it was signed with it.
+        operation: None where the request names none that exists.
+        outcome: ``ok``, or the name of the error.
+    """
+
+    request_id: str
+    address: str | None
+    key: str | None
+    access_key_id: str | None
+    operation: str | None
+    thing: str | None
+    tunnel: str | None
+    outcome: str
+    status: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A client joined a tunnel. ``key`` is the access key whose request made its token."""
+
+    channel: str
+    address: str | None
+    key: str | None
+    thing: str | None
+    tunnel: str
+    mode: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """A client left a tunnel.
+
+    Attributes:
+        outcome: the WebSocket close code and reason, or that there was none.
+        bytes_received: payload of its WebSocket messages.
+        bytes_sent: payload of the messages sent to it.
+    """
+
+    channel: str
+    address: str | None
+    key: str | None
+    thing: str | None
+    tunnel: str
+    mode: str
+    version: int
+    outcome: str
+    bytes_received: int
+    bytes_sent: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A client of the data plane was refused. ``cause`` is one of ``handshake.Cause``."""
+
+    channel: str
+    address: str | None
+    key: str | None
+    thing: str | None
+    tunnel: str | None
+    mode: str | None
+    cause: str
+
+
+Event = Union[ControlCall, Connected, Disconnected, Refused]
+
+Listener = Callable[[Event], None]
+"""Takes note of an event; must neither fail nor wait."""
