@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import service_keys
+from . import service_keys, service_options
 from .logs import DEFAULT_VERBOSITY, add_format, complain, configure
 from .readiness import notify
 
@@ -45,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="how much to log on stderr, from nothing to everything (default: %(default)s)",
     )
     add_format(run)
+    service_options.add_options(run, _port)
     run.set_defaults(handler=_reporting(_run))
 
     env = commands.add_parser("env", help="print the environment that makes clients use the service")
@@ -103,7 +104,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
     configure(arguments.verbose, arguments.log_format)
     state_dir = arguments.state_dir or default_path()
-    run_until_signal(serve(Settings(state_dir, arguments.host, arguments.api_port, arguments.data_port), _announce))
+    settings = Settings(
+        state_dir,
+        arguments.host,
+        arguments.api_port,
+        arguments.data_port,
+        **service_options.settings(arguments),
+    )
+    run_until_signal(serve(settings, _announce))
 
 
 def _env(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,8 @@ class Admission:
     token_digest: bytes = field(repr=False)
     client_token_digest: bytes | None = field(repr=False)
     first: bool = True
+    key: str | None = None
+    """The name of the access key that the token was made for."""
 
 
 class Admissions:
@@ -53,14 +55,27 @@ class Admissions:
         tunnel = None if token is None else self._store.find_tunnel(token.tunnel_id)
         if token is None or tunnel is None:
             raise Refusal(Cause.TOKEN_UNKNOWN, "Invalid access token: this service does not know it.", 403)
+        try:
+            self._check_token(token, tunnel, handshake.mode, client_digest)
+        except Refusal as refusal:
+            refusal.tunnel, refusal.key = tunnel, token.issued_to
+            raise
+        return Admission(tunnel, token.mode, token_digest, client_digest, not token.used, token.issued_to)
+
+    def redeem(self, admission: Admission) -> None:
+        """Note that the handshake succeeded."""
+        if admission.first:
+            self._store.mark_token_used(admission.token_digest, admission.client_token_digest)
+
+    def _check_token(self, token: AccessToken, tunnel: Tunnel, mode: Mode, client_digest: bytes | None) -> None:
         if not tunnel.is_open or tunnel.expires_at <= self._clock():
             raise Refusal(Cause.TUNNEL_CLOSED, "Invalid access token: its tunnel is closed or has expired.", 403)
         if token.revoked:
             raise Refusal(Cause.TOKEN_UNKNOWN, "Invalid access token: it was revoked by a rotation.", 403)
-        if token.mode is not handshake.mode:
+        if token.mode is not mode:
             raise Refusal(
                 Cause.WRONG_MODE,
-                f"Invalid access token: it is the {token.mode.value}'s, so not for {handshake.mode.value} mode.",
+                f"Invalid access token: it is the {token.mode.value}'s, so not for {mode.value} mode.",
             )
         if token.used:
             _check_again(token, client_digest)
@@ -68,12 +83,6 @@ class Admissions:
             raise Refusal(
                 Cause.BAD_REQUEST, "Invalid client token: another open tunnel uses it; make one for each tunnel."
             )
-        return Admission(tunnel, token.mode, token_digest, client_digest, first=not token.used)
-
-    def redeem(self, admission: Admission) -> None:
-        """Note that the handshake succeeded."""
-        if admission.first:
-            self._store.mark_token_used(admission.token_digest, admission.client_token_digest)
 
 
 def _check_again(token: AccessToken, client_digest: bytes | None) -> None:

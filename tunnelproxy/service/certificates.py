@@ -23,13 +23,21 @@ from .errors import ServiceError
 from .state_dir import replace_file
 from .subject_hash import subject_hash
 
-__all__ = ["Certificates", "server_context"]
+__all__ = ["Certificates", "OwnCertificate", "reload", "server_context"]
 
 _CA_LIFETIME = dt.timedelta(days=3650)
 _SERVER_LIFETIME = dt.timedelta(days=397)
 _RENEW_BEFORE = dt.timedelta(days=30)
 # A client whose clock runs behind by less than this still accepts a certificate made just now.
 _CLOCK_TOLERANCE = dt.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class OwnCertificate:
+    """A server certificate of the operator's own: the chain, server certificate first, and its key, both in PEM."""
+
+    server_chain: Path
+    server_key: Path
 
 
 @dataclass(frozen=True)
@@ -140,16 +148,42 @@ class Certificates:
         replace_file(self.server_chain, certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def server_context(certificates: Certificates) -> ssl.SSLContext:
-    """A TLS context that serves the certificate, for TLS 1.2 and newer."""
+def server_context(certificates: Certificates | OwnCertificate) -> ssl.SSLContext:
+    """A TLS context that serves the certificate, for TLS 1.2 and newer.
+
+    Raises:
+        ServiceError: a file cannot be read, or the key is not the certificate's.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Connections here are long or few, so resuming sessions saves nothing; and tickets, which follow the handshake,
     # have been seen to race with the first write of clients that read in another thread (websockets.sync on Python
     # 3.11: 6 of some 770 handshakes hung with tickets, none of 1,800 without).
     context.num_tickets = 0
-    context.load_cert_chain(certificates.server_chain, certificates.server_key)
+    try:
+        context.load_cert_chain(certificates.server_chain, certificates.server_key, password=_refuse_password)
+    except (OSError, ServiceError) as error:
+        # OpenSSL names neither of the files.
+        raise ServiceError(
+            f"cannot use the certificate {certificates.server_chain} with the key {certificates.server_key}: {error}"
+        ) from error
     return context
+
+
+def reload(context: ssl.SSLContext, certificates: Certificates | OwnCertificate) -> None:
+    """Make a context serve what the files hold now; connections that are there keep what they have.
+
+    Raises:
+        ServiceError: the files are not fit for use, and the context goes on with what it had.
+    """
+    # A context that fails to load is left with half of a pair: try with another one first.
+    server_context(certificates)
+    context.load_cert_chain(certificates.server_chain, certificates.server_key)
+
+
+def _refuse_password() -> str:
+    # Without this, OpenSSL would ask on the terminal.
+    raise ServiceError("the key is encrypted; remove its passphrase")
 
 
 def _server_names(host: str) -> list[x509.DNSName | x509.IPAddress]:

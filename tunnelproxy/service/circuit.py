@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..protocol.framing import Message, frame
+from .limits import Pace
 from .tunnels import Mode
 
 __all__ = ["Circuit", "End"]
@@ -39,9 +40,14 @@ class End(Protocol):
 
 
 class Circuit:
-    """The two ends of one tunnel and the streams that live between them."""
+    """The two ends of one tunnel and the streams that live between them.
 
-    def __init__(self) -> None:
+    Args:
+        pace: how fast both ends together may send; None for as fast as they like.
+    """
+
+    def __init__(self, pace: Pace | None = None) -> None:
+        self.pace = pace
         self._ends: dict[Mode, End] = {}
         # The current stream ID of each service; "" is the one service of peers that name none.
         self._streams: dict[str, int] = {}

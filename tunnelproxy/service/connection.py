@@ -51,7 +51,10 @@ class Registry(Protocol):
     def lost(self, connection: Connection) -> None:
         """It is gone."""
 
-    def attach(self, connection: Connection, tunnel: Tunnel) -> Circuit:
+    def refused(self, connection: Connection, refusal: Refusal) -> None:
+        """Its handshake was refused."""
+
+    def attach(self, connection: Connection, admission: Admission) -> Circuit:
         """Its handshake succeeded."""
 
     def detach(self, connection: Connection, tunnel: Tunnel) -> None:
@@ -71,6 +74,9 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, registry: Registry, admissions: Admissions) -> None:
         self.channel_id = secrets.token_hex(16)
+        self.address: str | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
         self._registry = registry
         self._admissions = admissions
         self._websocket = ServerProtocol(max_size=MAX_WEBSOCKET_MESSAGE, logger=_websockets_log)
@@ -81,6 +87,8 @@ class Connection(asyncio.Protocol):
         self._tunnel: Tunnel | None = None
         self._circuit: Circuit | None = None
         self._rules: FrameRules | None = None
+        self._is_held_back = False
+        self._rest: asyncio.TimerHandle | None = None
 
     # What asyncio calls
 
@@ -88,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_SEND_MARK)
         _tune(transport.get_extra_info("socket"))
+        self.address = (transport.get_extra_info("peername") or [None])[0]
         self._set_timer(HANDSHAKE_DEADLINE)
         self._registry.opened(self)
 
@@ -106,6 +115,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._rest is not None:
+            self._rest.cancel()
         if self._tunnel is not None:
             self._registry.detach(self, self._tunnel)
         self._registry.lost(self)
@@ -124,19 +135,20 @@ class Connection(asyncio.Protocol):
         """Send frames, in WebSocket messages of the size that clients accept."""
         if self._websocket.state is not OPEN:
             return
+        self.bytes_sent += len(data)
         for start in range(0, len(data), MAX_WEBSOCKET_MESSAGE):
             self._websocket.send_binary(data[start : start + MAX_WEBSOCKET_MESSAGE])
         self._flush()
 
     def pause_reading(self) -> None:
         """Take nothing from the client until :meth:`resume_reading`."""
-        if self._websocket.state is OPEN:
-            self._transport.pause_reading()
+        self._is_held_back = True
+        self._read_or_wait()
 
     def resume_reading(self) -> None:
         """Take from the client again."""
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._is_held_back = False
+        self._read_or_wait()
 
     def disconnect(self, code: int, reason: str) -> None:
         """Begin the closing handshake; a client that does not finish it in time is cut off."""
@@ -150,6 +162,34 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
+
+    @property
+    def ending(self) -> str:
+        """How the connection ended: the code and reason that closed it, or that there were none."""
+        ours, theirs = self._websocket.close_sent, self._websocket.close_rcvd
+        first = theirs if self._websocket.close_rcvd_then_sent else ours or theirs
+        return "connection lost" if first is None else f"{first.code} {first.reason}".strip()
+
+    # How fast it is read
+
+    def _read_or_wait(self) -> None:
+        if self._transport.is_closing():
+            return
+        if (self._is_held_back or self._rest is not None) and self._websocket.state is OPEN:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _keep_pace(self, size: int) -> None:
+        pace = None if self._circuit is None else self._circuit.pace
+        seconds = 0.0 if pace is None else pace.take(size)
+        if seconds > 0 and self._rest is None:
+            self._rest = asyncio.get_running_loop().call_later(seconds, self._go_on)
+            self._read_or_wait()
+
+    def _go_on(self) -> None:
+        self._rest = None
+        self._read_or_wait()
 
     # Handshake
 
@@ -179,6 +219,7 @@ class Connection(asyncio.Protocol):
             return
         if response.status_code != 101:
             response.headers[CAUSE_HEADER] = Cause.BAD_REQUEST.value
+            self._registry.refused(self, Refusal(Cause.BAD_REQUEST, "Invalid WebSocket handshake."))
             self._respond(response)
             return
         self._admissions.redeem(admission)
@@ -200,6 +241,7 @@ class Connection(asyncio.Protocol):
         _log.info(
             "channel %s: handshake refused: %s", self.channel_id, refusal.sentence, extra={"channel": self.channel_id}
         )
+        self._registry.refused(self, refusal)
         self._respond(response)
 
     def _respond(self, response: Response) -> None:
@@ -217,7 +259,7 @@ class Connection(asyncio.Protocol):
         self._tunnel = tunnel
         if self.version > 1:
             self.send(frame(Message(type=Message.SERVICE_IDS, availableServiceIds=tunnel.services)))
-        self._circuit = self._registry.attach(self, tunnel)
+        self._circuit = self._registry.attach(self, admission)
 
     # Messages
 
@@ -233,7 +275,10 @@ class Connection(asyncio.Protocol):
         except BrokenRule as error:
             self._reject(CloseCode.POLICY_VIOLATION, str(error))
         if relayed and self._circuit is not None:
-            self._circuit.relay(self, b"".join(relayed))
+            data = b"".join(relayed)
+            self.bytes_received += len(data)
+            self._circuit.relay(self, data)
+            self._keep_pace(len(data))
 
     def _read_frame(self, event: Frame, relayed: list[bytes]) -> None:
         if event.opcode is Opcode.TEXT:

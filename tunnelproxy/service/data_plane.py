@@ -8,13 +8,19 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable
 
 from websockets.frames import CloseCode
 
-from .admission import Admissions
+from .admission import Admission, Admissions
 from .circuit import Circuit
-from .connection import HANDSHAKE_DEADLINE, Connection
+from .connection import Connection
+from .door import Door
+from .events import Listener
+from .handshake import Refusal
+from .ledger import Ledger
+from .limits import DEFAULT_LIMITS, Limits, Pace
 from .store import Store
 from .tunnels import Mode, Tunnel
 
@@ -53,30 +59,38 @@ class DataPlane:
     Args:
         store: the state.
         clock: gives seconds since the epoch.
+        limits: how many connections there may be, and how fast.
+        notify: is told of every client that comes, leaves, or is refused.
     """
 
-    def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float],
+        limits: Limits = DEFAULT_LIMITS,
+        notify: Listener = lambda event: None,
+    ) -> None:
+        self.ledger = Ledger(notify, time.monotonic)
         self._store = store
         self._clock = clock
+        self._limits = limits
+        self._notify = notify
         self._admissions = Admissions(store, clock)
         self._connections: set[Connection] = set()
         self._circuits: dict[str, Circuit] = {}
-        self._server: asyncio.AbstractServer | None = None
+        self._door: Door | None = None
         self._some_gone = asyncio.Event()
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         """Accept clients on a bound socket."""
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self, self._admissions),
-            sock=listener,
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_DEADLINE,
-        )
+        self._door = Door(lambda: Connection(self, self._admissions), context, self._limits, self._notify)
+        self._door.open(listener)
 
     async def stop(self) -> None:
         """Accept no more, and say good-bye to those who are there."""
-        if self._server is not None:
-            self._server.close()
+        if self._door is not None:
+            self._door.close()
         for connection in list(self._connections):
             connection.disconnect(CloseCode.GOING_AWAY, SERVICE_STOPPING)
         if not await self._are_all_gone():
@@ -112,9 +126,21 @@ class DataPlane:
         self._connections.discard(connection)
         self._some_gone.set()
 
-    def attach(self, connection: Connection, tunnel: Tunnel) -> Circuit:
+    def refused(self, connection: Connection, refusal: Refusal) -> None:
+        """A client's handshake was refused."""
+        self.ledger.refused(connection, refusal)
+
+    def attach(self, connection: Connection, admission: Admission) -> Circuit:
         """Join a client to its tunnel; an older connection of the same end gives way."""
-        circuit = self._circuits.setdefault(tunnel.tunnel_id, Circuit())
+        if self._door is not None:
+            self._door.settle(connection)
+        tunnel = admission.tunnel
+        self.ledger.joined(connection, tunnel, admission.key)
+        circuit = self._circuits.get(tunnel.tunnel_id)
+        if circuit is None:
+            bandwidth = self._limits.bandwidth
+            circuit = Circuit(Pace(bandwidth, time.monotonic) if bandwidth else None)
+            self._circuits[tunnel.tunnel_id] = circuit
         replaced = circuit.attach(connection)
         if replaced is not None:
             replaced.disconnect(CloseCode.POLICY_VIOLATION, REPLACED)
@@ -138,6 +164,7 @@ class DataPlane:
             connection.channel_id,
             extra={"tunnel": tunnel.tunnel_id, "channel": connection.channel_id},
         )
+        self.ledger.left(connection)
         circuit = self._circuits.get(tunnel.tunnel_id)
         if circuit is None or not circuit.detach(connection):
             return

@@ -39,16 +39,18 @@ def client_environment(state: StateDirectory, key_name: str = DEFAULT_KEY) -> di
             f"the tunneling service in {state.path} has no access key {key_name}; "
             "see: tunnelproxy service key list, and name one with --key"
         )
-    return {
+    environment = {
         "AWS_ENDPOINT_URL_IOTSECURETUNNELING": endpoints.api,
         "AWS_ACCESS_KEY_ID": key.credentials.access_key_id,
         "AWS_SECRET_ACCESS_KEY": key.credentials.secret_access_key,
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
-        "AWS_CA_BUNDLE": str(state.ca / "ca.pem"),
         "AWSIOT_TUNNEL_ENDPOINT": endpoints.data,
-        "AWSIOT_TUNNEL_CAPATH": str(state.ca),
     }
+    if not endpoints.own_certificate:
+        environment["AWS_CA_BUNDLE"] = str(state.ca / "ca.pem")
+        environment["AWSIOT_TUNNEL_CAPATH"] = str(state.ca)
+    return environment
 
 
 def export_lines(environment: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
-__all__ = ["Connected", "ControlCall", "Disconnected", "Event", "Listener", "Refused"]
+__all__ = ["Connected", "ControlCall", "CutOff", "Disconnected", "Event", "Listener", "Refused"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,18 @@ class Refused:
     key: str | None
     thing: str | None
     tunnel: str | None
-    mode: str | None
     cause: str
 
 
-Event = Union[ControlCall, Connected, Disconnected, Refused]
+@dataclass(frozen=True)
+class CutOff:
+    """A connection ended before it had asked for anything. ``cause`` is a limit's name, or ``tls``."""
+
+    address: str
+    cause: str
+
+
+Event = Union[ControlCall, Connected, Disconnected, Refused, CutOff]
 
 Listener = Callable[[Event], None]
 """Takes note of an event; must neither fail nor wait."""

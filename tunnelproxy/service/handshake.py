@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
 
-from .tunnels import Mode
+from .tunnels import Mode, Tunnel
 
 __all__ = [
     "CAUSE_HEADER",
@@ -64,6 +64,10 @@ class Refusal(Exception):
         cause: the reason, for programs.
         sentence: the reason, for people. It goes to the client, and to the log.
         status: the HTTP status, 4xx, so that clients do not retry unchanged.
+
+    Attributes:
+        tunnel: the one that its access token is for, where that is known.
+        key: the name of the access key that the token was made for.
     """
 
     def __init__(self, cause: Cause, sentence: str, status: int = 400) -> None:
@@ -71,6 +75,8 @@ class Refusal(Exception):
         self.cause = cause
         self.sentence = sentence
         self.status = status
+        self.tunnel: Tunnel | None = None
+        self.key: str | None = None
 
 
 @dataclass(frozen=True)

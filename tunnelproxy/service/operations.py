@@ -14,13 +14,11 @@ from typing import Any, Protocol
 
 from .access import AccessKey
 from .errors import ApiError, limit_exceeded, not_found, validation_failed
+from .limits import DEFAULT_LIMITS, Limits
 from .store import Store
 from .tunnels import DEFAULT_LIFETIME, Mode, NewTunnel, Tunnel, digest, new_access_token
 
-__all__ = ["MAX_SERVICES", "MAX_TAGS", "Ends", "Operations"]
-
-MAX_SERVICES = 3
-"""Services per tunnel: AWS's default quota."""
+__all__ = ["MAX_TAGS", "Ends", "Operations"]
 
 MAX_TAGS = 50
 """Tags per resource: AWS's quota."""
@@ -49,6 +47,7 @@ class Operations:
         clock: gives seconds since the epoch.
         tunnel_opened: called when a tunnel was opened, so that its expiry can be awaited.
         closed_reason: what the ends of a tunnel are told when it is closed.
+        limits: how many tunnels may be open, with how many services each.
     """
 
     def __init__(
@@ -59,12 +58,14 @@ class Operations:
         clock: Callable[[], float],
         tunnel_opened: Callable[[], None],
         closed_reason: str,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._store = store
         self._ends = ends
         self._clock = clock
         self._tunnel_opened = tunnel_opened
         self._closed_reason = closed_reason
+        self._limits = limits
         self._identity = store.identity()
         self._operations: dict[str, Callable[[dict[str, Any], AccessKey | None], dict[str, Any]]] = {
             "OpenTunnel": self._open_tunnel,
@@ -95,7 +96,11 @@ class Operations:
         return self._operations[operation](params, key)
 
     def _open_tunnel(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
-        thing_name, services = _destination(params.get("destinationConfig", {}))
+        thing_name, services = _destination(params.get("destinationConfig", {}), self._limits.services)
+        if 0 < self._limits.tunnels <= self._store.count_open_tunnels():
+            raise limit_exceeded(
+                f"This service has at most {self._limits.tunnels} open tunnels, and has them; close one first."
+            )
         new = NewTunnel(
             description=params.get("description"),
             thing_name=thing_name,
@@ -164,7 +169,7 @@ class Operations:
             raise not_found(f"Tunnel {tunnel.tunnel_id} is closed, so its access tokens cannot be rotated.")
         wanted = params["clientMode"]
         modes = [mode for mode in Mode if wanted in (mode.value.upper(), "ALL")]
-        destination = _changed_destination(tunnel, modes, params.get("destinationConfig"))
+        destination = _changed_destination(tunnel, modes, params.get("destinationConfig"), self._limits.services)
         tokens = {mode: new_access_token() for mode in modes}
         self._store.rotate_tokens(tunnel, _digests(tokens), destination, self._clock(), _name(key))
         for mode in modes:
@@ -218,17 +223,17 @@ class Operations:
         return [{"key": key, "value": value} for key, value in self._store.tags(tunnel_id)]
 
 
-def _destination(config: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+def _destination(config: dict[str, Any], max_services: int) -> tuple[str | None, tuple[str, ...]]:
     services = tuple(config.get("services", ()))
     if len(set(services)) != len(services):
         raise validation_failed(f"A service is named more than once in: {', '.join(services)}.")
-    if len(services) > MAX_SERVICES:
-        raise limit_exceeded(f"A tunnel can have at most {MAX_SERVICES} services; {len(services)} were given.")
+    if 0 < max_services < len(services):
+        raise limit_exceeded(f"A tunnel can have at most {max_services} services; {len(services)} were given.")
     return config.get("thingName"), services
 
 
 def _changed_destination(
-    tunnel: Tunnel, modes: list[Mode], config: dict[str, Any] | None
+    tunnel: Tunnel, modes: list[Mode], config: dict[str, Any] | None, max_services: int
 ) -> tuple[str | None, tuple[str, ...]] | None:
     """The thing and services after a rotation, or None if it names none.
 
@@ -238,7 +243,7 @@ def _changed_destination(
         return None
     if Mode.DESTINATION not in modes:
         raise validation_failed("destinationConfig is for a clientMode of DESTINATION or ALL.")
-    thing_name, services = _destination(config)
+    thing_name, services = _destination(config, max_services)
     if tunnel.services and set(services) != set(tunnel.services):
         raise validation_failed(
             f"The services of tunnel {tunnel.tunnel_id} are {', '.join(tunnel.services)} and cannot change; "

@@ -8,19 +8,26 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
 from .access import Access
-from .certificates import Certificates, server_context
-from .control_api import ControlApi
+from .audit import AuditLog
+from .certificates import Certificates, OwnCertificate, reload, server_context
+from .control_api import BODY_DEADLINE, ControlApi
 from .data_plane import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
+from .door import Door, allow_many_files
 from .errors import ServiceError
+from .events import Event, Listener
+from .limits import DEFAULT_LIMITS, Limits
+from .metrics import Metrics
 from .operations import Operations
 from .replays import Replays
 from .state_dir import Endpoints, StateDirectory
@@ -31,19 +38,38 @@ __all__ = ["Settings", "serve"]
 _BACKLOG = 128
 _CLOSED_TUNNELS_KEPT = 24 * 3600.0
 _LONGEST_WAIT = 3600.0
-_API_STOP_DEADLINE = 1.0
+_API_STOP_DEADLINE = 3.0
+_API_IDLE = 75.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run the service. A port of 0 means the one of the last run where it is free, else any."""
+    """How to run the service. A port of 0 means the one of the last run where it is free, else any.
+
+    Attributes:
+        public_name: the name or address by which clients reach the service; where None, ``host``.
+        certificate: one of the operator's own, in place of one that the service makes.
+        audit_log: where to write it; where None, in the state directory.
+        metrics_port: where to serve figures for Prometheus; where None, nowhere.
+    """
 
     state_dir: Path
     host: str
     api_port: int
     data_port: int
+    public_name: str | None = None
+    certificate: OwnCertificate | None = None
+    limits: Limits = DEFAULT_LIMITS
+    audit_log: Path | None = None
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+
+    @property
+    def name(self) -> str:
+        """By what clients reach the service."""
+        return self.public_name or self.host
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -62,30 +88,102 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         stack.enter_context(state.locked())
         store = Store(state.database)
         stack.callback(store.close)
-        certificates = Certificates(state.keys, state.ca)
-        certificates.ensure(settings.host)
-        remembered = state.read_endpoints()
-        api = _listen(settings.host, settings.api_port, remembered.api_port if remembered else 0, "--api-port")
+        audit = AuditLog(settings.audit_log or state.audit_log, clock=time.time)
+        stack.callback(audit.close)
+        identity = _ServerIdentity(settings, Certificates(state.keys, state.ca))
+        listeners = _Listeners.bound(settings, state.read_endpoints(), stack)
+        own = settings.certificate is not None
+        endpoints = Endpoints(settings.name, *listeners.ports, own)
+        allow_many_files()
+
+        def on_hangup() -> None:
+            audit.reopen()
+            identity.renew()
+
+        async with _running(settings, store, identity.context, audit, listeners):
+            with _on_hangup(on_hangup):
+                state.write_endpoints(endpoints)
+                announce(f"ready api={endpoints.api} data={endpoints.data} ca={'system' if own else state.ca}")
+                await asyncio.Event().wait()
+
+
+@dataclass(frozen=True)
+class _Listeners:
+    """The sockets that the service listens on."""
+
+    api: socket.socket
+    data: socket.socket
+    metrics: socket.socket | None
+
+    @classmethod
+    def bound(cls, settings: Settings, last: Endpoints | None, stack: contextlib.ExitStack) -> _Listeners:
+        """Bind them all; the stack closes them."""
+        api = _listen(settings.host, settings.api_port, last.api_port if last else 0, "--api-port")
         stack.callback(api.close)
-        data = _listen(settings.host, settings.data_port, remembered.data_port if remembered else 0, "--data-port")
+        data = _listen(settings.host, settings.data_port, last.data_port if last else 0, "--data-port")
         stack.callback(data.close)
-        endpoints = Endpoints(settings.host, api.getsockname()[1], data.getsockname()[1])
-        async with _running(store, certificates, api, data):
-            state.write_endpoints(endpoints)
-            announce(f"ready api={endpoints.api} data={endpoints.data} ca={state.ca}")
-            await asyncio.Event().wait()
+        if settings.metrics_port is None:
+            return cls(api, data, None)
+        metrics = _bind(settings.metrics_host, settings.metrics_port, "--metrics-port")
+        stack.callback(metrics.close)
+        return cls(api, data, metrics)
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The ports that clients use."""
+        return self.api.getsockname()[1], self.data.getsockname()[1]
+
+
+class _ServerIdentity:
+    """The TLS context of both ports, and the certificate in it."""
+
+    def __init__(self, settings: Settings, made: Certificates) -> None:
+        self._settings = settings
+        self._made = made
+        self.context = server_context(self._certificate())
+
+    def renew(self) -> None:
+        """Read the certificate again, or make the service's own anew when it is about to expire."""
+        try:
+            reload(self.context, self._certificate())
+        except ServiceError as error:
+            _log.error("%s; going on with the certificate from before", error)
+        else:
+            _log.info("certificate read again")
+
+    def _certificate(self) -> Certificates | OwnCertificate:
+        if self._settings.certificate is not None:
+            return self._settings.certificate
+        self._made.ensure(self._settings.name)
+        return self._made
 
 
 @contextlib.asynccontextmanager
 async def _running(
-    store: Store, certificates: Certificates, api: socket.socket, data: socket.socket
+    settings: Settings, store: Store, context: ssl.SSLContext, audit: AuditLog, listeners: _Listeners
 ) -> AsyncIterator[None]:
     """Both servers and the clock that ends tunnels, for as long as the block runs."""
-    context = server_context(certificates)
     store.disconnect_all(time.time())
-    data_plane = DataPlane(store, clock=time.time)
+    accounts: list[Listener] = [audit.write]
+
+    def notify(event: Event) -> None:
+        for account in accounts:
+            account(event)
+
+    limits = settings.limits
+    data_plane = DataPlane(store, clock=time.time, limits=limits, notify=notify)
+    metrics = Metrics(data_plane.ledger, store.count_open_tunnels)
+    accounts.append(metrics.note)
     opened = asyncio.Event()
-    operations = Operations(store, data_plane, clock=time.time, tunnel_opened=opened.set, closed_reason=TUNNEL_CLOSED)
+    operations = Operations(
+        store,
+        data_plane,
+        clock=time.time,
+        tunnel_opened=opened.set,
+        closed_reason=TUNNEL_CLOSED,
+        limits=limits,
+    )
+    api = _ApiServer(context, limits, notify)
     identity = store.identity()
     control = ControlApi(
         operations,
@@ -94,20 +192,73 @@ async def _running(
         region=identity.region,
         clock=time.time,
         replays=Replays(time.monotonic),
-        notify=lambda event: None,
+        notify=notify,
+        authenticated=api.settle,
     )
-    runner = web.AppRunner(control.application(), access_log=None, shutdown_timeout=_API_STOP_DEADLINE)
-    await runner.setup()
-    expiry = asyncio.get_running_loop().create_task(_close_expired(store, data_plane, opened))
+    async with contextlib.AsyncExitStack() as stack:
+        if listeners.metrics is not None:
+            await stack.enter_async_context(metrics.served(listeners.metrics))
+        expiry = asyncio.get_running_loop().create_task(_close_expired(store, data_plane, opened))
+        try:
+            await data_plane.start(listeners.data, context)
+            await api.start(control.application(), listeners.api)
+            yield
+        finally:
+            _log.info("stopping")
+            expiry.cancel()
+            # Calls that have begun are answered, while the data plane can still do what they ask.
+            await api.stop()
+            await data_plane.stop()
+
+
+class _ApiServer:
+    """aiohttp behind a door.
+
+    Args:
+        context: for TLS.
+        limits: how many connections there may be.
+        notify: is told of every connection that is cut off.
+    """
+
+    def __init__(self, context: ssl.SSLContext, limits: Limits, notify: Listener) -> None:
+        deadline = limits.handshake_seconds + BODY_DEADLINE
+        self._door = Door(self._make_protocol, context, limits, notify, deadline=deadline)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, application: web.Application, listener: socket.socket) -> None:
+        """Answer requests on a bound socket."""
+        self._runner = web.AppRunner(
+            application, access_log=None, shutdown_timeout=_API_STOP_DEADLINE, keepalive_timeout=_API_IDLE
+        )
+        await self._runner.setup()
+        self._door.open(listener)
+
+    async def stop(self) -> None:
+        """Accept no more, and finish what has begun."""
+        self._door.stop_accepting()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self._door.close()
+
+    def settle(self, protocol: object) -> None:
+        """A connection has shown that its client has a key."""
+        self._door.settle(protocol)
+
+    def _make_protocol(self) -> asyncio.BaseProtocol:
+        assert self._runner is not None  # noqa: S101  the door opens after that
+        assert self._runner.server is not None  # noqa: S101  and after its setup
+        return self._runner.server()
+
+
+@contextlib.contextmanager
+def _on_hangup(action: Callable[[], object]) -> Iterator[None]:
+    """Act on SIGHUP for as long as the block runs."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, action)
     try:
-        await data_plane.start(data, context)
-        await web.SockSite(runner, api, ssl_context=context, backlog=_BACKLOG).start()
         yield
     finally:
-        _log.info("stopping")
-        expiry.cancel()
-        await data_plane.stop()
-        await runner.cleanup()
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 async def _close_expired(store: Store, data_plane: DataPlane, opened: asyncio.Event) -> None:

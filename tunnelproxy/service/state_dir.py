@@ -27,11 +27,17 @@ def default_path() -> Path:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a service listens."""
+    """Where clients find a service.
+
+    Attributes:
+        host: the name or address for clients.
+        own_certificate: whether it has a certificate of the operator's own, rather than of its own authority.
+    """
 
     host: str
     api_port: int
     data_port: int
+    own_certificate: bool = False
 
     @property
     def api(self) -> str:
@@ -59,6 +65,7 @@ class StateDirectory:
         self.database = self.path / "service.db"
         self.keys = self.path / "keys"
         self.ca = self.path / "ca"
+        self.audit_log = self.path / "audit.log"
         self._endpoints = self.path / "endpoints.json"
         self._lock = self.path / "lock"
 
@@ -119,7 +126,12 @@ class StateDirectory:
         """
         try:
             found = json.loads(self._endpoints.read_bytes())
-            return Endpoints(str(found["host"]), int(found["api_port"]), int(found["data_port"]))
+            return Endpoints(
+                str(found["host"]),
+                int(found["api_port"]),
+                int(found["data_port"]),
+                bool(found.get("own_certificate", False)),
+            )
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:

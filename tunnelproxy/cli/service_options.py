@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of ``tunnelproxy service run`` that matter to a service which others rely on."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..service.certificates import OwnCertificate
+    from ..service.limits import Limits
+
+__all__ = ["add_options", "settings"]
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
+# What is read at once, 256 KiB at most, must not take longer to be worked off than clients wait for an answered ping.
+_MIN_BANDWIDTH = 16 * 1024
+
+
+def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> None:
+    """Add them.
+
+    Args:
+        parser: that of ``service run``.
+        port: reads a port number.
+    """
+    parser.add_argument(
+        "--public-name",
+        metavar="NAME",
+        help="name or address by which clients reach the service, for its certificate and for service env "
+        "(default: that of --host)",
+    )
+    parser.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="a certificate of your own, with its chain, in PEM"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the key of --certificate, in PEM")
+    parser.add_argument(
+        "--audit-log", type=Path, metavar="FILE", help="where to write it (default: audit.log in the state directory)"
+    )
+    parser.add_argument("--metrics-port", type=port, metavar="N", help="serve figures for Prometheus on this port")
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="HOST", help="address for --metrics-port (default: %(default)s)"
+    )
+    limits = parser.add_argument_group("limits", "0 stands for none")
+    limits.add_argument(
+        "--max-tunnels", type=_count, default=10_000, metavar="N", help="open tunnels (default: %(default)s)"
+    )
+    limits.add_argument(
+        "--max-services", type=_count, default=3, metavar="N", help="services of one tunnel (default: %(default)s)"
+    )
+    limits.add_argument(
+        "--bandwidth-per-tunnel",
+        type=_bandwidth,
+        default=0,
+        metavar="BYTES",
+        help="bytes per second, both ways together; K, M and G are understood (default: none; AWS: 800K)",
+    )
+    limits.add_argument(
+        "--connections-per-address",
+        type=_count,
+        default=5_000,
+        metavar="N",
+        help="connections of one client address to each port (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--max-half-open",
+        type=_count,
+        default=256,
+        metavar="N",
+        help="connections to each port that have not finished their handshake (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--handshake-time",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long a handshake may take (default: %(default)s)",
+    )
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options say, as members of ``service.server.Settings``."""
+    return {
+        "public_name": arguments.public_name,
+        "certificate": _certificate(arguments),
+        "audit_log": arguments.audit_log,
+        "metrics_port": arguments.metrics_port,
+        "metrics_host": arguments.metrics_host,
+        "limits": _limits(arguments),
+    }
+
+
+def _certificate(arguments: argparse.Namespace) -> OwnCertificate | None:
+    from ..service.certificates import OwnCertificate
+    from ..service.errors import ServiceError
+
+    if (arguments.certificate is None) != (arguments.key is None):
+        raise ServiceError("--certificate and --key belong together; give both or neither")
+    return None if arguments.certificate is None else OwnCertificate(arguments.certificate, arguments.key)
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    from ..service.limits import Limits
+
+    return Limits(
+        tunnels=arguments.max_tunnels,
+        services=arguments.max_services,
+        bandwidth=arguments.bandwidth_per_tunnel,
+        connections_per_address=arguments.connections_per_address,
+        half_open=arguments.max_half_open,
+        handshake_seconds=arguments.handshake_time,
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; 0 stands for no limit")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
+    return seconds
+
+
+def _bandwidth(text: str) -> int:
+    found = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
+    rate = int(found[1]) * _UNITS[found[2]] if found else -1
+    if rate < 0 or 0 < rate < _MIN_BANDWIDTH:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of bytes per second, as in 800K, of at least {_MIN_BANDWIDTH}; 0 is no limit"
+        )
+    return rate

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accepts TCP connections, makes them TLS, and keeps those that do not get on with it from crowding out the others.
+
+asyncio's own servers show a connection to nobody before its TLS handshake is done: who opens many and sends nothing
+could not even be counted. Here every connection counts from the moment of its acceptance: against its address's share,
+and, until the protocol inside has found out who it is, against the places for the unknown. When these are taken, room
+is made at the expense of the address that has most of them, oldest first: an honest handshake takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import resource
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from typing import cast
+
+from .events import CutOff, Listener
+from .limits import Limits
+
+__all__ = ["Door", "allow_many_files"]
+
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE_WITHOUT_RESOURCES = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Door:
+    """One listening socket and the connections that came through it.
+
+    Args:
+        make_protocol: makes the protocol for a connection.
+        context: for TLS.
+        limits: how many connections, and how long a handshake may take.
+        notify: is told of every connection that is cut off here.
+        deadline: seconds until a connection must be settled; the handshake's where None.
+    """
+
+    def __init__(
+        self,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        context: ssl.SSLContext,
+        limits: Limits,
+        notify: Listener,
+        *,
+        deadline: float | None = None,
+    ) -> None:
+        self._make_protocol = make_protocol
+        self._context = context
+        self._limits = limits
+        self._deadline = deadline or limits.handshake_seconds
+        self._notify = notify
+        self._by_address: Counter[str] = Counter()
+        # In the order in which they came.
+        self._half_open: dict[object, _Visitor] = {}
+        self._accepting: asyncio.Task[None] | None = None
+
+    def open(self, listener: socket.socket) -> None:
+        """Accept connections on a bound socket."""
+        listener.setblocking(False)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
+
+    def stop_accepting(self) -> None:
+        """Let nobody else in."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+
+    def close(self) -> None:
+        """Let nobody else in, and cut off those who are still half-way in."""
+        self.stop_accepting()
+        for visitor in list(self._half_open.values()):
+            visitor.cut_off()
+
+    def settle(self, protocol: object) -> None:
+        """The protocol knows whom it talks to: its connection does not count as half-open any more."""
+        visitor = self._half_open.pop(protocol, None)
+        if visitor is not None:
+            visitor.timer.cancel()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, peer = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    _log.warning("cannot accept connections for now: %s", error.strerror)
+                    await asyncio.sleep(_PAUSE_WITHOUT_RESOURCES)
+                    continue
+                if error.errno == errno.ECONNABORTED:
+                    continue
+                raise
+            self._admit(sock, str(peer[0]))
+
+    def _admit(self, sock: socket.socket, address: str) -> None:
+        if 0 < self._limits.connections_per_address <= self._by_address[address]:
+            _log.debug("refused a connection of %s, which has %d", address, self._by_address[address])
+            self._notify(CutOff(address, "connections-per-address"))
+            sock.close()
+            return
+        if 0 < self._limits.half_open <= len(self._half_open):
+            self._make_room()
+        self._by_address[address] += 1
+        visitor = _Visitor(cast(asyncio.Protocol, self._make_protocol()), sock, address, self._forget)
+        self._half_open[visitor.protocol] = visitor
+        loop = asyncio.get_running_loop()
+        visitor.timer = loop.call_later(self._deadline, self._cut_off, visitor, "handshake-time")
+        visitor.task = loop.create_task(self._shake_hands(visitor))
+
+    async def _shake_hands(self, visitor: _Visitor) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: visitor,
+                visitor.sock,
+                ssl=self._context,
+                ssl_handshake_timeout=self._limits.handshake_seconds,
+            )
+        except OSError as error:
+            # ssl.SSLError, too, and what a timeout raises.
+            _log.debug("TLS handshake with %s failed: %s", visitor.address, error)
+            self._notify(CutOff(visitor.address, "tls"))
+        finally:
+            if visitor.transport is None:
+                self._forget(visitor)
+
+    def _make_room(self) -> None:
+        ((crowd, _),) = Counter(visitor.address for visitor in self._half_open.values()).most_common(1)
+        oldest = next(visitor for visitor in self._half_open.values() if visitor.address == crowd)
+        self._cut_off(oldest, "half-open")
+
+    def _cut_off(self, visitor: _Visitor, cause: str) -> None:
+        self.settle(visitor.protocol)
+        self._notify(CutOff(visitor.address, cause))
+        visitor.cut_off()
+
+    def _forget(self, visitor: _Visitor) -> None:
+        self.settle(visitor.protocol)
+        if visitor.counted:
+            visitor.counted = False
+            self._by_address[visitor.address] -= 1
+            if not self._by_address[visitor.address]:
+                del self._by_address[visitor.address]
+
+
+def allow_many_files() -> None:
+    """Let this process have as many connections as the system lets it: often 1024, unless one asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS calls its limit infinite and refuses more than this.
+    wanted = 10_240 if hard == resource.RLIM_INFINITY else hard
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Visitor(asyncio.Protocol):
+    """Stands between a connection and its protocol, and tells when the connection is lost."""
+
+    timer: asyncio.TimerHandle
+    task: asyncio.Task[None]
+
+    def __init__(
+        self, protocol: asyncio.Protocol, sock: socket.socket, address: str, lost: Callable[[_Visitor], None]
+    ) -> None:
+        self.protocol = protocol
+        self.sock = sock
+        self.address = address
+        self.counted = True
+        self.transport: asyncio.Transport | None = None
+        self._lost = lost
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.protocol.connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost(self)
+        self.protocol.connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        self.protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self.protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        self.protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.protocol.resume_writing()
+
+    def cut_off(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+            return
+        # Within the TLS handshake asyncio holds the connection; to find it ended is what makes asyncio let go of it.
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures for Prometheus, and the HTTP server that it reads them from.
+
+What can be counted when it is asked for is counted then, and costs nothing in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .events import ControlCall, CutOff, Event, Refused
+from .ledger import Ledger
+
+__all__ = ["Metrics"]
+
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LAG_PERIOD = 0.5
+_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The figures of one service.
+
+    Args:
+        ledger: who is connected.
+        count_open_tunnels: counts them.
+    """
+
+    def __init__(self, ledger: Ledger, count_open_tunnels: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Present(ledger, count_open_tunnels))
+        self._calls = Histogram(
+            "tunnelproxy_control_call_seconds",
+            "Control calls by operation and outcome, with the time that they took.",
+            ("operation", "outcome"),
+            registry=self._registry,
+        )
+        self._refusals = Counter(
+            "tunnelproxy_refusals", "Connections refused, by cause.", ("cause",), registry=self._registry
+        )
+        self._lag = Histogram(
+            "tunnelproxy_event_loop_lag_seconds",
+            "How much later than asked for the event loop came back.",
+            buckets=_LAG_BUCKETS,
+            registry=self._registry,
+        )
+
+    def note(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, ControlCall):
+            self._calls.labels(event.operation or "unknown", event.outcome).observe(event.seconds)
+        elif isinstance(event, (Refused, CutOff)):
+            self._refusals.labels(event.cause).inc()
+
+    @contextlib.asynccontextmanager
+    async def served(self, listener: socket.socket) -> AsyncIterator[None]:
+        """Serve ``/metrics`` over HTTP on a bound socket, and watch the event loop, for as long as the block runs."""
+        application = web.Application()
+        application.router.add_get("/metrics", self._answer)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        watching = asyncio.get_running_loop().create_task(self._watch_loop())
+        try:
+            await web.SockSite(runner, listener).start()
+            yield
+        finally:
+            watching.cancel()
+            await runner.cleanup()
+
+    async def _answer(self, _request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": _CONTENT_TYPE})
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_PERIOD
+            await asyncio.sleep(_LAG_PERIOD)
+            self._lag.observe(max(0.0, loop.time() - due))
+
+
+class _Present(Collector):
+    """What holds at the moment of asking."""
+
+    def __init__(self, ledger: Ledger, count_open_tunnels: Callable[[], int]) -> None:
+        self._ledger = ledger
+        self._count_open_tunnels = count_open_tunnels
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("tunnelproxy_tunnels_open", "Open tunnels.", self._count_open_tunnels())
+        ends = GaugeMetricFamily(
+            "tunnelproxy_ends_connected",
+            "Clients connected, by mode and version of the protocol.",
+            labels=("mode", "version"),
+        )
+        for (mode, version), number in self._ledger.ends().items():
+            ends.add_metric((mode, f"V{version}"), number)
+        yield ends
+        relayed = CounterMetricFamily(
+            "tunnelproxy_bytes_relayed", "Bytes taken from clients for the other end, by mode.", labels=("mode",)
+        )
+        for mode, number in self._ledger.relayed().items():
+            relayed.add_metric((mode,), number)
+        yield relayed
