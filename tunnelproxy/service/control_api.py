@@ -7,6 +7,7 @@ Source: "AWS JSON 1.1 protocol", Smithy specification.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import logging
@@ -47,7 +48,7 @@ def service_model() -> ServiceModel:
     return ServiceModel(Loader().load_service_model("iotsecuretunneling", "service-2"), "iotsecuretunneling")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     """What is known so far of a request."""
 
@@ -110,6 +111,8 @@ class ControlApi:
         self._authenticated = authenticated
         self._replays = replays
         self._model = service_model()
+        self._running: set[_Call] = set()
+        self._one_ended = asyncio.Event()
 
     def application(self) -> web.Application:
         """The aiohttp application. All paths and methods lead to :meth:`handle`, so that errors look alike."""
@@ -121,9 +124,27 @@ class ControlApi:
         """Answer one request."""
         call = _Call(str(uuid.uuid4()), request.remote)
         started = time.perf_counter()
-        content, outcome, status = await self._answer(request, call)
+        self._running.add(call)
+        try:
+            content, outcome, status = await self._answer(request, call)
+        finally:
+            self._running.discard(call)
+            self._one_ended.set()
         self._notify(call.ended(outcome, status, time.perf_counter() - started))
         return _response(content, status, call.request_id)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for the requests that have begun, for so long at most.
+
+        aiohttp waits for them too when it is shut down, but takes nothing of their bodies any more.
+        """
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._none_running(), seconds)
+
+    async def _none_running(self) -> None:
+        while self._running:
+            self._one_ended.clear()
+            await self._one_ended.wait()
 
     async def _answer(self, request: web.Request, call: _Call) -> tuple[dict[str, Any], str, int]:
         """Content, outcome and status of the answer."""

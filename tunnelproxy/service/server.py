@@ -207,6 +207,8 @@ async def _running(
             _log.info("stopping")
             expiry.cancel()
             # Calls that have begun are answered, while the data plane can still do what they ask.
+            api.stop_accepting()
+            await control.finish(_API_STOP_DEADLINE)
             await api.stop()
             await data_plane.stop()
 
@@ -233,9 +235,12 @@ class _ApiServer:
         await self._runner.setup()
         self._door.open(listener)
 
-    async def stop(self) -> None:
-        """Accept no more, and finish what has begun."""
+    def stop_accepting(self) -> None:
+        """Let nobody else connect."""
         self._door.stop_accepting()
+
+    async def stop(self) -> None:
+        """Close all connections once their answers are out."""
         if self._runner is not None:
             await self._runner.cleanup()
         self._door.close()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The limits of a running service, from outside."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+
+from peers.process import wait_for
+from peers.service import TunnelingService
+from tunnelproxy.protocol.framing import Message, frame
+
+IDLE = 500
+
+
+def refusal(call: Any, **params: Any) -> tuple[str, int]:
+    with pytest.raises(ClientError) as caught:
+        call(**params)
+    return caught.value.response["Error"]["Code"], caught.value.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def both_ends(service: TunnelingService, stack: ExitStack) -> tuple[Any, Any]:
+    opened = service.boto3_client().open_tunnel(destinationConfig={"services": ["SSH1"]})
+    ends = [
+        stack.enter_context(service.connect(mode, opened[f"{mode}AccessToken"])) for mode in ("source", "destination")
+    ]
+    for end in ends:
+        end.recv(timeout=10)
+    return ends[0], ends[1]
+
+
+def data(size: int) -> bytes:
+    return frame(Message(type=Message.DATA, streamId=1, serviceId="SSH1", connectionId=1, payload=os.urandom(size)))
+
+
+def test_tunnels_and_services_have_limits_and_a_closed_tunnel_makes_room() -> None:
+    with TunnelingService("--max-tunnels", "2", "--max-services", "1") as service:
+        client = service.boto3_client()
+        first = client.open_tunnel()
+        client.open_tunnel()
+        assert refusal(client.open_tunnel) == ("LimitExceededException", 400)
+        client.close_tunnel(tunnelId=first["tunnelId"])
+        assert refusal(client.open_tunnel, destinationConfig={"services": ["A", "B"]}) == (
+            "LimitExceededException",
+            400,
+        )
+        client.open_tunnel(destinationConfig={"services": ["A"]})
+
+
+def test_a_tunnel_is_held_to_its_bandwidth_and_loses_nothing() -> None:
+    pieces = [data(50_000) for _ in range(30)]
+    with TunnelingService("--bandwidth-per-tunnel", "1M") as service, ExitStack() as stack:
+        source, destination = both_ends(service, stack)
+        started = time.monotonic()
+        for piece in pieces:
+            source.send(piece)
+        received = b""
+        while len(received) < len(b"".join(pieces)):
+            received += destination.recv(timeout=10)
+        seconds = time.monotonic() - started
+    assert received == b"".join(pieces)
+    # 1.5 MB at 1 MB/s; the first quarter of a second's worth goes at once, and nobody waits after the last piece.
+    assert 0.9 < seconds < 2.5
+
+
+def test_idle_connections_do_not_keep_a_tunnel_from_working_nor_others_from_coming() -> None:
+    options = ("--max-half-open", "64", "--handshake-time", "2")
+    with TunnelingService(*options) as service, ExitStack() as stack:
+        source, destination = both_ends(service, stack)
+        process = psutil.Process(service.pid)
+        quiet = process.num_fds()
+        idle = []
+        slow = ssl.create_default_context(capath=service.ca)
+        for number in range(IDLE):
+            address = service.data if number % 2 else service.api.removeprefix("https://")
+            host, _, port = address.rpartition(":")
+            sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            if number % 50 == 0:
+                # Some get as far as the first bytes of a request.
+                sock = stack.enter_context(slow.wrap_socket(sock, server_hostname=host))
+                sock.send(b"GET /tunnel")
+            idle.append(sock)
+            if number % 25 == 0:
+                piece = data(1000)
+                source.send(piece)
+                assert destination.recv(timeout=5) == piece
+        both_ends(service, stack)
+        assert process.num_fds() < quiet + 2 * 64 + 40
+        wait_for(lambda: process.num_fds() <= quiet + 8, "the idle ones to be cut off", 10)
+        source.send(piece)
+        assert destination.recv(timeout=5) == piece
+
+
+def test_an_address_has_so_many_connections_and_others_have_theirs() -> None:
+    with TunnelingService("--connections-per-address", "2") as service, ExitStack() as stack:
+        both_ends(service, stack)
+        host, _, port = service.data.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as third:
+            assert third.recv(1) == b""
+        tls = ssl.create_default_context(capath=service.ca)
+        other = socket.create_connection((host, int(port)), timeout=10, source_address=("127.0.0.2", 0))
+        with tls.wrap_socket(other, server_hostname=host) as through:
+            assert through.version() in ("TLSv1.2", "TLSv1.3")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--bandwidth-per-tunnel", "1"), ("--max-tunnels", "-1"), ("--handshake-time", "0"), ("--max-half-open", "x")],
+)
+def test_a_limit_that_makes_no_sense_is_named(option: str, value: str) -> None:
+    with pytest.raises(AssertionError, match="not ready"):
+        TunnelingService(option, value).__enter__()

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Running a service in earnest: certificates of the operator's own, names, and an end that cuts nobody short."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.process import REPOSITORY, wait_for
+from peers.service import TunnelingService
+from peers.signing import now, sign
+from tunnelproxy.service.certificates import Certificates
+
+BODY = b'{"description": "late"}'
+
+
+def authority(folder: Path) -> Certificates:
+    """A server certificate as if from an authority of the operator's."""
+    folder.mkdir()
+    certificates = Certificates(folder / "keys", folder / "ca")
+    certificates.ensure("127.0.0.1")
+    return certificates
+
+
+def served_certificate(address: str) -> bytes:
+    host, _, port = address.rpartition(":")
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)), timeout=10)).strip()
+
+
+def first_certificate(chain: Path) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(chain.read_text()).strip()
+
+
+def own_service(certificates: Certificates) -> TunnelingService:
+    chain, key = str(certificates.server_chain), str(certificates.server_key)
+    return TunnelingService("--certificate", chain, "--key", key)
+
+
+def test_a_certificate_of_the_operator_s_own_is_served_by_both_ports(tmp_path: Path) -> None:
+    own = authority(tmp_path / "own")
+    with own_service(own) as service:
+        assert service.ca == "system"
+        assert "AWS_CA_BUNDLE" not in service.environment
+        for address in (service.api.removeprefix("https://"), service.data):
+            assert served_certificate(address) == first_certificate(own.server_chain)
+        environment = {**service.environment, "AWS_CA_BUNDLE": str(own.ca / "ca.pem")}
+        service.environment = environment
+        assert service.boto3_client().list_tunnels()["tunnelSummaries"] == []
+
+
+def test_a_renewed_certificate_is_served_after_a_hangup_and_a_damaged_one_is_not(tmp_path: Path) -> None:
+    own, renewed = authority(tmp_path / "own"), authority(tmp_path / "renewed")
+    with own_service(own) as service:
+        whole = own.server_chain.read_bytes()
+        own.server_chain.write_bytes(whole[:200])
+        os.kill(service.pid, signal.SIGHUP)
+        wait_for(lambda: "going on with the certificate from before" in service.log_text(), "a complaint")
+        own.server_chain.write_bytes(whole)
+        assert served_certificate(service.data) == first_certificate(own.server_chain)
+
+        own.server_chain.write_bytes(renewed.server_chain.read_bytes())
+        own.server_key.write_bytes(renewed.server_key.read_bytes())
+        os.kill(service.pid, signal.SIGHUP)
+        expected = first_certificate(renewed.server_chain)
+        wait_for(lambda: served_certificate(service.data) == expected, "the renewed certificate")
+        assert served_certificate(service.api.removeprefix("https://")) == expected
+
+
+@pytest.mark.parametrize("missing", ["--certificate", "--key"])
+def test_certificate_and_key_belong_together(tmp_path: Path, missing: str) -> None:
+    given = "--key" if missing == "--certificate" else "--certificate"
+    done = refused_run(tmp_path, given, str(tmp_path / "file.pem"))
+    assert "--certificate and --key belong together" in done
+
+
+def test_a_key_of_another_certificate_is_refused_with_both_files_named(tmp_path: Path) -> None:
+    own, other = authority(tmp_path / "own"), authority(tmp_path / "other")
+    done = refused_run(tmp_path, "--certificate", str(own.server_chain), "--key", str(other.server_key))
+    assert str(own.server_chain) in done
+    assert str(other.server_key) in done
+
+
+def refused_run(folder: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "tunnelproxy", "service", "run", "--state-dir", str(folder / "state"), *options]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("tunnelproxy: error: ")
+    return done.stderr
+
+
+def test_clients_are_told_the_public_name_and_find_it_in_the_certificate() -> None:
+    with TunnelingService("--host", "127.0.0.2", "--public-name", "localhost") as service:
+        assert service.api.startswith("https://localhost:")
+        assert service.environment["AWSIOT_TUNNEL_ENDPOINT"] == service.data
+        host, _, port = service.data.rpartition(":")
+        context = ssl.create_default_context(capath=service.ca)
+        connection = socket.create_connection(("127.0.0.2", int(port)), timeout=10)
+        with context.wrap_socket(connection, server_hostname=host) as tls:
+            assert ("DNS", "localhost") in tls.getpeercert()["subjectAltName"]
+
+
+def test_a_control_call_that_has_begun_is_answered_while_the_service_stops() -> None:
+    with TunnelingService() as service:
+        connection, sock = begun_call(service)
+        os.kill(service.pid, signal.SIGTERM)
+        wait_for(lambda: "stopping" in service.log_text(), "the service to stop")
+        sock.sendall(BODY[5:])
+        response = connection.getresponse()
+        assert response.status == 200
+        assert b"tunnelId" in response.read()
+        connection.close()
+        assert service.stop() == 0
+        service.start()
+        (tunnel,) = service.boto3_client().list_tunnels()["tunnelSummaries"]
+        assert tunnel["description"] == "late"
+
+
+def begun_call(service: TunnelingService) -> tuple[http.client.HTTPConnection, Any]:
+    """A call of which only a part of the body has been sent."""
+    environment = service.environment
+    headers = sign(
+        service.api,
+        "OpenTunnel",
+        key_id=environment["AWS_ACCESS_KEY_ID"],
+        secret=environment["AWS_SECRET_ACCESS_KEY"],
+        signed_at=now(),
+        body=BODY,
+    )
+    context = ssl.create_default_context(capath=service.ca)
+    connection = http.client.HTTPSConnection(service.api.removeprefix("https://"), timeout=10, context=context)
+    connection.putrequest("POST", "/")
+    for name, value in {**headers, "Content-Length": str(len(BODY))}.items():
+        connection.putheader(name, value)
+    connection.endheaders(BODY[:5])
+    assert connection.sock is not None
+    # So that the service has the first part when it is told to stop.
+    wait_for(lambda: not unsent(connection.sock), "the first part to arrive")
+    return connection, connection.sock
+
+
+def unsent(sock: socket.socket) -> int:
+    import array  # noqa: PLC0415 - only here
+    import fcntl  # noqa: PLC0415
+    import termios  # noqa: PLC0415
+
+    queued = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+    return queued[0]

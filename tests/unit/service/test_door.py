@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connections that do not get on with their handshake, against a door in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.event_loop import in_event_loop, until
+from tunnelproxy.service.certificates import Certificates, server_context
+from tunnelproxy.service.door import Door
+from tunnelproxy.service.events import CutOff, Event
+from tunnelproxy.service.limits import Limits
+
+
+class Echo(asyncio.Protocol):
+    """Sends back what it gets."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.is_lost = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = True
+
+
+class House:
+    """A door, and those who come."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        certificates = Certificates(folder / "keys", folder / "ca")
+        certificates.ensure("127.0.0.1")
+        self.client_context = ssl.create_default_context(capath=str(folder / "ca"))
+        self.protocols: list[Echo] = []
+        self.events: list[Event] = []
+        self.writers: list[asyncio.StreamWriter] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.door = Door(self._make, server_context(certificates), limits, self.events.append)
+
+    def _make(self) -> Echo:
+        self.protocols.append(Echo())
+        return self.protocols[-1]
+
+    @property
+    def causes(self) -> Counter[str]:
+        return Counter(event.cause for event in self.events if isinstance(event, CutOff))
+
+    async def come(self, *, tls: bool = True, address: str = "127.0.0.1") -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection(
+            *self.listener.getsockname(),
+            ssl=self.client_context if tls else None,
+            server_hostname="127.0.0.1" if tls else None,
+            local_addr=(address, 0),
+        )
+        self.writers.append(writer)
+        return reader
+
+    async def comes_through(self, **how: Any) -> bool:
+        reader = await self.come(**how)
+        self.writers[-1].write(b"hello")
+        return await asyncio.wait_for(reader.readexactly(5), 10) == b"hello"
+
+
+@asynccontextmanager
+async def house(folder: Path, **limits: Any) -> AsyncIterator[House]:
+    opened = House(folder, Limits(**limits))
+    opened.door.open(opened.listener)
+    try:
+        yield opened
+    finally:
+        opened.door.close()
+        for protocol in opened.protocols:
+            with contextlib.suppress(AttributeError):
+                protocol.transport.abort()
+        for writer in opened.writers:
+            writer.transport.abort()
+        opened.listener.close()
+
+
+async def has_ended(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(), 10) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["after TLS", "before TLS"])
+@in_event_loop
+async def test_who_does_nothing_is_cut_off_in_time(tmp_path: Path, tls: bool) -> None:
+    async with house(tmp_path, handshake_seconds=0.5) as opened:
+        assert await has_ended(await opened.come(tls=tls))
+        assert opened.causes["handshake-time"] == 1
+
+
+@in_event_loop
+async def test_who_is_settled_stays(tmp_path: Path) -> None:
+    async with house(tmp_path, handshake_seconds=0.5) as opened:
+        assert await opened.comes_through()
+        opened.door.settle(opened.protocols[0])
+        # Long enough that another one is cut off.
+        await has_ended(await opened.come(tls=False))
+        assert not opened.protocols[0].is_lost
+
+
+@in_event_loop
+async def test_room_is_made_at_the_expense_of_the_address_that_takes_most(tmp_path: Path) -> None:
+    async with house(tmp_path, half_open=4) as opened:
+        honest = await opened.come(address="127.0.0.2")
+        first, *others = [await opened.come(tls=False, address="127.0.0.3") for _ in range(3)]
+        assert await opened.comes_through(address="127.0.0.4")
+        assert await has_ended(first)
+        assert opened.causes == Counter({"half-open": 1, "tls": opened.causes["tls"]})
+        assert not honest.at_eof()
+        assert not any(other.at_eof() for other in others)
+
+
+@in_event_loop
+async def test_an_address_has_its_share_and_gets_it_back(tmp_path: Path) -> None:
+    async with house(tmp_path, connections_per_address=2) as opened:
+        assert await opened.comes_through()
+        second = await opened.come(tls=False)
+        assert await has_ended(await opened.come(tls=False))
+        assert await opened.comes_through(address="127.0.0.2")
+        assert not second.at_eof()
+        opened.writers[0].transport.abort()
+        await until(lambda: opened.protocols[0].is_lost)
+        assert await opened.comes_through()
+        assert opened.causes == Counter({"connections-per-address": 1})
+
+
+@in_event_loop
+async def test_what_is_no_tls_is_hung_up_on_and_gives_its_place_back(tmp_path: Path) -> None:
+    async with house(tmp_path, connections_per_address=1) as opened:
+        await opened.come(tls=False)
+        opened.writers[-1].write(b"GET / HTTP/1.1\r\n\r\n")
+        await until(lambda: opened.causes["tls"] == 1)
+        assert await opened.comes_through()
+
+
+@in_event_loop
+async def test_a_closed_door_cuts_off_those_half_way_in(tmp_path: Path) -> None:
+    async with house(tmp_path) as opened:
+        waiting = [await opened.come(tls=False), await opened.come()]
+        await until(lambda: len(opened.protocols) == 2)
+        opened.door.close()
+        for reader in waiting:
+            assert await has_ended(reader)
