@@ -90,7 +90,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         stack.callback(store.close)
         audit = AuditLog(settings.audit_log or state.audit_log, clock=time.time)
         stack.callback(audit.close)
-        identity = _ServerIdentity(settings, Certificates(state.keys, state.ca))
+        certificates = Certificates(state.keys, state.ca)
+        identity = _ServerIdentity(settings, certificates)
         listeners = _Listeners.bound(settings, state.read_endpoints(), stack)
         own = settings.certificate is not None
         endpoints = Endpoints(settings.name, *listeners.ports, own)
@@ -154,6 +155,8 @@ class _ServerIdentity:
     def _certificate(self) -> Certificates | OwnCertificate:
         if self._settings.certificate is not None:
             return self._settings.certificate
+        if self._settings.name in ("0.0.0.0", "::"):  # noqa: S104  clients are warned of it, nothing is bound to it
+            _log.warning("clients cannot reach a service at %s; give --public-name", self._settings.name)
         self._made.ensure(self._settings.name)
         return self._made
 
@@ -166,12 +169,12 @@ async def _running(
     store.disconnect_all(time.time())
     accounts: list[Listener] = [audit.write]
 
-    def notify(event: Event) -> None:
+    def record(event: Event) -> None:
         for account in accounts:
             account(event)
 
     limits = settings.limits
-    data_plane = DataPlane(store, clock=time.time, limits=limits, notify=notify)
+    data_plane = DataPlane(store, clock=time.time, limits=limits, notify=record)
     metrics = Metrics(data_plane.ledger, store.count_open_tunnels)
     accounts.append(metrics.note)
     opened = asyncio.Event()
@@ -183,7 +186,7 @@ async def _running(
         closed_reason=TUNNEL_CLOSED,
         limits=limits,
     )
-    api = _ApiServer(context, limits, notify)
+    api = _ApiServer(context, limits, record)
     identity = store.identity()
     control = ControlApi(
         operations,
@@ -192,7 +195,7 @@ async def _running(
         region=identity.region,
         clock=time.time,
         replays=Replays(time.monotonic),
-        notify=notify,
+        notify=record,
         authenticated=api.settle,
     )
     async with contextlib.AsyncExitStack() as stack:
