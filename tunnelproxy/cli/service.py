@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import service_things
 from .logs import DEFAULT_VERBOSITY, add_format, complain, configure
 from .readiness import notify
 
@@ -44,11 +45,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="how much to log on stderr, from nothing to everything (default: %(default)s)",
     )
     add_format(run)
+    service_things.add_broker_options(run, _port)
     run.set_defaults(handler=_reporting(_run))
 
     env = commands.add_parser("env", help="print the environment that makes clients use the service")
     _add_state_dir(env)
     env.set_defaults(handler=_reporting(_env))
+
+    service_things.add_parser(commands, _add_state_dir, _reporting, _state)
 
 
 def _add_state_dir(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +101,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
     configure(arguments.verbose, arguments.log_format)
     state_dir = arguments.state_dir or default_path()
-    run_until_signal(serve(Settings(state_dir, arguments.host, arguments.api_port, arguments.data_port), _announce))
+    broker = service_things.broker_settings(arguments)
+    settings = Settings(state_dir, arguments.host, arguments.api_port, arguments.data_port, broker)
+    run_until_signal(serve(settings, _announce))
 
 
 def _env(arguments: argparse.Namespace) -> None:

@@ -20,9 +20,11 @@ from .certificates import Certificates, server_context
 from .control_api import ControlApi
 from .data_plane import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
 from .errors import ServiceError
+from .notifying import NO_BROKER, BrokerSettings, notifying
 from .operations import Operations
 from .state_dir import Endpoints, StateDirectory
 from .store import Store
+from .tunnels import Tunnel
 
 __all__ = ["Settings", "serve"]
 
@@ -42,6 +44,7 @@ class Settings:
     host: str
     api_port: int
     data_port: int
+    broker: BrokerSettings = NO_BROKER
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -68,22 +71,37 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         data = _listen(settings.host, settings.data_port, remembered.data_port if remembered else 0, "--data-port")
         stack.callback(data.close)
         endpoints = Endpoints(settings.host, api.getsockname()[1], data.getsockname()[1])
-        async with _running(store, certificates, api, data):
+        async with contextlib.AsyncExitStack() as running:
+            deliver, words = await running.enter_async_context(
+                notifying(settings.broker, settings.host, state, certificates, store.identity())
+            )
+            await running.enter_async_context(_running(store, certificates, api, data, deliver))
             state.write_endpoints(endpoints)
-            announce(f"ready api={endpoints.api} data={endpoints.data} ca={state.ca}")
+            announce(f"ready api={endpoints.api} data={endpoints.data} ca={state.ca}{words}")
             await asyncio.Event().wait()
 
 
 @contextlib.asynccontextmanager
 async def _running(
-    store: Store, certificates: Certificates, api: socket.socket, data: socket.socket
+    store: Store,
+    certificates: Certificates,
+    api: socket.socket,
+    data: socket.socket,
+    deliver: Callable[[Tunnel, str], None],
 ) -> AsyncIterator[None]:
     """Both servers and the clock that ends tunnels, for as long as the block runs."""
     context = server_context(certificates)
     store.disconnect_all(time.time())
     data_plane = DataPlane(store, clock=time.time)
     opened = asyncio.Event()
-    operations = Operations(store, data_plane, clock=time.time, tunnel_opened=opened.set, closed_reason=TUNNEL_CLOSED)
+    operations = Operations(
+        store,
+        data_plane,
+        clock=time.time,
+        tunnel_opened=opened.set,
+        deliver=deliver,
+        closed_reason=TUNNEL_CLOSED,
+    )
     control = ControlApi(operations, find_secret=store.find_secret, region=store.identity().region, clock=time.time)
     runner = web.AppRunner(control.application(), access_log=None, shutdown_timeout=_API_STOP_DEADLINE)
     await runner.setup()

@@ -59,6 +59,8 @@ class StateDirectory:
         self.database = self.path / "service.db"
         self.keys = self.path / "keys"
         self.ca = self.path / "ca"
+        self.broker_files = self.path / "mqtt"
+        self.broker_address = self.path / "broker.json"
         self._endpoints = self.path / "endpoints.json"
         self._lock = self.path / "lock"
 
