@@ -54,7 +54,7 @@ clean: ## remove all that was made here, the environment too
 
 .PHONY: system-packages
 system-packages:
-	@scripts/system-packages python sshd ssh ssh-keygen curl $(ROOT_COMMANDS)
+	@scripts/system-packages python sshd ssh ssh-keygen curl mosquitto $(ROOT_COMMANDS)
 
 # What only tests need.
 .PHONY: test-packages
@@ -67,5 +67,5 @@ $(INSTALLED): pyproject.toml
 	@python=$$(scripts/find-python) && { [ -x $(BIN)/python ] || $$python -m venv $(VENV); }
 	@# From 25.1 on, pip knows --group.
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[hub,service,speed]' --group lint --group test
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[agent,hub,service,speed]' --group lint --group test
 	@touch $@

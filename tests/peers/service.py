@@ -40,6 +40,7 @@ class TunnelingService:
         self.api = ""
         self.data = ""
         self.ca = ""
+        self.mqtt = ""
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> TunnelingService:
@@ -74,6 +75,7 @@ class TunnelingService:
             )
         words = dict(word.split("=", 1) for word in self._ready_line().split()[1:])
         self.api, self.data, self.ca = words["api"], words["data"], words["ca"]
+        self.mqtt = words.get("mqtt", "")
         self.environment = read_exports(
             subprocess.run(self.command("env"), cwd=ROOT, check=True, capture_output=True, text=True).stdout
         )
@@ -96,6 +98,16 @@ class TunnelingService:
         """A ``tunnelproxy service`` command line on this service's state."""
         name, *rest = arguments
         return [sys.executable, "-m", "tunnelproxy", "service", name, "--state-dir", str(self.state_dir), *rest]
+
+    def add_thing(self, thing: str, output: Path, *options: str) -> str:
+        """Enrol a device with ``service add-thing``, and return what that prints."""
+        return subprocess.run(
+            self.command("add-thing", thing, "--output", str(output), *options),
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     def log_text(self) -> str:
         """All that the service has logged."""

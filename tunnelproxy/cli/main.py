@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where ``tunnelproxy`` begins: a command (``service``, ``hub``), or the options of the reference local proxy."""
+"""Where ``tunnelproxy`` begins: a command, such as ``hub``, or the options of the reference local proxy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .parser import Parser
 
 __all__ = ["main", "run"]
 
-COMMANDS = ("service", "hub")
+COMMANDS = ("agent", "service", "hub")
 
 
 def run() -> None:
@@ -35,7 +35,11 @@ def main(arguments: Sequence[str]) -> int:
 def _run_command(arguments: Sequence[str]) -> int:
     parser = Parser(prog="tunnelproxy")
     subparsers = parser.add_subparsers(metavar="command", required=True)
-    if arguments[0] == "service":
+    if arguments[0] == "agent":
+        from . import agent
+
+        agent.add_parser(subparsers)
+    elif arguments[0] == "service":
         from . import service
 
         service.add_parser(subparsers)

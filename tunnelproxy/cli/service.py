@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import service_keys, service_options
+from . import service_keys, service_options, service_things
 from .logs import DEFAULT_VERBOSITY, add_format, complain, configure
 from .readiness import notify
 
@@ -46,6 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     add_format(run)
     service_options.add_options(run, _port)
+    service_things.add_broker_options(run, _port)
     run.set_defaults(handler=_reporting(_run))
 
     env = commands.add_parser("env", help="print the environment that makes clients use the service")
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     env.set_defaults(handler=_reporting(_env))
 
     service_keys.add_parser(commands, _add_state_dir, _reporting, _state)
+    service_things.add_parser(commands, _add_state_dir, _reporting, _state)
 
 
 def _add_state_dir(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +111,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.host,
         arguments.api_port,
         arguments.data_port,
+        broker=service_things.broker_settings(arguments),
         **service_options.settings(arguments),
     )
     run_until_signal(serve(settings, _announce))

@@ -67,7 +67,8 @@ class Certificates:
         return self.keys / "ca-key.pem"
 
     @property
-    def _ca_certificate(self) -> Path:
+    def authority(self) -> Path:
+        """The authority's certificate, in PEM."""
         return self.ca / "ca.pem"
 
     def ensure(self, host: str) -> None:
@@ -82,7 +83,7 @@ class Certificates:
         self.keys.mkdir(mode=0o700, exist_ok=True)
         self.ca.mkdir(mode=0o700, exist_ok=True)
         try:
-            if not (self._ca_key.exists() and self._ca_certificate.exists()):
+            if not (self._ca_key.exists() and self.authority.exists()):
                 self._make_authority()
             if not self._server_certificate_serves(host):
                 self._issue_server_certificate(host)
@@ -110,13 +111,13 @@ class Certificates:
         pem = certificate.public_bytes(serialization.Encoding.PEM)
         replace_file(self._ca_key, _key_pem(key))
         replace_file(self.ca / f"{subject_hash(name)}.0", pem)
-        replace_file(self._ca_certificate, pem)
+        replace_file(self.authority, pem)
 
     def _server_certificate_serves(self, host: str) -> bool:
         if not (self.server_chain.exists() and self.server_key.exists()):
             return False
         certificate = x509.load_pem_x509_certificate(self.server_chain.read_bytes())
-        authority = x509.load_pem_x509_certificate(self._ca_certificate.read_bytes())
+        authority = x509.load_pem_x509_certificate(self.authority.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return (
             _subject_key(authority).digest
@@ -126,7 +127,7 @@ class Certificates:
         )
 
     def _issue_server_certificate(self, host: str) -> None:
-        authority = x509.load_pem_x509_certificate(self._ca_certificate.read_bytes())
+        authority = x509.load_pem_x509_certificate(self.authority.read_bytes())
         authority_key = serialization.load_pem_private_key(self._ca_key.read_bytes(), password=None)
         if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
             # One that this service did not make; ensure() tells the operator, as for a damaged one.

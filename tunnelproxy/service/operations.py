@@ -46,6 +46,7 @@ class Operations:
         ends: who holds the connections.
         clock: gives seconds since the epoch.
         tunnel_opened: called when a tunnel was opened, so that its expiry can be awaited.
+        deliver: called with a tunnel and its new access token for the destination, to be brought to the tunnel's thing.
         closed_reason: what the ends of a tunnel are told when it is closed.
         limits: how many tunnels may be open, with how many services each.
     """
@@ -57,6 +58,7 @@ class Operations:
         *,
         clock: Callable[[], float],
         tunnel_opened: Callable[[], None],
+        deliver: Callable[[Tunnel, str], None],
         closed_reason: str,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -64,6 +66,7 @@ class Operations:
         self._ends = ends
         self._clock = clock
         self._tunnel_opened = tunnel_opened
+        self._deliver = deliver
         self._closed_reason = closed_reason
         self._limits = limits
         self._identity = store.identity()
@@ -111,6 +114,7 @@ class Operations:
         tokens = {mode: new_access_token() for mode in Mode}
         tunnel = self._store.open_tunnel(new, _digests(tokens), self._clock(), _name(key))
         self._tunnel_opened()
+        self._deliver(tunnel, tokens[Mode.DESTINATION])
         _log.info(
             "tunnel %s opened: thing %s, services %s, %d minutes",
             tunnel.tunnel_id,
@@ -174,6 +178,9 @@ class Operations:
         self._store.rotate_tokens(tunnel, _digests(tokens), destination, self._clock(), _name(key))
         for mode in modes:
             self._ends.revoke(tunnel.tunnel_id, mode)
+        if Mode.DESTINATION in tokens:
+            # As it is now: the rotation may have changed whom to tell.
+            self._deliver(self._find(tunnel.tunnel_id), tokens[Mode.DESTINATION])
         _log.info(
             "tunnel %s: access token rotated for %s", tunnel.tunnel_id, wanted, extra={"tunnel": tunnel.tunnel_id}
         )

@@ -28,6 +28,7 @@ from .errors import ServiceError
 from .events import Event, Listener
 from .limits import DEFAULT_LIMITS, Limits
 from .metrics import Metrics
+from .notifying import NO_BROKER, BrokerSettings, Deliver, notifying
 from .operations import Operations
 from .replays import Replays
 from .state_dir import Endpoints, StateDirectory
@@ -65,6 +66,7 @@ class Settings:
     audit_log: Path | None = None
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    broker: BrokerSettings = NO_BROKER
 
     @property
     def name(self) -> str:
@@ -101,11 +103,20 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             audit.reopen()
             identity.renew()
 
-        async with _running(settings, store, identity.context, audit, listeners):
-            with _on_hangup(on_hangup):
-                state.write_endpoints(endpoints)
-                announce(f"ready api={endpoints.api} data={endpoints.data} ca={'system' if own else state.ca}")
-                await asyncio.Event().wait()
+        if settings.broker.port is not None:
+            certificates.ensure(settings.name)
+        async with contextlib.AsyncExitStack() as running:
+            deliver, words = await running.enter_async_context(
+                notifying(settings.broker, settings.host, state, certificates, store.identity())
+            )
+            await running.enter_async_context(
+                _running(settings, store, identity.context, audit, listeners, deliver=deliver)
+            )
+            running.enter_context(_on_hangup(on_hangup))
+            state.write_endpoints(endpoints)
+            authority = "system" if own else state.ca
+            announce(f"ready api={endpoints.api} data={endpoints.data} ca={authority}{words}")
+            await asyncio.Event().wait()
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,13 @@ class _ServerIdentity:
 
 @contextlib.asynccontextmanager
 async def _running(
-    settings: Settings, store: Store, context: ssl.SSLContext, audit: AuditLog, listeners: _Listeners
+    settings: Settings,
+    store: Store,
+    context: ssl.SSLContext,
+    audit: AuditLog,
+    listeners: _Listeners,
+    *,
+    deliver: Deliver,
 ) -> AsyncIterator[None]:
     """Both servers and the clock that ends tunnels, for as long as the block runs."""
     store.disconnect_all(time.time())
@@ -183,6 +200,7 @@ async def _running(
         data_plane,
         clock=time.time,
         tunnel_opened=opened.set,
+        deliver=deliver,
         closed_reason=TUNNEL_CLOSED,
         limits=limits,
     )

@@ -66,6 +66,8 @@ class StateDirectory:
         self.keys = self.path / "keys"
         self.ca = self.path / "ca"
         self.audit_log = self.path / "audit.log"
+        self.broker_files = self.path / "mqtt"
+        self.broker_address = self.path / "broker.json"
         self._endpoints = self.path / "endpoints.json"
         self._lock = self.path / "lock"
 

@@ -31,11 +31,13 @@ class Service:
         self.now = 1_700_000_000.0
         self.ends = RecordingEnds()
         self.opened = 0
+        self.notified: list[tuple[str | None, tuple[str, ...], str]] = []
         self.operations = Operations(
             Store(folder / "service.db"),
             self.ends,
             clock=lambda: self.now,
             tunnel_opened=self.note_opened,
+            deliver=lambda tunnel, token: self.notified.append((tunnel.thing_name, tunnel.services, token)),
             closed_reason="closed",
         )
 
@@ -212,3 +214,28 @@ def test_what_does_not_exist_is_not_found(service: Service) -> None:
         ("UntagResource", {"resourceArn": "absent", "tagKeys": []}),
     ]:
         assert service.refusal(operation, **params).kind == "ResourceNotFoundException"
+
+
+def test_a_tunnel_for_a_thing_is_notified_of(service: Service) -> None:
+    opened = service.call("OpenTunnel", destinationConfig={"thingName": "pump", "services": ["SSH1"]})
+    assert service.notified == [("pump", ("SSH1",), opened["destinationAccessToken"])]
+
+
+@pytest.mark.parametrize(("mode", "times"), [("SOURCE", 0), ("DESTINATION", 1), ("ALL", 1)])
+def test_a_rotation_is_notified_of_when_it_concerns_the_thing(service: Service, mode: str, times: int) -> None:
+    opened = service.call("OpenTunnel", destinationConfig={"thingName": "pump", "services": ["SSH1"]})
+    service.notified.clear()
+    rotated = service.call("RotateTunnelAccessToken", tunnelId=opened["tunnelId"], clientMode=mode)
+    assert service.notified == [("pump", ("SSH1",), rotated.get("destinationAccessToken"))] * times
+
+
+def test_a_rotation_may_name_the_thing_to_notify(service: Service) -> None:
+    opened = service.open("SSH1")
+    service.notified.clear()
+    service.call(
+        "RotateTunnelAccessToken",
+        tunnelId=opened["tunnelId"],
+        clientMode="DESTINATION",
+        destinationConfig={"thingName": "valve", "services": ["SSH1"]},
+    )
+    assert [thing for thing, _, _ in service.notified] == ["valve"]

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The service tells devices of their tunnels: with a broker of its own, and with one that runs elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import ssl
+import stat
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
+
+from peers.agent import AgentProcess, write_agent_configuration
+from peers.broker import SERVICE_USER, Mosquitto
+from peers.device import HttpServer
+from peers.process import REPOSITORY, wait_for
+from peers.proxies import OpenTunnel, open_tunnel, start_proxy
+from peers.service import TunnelingService
+
+PAGE = "the pump is well\n"
+
+
+@pytest.fixture
+def service() -> Iterator[TunnelingService]:
+    with TunnelingService("--mqtt-port", "0", "-v", "6") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
+    server = HttpServer(tmp_path_factory.mktemp("http"), PAGE)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def agent(service: TunnelingService, http: HttpServer, tmp_path: Path) -> Iterator[AgentProcess]:
+    service.add_thing("pump", tmp_path / "pump", "--services", f"HTTP1={http.port}")
+    with AgentProcess(tmp_path / "pump") as running:
+        yield running
+
+
+def tunnel_for(service: TunnelingService, thing: str) -> OpenTunnel:
+    return open_tunnel(service, ["HTTP1"], thing)
+
+
+def connected(service: TunnelingService, tunnel: OpenTunnel) -> bool:
+    described = service.boto3_client().describe_tunnel(tunnelId=tunnel.tunnel_id)["tunnel"]
+    return bool(described["destinationConnectionState"]["status"] == "CONNECTED")
+
+
+def wait_connected(service: TunnelingService, tunnel: OpenTunnel, seconds: float = 15.0) -> None:
+    wait_for(lambda: connected(service, tunnel), f"the agent is in {tunnel.tunnel_id}", seconds)
+
+
+def fetch(service: TunnelingService, tunnel: OpenTunnel, folder: Path) -> str:
+    log = folder / f"source-{time.monotonic_ns()}.log"
+    with start_proxy(service, tunnel.source_token, ["-m", "src"], log) as source:
+        port = source.wait_for_output(r"HTTP1: listening on 127.0.0.1:(\d+)")[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=15) as answer:
+            page: str = answer.read().decode()
+    return page
+
+
+def broker_process(service: TunnelingService) -> psutil.Process:
+    [process] = [child for child in psutil.Process(service.pid).children() if child.name() == "mosquitto"]
+    return process
+
+
+def run(service: TunnelingService, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        service.command(*arguments), cwd=REPOSITORY, check=False, capture_output=True, text=True, timeout=30
+    )
+
+
+def thing_client(service: TunnelingService, folder: Path, thing: str, heard: list[Any], topic: str) -> Client:
+    """A client with a thing's credentials, subscribed to a topic."""
+    port = int(service.mqtt.rpartition(":")[2])
+    client = Client(CallbackAPIVersion.VERSION2, client_id="whatever", reconnect_on_failure=False)
+    client.tls_set_context(ssl.create_default_context(cafile=str(folder / "ca.pem")))
+    client.username_pw_set(thing, (folder / "password").read_text().strip())
+    granted: list[int] = []
+    client.on_connect = lambda client, data, flags, reason, properties: client.subscribe(topic, qos=1)
+    client.on_subscribe = lambda client, data, mid, reasons, properties: granted.append(mid)
+    client.on_message = lambda client, data, message: heard.append((message.topic, json.loads(message.payload)))
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        wait_for(lambda: granted, "the broker has let it in", 2)
+    except AssertionError:
+        client.loop_stop()
+        raise
+    return client
+
+
+def test_opening_a_tunnel_makes_its_thing_reachable(
+    service: TunnelingService, agent: AgentProcess, tmp_path: Path
+) -> None:
+    assert fetch(service, tunnel_for(service, "pump"), tmp_path) == PAGE
+
+
+def test_rotating_the_destination_token_brings_the_thing_back(
+    service: TunnelingService, agent: AgentProcess, tmp_path: Path
+) -> None:
+    tunnel = tunnel_for(service, "pump")
+    wait_connected(service, tunnel)
+    service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
+    wait_for(lambda: re.search(r"over: .*revoked by a rotation", agent.output()), "the old connection ends")
+    wait_connected(service, tunnel)
+    assert fetch(service, tunnel, tmp_path) == PAGE
+
+
+def test_the_payload_is_the_one_that_aws_documents_and_reaches_its_thing_alone(
+    service: TunnelingService, tmp_path: Path
+) -> None:
+    heard: dict[str, list[Any]] = {"pump": [], "valve": []}
+    clients = []
+    try:
+        for thing in heard:
+            service.add_thing(thing, tmp_path / thing)
+        for thing, messages in heard.items():
+            clients.append(_patiently(service, tmp_path / thing, thing, messages))
+        opened = service.boto3_client().open_tunnel(
+            destinationConfig={"thingName": "valve", "services": ["SSH1", "HTTP1"]}
+        )
+        last = tunnel_for(service, "pump")
+        wait_for(lambda: heard["pump"] and heard["valve"], "both are notified")
+    finally:
+        for client in clients:
+            client.disconnect()
+            client.loop_stop()
+    assert heard["valve"] == [
+        (
+            "$aws/things/valve/tunnels/notify",
+            {
+                "clientAccessToken": opened["destinationAccessToken"],
+                "clientMode": "destination",
+                "region": service.environment["AWS_REGION"],
+                "services": ["SSH1", "HTTP1"],
+            },
+        )
+    ]
+    assert [content["clientAccessToken"] for _, content in heard["pump"]] == [last.destination_token]
+
+
+def _patiently(service: TunnelingService, folder: Path, thing: str, heard: list[Any]) -> Client:
+    """The broker learns of a new thing within a second."""
+
+    def attempt() -> Client | None:
+        with suppress(AssertionError):
+            return thing_client(service, folder, thing, heard, "$aws/#")
+        return None
+
+    client = wait_for(attempt, f"{thing} is let in", 40)
+    assert client is not None
+    return client
+
+
+def test_a_tunnel_without_a_thing_is_nobodys_news(service: TunnelingService) -> None:
+    service.boto3_client().open_tunnel(destinationConfig={"services": ["HTTP1"]})
+    assert "the MQTT broker has the notification" not in service.log_text()
+
+
+def test_a_killed_service_takes_its_broker_along_and_heals_when_it_is_back(
+    service: TunnelingService, agent: AgentProcess, tmp_path: Path
+) -> None:
+    before = tunnel_for(service, "pump")
+    wait_connected(service, before)
+    broker, where = broker_process(service), service.mqtt
+    service.kill()
+    wait_for(lambda: not broker.is_running(), "the broker ends too")
+    began = time.monotonic()
+    service.start()
+    assert service.mqtt == where
+    wait_connected(service, before, 40)
+    print(f"the open tunnel healed {time.monotonic() - began:.1f} s after the service was started")
+    after = tunnel_for(service, "pump")
+    wait_connected(service, after, 40)
+    print(f"a new tunnel healed {time.monotonic() - began:.1f} s after the service was started")
+    assert fetch(service, after, tmp_path) == PAGE
+
+
+def test_a_killed_broker_is_started_again_and_what_came_meanwhile_is_delivered(
+    service: TunnelingService, agent: AgentProcess, tmp_path: Path
+) -> None:
+    broker = broker_process(service)
+    broker.kill()
+    began = time.monotonic()
+    tunnel = tunnel_for(service, "pump")
+    assert time.monotonic() - began < 2
+    wait_connected(service, tunnel, 40)
+    print(f"healed {time.monotonic() - began:.1f} s after the broker was killed")
+
+
+def test_a_stopped_service_leaves_no_broker(service: TunnelingService) -> None:
+    broker = broker_process(service)
+    assert service.stop() == 0
+    assert not broker.is_running()
+
+
+def test_what_is_written_for_a_device_is_for_its_owner_only(service: TunnelingService, tmp_path: Path) -> None:
+    said = service.add_thing("pump", tmp_path / "pump")
+    assert said == ""
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "pump").iterdir()}
+    assert set(files) == {"agent.yml", "password", "ca.pem"}
+    assert set(files.values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / "pump").stat().st_mode) == 0o700
+
+
+def test_a_thing_is_enrolled_once_unless_asked_for_more(service: TunnelingService, tmp_path: Path) -> None:
+    folder = str(tmp_path / "pump")
+    service.add_thing("pump", Path(folder))
+    first = (tmp_path / "pump" / "password").read_text()
+    refused = run(service, "add-thing", "pump", "--output", folder)
+    assert refused.returncode == 1
+    assert "pump is enrolled already; --replace" in refused.stderr
+    service.add_thing("pump", Path(folder), "--replace")
+    assert (tmp_path / "pump" / "password").read_text() != first
+
+
+def test_a_removed_thing_is_put_out(service: TunnelingService, agent: AgentProcess) -> None:
+    assert run(service, "remove-thing", "pump").returncode == 0
+    wait_for(lambda: "it refuses pump: Not authorized" in agent.output(), "the agent is refused")
+    assert "no thing pump is enrolled" in run(service, "remove-thing", "pump").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["add-thing", "a/b"], "'a/b' is not the name of a thing"),
+        (["add-thing", SERVICE_USER], "is not the name of a thing"),
+        (["add-thing", "pump", "--services", "22"], "--services: give each service its ID"),
+        (["add-thing", "pump", "--services", "SSH1=x"], "--services: 'x' is not an address"),
+        (["add-thing", "pump", "--output", "/proc/none"], "cannot write to /proc/none"),
+    ],
+)
+def test_what_is_wrong_with_an_enrolment_is_said(
+    service: TunnelingService, arguments: list[str], complaint: str
+) -> None:
+    done = run(service, *arguments)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_service_without_a_broker_says_so(tmp_path: Path) -> None:
+    with TunnelingService() as service:
+        assert service.mqtt == ""
+        done = run(service, "add-thing", "pump", "--output", str(tmp_path / "pump"))
+        assert "has no MQTT broker: run it with --mqtt-port" in done.stderr
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path / "broker") as running:
+        yield running
+
+
+@pytest.fixture
+def beside(broker: Mosquitto, tmp_path: Path) -> Iterator[TunnelingService]:
+    """A service that uses a broker which it does not run."""
+    password = tmp_path / "service-password"
+    password.write_text(broker.passwords[SERVICE_USER])
+    options = ["--mqtt-broker", f"mqtts://{SERVICE_USER}@127.0.0.1:{broker.port}"]
+    options += ["--mqtt-ca", str(broker.ca), "--mqtt-password-file", str(password)]
+    with TunnelingService(*options) as running:
+        yield running
+
+
+def test_a_broker_that_runs_elsewhere_serves_as_well(
+    beside: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
+) -> None:
+    line = beside.add_thing("pump", tmp_path / "pump", "--services", f"HTTP1={http.port}")
+    broker.add_line(line)
+    with AgentProcess(tmp_path / "pump"):
+        assert fetch(beside, tunnel_for(beside, "pump"), tmp_path) == PAGE
+
+
+def test_opening_does_not_wait_for_a_dead_broker_and_its_thing_is_told_later(
+    beside: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
+) -> None:
+    folder = write_agent_configuration("pump", tmp_path, broker, beside, {"HTTP1": http.port})
+    with AgentProcess(folder):
+        # Stopped, not killed: it accepts connections, and says nothing.
+        assert broker.process is not None
+        broker.process.popen.send_signal(signal.SIGSTOP)
+        client = beside.boto3_client()
+        client.list_tunnels()
+        began = time.monotonic()
+        tunnels = [tunnel_for(beside, "pump") for _ in range(3)]
+        took = time.monotonic() - began
+        broker.process.popen.send_signal(signal.SIGCONT)
+        print(f"three tunnels opened in {took:.2f} s")
+        assert took < 5
+        for tunnel in tunnels:
+            wait_connected(beside, tunnel, 40)
+        broker.kill()
+        late = tunnel_for(beside, "pump")
+        broker.start()
+        wait_connected(beside, late, 40)
+
+
+def test_no_token_is_in_the_log_of_the_service(beside: TunnelingService, broker: Mosquitto) -> None:
+    tunnel = tunnel_for(beside, "pump")
+    wait_for(lambda: "the MQTT broker has the notification for pump" in beside.log_text(), "the broker is told")
+    assert tunnel.destination_token not in beside.log_text()
+    assert broker.passwords[SERVICE_USER] not in beside.log_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--mqtt-port", "0", "--mqtt-broker", "mqtts://a@b"], "exclude each other"),
+        (["--mqtt-ca", "x"], "--mqtt-ca goes with --mqtt-broker"),
+        (["--mqtt-broker", "https://a"], "'https://a' is not like mqtts://USER@HOST:8883"),
+        (["--mqtt-broker", "mqtts://a:HIDDEN@b"], "--mqtt-password-file"),
+        (["--mqtt-broker", "xmqtts://a:HIDDEN@b"], "is not like mqtts://"),
+        (["--mqtt-broker", "mqtt://b", "--mqtt-ca", "x"], "--mqtt-ca has no use with mqtt://"),
+        (["--mqtt-broker", "mqtts://b", "--mqtt-ca", "/nowhere"], "--mqtt-ca: there is no certificate"),
+        (["--mqtt-broker", "mqtts://a@b", "--mqtt-password-file", "/nowhere"], "cannot read /nowhere"),
+        (["--mqtt-port", "1", "--host", "192.0.2.1"], "192.0.2.1"),
+    ],
+)
+def test_what_is_wrong_with_the_options_is_said(options: list[str], complaint: str, tmp_path: Path) -> None:
+    service = TunnelingService()
+    try:
+        done = run(service, "run", *options)
+    finally:
+        service.remove()
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert "HIDDEN" not in done.stderr
+    assert "Traceback" not in done.stderr

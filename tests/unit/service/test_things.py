@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is written for a device is what its agent reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunnelproxy.addresses import TcpAddress, UnixAddress
+from tunnelproxy.agent.config import read_config
+from tunnelproxy.service.broker_address import BrokerAddress
+from tunnelproxy.service.certificates import Certificates
+from tunnelproxy.service.errors import ServiceError
+from tunnelproxy.service.state_dir import Endpoints, StateDirectory
+from tunnelproxy.service.things import add_thing
+
+SERVICES = {"SSH1": "localhost:22", "HTTP1": "10.0.0.1:80", "CAM1": "/run/a b.sock"}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDirectory:
+    made = StateDirectory(tmp_path / "state")
+    made.create()
+    made.broker_files.mkdir()
+    Certificates(made.keys, made.ca).ensure("example.com")
+    made.write_endpoints(Endpoints("example.com", 1, 2))
+    return made
+
+
+def test_with_the_services_own_broker(state: StateDirectory, tmp_path: Path) -> None:
+    BrokerAddress("example.com", 3, embedded=True).write(state.broker_address)
+    enrolment = add_thing(state, "pump", SERVICES, tmp_path / "pump")
+    config = read_config(enrolment.directory / "agent.yml", {})
+    assert enrolment.password_line is None
+    assert (config.thing, config.broker.user, str(config.broker)) == ("pump", "pump", "example.com:3")
+    assert config.broker.password == (tmp_path / "pump" / "password").read_text().strip()
+    assert str(config.endpoint) == "example.com:2"
+    assert config.services == {
+        "SSH1": TcpAddress("localhost", 22),
+        "HTTP1": TcpAddress("10.0.0.1", 80),
+        "CAM1": UnixAddress("/run/a b.sock"),
+    }
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_with_a_broker_that_runs_elsewhere(state: StateDirectory, tmp_path: Path, encrypted: bool) -> None:
+    ca = str(state.ca / "ca.pem") if encrypted else ""
+    BrokerAddress("::1", 3, encrypted, "joe", ca).write(state.broker_address)
+    enrolment = add_thing(state, "no", SERVICES, tmp_path / "no")
+    config = read_config(enrolment.directory / "agent.yml", {})
+    # "no" is a word of YAML's.
+    assert config.thing == "no"
+    assert enrolment.password_line is not None
+    assert enrolment.password_line.startswith("no:$7$")
+    assert (config.broker.tls is not None) == encrypted
+    assert (tmp_path / "no" / "broker-ca.pem").exists() == encrypted
+
+
+def test_a_service_that_listens_everywhere_cannot_say_where_it_is(state: StateDirectory, tmp_path: Path) -> None:
+    BrokerAddress("0.0.0.0", 3, embedded=True).write(state.broker_address)
+    state.write_endpoints(Endpoints("0.0.0.0", 1, 2))
+    with pytest.raises(ServiceError, match="give its --host a name or address that devices can reach"):
+        add_thing(state, "pump", SERVICES, tmp_path / "pump")
+    assert not (tmp_path / "pump").exists()

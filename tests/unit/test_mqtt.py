@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lasting MQTT connection, with brokers that do what Mosquitto never would."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.process import free_port
+from tunnelproxy import mqtt
+from tunnelproxy.agent.config import read_config
+from tunnelproxy.mqtt import Broker, MqttSession
+from tunnelproxy.service.certificates import Certificates, server_context
+
+CONNACK = b"\x20\x02\x00\x00"
+CONNACK_NOT_AUTHORIZED = b"\x20\x02\x00\x05"
+TOPIC = "$aws/things/pump/tunnels/notify"
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Owner:
+    """Writes down what a session tells, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def connected(self) -> None:
+        self.told.append("connected")
+
+    def disconnected(self) -> None:
+        self.told.append("disconnected")
+
+    def received(self, payload: bytes) -> None:
+        self.told.append(payload)
+
+    def published(self, number: int) -> None:
+        self.told.append(number)
+
+    async def hears(self, *expected: object) -> None:
+        await until(lambda: list(expected) == self.told[: len(expected)], lambda: f"{expected} of {self.told}")
+
+
+async def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "the condition") -> None:
+    """Wait until a condition is true; fail when the deadline passes."""
+    deadline = asyncio.get_running_loop().time() + 10
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not within 10 s: {what()}"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "MOST_DELAY_SECONDS", 0.2)
+    monkeypatch.setattr(mqtt, "LET_IN_SECONDS", 2.0)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
+
+
+@asynccontextmanager
+async def broker(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server that answers as it is told; gives its port."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await answer(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def session(broker: Broker, topic: str | None = None) -> AsyncIterator[tuple[MqttSession, Owner]]:
+    owner = Owner()
+    made = MqttSession(broker, owner, topic)
+    task = asyncio.ensure_future(made.run())
+    try:
+        yield made, owner
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def packet(reader: asyncio.StreamReader) -> bytes:
+    """The next packet, which is short."""
+    head = await reader.readexactly(2)
+    return head + await reader.readexactly(head[1])
+
+
+async def let_in_and_subscribed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await packet(reader)
+    writer.write(CONNACK)
+    subscribe = await packet(reader)
+    writer.write(b"\x90\x03" + subscribe[2:4] + b"\x01")
+
+
+def publish(payload: bytes, mid: int = 1) -> bytes:
+    body = len(TOPIC).to_bytes(2, "big") + TOPIC.encode() + mid.to_bytes(2, "big") + payload
+    return bytes([0x32, len(body)]) + body
+
+
+def test_a_message_is_acknowledged_after_it_was_taken() -> None:
+    acknowledged: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await let_in_and_subscribed(reader, writer)
+        writer.write(publish(b"hello", 7))
+        acknowledged.append(await packet(reader))
+        await reader.read()
+
+    async def test() -> None:
+        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC) as (_, owner):
+            # A broker that has kept the session does not wait for the subscription either.
+            await until(lambda: {"connected", b"hello"} == set(owner.told))
+            await until(lambda: acknowledged)
+        assert acknowledged == [b"\x40\x02\x00\x07"]
+
+    run(test())
+
+
+def test_the_broker_is_asked_to_keep_the_session_of_a_subscriber_only() -> None:
+    clean_session = 0x02
+    flags: list[int] = []
+    kept: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        flags.append((await packet(reader))[9])
+        writer.write(CONNACK_NOT_AUTHORIZED)
+
+    async def test() -> None:
+        for topic in (TOPIC, None):
+            async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), topic):
+                flags.clear()
+                await until(lambda: flags)
+                kept.append(flags[0] & clean_session)
+        assert kept == [0, clean_session]
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\xff" * 40,
+        b"\x20\x00",
+        CONNACK + b"\x90\x00",
+        CONNACK + b"\x32\x01\x00",
+        CONNACK + b"\x40\x01\x00",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+)
+def test_a_broker_that_talks_nonsense_is_left_and_tried_again(nonsense: bytes) -> None:
+    times: list[None] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        times.append(None)
+        if len(times) == 1:
+            writer.write(nonsense)
+            await reader.read()
+        else:
+            await let_in_and_subscribed(reader, writer)
+            await reader.read()
+
+    async def test() -> None:
+        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC) as (_, owner):
+            await owner.hears("connected")
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("answer_bytes", "complaint"),
+    [
+        (CONNACK_NOT_AUTHORIZED, "it refuses joe: Not authorized"),
+        (b"", "the connection is lost"),
+    ],
+)
+def test_what_is_wrong_is_logged_once(caplog: pytest.LogCaptureFixture, answer_bytes: bytes, complaint: str) -> None:
+    times: list[None] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        times.append(None)
+        writer.write(answer_bytes)
+
+    async def test() -> None:
+        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me", user="joe", password="HIDDEN")):
+            await until(lambda: len(times) >= 4)
+
+    run(test())
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert complaint in warnings[0]
+    assert "HIDDEN" not in caplog.text
+
+
+def test_a_refused_subscription_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        writer.write(CONNACK)
+        subscribe = await packet(reader)
+        writer.write(b"\x90\x03" + subscribe[2:4] + b"\x80")
+        await reader.read()
+
+    async def test() -> None:
+        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC) as (_, owner):
+            await until(lambda: "does not let" in caplog.text)
+            assert owner.told == []
+
+    run(test())
+    assert f"it does not let me subscribe to {TOPIC}; see its access rules" in caplog.text
+
+
+def test_a_broker_that_fell_silent_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "_TICK_SECONDS", 0.1)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await let_in_and_subscribed(reader, writer)
+        # It reads the pings, and answers none.
+        await reader.read()
+
+    async def test() -> None:
+        async with (
+            broker(answer) as port,
+            session(Broker("127.0.0.1", port, "me", keepalive=1), TOPIC) as (_, owner),
+        ):
+            await owner.hears("connected", "disconnected", "connected")
+
+    run(test())
+
+
+def test_what_is_published_is_confirmed() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        writer.write(CONNACK)
+        message = await packet(reader)
+        at = message.index(b"hello") - 2
+        writer.write(b"\x40\x02" + message[at : at + 2])
+        await reader.read()
+
+    async def test() -> None:
+        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me")) as (made, owner):
+            assert made.publish("a", b"too early") is None
+            await owner.hears("connected")
+            number = made.publish("a", b"hello")
+            assert number is not None
+            await owner.hears("connected", number)
+
+    run(test())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "host.invalid", "a..b"])
+def test_a_broker_that_cannot_be_reached_is_tried_again(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with session(Broker(host, free_port(), "me")):
+            await until(lambda: "trying again in" in caplog.text)
+
+    run(test())
+
+
+def test_mutual_tls_on_443_says_so_as_aws_wants_it(tmp_path: Path) -> None:
+    made = Certificates(tmp_path / "keys", tmp_path / "ca")
+    made.ensure("127.0.0.1")
+    server = server_context(made)
+    server.set_alpn_protocols(["http/1.1", "x-amzn-mqtt-ca"])
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_verify_locations(cafile=str(made.ca / "ca.pem"))
+    seen: list[tuple[Any, Any]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((writer.get_extra_info("ssl_object").selected_alpn_protocol(), writer.get_extra_info("peercert")))
+        await let_in_and_subscribed(reader, writer)
+        await reader.read()
+
+    async def test() -> None:
+        async with broker(answer, server) as port:
+            cert, key = device_certificate(made, tmp_path)
+            (tmp_path / "agent.yml").write_text(
+                "thing: pump\nservices: {SSH1: 22}\n"
+                f"broker: {{host: 127.0.0.1, port: 443, ca: ca/ca.pem, cert: {cert}, key: {key}}}\n"
+            )
+            configured = read_config(tmp_path / "agent.yml", {}).broker
+            here = Broker("127.0.0.1", port, configured.client_id, tls=configured.tls)
+            async with session(here, TOPIC) as (_, owner):
+                await owner.hears("connected")
+        assert seen[0][0] == "x-amzn-mqtt-ca"
+        assert (("commonName", "pump"),) in seen[0][1]["subject"]
+
+    run(test())
+
+
+def device_certificate(authority: Certificates, folder: Path) -> tuple[Path, Path]:
+    """A certificate of the device, as AWS or one's own authority issues it."""
+    key, cert = folder / "device.key", folder / "device.pem"
+    request = folder / "device.csr"
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=pump"]
+    _openssl("req", "-new", *new_key, "-keyout", key, "-out", request)
+    signer = ["-CA", authority.ca / "ca.pem", "-CAkey", authority.keys / "ca-key.pem", "-CAcreateserial"]
+    _openssl("x509", "-req", "-in", request, *signer, "-days", "1", "-out", cert)
+    return cert, key
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: an MQTT session, the tunnels that it is told of, and systemd."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ..errors import ConfigurationError
+from ..mqtt import MqttSession
+from ..transport.endpoint import tls_context
+from .config import AgentConfig
+from .notification import notify_topic
+from .saved_tunnels import SavedTunnels
+from .tunnels import Tunnels
+from .watchdog import Tell, feed_watchdog
+
+__all__ = ["Agent", "run_agent"]
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """Listens for notifications, and serves the tunnels that they are about."""
+
+    def __init__(self, config: AgentConfig, tell: Tell) -> None:
+        saved = SavedTunnels(config.state_dir)
+        saved.prepare()
+        self._tunnels = Tunnels(config, saved)
+        self._config = config
+        self._tell = tell
+        self._session = MqttSession(config.broker, self, notify_topic(config.thing))
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        log.info("starting as the agent of %s", self._config.thing)
+        self._tunnels.resume()
+        watchdog = asyncio.ensure_future(feed_watchdog(self._tell))
+        # At once, not when the broker is there: a device may start long before its network does.
+        self._tell("READY=1", f"STATUS=connecting to the MQTT broker {self._config.broker}")
+        try:
+            await self._session.run()
+        finally:
+            watchdog.cancel()
+            await self._tunnels.close()
+
+    # What the session reports.
+
+    def connected(self) -> None:
+        log.info("waiting for notifications of %s", self._config.thing)
+        self._tell(f"STATUS=waiting for notifications from the MQTT broker {self._config.broker}")
+
+    def disconnected(self) -> None:
+        self._tell(f"STATUS=no connection to the MQTT broker {self._config.broker}")
+
+    def received(self, payload: bytes) -> None:
+        self._tunnels.notified(payload)
+
+    def published(self, number: int) -> None:
+        """The agent publishes nothing."""
+
+
+async def run_agent(config: AgentConfig, tell: Tell) -> None:
+    """Run an agent until cancelled.
+
+    Args:
+        tell: how to reach the service manager.
+
+    Raises:
+        ConfigurationError: its state directory or its authorities cannot be used.
+    """
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    if config.capath is not None:
+        try:
+            tls_context(config.capath)
+        except ConfigurationError:
+            raise ConfigurationError(
+                f"capath: there is no certificate to be read in {config.capath}: give an OpenSSL hashed directory or "
+                "a PEM file"
+            ) from None
+    await Agent(config, tell).run()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tunnels that an agent holds, in a file, so that it holds them again after a restart.
+
+An access token is good for one use, or for many with the same client token. So an agent that forgot its client tokens
+could not return to a tunnel: somebody would have to rotate the access token first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from .notification import Notification
+
+__all__ = ["HeldTunnel", "SavedTunnels"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeldTunnel:
+    """A tunnel that the agent is in.
+
+    Attributes:
+        client_token: sent with every connect.
+        since: when the agent was notified, in seconds since the epoch.
+    """
+
+    notification: Notification
+    client_token: str = field(repr=False)
+    since: float
+
+
+class SavedTunnels:
+    """Reads and writes the file.
+
+    Args:
+        directory: where it is; None keeps nothing.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._path = None if directory is None else directory / "tunnels.json"
+
+    def prepare(self) -> None:
+        """Make the directory.
+
+        Raises:
+            ConfigurationError: it cannot be made or written.
+        """
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"state_dir: cannot make {self._path.parent}: {error.strerror}") from error
+        if not os.access(self._path.parent, os.W_OK | os.X_OK):
+            raise ConfigurationError(f"state_dir: cannot write in {self._path.parent}; it belongs to another user")
+
+    def read(self) -> list[HeldTunnel]:
+        """The tunnels of the last run; none if the file is damaged, as their tokens can be rotated."""
+        if self._path is None:
+            return []
+        try:
+            saved = json.loads(self._path.read_bytes())
+            return [_from_json(tunnel) for tunnel in saved]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Not the error's text: it may quote the file.
+            log.warning("cannot read the tunnels of the last run from %s (%s)", self._path, type(error).__name__)
+            return []
+
+    def write(self, tunnels: list[HeldTunnel]) -> None:
+        """Replace the file, readable by its owner only; readers see the old content or the new, never a part."""
+        if self._path is None:
+            return
+        partial = self._path.with_name(self._path.name + ".partial")
+        content = json.dumps([_to_json(tunnel) for tunnel in tunnels]).encode()
+        try:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(content)
+            partial.replace(self._path)
+        except OSError as error:
+            # A full disk must not keep an operator out.
+            log.warning("cannot save the tunnels in %s: %s", self._path, error.strerror)
+
+
+def _to_json(tunnel: HeldTunnel) -> dict[str, object]:
+    return {
+        "token": tunnel.notification.token,
+        "region": tunnel.notification.region,
+        "services": list(tunnel.notification.services),
+        "client_token": tunnel.client_token,
+        "since": tunnel.since,
+    }
+
+
+def _from_json(saved: dict[str, object]) -> HeldTunnel:
+    services = saved["services"]
+    if not isinstance(services, list):
+        raise TypeError
+    notification = Notification(str(saved["token"]), str(saved["region"]), tuple(map(str, services)))
+    return HeldTunnel(notification, str(saved["client_token"]), float(str(saved["since"])))

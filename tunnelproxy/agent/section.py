@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mapping of a configuration file, read key by key, with errors that name the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ConfigurationError
+
+__all__ = ["Section"]
+
+
+class Section:
+    """One mapping.
+
+    Args:
+        content: what stands there.
+        name: the section's key; empty for the whole file.
+        file: the file, for errors.
+        folder: where relative paths start.
+    """
+
+    def __init__(self, content: object, name: str, file: str, folder: Path) -> None:
+        self.file = file
+        self._name = name
+        self._folder = folder
+        if content is None:
+            content = {}
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            what = f"{file}: {name}" if name else file
+            raise ConfigurationError(f"{what}: this must be a list of lines like 'key: value'")
+        self._content: dict[str, object] = content
+        self._known: set[str] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys that are there."""
+        return iter(self._content)
+
+    def where(self, key: str) -> str:
+        """What to call a key in an error."""
+        return f"{self.file}: {self._name}.{key}" if self._name else f"{self.file}: {key}"
+
+    def error(self, key: str, message: str) -> ConfigurationError:
+        """An error about a key, to raise."""
+        return ConfigurationError(f"{self.where(key)}: {message}")
+
+    def text(self, key: str, *, required: bool = False) -> str:
+        """A text or a number, as text; empty if it is missing."""
+        value = self._get(key)
+        if value is None:
+            if required:
+                raise self.error(key, "it is missing")
+            return ""
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise self.error(key, "this must be one text or number; put quotes around what is special in YAML")
+        return str(value)
+
+    def texts(self, key: str) -> list[str] | None:
+        """A list of texts or numbers; None if it is missing."""
+        value = self._get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or any(
+            isinstance(item, bool) or not isinstance(item, (str, int)) for item in value
+        ):
+            raise self.error(key, "this must be a list of texts")
+        return [str(item) for item in value]
+
+    def number(self, key: str, default: int, least: int, most: int) -> int:
+        """A whole number within limits."""
+        value = self._get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.error(key, f"this must be a number from {least} to {most}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Yes or no."""
+        value = self._get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.error(key, "this must be true or false")
+        return value
+
+    def path(self, key: str) -> str:
+        """A path, made absolute; empty if it is missing."""
+        text = self.text(key)
+        return str(self._folder / Path(text).expanduser()) if text else ""
+
+    def read(self, key: str) -> str:
+        """The content of the file that a key names."""
+        path = self.path(key)
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise self.error(key, f"cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise self.error(key, f"{path} is not a text") from None
+
+    def section(self, key: str) -> Section:
+        """A mapping below this one."""
+        return Section(self._get(key), f"{self._name}.{key}" if self._name else key, self.file, self._folder)
+
+    def refuse_others(self) -> None:
+        """See that no key is there that nobody asked for.
+
+        Raises:
+            ConfigurationError: there is one: a misspelt one, most likely.
+        """
+        for key in self._content:
+            if key not in self._known:
+                raise self.error(key, f"no such key; there are: {', '.join(sorted(self._known))}")
+
+    def _get(self, key: str) -> object:
+        self._known.add(key)
+        return self._content.get(key)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tunnels that an agent is in: one destination proxy for each.
+
+A notification does not say which tunnel it is for, so the agent cannot tell a rotated token from a second tunnel with
+the same services. It need not: rotation revokes the old token, the service disconnects whoever holds it, and refuses it
+from then on. So each token gets a proxy of its own, and the proxy of a revoked token ends by itself. Ending the older
+one here, as agents with one tunnel do, would break a second tunnel of the same device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+
+from ..addresses import Address, match_services
+from ..destination import DestinationProxy
+from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
+from ..protocol.session import Mode
+from ..transport.backoff import Backoff
+from ..transport.endpoint import Endpoint
+from ..transport.link import Access, LinkLost
+from ..transport.route import Route, find_route
+from .config import AgentConfig
+from .notification import Notification, NotificationRefused, read_notification
+from .saved_tunnels import HeldTunnel, SavedTunnels
+
+__all__ = ["Tunnels"]
+
+log = logging.getLogger(__name__)
+
+LONGEST_LIFE_SECONDS = 12 * 3600.0
+"""No tunnel lives longer: AWS's quota, and the tunneling service's."""
+
+MAX_REMEMBERED = 1000
+"""Notifications that are known again when they come twice."""
+
+_RETRY_SECONDS = (5.0, 300.0)
+
+
+class Tunnels:
+    """Starts a proxy for each notification, and knows the ones that run.
+
+    Args:
+        saved: where they outlive this process.
+    """
+
+    def __init__(self, config: AgentConfig, saved: SavedTunnels) -> None:
+        self._config = config
+        self._saved = saved
+        self._held: dict[str, HeldTunnel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._seen: dict[str, None] = {}
+        self._routes: dict[Endpoint, Route] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def resume(self) -> None:
+        """Return to the tunnels of the last run."""
+        now = time.time()
+        for tunnel in self._saved.read():
+            if 0 <= now - tunnel.since < LONGEST_LIFE_SECONDS and len(self._held) < self._config.max_tunnels:
+                log.info("%s: returning to it after a restart", tunnel.notification)
+                self._start(tunnel)
+
+    def notified(self, payload: bytes) -> None:
+        """Act upon a notification; one that cannot be acted upon is logged."""
+        try:
+            notification = read_notification(payload)
+            if notification.digest in self._seen:
+                log.info("%s: notified of it again, which changes nothing", notification)
+                return
+            self._accept(notification)
+        except (NotificationRefused, ConfigurationError) as error:
+            log.warning("notification refused: %s", error)
+            return
+        self._start(HeldTunnel(notification, str(uuid.uuid4()), time.time()))
+        self._save()
+
+    async def close(self) -> None:
+        """Leave all tunnels. They are returned to by the next run."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, notification: Notification) -> None:
+        """See that the notification can be served, before its token is used."""
+        unknown = [name for name in notification.services if name not in self._config.services]
+        if unknown:
+            raise NotificationRefused(
+                f"{notification}: no address for {', '.join(unknown)}; the agent's services are "
+                f"{', '.join(self._config.services)}"
+            )
+        if len(self._held) >= self._config.max_tunnels:
+            raise NotificationRefused(
+                f"{notification}: there are {len(self._held)} tunnels already, as many as max_tunnels says"
+            )
+        self._route(notification)
+
+    def _route(self, notification: Notification) -> Route:
+        """The way to the tunnel's data plane.
+
+        Made when it is first needed: the system's authorities take a megabyte or two.
+        """
+        endpoint = self._config.endpoint or Endpoint.of_region(notification.region)
+        if endpoint not in self._routes:
+            self._routes[endpoint] = find_route(endpoint, os.environ, capath=self._config.capath)
+        return self._routes[endpoint]
+
+    def _start(self, tunnel: HeldTunnel) -> None:
+        digest = tunnel.notification.digest
+        self._seen[digest] = None
+        if len(self._seen) > MAX_REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        self._held[digest] = tunnel
+        task = asyncio.ensure_future(self._hold(tunnel))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _hold(self, tunnel: HeldTunnel) -> None:
+        """Be in a tunnel until it ends, and forget it then; not when this process ends."""
+        name = tunnel.notification
+        try:
+            await asyncio.wait_for(self._serve(tunnel), LONGEST_LIFE_SECONDS - (time.time() - tunnel.since))
+        except TunnelClosed as closed:
+            log.info("%s: over: %s", name, closed)
+        except TunnelRefused as refused:
+            # What becomes of the old token after a rotation, too.
+            log.warning("%s: over: %s", name, refused)
+        except ConfigurationError as error:
+            log.warning("%s: over, because it cannot be served: %s", name, error)
+        except asyncio.TimeoutError:
+            log.info("%s: over, after twelve hours", name)
+        except Exception:
+            log.exception("%s: failed", name)
+        del self._held[tunnel.notification.digest]
+        self._save()
+
+    async def _serve(self, tunnel: HeldTunnel) -> None:
+        route = self._route(tunnel.notification)
+        access = Access(Mode.DESTINATION, tunnel.notification.token, tunnel.client_token)
+        log.info("%s: joining it at %s", tunnel.notification, route)
+        backoff = Backoff(*_RETRY_SECONDS)
+        while True:
+            try:
+                await DestinationProxy(route, access, self._plan).run()
+            except LinkLost as lost:
+                # What a person at a terminal would mend may mend itself here, such as a clock that was not set yet
+                # when the certificate was checked.
+                delay = backoff.next_delay()
+                log.warning("%s: %s; trying again in %.0f s", tunnel.notification, lost, delay)
+                await asyncio.sleep(delay)
+
+    def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
+        services: dict[str, Address | None] = dict(
+            match_services(self._config.services, offered, Mode.DESTINATION, "the agent's configuration")
+        )
+        self._config.allow.check(services, "the agent's configuration")
+        return services
+
+    def _save(self) -> None:
+        self._saved.write(list(self._held.values()))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of ``tunnelproxy service`` that are about devices: their MQTT broker, and enrolling them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..service.notifying import BrokerSettings
+    from ..service.state_dir import StateDirectory
+
+__all__ = ["add_broker_options", "add_parser", "broker_settings"]
+
+DEFAULT_SERVICES = "SSH1=22,HTTP1=80"
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[Any],
+    add_state_dir: Callable[[argparse.ArgumentParser], None],
+    reporting: Callable[[Command], Callable[[argparse.Namespace], int]],
+    state: Callable[[argparse.Namespace], StateDirectory],
+) -> None:
+    """Add ``add-thing`` and ``remove-thing``."""
+    add = commands.add_parser("add-thing", help="enrol a device, and write what its agent needs")
+    add_state_dir(add)
+    add.add_argument("name", metavar="NAME", help="the thing's name")
+    add.add_argument("--output", type=Path, metavar="DIR", help="the directory to write (default: ./NAME)")
+    add.add_argument(
+        "--services",
+        default=DEFAULT_SERVICES,
+        metavar="ID=ADDRESS,…",
+        help="where each service leads on the device (default: %(default)s)",
+    )
+    add.add_argument("--replace", action="store_true", help="give a thing that is enrolled already a new password")
+    add.set_defaults(handler=reporting(lambda arguments: _add_thing(arguments, state(arguments))))
+
+    remove = commands.add_parser("remove-thing", help="take a device's password away")
+    add_state_dir(remove)
+    remove.add_argument("name", metavar="NAME", help="the thing's name")
+    remove.set_defaults(handler=reporting(lambda arguments: _remove_thing(arguments, state(arguments))))
+
+
+def add_broker_options(run: argparse.ArgumentParser, port: Callable[[str], int]) -> None:
+    """Add the options of ``service run`` that are about the MQTT broker."""
+    run.add_argument(
+        "--mqtt-port",
+        type=port,
+        metavar="N",
+        help="run an MQTT broker (Mosquitto, which must be installed) at this port, for devices with agents; 0 for the "
+        "port of the last run, or any free one",
+    )
+    run.add_argument(
+        "--mqtt-broker",
+        metavar="URL",
+        help="or use one that runs elsewhere, such as mqtts://USER@HOST:8883",
+    )
+    run.add_argument(
+        "--mqtt-ca",
+        default="",
+        metavar="PATH",
+        help="authorities to trust at --mqtt-broker: a PEM file or an OpenSSL hashed directory (default: the system's)",
+    )
+    run.add_argument(
+        "--mqtt-password-file", type=Path, metavar="FILE", help="holds the password of USER at --mqtt-broker"
+    )
+
+
+def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
+    """What the options say of the broker.
+
+    Raises:
+        ServiceError: they contradict each other, or the password cannot be read.
+    """
+    from ..service.broker_address import BrokerAddress
+    from ..service.errors import ServiceError
+    from ..service.notifying import BrokerSettings
+
+    if arguments.mqtt_broker is None:
+        for option in ("mqtt_ca", "mqtt_password_file"):
+            if getattr(arguments, option):
+                raise ServiceError(f"--{option.replace('_', '-')} goes with --mqtt-broker")
+        return BrokerSettings(arguments.mqtt_port)
+    if arguments.mqtt_port is not None:
+        raise ServiceError("--mqtt-port and --mqtt-broker exclude each other")
+    # Devices are given the file later, from wherever add-thing runs.
+    authorities = str(Path(arguments.mqtt_ca).absolute()) if arguments.mqtt_ca else ""
+    broker = BrokerAddress.parse(arguments.mqtt_broker, authorities)
+    if arguments.mqtt_password_file is None:
+        return BrokerSettings(external=broker)
+    if not broker.user:
+        raise ServiceError("--mqtt-broker: there is a password, and no user: give mqtts://USER@HOST:8883")
+    try:
+        password = arguments.mqtt_password_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServiceError(f"--mqtt-password-file: cannot read {arguments.mqtt_password_file}") from error
+    return BrokerSettings(external=broker, password=password)
+
+
+def _add_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
+    from ..addresses import ANY_SERVICE, parse_list
+    from ..errors import ConfigurationError
+    from ..protocol.session import Mode
+    from ..service.errors import ServiceError
+    from ..service.things import add_thing
+
+    try:
+        addresses = parse_list(arguments.services, "--services", Mode.DESTINATION)
+    except ConfigurationError as error:
+        raise ServiceError(str(error)) from error
+    if ANY_SERVICE in addresses:
+        raise ServiceError("--services: give each service its ID, as in SSH1=22")
+    output = arguments.output or Path(arguments.name)
+    services = {name: str(address) for name, address in addresses.items()}
+    enrolment = add_thing(state, arguments.name, services, output, replace=arguments.replace)
+    print(f"{arguments.name} is enrolled: bring {enrolment.directory} to the device, and run there:", file=sys.stderr)
+    print(f"  tunnelproxy agent run --config {enrolment.directory.name}/agent.yml", file=sys.stderr)
+    if enrolment.password_line is not None:
+        print("and add this line to the password file of your broker:", file=sys.stderr)
+        print(enrolment.password_line)
+
+
+def _remove_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
+    from ..service.things import remove_thing
+
+    remove_thing(state, arguments.name)

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lasting connection to an MQTT broker: made, and made again, until cancelled.
+
+paho-mqtt does the protocol. Finding the broker's address, connecting and the TLS handshake block in it, so these are
+done in a thread; once connected, paho is driven by the event loop, not by its own loop, whose select() fails in a
+process with more than 1024 files. Each connection has a paho client of its own: what must outlive a connection (the
+session) is with the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, Protocol
+
+from paho.mqtt.client import Client, ConnectFlags
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from .transport.backoff import Backoff
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
+
+__all__ = ["Broker", "MqttSession", "SessionOwner"]
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 15.0
+LET_IN_SECONDS = 30.0
+"""For all from looking up the broker's address to its leave to subscribe."""
+
+MOST_DELAY_SECONDS = 30.0
+STABLE_SECONDS = 10.0
+"""A connection that lasted this long was a success: the next attempt after it is quick again."""
+
+KEEPALIVE_SECONDS = 30
+"""The least that AWS IoT Core takes; a broker that is silent for twice as long is given up."""
+
+# How often paho looks whether it is time to probe the connection.
+_TICK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where a broker is, and as whom to join it.
+
+    Attributes:
+        tls: None for a connection without encryption.
+        keepalive: seconds of silence after which the connection is probed.
+    """
+
+    host: str
+    port: int
+    client_id: str
+    tls: ssl.SSLContext | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    keepalive: int = KEEPALIVE_SECONDS
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class SessionOwner(Protocol):
+    """Whom a session tells what happens, in the event loop."""
+
+    def connected(self) -> None:
+        """The broker has let the client in, and granted its subscription if it has one."""
+
+    def disconnected(self) -> None:
+        """The connection is gone; another will be made."""
+
+    def received(self, payload: bytes) -> None:
+        """A message has come. The broker is told so when this returns.
+
+        What the broker has kept for the client may come before :meth:`connected`.
+        """
+
+    def published(self, number: int) -> None:
+        """The broker has taken the message that :meth:`MqttSession.publish` gave this number."""
+
+
+class MqttSession:
+    """Stays connected to a broker.
+
+    Args:
+        topic: what to subscribe to, with QoS 1; None to publish only. With a topic the broker is asked to keep the
+            session while the client is away, and to deliver then what was published meanwhile.
+    """
+
+    def __init__(self, broker: Broker, owner: SessionOwner, topic: str | None = None) -> None:
+        self.broker = broker
+        self._owner = owner
+        self._topic = topic
+        self._client: Client | None = None
+        self._last_complaint = ""
+
+    async def run(self) -> None:
+        """Connect, and connect again; ends when cancelled only."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(most=MOST_DELAY_SECONDS)
+        while True:
+            began = loop.time()
+            cause = await self._converse()
+            if loop.time() - began > STABLE_SECONDS:
+                backoff.reset()
+            delay = backoff.next_delay()
+            self._complain(f"the MQTT broker {self.broker}: {cause}", delay)
+            await asyncio.sleep(delay)
+
+    def publish(self, topic: str, payload: bytes) -> int | None:
+        """Hand a message to the broker, with QoS 1.
+
+        Returns:
+            Its number, which :meth:`SessionOwner.published` gets; None where there is no connection now.
+        """
+        if self._client is None:
+            return None
+        return self._client.publish(topic, payload, qos=1).mid
+
+    def _complain(self, complaint: str, delay: float) -> None:
+        """Once, not every half a minute of a night without network."""
+        level = logging.DEBUG if complaint == self._last_complaint else logging.WARNING
+        self._last_complaint = complaint
+        log.log(level, "%s; trying again in %.1f s", complaint, delay)
+
+    async def _converse(self) -> str:
+        """Hold one connection, and return why it ended."""
+        conversation = _Conversation(self.broker, self._owner, self._topic)
+        conversation.begin()
+        try:
+            first: set[asyncio.Future[Any]] = {conversation.let_in, conversation.ended}
+            done, _ = await asyncio.wait(first, timeout=LET_IN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                return f"no answer within {LET_IN_SECONDS:.0f} s"
+            if conversation.let_in.done():
+                self._client = conversation.client
+                self._last_complaint = ""
+                log.info("connected to the MQTT broker %s as %s", self.broker, self.broker.client_id)
+                self._owner.connected()
+            return await conversation.ended
+        finally:
+            conversation.end()
+            if self._client is not None:
+                self._client = None
+                self._owner.disconnected()
+
+
+class _Conversation:
+    """One connection."""
+
+    def __init__(self, broker: Broker, owner: SessionOwner, topic: str | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.let_in: asyncio.Future[None] = self._loop.create_future()
+        self.ended: asyncio.Future[str] = self._loop.create_future()
+        """Done when the connection is gone; the result says why."""
+        self._broker = broker
+        self._owner = owner
+        self._topic = topic
+        self._cause = ""
+        self._socket: SocketLike | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.client = client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=broker.client_id,
+            clean_session=topic is None,
+            protocol=MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_SECONDS
+        if broker.tls is not None:
+            client.tls_set_context(broker.tls)
+        if broker.user is not None:
+            client.username_pw_set(broker.user, broker.password)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = lambda client, data, message: owner.received(bytes(message.payload))
+        client.on_publish = lambda client, data, mid, reason, properties: owner.published(mid)
+        client.on_socket_close = lambda client, data, sock: self._closed()
+        client.on_socket_register_write = lambda client, data, sock: self._watch_writable()
+        client.on_socket_unregister_write = lambda client, data, sock: self._unwatch_writable()
+
+    def begin(self) -> None:
+        """Connect, in a thread; what follows runs in the event loop."""
+        threading.Thread(target=self._connect, name="mqtt-connect", daemon=True).start()
+
+    def end(self) -> None:
+        """Say good-bye, if there is a connection."""
+        if self._socket is not None:
+            self.client.disconnect()
+            self.client.loop_write()
+        self._end("ended here")
+
+    def _connect(self) -> None:
+        try:
+            self.client.connect(self._broker.host, self._broker.port, self._broker.keepalive)
+        except (OSError, ValueError) as error:
+            self._cause = _reason(error)
+        # The loop may be closed already, when this process ends.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._attach)
+
+    # In the event loop.
+
+    def _attach(self) -> None:
+        sock = self.client.socket()
+        if sock is None or self.ended.done():
+            self._end("the connection is lost")
+            return
+        self._socket = sock
+        self._loop.add_reader(sock.fileno(), self._readable)
+        if self.client.want_write():
+            self._watch_writable()
+        self._tick()
+
+    def _readable(self) -> None:
+        self._drive(self._read)
+
+    def _read(self) -> MQTTErrorCode:
+        code = self.client.loop_read()
+        # What TLS has decrypted already makes no socket readable.
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and isinstance(self._socket, ssl.SSLSocket):
+            if not self._socket.pending():
+                break
+            code = self.client.loop_read()
+        return code
+
+    def _writable(self) -> None:
+        self._drive(self.client.loop_write)
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(_TICK_SECONDS, self._tick)
+        self._drive(self.client.loop_misc)
+
+    def _drive(self, step: Callable[[], MQTTErrorCode]) -> None:
+        try:
+            code = step()
+        except Exception as error:
+            # paho raises errors of many kinds about what no broker should send.
+            log.debug("paho-mqtt failed", exc_info=True)
+            self._cause = self._cause or f"it breaks the protocol ({type(error).__name__})"
+            code = MQTTErrorCode.MQTT_ERR_PROTOCOL
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._end("the connection is lost")
+
+    def _watch_writable(self) -> None:
+        # paho also calls this from the thread that connects, before the socket is attached.
+        if self._socket is not None:
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def _unwatch_writable(self) -> None:
+        if self._socket is not None:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _closed(self) -> None:
+        # In the thread that connects, when that fails: then it tells why by itself.
+        if self._socket is not None:
+            self._end("the connection is lost")
+
+    def _detach(self) -> None:
+        if self._socket is not None:
+            self._unwatch_writable()
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket = None
+
+    def _end(self, cause: str) -> None:
+        self._detach()
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.ended.done():
+            self.ended.set_result(self._cause or cause)
+
+    def _on_connect(
+        self, client: Client, data: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._cause = f"it refuses {self._broker.user or self._broker.client_id}: {reason}"
+        elif self._topic is None:
+            self._let_in()
+        else:
+            client.subscribe(self._topic, qos=1)
+
+    def _on_subscribe(
+        self, client: Client, data: Any, mid: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._cause = f"it does not let {self._broker.client_id} subscribe to {self._topic}; see its access rules"
+            client.disconnect()
+        else:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        if not self.let_in.done():
+            self.let_in.set_result(None)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted ({error.verify_message.rstrip('.')}): check the authority"
+    if isinstance(error, socket.gaierror):
+        return "the host name is not known"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason or error})"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enrolling a device: its credentials at the MQTT broker, and the configuration of its agent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .broker_address import BrokerAddress
+from .errors import ServiceError
+from .passwords import Passwords, new_password, password_line
+from .state_dir import Endpoints, StateDirectory, replace_file
+
+__all__ = ["Enrolment", "add_thing", "remove_thing"]
+
+_THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
+_ANY_HOST = ("0.0.0.0", "::")  # noqa: S104  to refuse them
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What came of enrolling a thing.
+
+    Attributes:
+        directory: what is to be brought to the device.
+        password_line: for the password file of a broker that the service does not run; else None.
+    """
+
+    directory: Path
+    password_line: str | None
+
+
+def add_thing(
+    state: StateDirectory, thing: str, services: Mapping[str, str], output: Path, *, replace: bool = False
+) -> Enrolment:
+    """Enrol a device, and write what its agent needs.
+
+    Args:
+        services: where each service leads on the device.
+        output: the directory to write to.
+        replace: whether to give a thing that is enrolled a new password, and to overwrite the files.
+
+    Raises:
+        ServiceError: the service has no broker, the thing is enrolled already, or the files cannot be written.
+    """
+    if not _THING.match(thing):
+        raise ServiceError(f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most")
+    broker, endpoints = _broker(state), state.read_endpoints()
+    if endpoints is None:
+        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
+    if endpoints.host in _ANY_HOST:
+        raise ServiceError(
+            f"the service listens on {endpoints.host}, which tells no device where to find it: give its --host a name "
+            "or address that devices can reach"
+        )
+    passwords = Passwords(state.broker_files / "passwords")
+    configuration = output / "agent.yml"
+    if not replace and (configuration.exists() or (broker.embedded and passwords.has(thing))):
+        raise ServiceError(f"{thing} is enrolled already; --replace gives it a new password, and the old one ends")
+    try:
+        output.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(state.ca / "ca.pem", output / "ca.pem")
+        broker_ca = _copy_broker_ca(broker, output)
+        password = passwords.set(thing) if broker.embedded else new_password()
+        replace_file(output / "password", f"{password}\n".encode())
+        replace_file(configuration, _configuration(thing, broker, broker_ca, endpoints, services).encode())
+    except OSError as error:
+        raise ServiceError(f"cannot write to {output}: {error.strerror}; give --output another directory") from error
+    return Enrolment(output, None if broker.embedded else password_line(thing, password))
+
+
+def remove_thing(state: StateDirectory, thing: str) -> None:
+    """Forget a thing's password: it cannot connect to the broker again.
+
+    Raises:
+        ServiceError: the service does not run its broker, or there is no such thing.
+    """
+    if not _broker(state).embedded:
+        raise ServiceError("the service does not run its MQTT broker: remove the thing's user there")
+    if not _THING.match(thing) or not Passwords(state.broker_files / "passwords").remove(thing):
+        raise ServiceError(f"no thing {thing} is enrolled")
+
+
+def _broker(state: StateDirectory) -> BrokerAddress:
+    broker = BrokerAddress.read(state.broker_address)
+    if broker is None:
+        raise ServiceError(
+            f"the tunneling service in {state.path} has no MQTT broker: run it with --mqtt-port, which brings one, or "
+            "with --mqtt-broker"
+        )
+    return broker
+
+
+def _copy_broker_ca(broker: BrokerAddress, output: Path) -> str:
+    """What ``broker.ca`` is to say."""
+    if broker.embedded:
+        return "ca.pem"
+    if not broker.ca:
+        return ""
+    if Path(broker.ca).is_dir():
+        raise ServiceError(f"--mqtt-ca {broker.ca} is a directory: run the service with a file, to give it to devices")
+    shutil.copyfile(broker.ca, output / "broker-ca.pem")
+    return "broker-ca.pem"
+
+
+def _configuration(
+    thing: str, broker: BrokerAddress, broker_ca: str, endpoints: Endpoints, services: Mapping[str, str]
+) -> str:
+    # JSON's texts are YAML's too, so whatever is in them stays what it is.
+    lines = [
+        "# The agent of one device; docs/agent.md says what else can stand here.",
+        "# Bring this directory to the device, and run there: tunnelproxy agent run --config agent.yml",
+        f"thing: {json.dumps(thing)}",
+        "broker:",
+        f"  host: {json.dumps(broker.host)}",
+        f"  port: {broker.port}",
+        *([] if broker.encrypted else ["  tls: false"]),
+        *([f"  ca: {broker_ca}"] if broker_ca else []),
+        f"  user: {json.dumps(thing)}",
+        "  password_file: password",
+        "services:",
+        *(f"  {json.dumps(name)}: {json.dumps(address)}" for name, address in services.items()),
+        *_allowed(services),
+        f"endpoint: {json.dumps(endpoints.data)}",
+        "capath: ca.pem",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _allowed(services: Mapping[str, str]) -> list[str]:
+    """Who names the services here means them: allow them, and nothing else."""
+    return ["allow:", *(f"  - {json.dumps(address)}" for address in services.values())]
