@@ -64,7 +64,14 @@ class Api:
 async def running(folder: Path) -> AsyncIterator[Api]:
     store = Store(folder / "service.db")
     api = Api("", store)
-    operations = Operations(store, NoEnds(), clock=time.time, tunnel_opened=lambda: None, closed_reason="closed")
+    operations = Operations(
+        store,
+        NoEnds(),
+        clock=time.time,
+        tunnel_opened=lambda: None,
+        deliver=lambda tunnel, token: None,
+        closed_reason="closed",
+    )
     identity = store.identity()
     control = ControlApi(
         operations,
