@@ -26,6 +26,7 @@ from typing import NamedTuple, Union
 from .framing import FrameReader, Message, ProtocolError, frame, parse
 
 __all__ = [
+    "MAX_SERVICES",
     "NAMELESS",
     "SUBPROTOCOLS",
     "Connection",
@@ -42,6 +43,9 @@ __all__ = [
 
 NAMELESS = ""
 """Stands for the one service of a tunnel that was opened without naming any."""
+
+MAX_SERVICES = 1000
+"""Services that one session keeps in mind: more than any tunnel has, so that a far end cannot make it grow for ever."""
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _FIRST_CONNECTION_ID = 1
@@ -282,6 +286,8 @@ class Session:
         yield PeerVersionFound(version)
 
     def _stream_started(self, connection: Connection, version: Version) -> Iterator[Event]:
+        if len(self._streams) >= MAX_SERVICES and connection.service_id not in self._streams:
+            raise ProtocolError(f"starts of streams for more than {MAX_SERVICES} services")
         yield from self._end_stream(connection.service_id)
         stream = _Stream(connection.stream_id, version)
         stream.live.add(connection.connection_id)
