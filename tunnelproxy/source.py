@@ -113,8 +113,14 @@ class SourceProxy:
     # Versions.
 
     def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
+        before = self.end.multiplexer
         return Multiplexer(
-            Mode.SOURCE, owner, version=self._version, probing=self._probing, stall_seconds=self._stall_seconds
+            Mode.SOURCE,
+            owner,
+            version=self._version,
+            probing=self._probing,
+            first_stream_id=before.next_stream_id if before is not None else 1,
+            stall_seconds=self._stall_seconds,
         )
 
     def peer_version_found(self, version: Version) -> None:

@@ -71,6 +71,7 @@ class Multiplexer:
         version: what a source speaks, unless the handshake agrees on an older one.
         probing: whether the far end may speak an older version than that. Until it has answered, and where it may be
             of V1, connections send little, and that is kept, so that :meth:`carry_over` can take them to another link.
+        first_stream_id: as for :class:`Session`.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
@@ -81,10 +82,11 @@ class Multiplexer:
         *,
         version: Version = Version.V3,
         probing: bool = False,
+        first_stream_id: int = 1,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.connections: dict[Connection, LocalSocket] = {}
-        self._session = Session(mode, version)
+        self._session = Session(mode, version, first_stream_id=first_stream_id)
         self._probing = probing
         self._remembering = probing
         self._silence: asyncio.TimerHandle | None = None
@@ -104,6 +106,11 @@ class Multiplexer:
     def version(self) -> Version:
         """What a source speaks now."""
         return self._session.version
+
+    @property
+    def next_stream_id(self) -> int:
+        """The stream ID for the next link to begin with."""
+        return self._session.next_stream_id
 
     @property
     def probing(self) -> bool:
@@ -236,10 +243,8 @@ class Multiplexer:
     def local_ready(self, local: LocalSocket) -> None:
         if local not in self._names or local in self._waiting or local in self._parked:
             return
-        if self._link is not None and self._link.writable and not self._waiting:
-            self._send_turn(local, MAX_PAYLOAD)
-        else:
-            self._waiting.append(local)
+        self._waiting.append(local)
+        self.link_writable()
 
     def local_full(self, local: LocalSocket) -> None:
         self._slow_peers.full(local)

@@ -68,6 +68,18 @@ def test_stream_ids_begin_again_at_one_rather_than_overflow() -> None:
     assert source.open("SSH1").stream_id == 1
 
 
+def test_what_still_comes_from_before_a_reconnect_is_not_taken_for_a_new_streams() -> None:
+    before = Session(Mode.SOURCE)
+    for service in ("SSH1", "SSH1", "HTTP1"):
+        before.close(before.open(service))
+    source = Session(Mode.SOURCE, first_stream_id=before.next_stream_id)
+    source.open("SSH1")
+    events = received(source, about(Message.DATA, stream=1, payload=b"old"), about(Message.STREAM_RESET, stream=2))
+    assert events == [PeerVersionFound(Version.V3)]
+    assert source.open("HTTP1") == Connection("HTTP1", 3, 1)
+    assert source.next_stream_id == 4
+
+
 def test_data_goes_out_with_all_the_ids() -> None:
     source = Session(Mode.SOURCE)
     connection = source.open("SSH1")

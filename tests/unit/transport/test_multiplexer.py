@@ -237,6 +237,23 @@ async def test_what_was_sent_to_no_avail_can_be_carried_to_another_link() -> Non
 
 
 @in_event_loop
+async def test_more_than_a_message_can_be_carried_to_a_link_that_takes_it_all_at_once() -> None:
+    rig = Rig(probing=True)
+    _, peer = await rig.connect()
+    data = bytes(range(256)) * (4 * REMEMBER // 256)
+    sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(peer, data))
+    await until(lambda: sum(len(message.payload) for message in rig.data()) == REMEMBER)
+    ((service_id, local),) = rig.multiplexer.carry_over()
+    await until(lambda: len(local.pending) > MAX_PAYLOAD)
+    other = Rig(version=Version.V1)
+    local.owner = other.multiplexer
+    other.multiplexer.open(service_id, local)
+    await sending
+    await until(lambda: sum(len(message.payload) for message in other.data()) == len(data))
+    assert b"".join(message.payload for message in other.data()) == data
+
+
+@in_event_loop
 async def test_silence_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelproxy.transport.multiplexer.SILENCE_SECONDS", 0.05)
     rig = Rig(probing=True)
