@@ -30,6 +30,16 @@ demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
 test: system-packages test-packages $(INSTALLED) ## run all tests; ARGS="-k hub" goes to pytest
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
 
+FUZZ_SECONDS := 600
+CORPUS := .cache/fuzz
+
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_SECONDS (600)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group fuzz
+	@mkdir -p $(CORPUS)/found
+	@PYTHONPATH=tests $(BIN)/python -m fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=512 \
+		-print_final_stats=1 -artifact_prefix=$(CORPUS)/found/ $(CORPUS)/corpus
+
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types, and Ansible's own rules
 	@scripts/system-packages git

@@ -15,6 +15,7 @@ from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
+from .transport.slow_peers import STALL_SECONDS
 
 __all__ = ["DestinationProxy"]
 
@@ -32,6 +33,7 @@ class DestinationProxy:
         bind_address: the local address to connect from; None leaves that to the system.
         connect_attempts: how often to try to connect to a service's address; None for ever.
         connect_pause: seconds between two attempts.
+        stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class DestinationProxy:
         connect_attempts: int | None = CONNECT_ATTEMPTS,
         connect_pause: float = CONNECT_PAUSE_SECONDS,
         patience: Patience = PATIENT,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self._bind_address = bind_address
         self._connect_attempts = connect_attempts
         self._connect_pause = connect_pause
+        self._stall_seconds = stall_seconds
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -68,7 +72,7 @@ class DestinationProxy:
         """Nothing to do: the source opens the connections."""
 
     def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
-        return Multiplexer(Mode.DESTINATION, owner)
+        return Multiplexer(Mode.DESTINATION, owner, stall_seconds=self._stall_seconds)
 
     def peer_version_found(self, version: Version) -> None:
         """A destination follows its source, stream by stream."""

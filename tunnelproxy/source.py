@@ -17,6 +17,7 @@ from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
+from .transport.slow_peers import STALL_SECONDS
 
 __all__ = ["SourceProxy"]
 
@@ -33,6 +34,7 @@ class SourceProxy:
         plan: says where to listen for each service.
         bind_address: the host to listen on where the plan gives none.
         destination_version: the version that the destination speaks; None to find out.
+        stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class SourceProxy:
         max_connections: int = MAX_CONNECTIONS,
         patience: Patience = PATIENT,
         destination_version: Version | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self.refusal: str | None = None
         """Why the destination cannot be spoken to, where its version does not fit."""
         self._bind_address = bind_address
         self._servers: list[asyncio.AbstractServer] = []
+        self._stall_seconds = stall_seconds
         self._told_version = destination_version
         self._version = destination_version or Version.V3
         self._probing = destination_version is None
@@ -109,7 +113,15 @@ class SourceProxy:
     # Versions.
 
     def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
-        return Multiplexer(Mode.SOURCE, owner, version=self._version, probing=self._probing)
+        before = self.end.multiplexer
+        return Multiplexer(
+            Mode.SOURCE,
+            owner,
+            version=self._version,
+            probing=self._probing,
+            first_stream_id=before.next_stream_id if before is not None else 1,
+            stall_seconds=self._stall_seconds,
+        )
 
     def peer_version_found(self, version: Version) -> None:
         if self._probing or version is not self._version:

@@ -16,6 +16,7 @@ from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from ..transport.endpoint import Endpoint
 from ..transport.link import Access
 from ..transport.route import Route, find_route
+from ..transport.slow_peers import STALL_SECONDS
 from .options import (
     CAPATH_VARIABLE,
     CLIENT_TOKEN_VARIABLE,
@@ -47,6 +48,7 @@ class Invocation:
     configured_where: str
     bind_address: str | None
     destination_version: Version | None
+    stall_seconds: float
     settings: Settings
 
     def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
@@ -82,6 +84,7 @@ def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocat
         configured_where=where,
         bind_address=bind_address,
         destination_version=None if client_type == "auto" else Version[client_type],
+        stall_seconds=options.get("stall-seconds", STALL_SECONDS),
         settings=settings,
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..errors import ConfigurationError
 from ..protocol.session import Mode, Version
+from ..transport.slow_peers import STALL_SECONDS
 from . import logs
 from .parser import Parser
 
@@ -210,6 +211,13 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             choices=list(Version.__members__),
             help="speak this version with the service only (default: the newest that both know)",
         ),
+        add(
+            "--stall-seconds",
+            metavar="SECONDS",
+            type=_seconds,
+            help="reset a connection whose local peer reads nothing for so long while data waits "
+            f"(default {STALL_SECONDS:g})",
+        ),
         add("--config", metavar="FILE", help="read options from this file: lines like 'region = us-east-1'"),
         add(
             "--config-dir",
@@ -234,6 +242,16 @@ def _verbosity(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 6")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1.0 <= seconds <= 3600.0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to 3600")
+    return seconds
 
 
 _PARSER: dict[str, Any] = {

@@ -81,6 +81,7 @@ def _source(invocation: Invocation) -> SourceProxy:
         max_connections=invocation.settings.max_connections,
         patience=invocation.settings.patience,
         destination_version=invocation.destination_version,
+        stall_seconds=invocation.stall_seconds,
     )
 
 
@@ -94,6 +95,7 @@ def _destination(invocation: Invocation) -> DestinationProxy:
         connect_attempts=invocation.settings.connect_attempts,
         connect_pause=invocation.settings.connect_pause,
         patience=invocation.settings.patience,
+        stall_seconds=invocation.stall_seconds,
     )
 
 

@@ -26,6 +26,7 @@ from typing import NamedTuple, Union
 from .framing import FrameReader, Message, ProtocolError, frame, parse
 
 __all__ = [
+    "MAX_SERVICES",
     "NAMELESS",
     "SUBPROTOCOLS",
     "Connection",
@@ -42,6 +43,9 @@ __all__ = [
 
 NAMELESS = ""
 """Stands for the one service of a tunnel that was opened without naming any."""
+
+MAX_SERVICES = 1000
+"""Services that one session keeps in mind: more than any tunnel has, so that a far end cannot make it grow for ever."""
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _FIRST_CONNECTION_ID = 1
@@ -145,19 +149,30 @@ class Session:
         mode: which end this is.
         version: what a source speaks; a destination follows its source, up to this version.
         sole_service: the service that messages without a service ID are about.
+        first_stream_id: of a source's first stream. After a WebSocket connection was lost, what the far end sent before
+            it knew may still come, and must not be taken for a new stream's: go on with :attr:`next_stream_id`.
     """
 
-    def __init__(self, mode: Mode, version: Version = Version.V3, sole_service: str = NAMELESS) -> None:
+    def __init__(
+        self, mode: Mode, version: Version = Version.V3, sole_service: str = NAMELESS, first_stream_id: int = 1
+    ) -> None:
         self.mode = mode
         self.version = version
         self.sole_service: str | None = sole_service
         """None once the tunnel turned out to have several services."""
+        self._before_first_stream_id = first_stream_id - 1
         self._peer_version: Version | None = None
         self._reader = FrameReader()
         self._streams: dict[str, _Stream] = {}
         self._output: list[bytes] = []
 
     # What the proxy does.
+
+    @property
+    def next_stream_id(self) -> int:
+        """The lowest that no stream of this session has had."""
+        latest = max((stream.stream_id for stream in self._streams.values()), default=self._before_first_stream_id)
+        return latest % _HIGHEST_STREAM_ID + 1
 
     def is_idle(self, service_id: str) -> bool:
         """Whether a service has no connection. In V1 and V2 it can have one at a time."""
@@ -175,7 +190,7 @@ class Session:
             stream.newest += 1
             kind = Message.CONNECTION_START
         else:
-            previous = stream.stream_id if stream is not None else 0
+            previous = stream.stream_id if stream is not None else self._before_first_stream_id
             stream = _Stream(previous % _HIGHEST_STREAM_ID + 1, self.version)
             self._streams[service_id] = stream
             kind = Message.STREAM_START
@@ -282,6 +297,8 @@ class Session:
         yield PeerVersionFound(version)
 
     def _stream_started(self, connection: Connection, version: Version) -> Iterator[Event]:
+        if len(self._streams) >= MAX_SERVICES and connection.service_id not in self._streams:
+            raise ProtocolError(f"starts of streams for more than {MAX_SERVICES} services")
         yield from self._end_stream(connection.service_id)
         stream = _Stream(connection.stream_id, version)
         stream.live.add(connection.connection_id)

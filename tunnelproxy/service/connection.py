@@ -33,6 +33,8 @@ _SEND_MARK = 128 * 1024
 # Answers to pings and to starts go to a client that may not read them; the mark holds back only what its peer sends.
 _SEND_LIMIT = 2 * 1024 * 1024
 _NOTSENT_LOWAT = 128 * 1024
+# Left to itself the kernel takes up to 6 MB from a client, and a shell's keystroke waits behind all of it.
+_RECEIVE_BUFFER = 128 * 1024
 _END_OF_REQUEST = b"\r\n\r\n"
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
@@ -336,8 +338,9 @@ class Connection(asyncio.Protocol):
 
 
 def _tune(sock: socket.socket) -> None:
-    """Keep the kernel's unsent queue short, and find out about peers that vanished."""
+    """Keep the kernel's queues short, and find out about peers that vanished."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for name, value in {"TCP_NOTSENT_LOWAT": _NOTSENT_LOWAT, **_KEEPALIVE}.items():
         option = getattr(socket, name, None)

@@ -15,12 +15,12 @@ class Backoff:
 
     Args:
         first: longest first delay, in seconds.
-        most: longest delay of all, in seconds.
+        most: longest delay of all, in seconds. Operators wait for it after a service has come back.
     """
 
-    def __init__(self, first: float = 1.0, most: float = 30.0) -> None:
+    def __init__(self, first: float = 1.0, most: float = 8.0) -> None:
         self._first = first
-        self._most = most
+        self._most = max(first, most)
         self._ceiling = first
 
     def next_delay(self) -> float:

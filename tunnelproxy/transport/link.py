@@ -6,7 +6,8 @@ the event loop, without a task or a queue in between.
 
 A dead service is found in two ways, because a service need not answer pings: the kernel gives up when what was sent
 (the pings, if nothing else) stays unacknowledged, and, once a service has answered one ping, silence after a later one
-counts.
+counts. It does not while this end leaves unread what comes, nor while the service takes what is sent: then the answer
+waits behind the data.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from websockets.uri import parse_uri
 from ..errors import TunnelClosed, TunnelRefused
 from ..protocol.framing import MAX_WEBSOCKET_MESSAGE
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
+from .endpoint import Endpoint
 from .route import Route
 from .tcp import DEAD_SECONDS, SEND_BUFFER, reason, tune
 from .web_proxy import WebProxyError
 
-__all__ = ["Access", "Link", "LinkLost", "Receiver", "Relink", "connect"]
+__all__ = ["Access", "Link", "LinkLost", "LinkTaken", "Receiver", "Relink", "connect"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,12 @@ _websocket_log.setLevel(logging.INFO)
 
 CONNECT_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
+
+SEND_LIMIT = 2 * 1024 * 1024
+"""Bytes that may wait in this process in any case: answers to pings and to starts go out unasked."""
+
+_OF_ANOTHER_NAME = (62, 64)
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
 _CAUSES = (
     # The tunneling service says the cause in a header of ours; AWS says it in the body.
@@ -73,6 +81,10 @@ class LinkLost(Exception):
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+
+
+class LinkTaken(LinkLost):
+    """Another proxy has connected with the same tokens, and has the tunnel now. Coming back would take it away."""
 
 
 class Relink(LinkLost):
@@ -133,6 +145,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._ping_sent_at: float | None = None
         self._last_heard = 0.0
+        self._reading = True
         self._timer: asyncio.TimerHandle | None = None
         self._websocket = ClientProtocol(
             parse_uri(f"wss://{route.endpoint}/tunnel?local-proxy-mode={access.mode.value}"),
@@ -152,11 +165,14 @@ class Link(asyncio.Protocol):
     def pause_reading(self) -> None:
         """Leave what the far end sends in the kernel, and so with the far end."""
         if self._transport is not None and not self._transport.is_closing():
+            self._reading = False
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Undo :meth:`pause_reading`."""
         if self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._last_heard = self._loop.time()
             self._transport.resume_reading()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -203,6 +219,7 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable = True
+        self._last_heard = self._loop.time()
         if self.opened.done():
             self._receiver.link_writable()
 
@@ -226,6 +243,12 @@ class Link(asyncio.Protocol):
             words = f"the service closed the connection ({close.code} {close.reason})".replace(" )", ")")
             if "closed" in close.reason.lower() or "expired" in close.reason.lower():
                 return TunnelClosed(close.reason)
+            if "replaced" in close.reason.lower():
+                return LinkTaken(
+                    f"another proxy has connected as the {self._access.mode.value} of this tunnel with the same access "
+                    "token and client token, and has taken this one's place: stop one of them, or give each its own "
+                    "tunnel"
+                )
             return LinkLost(words)
         if error is not None:
             return LinkLost(f"the connection to {self._route} broke: {error}")
@@ -276,13 +299,16 @@ class Link(asyncio.Protocol):
             else:
                 # The end of what the WebSocket protocol wants to send; TLS cannot close one direction only.
                 transport.close()
+        if transport.get_write_buffer_size() > SEND_LIMIT:
+            self._cause = self._cause or LinkLost(f"{self._route} does not read what it is sent")
+            transport.abort()
 
     def _ping(self) -> None:
         if self._websocket.state is not State.OPEN:
             return
         now = self._loop.time()
         awaited = self._ping_sent_at is not None and self.round_trip is not None
-        if awaited and now - self._last_heard > DEAD_SECONDS:
+        if self._reading and awaited and now - self._last_heard > DEAD_SECONDS:
             self._cause = LinkLost(f"{self._route} has been silent for {now - self._last_heard:.0f} s")
             self.abort()
             return
@@ -317,11 +343,7 @@ async def connect(route: Route, access: Access, receiver: Receiver) -> Link:
     except WebProxyError as error:
         raise LinkLost(str(error), permanent=error.permanent) from None
     except ssl.SSLCertVerificationError as error:
-        raise LinkLost(
-            f"the certificate of {route.endpoint} is not to be trusted ({error.verify_message.rstrip('.')}): name its "
-            "authority with -c/--capath or AWSIOT_TUNNEL_CAPATH",
-            permanent=True,
-        ) from None
+        raise LinkLost(_explain_certificate(error, route.endpoint), permanent=True) from None
     except ConnectionRefusedError as error:
         raise LinkLost(f"cannot reach {route}: {reason(error)}; is the tunneling service running there?") from None
     except OSError as error:
@@ -335,6 +357,14 @@ async def _wait(future: asyncio.Future[Any], route: Route) -> None:
     if not done:
         raise LinkLost(f"no answer from {route} within {CONNECT_SECONDS:.0f} s")
     future.result()
+
+
+def _explain_certificate(error: ssl.SSLCertVerificationError, endpoint: Endpoint) -> str:
+    if error.verify_code in _OF_ANOTHER_NAME:
+        remedy = "connect by a name that the certificate has (-e/--proxy-endpoint), or see who answers there"
+    else:
+        remedy = "name its authority with -c/--capath or AWSIOT_TUNNEL_CAPATH"
+    return f"the certificate of {endpoint} is not to be trusted ({error.verify_message.rstrip('.')}): {remedy}"
 
 
 def _explain_refusal(refusal: Exception, response: Response, mode: Mode, channel_id: str) -> LinkLost | TunnelRefused:

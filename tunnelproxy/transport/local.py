@@ -11,7 +11,7 @@ from ..protocol.framing import MAX_PAYLOAD
 __all__ = ["RECEIVE_BUFFER", "LocalOwner", "LocalSocket"]
 
 RECEIVE_BUFFER = 256 * 1024
-"""Bytes from the far end that may wait for a local socket before the whole tunnel is held back."""
+"""Bytes from the far end that may wait for a local socket before its peer counts as slow."""
 
 
 class LocalOwner(Protocol):
@@ -103,14 +103,9 @@ class LocalSocket(asyncio.BufferedProtocol):
         """Close at once; what waits is lost."""
         self._finishing = True
         self._settle(answered=False)
-        self._early.clear()
+        self._drop_early()
         if self._transport is not None:
             self._transport.abort()
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a socket yet."""
-        return self._transport is not None
 
     @property
     def wanted(self) -> bool:
@@ -121,6 +116,11 @@ class LocalSocket(asyncio.BufferedProtocol):
     def unwritten(self) -> int:
         """Bytes that wait for the local peer to read."""
         return self._early_bytes if self._transport is None else self._transport.get_write_buffer_size()
+
+    @property
+    def written(self) -> int:
+        """Bytes that the local peer's socket has taken."""
+        return self.bytes_out - self.unwritten
 
     # What the event loop reports.
 
@@ -162,11 +162,15 @@ class LocalSocket(asyncio.BufferedProtocol):
         self._transport = None
         self._lost = True
         self._settle(answered=False)
-        self._early.clear()
+        self._drop_early()
         self.ended = True
         self._report_ready()
         if self.owner is not None:
             self.owner.local_drained(self)
+
+    def _drop_early(self) -> None:
+        self._early.clear()
+        self._early_bytes = 0
 
     def _settle(self, *, answered: bool) -> None:
         if not self.answered.done():

@@ -3,7 +3,7 @@
 
 Outwards, a local socket hands over at most one message's worth and is not read again before that is sent; while more
 than one socket has data, each gets a turn and a small chunk. Inwards, a local peer that does not read fills a buffer of
-its own first, then holds the whole tunnel back, and is reset alone when it makes no progress for a while.
+its own first, then slows the tunnel down, and is reset alone when it makes no progress for a while (see slow_peers).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..protocol.session import (
 )
 from .link import Link, LinkLost
 from .local import LocalSocket
+from .slow_peers import STALL_SECONDS, SlowPeers
 
 __all__ = ["Multiplexer", "MultiplexerOwner"]
 
@@ -36,10 +37,6 @@ log = logging.getLogger(__name__)
 
 TURN = 16 * 1024
 """Bytes that a connection may send in one turn while others wait."""
-
-STALL_SECONDS = 20.0
-"""How long a local peer may read nothing, with its buffer full, before its connection is reset."""
-
 
 SILENCE_SECONDS = 5.0
 """How long a far end of unknown version may stay silent before it is taken for one that did not understand."""
@@ -74,7 +71,8 @@ class Multiplexer:
         version: what a source speaks, unless the handshake agrees on an older one.
         probing: whether the far end may speak an older version than that. Until it has answered, and where it may be
             of V1, connections send little, and that is kept, so that :meth:`carry_over` can take them to another link.
-        stall_seconds: how long a local peer may read nothing before its connection is reset.
+        first_stream_id: as for :class:`Session`.
+        stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
     def __init__(
@@ -84,22 +82,22 @@ class Multiplexer:
         *,
         version: Version = Version.V3,
         probing: bool = False,
+        first_stream_id: int = 1,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.connections: dict[Connection, LocalSocket] = {}
-        self._session = Session(mode, version)
+        self._session = Session(mode, version, first_stream_id=first_stream_id)
         self._probing = probing
         self._remembering = probing
         self._silence: asyncio.TimerHandle | None = None
         self._abandoned = False
         self._owner = owner
-        self._stall_seconds = stall_seconds
+        self._slow_peers = SlowPeers(self._peer_stalled, stall_seconds)
         self._link: Link | None = None
         self._names: dict[LocalSocket, Connection] = {}
         self._waiting: deque[LocalSocket] = deque()
         self._parked: list[LocalSocket] = []
         """Those that may send no more before the far end has answered."""
-        self._full: dict[LocalSocket, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
 
     # What the proxy does.
@@ -108,6 +106,11 @@ class Multiplexer:
     def version(self) -> Version:
         """What a source speaks now."""
         return self._session.version
+
+    @property
+    def next_stream_id(self) -> int:
+        """The stream ID for the next link to begin with."""
+        return self._session.next_stream_id
 
     @property
     def probing(self) -> bool:
@@ -169,8 +172,7 @@ class Multiplexer:
         carried = []
         for connection, local in list(self.connections.items()):
             if local.bytes_out or not self._remembering:
-                self._forget(connection, local)
-                local.finish()
+                self._finish(connection, local)
             else:
                 del self.connections[connection]
                 del self._names[local]
@@ -184,6 +186,7 @@ class Multiplexer:
 
     def link_up(self, link: Link) -> None:
         self._link = link
+        self._slow_peers.link_up(link)
         self._session.version = min(self._session.version, link.version)
         if link.version is Version.V1:
             # The service names nothing to V1: there is one service, and it has no name.
@@ -205,11 +208,11 @@ class Multiplexer:
             local = self.connections.get(event.connection)
             if local is not None:
                 local.deliver(event.payload)
+                self._slow_peers.delivered(local, len(event.payload))
         elif isinstance(event, ConnectionClosed):
             local = self.connections.get(event.connection)
             if local is not None:
-                self._forget(event.connection, local)
-                local.finish()
+                self._finish(event.connection, local)
         elif isinstance(event, ConnectionRequested):
             self._owner.connection_requested(event.connection)
         elif isinstance(event, ServicesOffered):
@@ -231,47 +234,31 @@ class Multiplexer:
         self._link = None
         self.stop_probing()
         self._waiting.clear()
+        self._slow_peers.link_down()
         for connection, local in list(self.connections.items()):
-            self._forget(connection, local)
-            local.finish()
+            self._finish(connection, local)
 
     # What the local sockets report.
 
     def local_ready(self, local: LocalSocket) -> None:
         if local not in self._names or local in self._waiting or local in self._parked:
             return
-        if self._link is not None and self._link.writable and not self._waiting:
-            self._send_turn(local, MAX_PAYLOAD)
-        else:
-            self._waiting.append(local)
+        self._waiting.append(local)
+        self.link_writable()
 
     def local_full(self, local: LocalSocket) -> None:
-        if local not in self._full:
-            self._watch(local, local.bytes_out - local.unwritten)
-            if self._link is not None:
-                self._link.pause_reading()
+        self._slow_peers.full(local)
 
     def local_drained(self, local: LocalSocket) -> None:
-        timer = self._full.pop(local, None)
-        if timer is not None:
-            timer.cancel()
-            if not self._full and self._link is not None:
-                self._link.resume_reading()
+        self._slow_peers.drained(local)
 
-    def _watch(self, local: LocalSocket, written: int) -> None:
-        self._full[local] = self._loop.call_later(self._stall_seconds, self._check_progress, local, written)
-
-    def _check_progress(self, local: LocalSocket, written_before: int) -> None:
-        written = local.bytes_out - local.unwritten
-        if written > written_before or not local.connected:
-            self._watch(local, written)
-            return
+    def _peer_stalled(self, local: LocalSocket, seconds: float) -> None:
         connection = self._names.get(local)
         log.warning(
-            "%s: its peer has read nothing for %.0f s while %d bytes wait: it is reset",
+            "%s: reset, because its peer does not read: %d bytes have waited for %.0f s (--stall-seconds)",
             connection or "a connection that is closing",
-            self._stall_seconds,
             local.unwritten,
+            seconds,
         )
         if connection is not None:
             self.reset(connection)
@@ -290,14 +277,18 @@ class Multiplexer:
             (self._waiting if most else self._parked).append(local)
         elif local.ended:
             self._session.close(connection)
-            self._forget(connection, local)
-            local.finish()
+            self._finish(connection, local)
         self._send_output()
 
     def _fell_silent(self) -> None:
         self._silence = None
         if self._probing and self.connections:
             self._owner.peer_silent()
+
+    def _finish(self, connection: Connection, local: LocalSocket) -> None:
+        self._forget(connection, local)
+        local.finish()
+        self._slow_peers.closing(local)
 
     def _forget(self, connection: Connection, local: LocalSocket) -> None:
         del self.connections[connection]

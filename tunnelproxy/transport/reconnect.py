@@ -11,7 +11,7 @@ from typing import Callable
 
 from ..errors import TunnelClosed, TunnelRefused
 from .backoff import Backoff
-from .link import Access, Link, LinkLost, Receiver, Relink, connect
+from .link import Access, Link, LinkLost, LinkTaken, Receiver, Relink, connect
 from .route import Route
 
 __all__ = ["PATIENT", "Patience", "keep_linked"]
@@ -58,7 +58,9 @@ async def keep_linked(
         TunnelRefused: the service refused the very first connection, or a later one for another cause than that the
             tunnel is gone.
         TunnelClosed: the tunnel was closed or has expired.
-        LinkLost: with ``permanent`` set, when trying again is of no use; without, when patience is at its end.
+        LinkLost: trying again is of no use: it is LinkTaken, or the first connection failed with ``permanent`` set.
+            Later on even that passes, such as a captive portal on the way, and a proxy in the field must outlast it.
+            Or patience is at its end.
     """
     loop = asyncio.get_running_loop()
     backoff = Backoff(patience.first_delay)
@@ -85,7 +87,9 @@ async def keep_linked(
                 link.close()
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.shield(link.lost)
-        if isinstance(cause, (TunnelClosed, TunnelRefused)) or (isinstance(cause, LinkLost) and cause.permanent):
+        if isinstance(cause, (TunnelClosed, TunnelRefused, LinkTaken)):
+            raise cause
+        if isinstance(cause, LinkLost) and cause.permanent and not was_linked:
             raise cause
         report(cause)
         if isinstance(cause, Relink):

@@ -93,6 +93,7 @@ class TestEachOption:
             ("-y", "destination-client-type", "V2", Version.V2),
             ("-y", "destination-client-type", "auto", None),
             (None, "protocol-version", "V2", (Version.V2,)),
+            (None, "stall-seconds", "2.5", 2.5),
             ("-t", "access-token", "abc", "abc"),
             ("-i", "client-token", CLIENT_TOKENS["argument"], CLIENT_TOKENS["argument"]),
         ],
@@ -119,6 +120,7 @@ class TestEachOption:
             "proxy-endpoint": str(found.route.endpoint),
             "destination-client-type": found.destination_version,
             "protocol-version": found.access.versions,
+            "stall-seconds": found.stall_seconds,
             "access-token": found.access.token,
             "client-token": found.access.client_token,
         }
@@ -269,6 +271,7 @@ class TestPrecedence:
             (["-m", "src"], "mode = dst", "mode", "src"),
             (["-y", "V1"], "destination-client-type = V2", "destination-client-type", "V1"),
             (["--protocol-version", "V1"], "protocol-version = V2", "protocol-version", "V1"),
+            (["--stall-seconds", "2"], "stall-seconds = 3", "stall-seconds", 2.0),
             (["--config-dir", "a"], "config-dir = b", "config-dir", "a"),
             (["--settings-json", "a"], "settings-json = b", "settings-json", "a"),
             (["--log-format", "text"], "log-format = json", "log-format", "text"),
@@ -413,6 +416,7 @@ class TestValues:
         [
             (["-m", "both"], "argument -m/--mode: invalid choice: 'both'"),
             (["-y", "V4"], "argument -y/--destination-client-type: invalid choice: 'V4'"),
+            (["--stall-seconds", "0"], "argument --stall-seconds: '0' is not a number of seconds from 1 to 3600"),
             (["--protocol-version", "4"], "argument --protocol-version: invalid choice: '4'"),
             (["--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
             (["-v", "much"], "argument -v/--verbose: 'much' is not a number"),

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tunnelproxy.protocol.framing import FrameReader, Message, ProtocolError, frame, parse
 from tunnelproxy.protocol.session import (
+    MAX_SERVICES,
     Connection,
     ConnectionClosed,
     ConnectionRequested,
@@ -65,6 +66,18 @@ def test_stream_ids_begin_again_at_one_rather_than_overflow() -> None:
     source._streams["SSH1"].stream_id = 2**31 - 1
     assert received(source, about(Message.STREAM_RESET, stream=2**31 - 1))
     assert source.open("SSH1").stream_id == 1
+
+
+def test_what_still_comes_from_before_a_reconnect_is_not_taken_for_a_new_streams() -> None:
+    before = Session(Mode.SOURCE)
+    for service in ("SSH1", "SSH1", "HTTP1"):
+        before.close(before.open(service))
+    source = Session(Mode.SOURCE, first_stream_id=before.next_stream_id)
+    source.open("SSH1")
+    events = received(source, about(Message.DATA, stream=1, payload=b"old"), about(Message.STREAM_RESET, stream=2))
+    assert events == [PeerVersionFound(Version.V3)]
+    assert source.open("HTTP1") == Connection("HTTP1", 3, 1)
+    assert source.next_stream_id == 4
 
 
 def test_data_goes_out_with_all_the_ids() -> None:
@@ -186,6 +199,14 @@ def test_a_message_without_service_id_breaks_a_tunnel_with_several_services(mode
         received(session, offer, Message(type=Message.DATA, streamId=1))
 
 
+def test_streams_of_ever_more_services_do_not_make_a_session_grow_for_ever() -> None:
+    destination = Session(Mode.DESTINATION)
+    received(destination, *(start(service=f"S{number}") for number in range(MAX_SERVICES)))
+    assert received(destination, start(service="S1", stream=2))
+    with pytest.raises(ProtocolError, match="more than 1000 services"):
+        received(destination, start(service="one-more"))
+
+
 OFFER_SSH = Message(type=Message.SERVICE_IDS, availableServiceIds=["SSH1"])
 
 
@@ -303,9 +324,13 @@ class JoinedEnds(RuleBasedStateMachine):
     all of it where the sender alone closed.
     """
 
+    version = Version.V3
+
     def __init__(self) -> None:
         super().__init__()
-        self.source, self.destination = Session(Mode.SOURCE), Session(Mode.DESTINATION)
+        self.source = Session(Mode.SOURCE, self.version)
+        self.destination = Session(Mode.DESTINATION, self.version)
+        self.services = ["SSH1"] if self.version is Version.V1 else ["SSH1", "HTTP1"]
         self.channels: dict[Mode, bytes] = {Mode.SOURCE: b"", Mode.DESTINATION: b""}
         self.sent: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
         self.got: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
@@ -314,7 +339,9 @@ class JoinedEnds(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self._flush()
+        offer = Message(type=Message.SERVICE_IDS, availableServiceIds=self.services)
+        for session in self._ends():
+            received(session, offer)
 
     def _ends(self) -> list[Session]:
         return [self.source, self.destination]
@@ -323,8 +350,11 @@ class JoinedEnds(RuleBasedStateMachine):
         for session in self._ends():
             self.channels[session.mode] += session.data_to_send()
 
-    @rule(service=st.sampled_from(["SSH1", "HTTP1"]))
-    def open(self, service: str) -> None:
+    @rule(number=st.integers(0, 1))
+    def open(self, number: int) -> None:
+        service = self.services[number % len(self.services)]
+        if self.version is not Version.V3 and not self.source.is_idle(service):
+            return
         self.known[Mode.SOURCE].append(self.source.open(service))
         self._flush()
 
@@ -378,5 +408,17 @@ class JoinedEnds(RuleBasedStateMachine):
             assert not self.destination.is_live(connection)
 
 
-JoinedEnds.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+class JoinedEndsOfV2(JoinedEnds):
+    version = Version.V2
+
+
+class JoinedEndsOfV1(JoinedEnds):
+    version = Version.V1
+
+
+for _model in (JoinedEnds, JoinedEndsOfV2, JoinedEndsOfV1):
+    _model.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
 TestJoinedEnds = JoinedEnds.TestCase
+TestJoinedEndsOfV2 = JoinedEndsOfV2.TestCase
+TestJoinedEndsOfV1 = JoinedEndsOfV1.TestCase

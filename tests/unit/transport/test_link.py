@@ -247,11 +247,69 @@ async def test_a_server_that_fell_silent_is_dead(certificates: Certificates, mon
         connection.transport.pause_reading()
         await connection.wait_closed()
 
-    async with server(certificates, handler, ping_interval=None) as endpoint:
+    async with server(certificates, handler, ping_interval=None, close_timeout=0.1) as endpoint:
         link, _ = await link_to(endpoint, certificates, ping_seconds=0.1)
         await until(lambda: link.round_trip is not None)
         stopped.set()
         assert "has been silent" in str(await link.lost)
+
+
+@in_event_loop
+async def test_a_server_that_does_not_answer_pings_is_not_dead_while_data_flows(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if it answered one: here the first, before the server stops to read."""
+    monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 0.5)
+    answered = asyncio.Event()
+
+    async def handler(connection: ServerConnection) -> None:
+        await asyncio.wait_for(answered.wait(), 10)
+        connection.transport.pause_reading()
+        while True:
+            await connection.send(b"data")
+            await asyncio.sleep(0.1)
+
+    async with server(certificates, handler, ping_interval=None, close_timeout=0.1) as endpoint:
+        link, receiver = await link_to(endpoint, certificates, ping_seconds=0.05)
+        await until(lambda: link.round_trip is not None)
+        answered.set()
+        await until(lambda: len(receiver.data) > len(b"data") * 12)
+        assert not link.lost.done()
+        link.abort()
+        await link.lost
+
+
+@in_event_loop
+async def test_its_own_pause_does_not_make_a_server_dead(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 0.2)
+    async with server(certificates, until_closed, ping_interval=None) as endpoint:
+        link, _ = await link_to(endpoint, certificates, ping_seconds=0.05)
+        await until(lambda: link.round_trip is not None)
+        link.pause_reading()
+        # Long enough to be taken for dead several times over.
+        await asyncio.sleep(1)
+        assert not link.lost.done()
+        link.resume_reading()
+        link.close()
+        await link.lost
+
+
+@in_event_loop
+async def test_a_server_that_reads_nothing_of_what_is_sent_unasked_is_left(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await connection.wait_closed()
+
+    async with server(certificates, handler, ping_interval=None, close_timeout=0.1) as endpoint:
+        link, _ = await link_to(endpoint, certificates)
+        while not link.lost.done():
+            link.send(bytes(64 * 1024))
+            await asyncio.sleep(0)
+        assert "does not read what it is sent" in str(await link.lost)
 
 
 @in_event_loop

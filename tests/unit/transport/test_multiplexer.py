@@ -186,7 +186,7 @@ async def test_a_peer_that_makes_no_progress_is_reset_alone(caplog: pytest.LogCa
     assert rig.link.messages[-1].type == Message.CONNECTION_RESET
     assert rig.link.messages[-1].connectionId == stalled.connection_id
     await until(lambda: rig.link.reading)
-    assert "has read nothing for" in caplog.text
+    assert "reset, because its peer does not read" in caplog.text
     rig.receive(Message.DATA, healthy, b"still here")
     assert await asyncio.get_running_loop().sock_recv(other, 100) == b"still here"
 
@@ -234,6 +234,23 @@ async def test_what_was_sent_to_no_avail_can_be_carried_to_another_link() -> Non
     await until(lambda: b"".join(message.payload for message in other.data()) == b"first second")
     assert {message.serviceId for message in other.link.messages} == {""}
     assert rig.owner.ended == []
+
+
+@in_event_loop
+async def test_more_than_a_message_can_be_carried_to_a_link_that_takes_it_all_at_once() -> None:
+    rig = Rig(probing=True)
+    _, peer = await rig.connect()
+    data = bytes(range(256)) * (4 * REMEMBER // 256)
+    sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(peer, data))
+    await until(lambda: sum(len(message.payload) for message in rig.data()) == REMEMBER)
+    ((service_id, local),) = rig.multiplexer.carry_over()
+    await until(lambda: len(local.pending) > MAX_PAYLOAD)
+    other = Rig(version=Version.V1)
+    local.owner = other.multiplexer
+    other.multiplexer.open(service_id, local)
+    await sending
+    await until(lambda: sum(len(message.payload) for message in other.data()) == len(data))
+    assert b"".join(message.payload for message in other.data()) == data
 
 
 @in_event_loop

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the fuzzer calls with each input, and what must hold whatever the input is.
+
+The first byte chooses between two targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that knows no
+rules would, once whole and once in pieces. *Joined* takes the rest for orders to a source and a destination with a
+lossless channel between them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tunnelproxy.protocol.framing import MAX_MESSAGE, MAX_PAYLOAD, FrameReader, Message, ProtocolError, frame, parse
+from tunnelproxy.protocol.session import (
+    MAX_SERVICES,
+    Connection,
+    ConnectionClosed,
+    ConnectionRequested,
+    DataReceived,
+    Event,
+    Mode,
+    Session,
+    Version,
+)
+
+__all__ = ["GARBAGE", "JOINED", "one_input"]
+
+GARBAGE = 0
+JOINED = 1
+
+OFFERS: tuple[tuple[str, ...], ...] = ((), ("SSH1",), ("SSH1", "HTTP1"))
+MOST_CONNECTIONS = 128
+LENGTH_BYTES = 2
+
+
+def one_input(data: bytes) -> None:
+    """Run the target that an input chooses."""
+    if len(data) < 3:
+        return
+    if data[0] % 2 == GARBAGE:
+        _garbage(data[1], data[2], data[3:])
+    else:
+        _joined(data[1], data[2:])
+
+
+# Garbage.
+
+
+class _End:
+    """One end, used as a proxy uses it, which sees to it that the events make sense."""
+
+    def __init__(self, mode: Mode, version: Version, offered: tuple[str, ...]) -> None:
+        self.session = Session(mode, version)
+        self.live: set[Connection] = set()
+        self.events: list[Event] = []
+        self.failure = ""
+        self.wire = b""
+        self.receive(frame(Message(type=Message.SERVICE_IDS, availableServiceIds=offered)))
+        if mode is Mode.SOURCE:
+            for service_id in offered:
+                self.live.add(self.session.open(service_id))
+            self.wire += self.session.data_to_send()
+
+    def receive(self, data: bytes) -> None:
+        if self.failure:
+            return
+        try:
+            for event in self.session.receive(data):
+                self._check(event)
+                self.events.append(event)
+        except ProtocolError as error:
+            self.failure = str(error)
+        self.wire += self.session.data_to_send()
+        assert len(self.session._reader._partial) < LENGTH_BYTES + MAX_MESSAGE
+        assert len(self.session._streams) <= MAX_SERVICES
+
+    def _check(self, event: Event) -> None:
+        if isinstance(event, ConnectionRequested):
+            assert self.session.mode is Mode.DESTINATION
+            assert event.connection not in self.live
+            if len(self.live) < MOST_CONNECTIONS:
+                self.live.add(event.connection)
+            else:
+                self.session.close(event.connection)
+        elif isinstance(event, DataReceived):
+            assert event.connection in self.live
+            assert len(event.payload) <= MAX_PAYLOAD
+        elif isinstance(event, ConnectionClosed):
+            self.live.remove(event.connection)
+        for connection in self.live:
+            assert isinstance(event, ConnectionClosed) or self.session.is_live(connection)
+
+
+def _garbage(kind: int, step: int, wire: bytes) -> None:
+    settings = (list(Mode)[kind % 2], Version(kind // 2 % 3 + 1), OFFERS[kind // 6 % len(OFFERS)])
+    whole, pieces = _End(*settings), _End(*settings)
+    whole.receive(wire)
+    for start in range(0, len(wire), step + 1):
+        pieces.receive(wire[start : start + step + 1])
+    assert (whole.events, whole.failure, whole.wire) == (pieces.events, pieces.failure, pieces.wire)
+    for encoded in FrameReader().feed(whole.wire):
+        parse(encoded)
+
+
+# Joined.
+
+
+class _Joined:
+    """Both ends, and what travels between them."""
+
+    def __init__(self, versions: tuple[Version, Version], services: tuple[str, ...]) -> None:
+        self.services = services
+        self.ends = {
+            Mode.SOURCE: Session(Mode.SOURCE, versions[0]),
+            Mode.DESTINATION: Session(Mode.DESTINATION, versions[1]),
+        }
+        self.channels = dict.fromkeys(Mode, b"")
+        """By whom they lead to."""
+        self.known: dict[Mode, list[Connection]] = {mode: [] for mode in Mode}
+        self.sent: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
+        self.got: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
+        self.closed_by: dict[Connection, set[Mode]] = defaultdict(set)
+        offer = frame(Message(type=Message.SERVICE_IDS, availableServiceIds=services))
+        for session in self.ends.values():
+            list(session.receive(offer))
+
+    def open(self, argument: int) -> None:
+        service_id = self.services[argument % len(self.services)]
+        source = self.ends[Mode.SOURCE]
+        # As a source proxy does: no second connection before the version is known to be V3.
+        if source.is_idle(service_id) or (source.version is source._peer_version is Version.V3):
+            self.known[Mode.SOURCE].append(source.open(service_id))
+
+    def send(self, mode: Mode, argument: int) -> None:
+        connection = self._pick(mode, argument)
+        if connection is not None:
+            payload = bytes((argument, len(self.sent[mode, connection]) % 256))
+            if self.ends[mode].is_live(connection):
+                self.sent[mode, connection] += payload
+            self.ends[mode].send(connection, payload)
+
+    def close(self, mode: Mode, argument: int) -> None:
+        connection = self._pick(mode, argument)
+        if connection is not None:
+            if self.ends[mode].is_live(connection):
+                self.closed_by[connection].add(mode)
+            self.ends[mode].close(connection)
+
+    def deliver(self, towards: Mode, size: int) -> None:
+        piece, self.channels[towards] = self.channels[towards][:size], self.channels[towards][size:]
+        for event in self.ends[towards].receive(piece):
+            if isinstance(event, ConnectionRequested):
+                self.known[towards].append(event.connection)
+            elif isinstance(event, DataReceived):
+                self.got[towards, event.connection] += event.payload
+
+    def flush(self) -> None:
+        for mode, session in self.ends.items():
+            self.channels[_other(mode)] += session.data_to_send()
+
+    def check(self) -> None:
+        for (mode, connection), data in self.got.items():
+            assert self.sent[_other(mode), connection].startswith(data)
+
+    def drain(self) -> None:
+        while any(self.channels.values()):
+            for mode in Mode:
+                self.deliver(mode, MAX_MESSAGE)
+            self.flush()
+        self.check()
+        for connection, closers in self.closed_by.items():
+            assert not any(session.is_live(connection) for session in self.ends.values())
+            (closer, *others) = closers
+            if not others and connection in self.known[_other(closer)]:
+                assert self.got[_other(closer), connection] == self.sent[closer, connection]
+
+    def _pick(self, mode: Mode, argument: int) -> Connection | None:
+        known = self.known[mode]
+        return known[argument % len(known)] if known else None
+
+
+def _joined(kind: int, orders: bytes) -> None:
+    # V1 needs both ends to speak it; the other pairs are the source's to find out about.
+    versions = [(Version.V1, Version.V1), (Version.V2, Version.V2), (Version.V2, Version.V3), (Version.V3, Version.V3)]
+    source, destination = versions[kind % len(versions)]
+    services = OFFERS[1] if source is Version.V1 else OFFERS[1 + kind // 4 % 2]
+    joined = _Joined((source, destination), services)
+    for order, argument in zip(orders[::2], orders[1::2]):
+        mode = list(Mode)[order // 4 % 2]
+        if order % 4 == 0:
+            joined.open(argument)
+        elif order % 4 == 1:
+            joined.send(mode, argument)
+        elif order % 4 == 2:
+            joined.close(mode, argument)
+        else:
+            joined.deliver(mode, argument + 1)
+        joined.flush()
+        joined.check()
+    joined.drain()
+
+
+def _other(mode: Mode) -> Mode:
+    return Mode.DESTINATION if mode is Mode.SOURCE else Mode.SOURCE
