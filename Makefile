@@ -11,8 +11,8 @@ BIN := $(VENV)/bin
 # The stamp says for which pyproject.toml the environment is.
 INSTALLED := $(VENV)/.installed
 
-# Network namespaces are root's; without them the demo uses the loopback.
-ROOT_COMMANDS := $(if $(filter 0,$(shell id -u)),ip iptables)
+# Namespaces are root's; without them the demo uses the loopback, and the role is not tested.
+ROOT_COMMANDS := $(if $(filter 0,$(shell id -u)),ip iptables debootstrap)
 
 .PHONY: help
 help: ## show this list
