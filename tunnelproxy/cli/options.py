@@ -53,6 +53,7 @@ environment:
 
 commands (each has its own --help):
   tunnelproxy service   our own tunneling service
+  tunnelproxy agent     on the device: waits for tunnels, and serves them
   tunnelproxy hub       the hub that the Ansible connection plugin uses
 
 examples:
