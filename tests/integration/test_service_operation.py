@@ -33,7 +33,7 @@ def authority(folder: Path) -> Certificates:
 
 def served_certificate(address: str) -> bytes:
     host, _, port = address.rpartition(":")
-    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)), timeout=10)).strip()
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)))).strip()
 
 
 def first_certificate(chain: Path) -> bytes:

@@ -3,8 +3,9 @@
 
 asyncio's own servers show a connection to nobody before its TLS handshake is done: who opens many and sends nothing
 could not even be counted. Here every connection counts from the moment of its acceptance: against its address's share,
-and, until the protocol inside has found out who it is, against the places for the unknown. When these are taken, room
-is made at the expense of the address that has most of them, oldest first: an honest handshake takes milliseconds.
+and, until the protocol inside has found out who it is, against the places for the unknown. When these are taken, others
+wait in the kernel's queue, so that a fleet that comes back all at once gets in batch by batch. Who takes a place for
+seconds loses it then: the oldest connection of the address that has most of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = ["Door", "allow_many_files"]
 
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_WITHOUT_RESOURCES = 0.5
+# An honest handshake takes milliseconds; but a Python process that began 2,000 at once lost some with a second
+# here, and none with three.
+_PATIENCE = 3.0
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Door:
         self._by_address: Counter[str] = Counter()
         # In the order in which they came.
         self._half_open: dict[object, _Visitor] = {}
+        self._one_less = asyncio.Event()
         self._accepting: asyncio.Task[None] | None = None
 
     def open(self, listener: socket.socket) -> None:
@@ -82,10 +87,12 @@ class Door:
         visitor = self._half_open.pop(protocol, None)
         if visitor is not None:
             visitor.timer.cancel()
+            self._one_less.set()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await self._room()
             try:
                 sock, peer = await loop.sock_accept(listener)
             except OSError as error:
@@ -104,12 +111,11 @@ class Door:
             self._notify(CutOff(address, "connections-per-address"))
             sock.close()
             return
-        if 0 < self._limits.half_open <= len(self._half_open):
-            self._make_room()
         self._by_address[address] += 1
         visitor = _Visitor(cast(asyncio.Protocol, self._make_protocol()), sock, address, self._forget)
         self._half_open[visitor.protocol] = visitor
         loop = asyncio.get_running_loop()
+        visitor.since = loop.time()
         visitor.timer = loop.call_later(self._deadline, self._cut_off, visitor, "handshake-time")
         visitor.task = loop.create_task(self._shake_hands(visitor))
 
@@ -129,10 +135,18 @@ class Door:
             if visitor.transport is None:
                 self._forget(visitor)
 
-    def _make_room(self) -> None:
-        ((crowd, _),) = Counter(visitor.address for visitor in self._half_open.values()).most_common(1)
-        oldest = next(visitor for visitor in self._half_open.values() if visitor.address == crowd)
-        self._cut_off(oldest, "half-open")
+    async def _room(self) -> None:
+        """Wait for a place, or make one."""
+        while 0 < self._limits.half_open <= len(self._half_open):
+            ((crowd, _),) = Counter(visitor.address for visitor in self._half_open.values()).most_common(1)
+            oldest = next(visitor for visitor in self._half_open.values() if visitor.address == crowd)
+            patience = oldest.since + _PATIENCE - asyncio.get_running_loop().time()
+            if patience <= 0:
+                self._cut_off(oldest, "half-open")
+                continue
+            self._one_less.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._one_less.wait(), patience)
 
     def _cut_off(self, visitor: _Visitor, cause: str) -> None:
         self.settle(visitor.protocol)
@@ -161,6 +175,7 @@ def allow_many_files() -> None:
 class _Visitor(asyncio.Protocol):
     """Stands between a connection and its protocol, and tells when the connection is lost."""
 
+    since: float
     timer: asyncio.TimerHandle
     task: asyncio.Task[None]
 

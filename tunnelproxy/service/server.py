@@ -36,7 +36,7 @@ from .store import Store
 
 __all__ = ["Settings", "serve"]
 
-_BACKLOG = 128
+_BACKLOG = 1024
 _CLOSED_TUNNELS_KEPT = 24 * 3600.0
 _LONGEST_WAIT = 3600.0
 _API_STOP_DEADLINE = 3.0
