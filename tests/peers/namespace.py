@@ -9,8 +9,10 @@ import subprocess
 
 __all__ = ["NetworkNamespace", "why_impossible"]
 
-# Of a block that no network uses (RFC 5737), and not the one of the demo.
-HERE, THERE = "203.0.113.1", "203.0.113.2"
+# Of a block that no network uses (RFC 5737), and not the one of the demo: four addresses for each of several tests that
+# run at the same time on one machine.
+BLOCK = "203.0.113"
+SLOTS = 64
 
 
 def why_impossible() -> str:
@@ -27,20 +29,14 @@ class NetworkNamespace:
     Use it as a context manager: everything goes with it.
     """
 
-    here = HERE
-
-    def __init__(self) -> None:
-        self.name = f"test-{os.getpid()}"
-        self.enter = ("ip", "netns", "exec", self.name)
-
     def __enter__(self) -> NetworkNamespace:
-        _run("ip", "netns", "add", self.name)
+        slot = self._claim()
+        self.here, there = (f"{BLOCK}.{4 * slot + number}" for number in (1, 2))
         try:
-            cable = f"test{os.getpid()}"[:15]
-            _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
-            _run("ip", "address", "add", f"{HERE}/30", "dev", cable)
-            _run("ip", "link", "set", cable, "up")
-            _run("ip", "-n", self.name, "address", "add", f"{THERE}/30", "dev", "eth0")
+            _run("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+            _run("ip", "address", "add", f"{self.here}/30", "dev", self.name)
+            _run("ip", "link", "set", self.name, "up")
+            _run("ip", "-n", self.name, "address", "add", f"{there}/30", "dev", "eth0")
             for device in ("lo", "eth0"):
                 _run("ip", "-n", self.name, "link", "set", device, "up")
         except BaseException:
@@ -51,6 +47,20 @@ class NetworkNamespace:
     def __exit__(self, *_: object) -> None:
         # Its end of the cable goes with it, and so does the other end.
         _run("ip", "netns", "delete", self.name)
+
+    def _claim(self) -> int:
+        """Make the namespace, whose name nobody else can have then; return the number in it."""
+        for slot in range(SLOTS):
+            self.name = f"iotops-test{slot}"
+            self.enter = ("ip", "netns", "exec", self.name)
+            try:
+                _run("ip", "netns", "add", self.name)
+            except subprocess.CalledProcessError as error:
+                if b"File exists" not in error.stderr:
+                    raise
+            else:
+                return slot
+        raise RuntimeError(f"{SLOTS} tests have left their namespaces iotops-test0 … here")
 
     def drop_packets(self) -> None:
         """From now on nothing comes in or goes out, and nobody is told."""
