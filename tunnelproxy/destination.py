@@ -77,7 +77,7 @@ class DestinationProxy:
     def peer_version_found(self, version: Version) -> None:
         """A destination follows its source, stream by stream."""
 
-    def peer_silent(self) -> None:
+    def peer_silent(self, *, asked: bool) -> None:
         """A source need not send anything."""
 
     def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:

@@ -70,8 +70,8 @@ class Side(Protocol):
     def peer_version_found(self, version: Version) -> None:
         """The far end showed which version it speaks."""
 
-    def peer_silent(self) -> None:
-        """The far end has sent nothing since a connection was opened."""
+    def peer_silent(self, *, asked: bool) -> None:
+        """The far end has sent nothing since a connection was opened, whether it should have or not."""
 
 
 class TunnelEnd:
@@ -192,8 +192,8 @@ class TunnelEnd:
     def peer_version_found(self, version: Version) -> None:
         self._side.peer_version_found(version)
 
-    def peer_silent(self) -> None:
-        self._side.peer_silent()
+    def peer_silent(self, *, asked: bool) -> None:
+        self._side.peer_silent(asked=asked)
 
     def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
         state = self.services[connection.service_id]

@@ -73,7 +73,7 @@ class SourceProxy:
         if service_id not in self.end.services:
             offered = ", ".join(self.end.services) or "none"
             raise ConfigurationError(f"the tunnel does not offer {service_id}; it carries {offered}")
-        local = self._accept(service_id)
+        local = self._accept(service_id, LocalSocket(awaits_answer=True))
         await asyncio.get_running_loop().connect_accepted_socket(lambda: local, sock)
         return local
 
@@ -99,7 +99,9 @@ class SourceProxy:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(bind_to)
-                self._servers.append(await loop.create_server(lambda: self._accept(service_id), sock=sock))
+                self._servers.append(
+                    await loop.create_server(lambda: self._accept(service_id, LocalSocket()), sock=sock)
+                )
             except OSError:
                 sock.close()
                 raise
@@ -138,8 +140,10 @@ class SourceProxy:
             self._version = min(version, self._version)
             asyncio.get_running_loop().call_soon(self._open_waiting)
 
-    def peer_silent(self) -> None:
-        if len(self.end.services) > 1:
+    def peer_silent(self, *, asked: bool) -> None:
+        if not asked and not self._early:
+            return
+        if not asked or len(self.end.services) > 1:
             if self.end.multiplexer is not None:
                 self.end.multiplexer.stop_probing()
             self._open_waiting()
@@ -179,8 +183,7 @@ class SourceProxy:
     def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:
         multiplexer.refuse(connection)  # never reached: a source's session takes a start for a broken protocol
 
-    def _accept(self, service_id: str) -> LocalSocket:
-        local = LocalSocket()
+    def _accept(self, service_id: str, local: LocalSocket) -> LocalSocket:
         if not self.end.admit(service_id):
             local.finish()
         elif self.end.ready.is_set():

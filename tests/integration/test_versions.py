@@ -161,3 +161,24 @@ def test_a_device_that_understands_nothing_newer_gets_v1_with_all_that_was_sent(
         assert sock.recv(100) == b"answer"
         sock.sendall(b"and more")
         assert parse(device.recv(timeout=10)[2:]) == Message(type=Message.DATA, streamId=stream_id, payload=b"and more")
+
+
+def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: TunnelingService, tmp_path: Path) -> None:
+    """As browsers do: they connect, ask nothing, and ask on another connection."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        addresses = {"HTTP1": listener.getsockname()[1]}
+        pair = stack.enter_context(ProxyPair(service, tmp_path, addresses))
+        stack.enter_context(connect(pair, "HTTP1"))
+        ahead, _ = listener.accept()
+        stack.enter_context(ahead)
+        sock = stack.enter_context(connect(pair, "HTTP1"))
+        sock.sendall(b"question")
+        listener.settimeout(20)
+        asked, _ = listener.accept()
+        stack.enter_context(asked)
+        assert asked.recv(100) == b"question"
+        asked.sendall(b"answer")
+        assert sock.recv(100) == b"answer"
+        pair.source.wait_for_output("the destination speaks V3")
+        assert "V1" not in pair.source.output()

@@ -32,21 +32,25 @@ class LocalSocket(asyncio.BufferedProtocol):
 
     It reads at most one message's worth, then waits for its turn; so the data of any number of these is bounded. What
     arrives for it before it is connected waits here.
+
+    Args:
+        owner: None while the tunnel is not linked; what is read then waits.
+        awaits_answer: whether the far end is to speak first, as SSH servers do, so that its silence means something.
     """
 
-    def __init__(self, owner: LocalOwner | None = None) -> None:
+    def __init__(self, owner: LocalOwner | None = None, *, awaits_answer: bool = False) -> None:
         self.pending = b""
         """Bytes that were read and await their turn."""
         self.remembered = b""
         """Bytes that were taken, and may yet be needed again."""
         self.ended = False
         """Whether nothing more will be read: the peer closed, or the socket broke."""
+        self.awaits_answer = awaits_answer
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """True when the first bytes have come from the far end, False when it ended without any."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.owner = owner
-        """None while the tunnel is not linked; what is read then waits."""
         self._buffer = bytearray(MAX_PAYLOAD)
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []

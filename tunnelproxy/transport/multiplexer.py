@@ -39,7 +39,7 @@ TURN = 16 * 1024
 """Bytes that a connection may send in one turn while others wait."""
 
 SILENCE_SECONDS = 5.0
-"""How long a far end of unknown version may stay silent before it is taken for one that did not understand."""
+"""How long a far end of unknown version may leave what was asked unanswered before it is taken for an older one."""
 
 REMEMBER = 64 * 1024
 """Bytes that a connection may send to a far end of unknown version; they are kept, to be sent again in another one."""
@@ -60,8 +60,12 @@ class MultiplexerOwner(Protocol):
     def peer_version_found(self, version: Version) -> None:
         """The far end showed which version it speaks."""
 
-    def peer_silent(self) -> None:
-        """Nothing at all has come from the far end for :data:`SILENCE_SECONDS`, though a connection is open."""
+    def peer_silent(self, *, asked: bool) -> None:
+        """Nothing at all has come from the far end for :data:`SILENCE_SECONDS`, though a connection is open.
+
+        Args:
+            asked: whether it should have: browsers also connect ahead, and ask nothing yet.
+        """
 
 
 class Multiplexer:
@@ -123,8 +127,7 @@ class Multiplexer:
 
     def open(self, service_id: str, local: LocalSocket) -> Connection:
         """Open a connection to a service of the far end for a local socket."""
-        if self._probing and self._silence is None:
-            self._silence = self._loop.call_later(SILENCE_SECONDS, self._fell_silent)
+        self._expect_answer()
         connection = self._session.open(service_id)
         self._send_output()
         self.join(connection, local)
@@ -272,6 +275,8 @@ class Multiplexer:
         if self._remembering:
             most = min(most, REMEMBER - len(local.remembered))
         if local.pending and most:
+            if not local.bytes_in:
+                self._expect_answer()
             self._session.send(connection, local.take(most, remember=self._remembering))
         if local.pending:
             (self._waiting if most else self._parked).append(local)
@@ -280,10 +285,18 @@ class Multiplexer:
             self._finish(connection, local)
         self._send_output()
 
+    def _expect_answer(self) -> None:
+        """Begin to wait for the first answer: when a connection is opened, and anew when it first asks something."""
+        if self._silence is not None:
+            self._silence.cancel()
+        if self._probing:
+            self._silence = self._loop.call_later(SILENCE_SECONDS, self._fell_silent)
+
     def _fell_silent(self) -> None:
         self._silence = None
         if self._probing and self.connections:
-            self._owner.peer_silent()
+            asked = any(local.awaits_answer or local.bytes_in for local in self.connections.values())
+            self._owner.peer_silent(asked=asked)
 
     def _finish(self, connection: Connection, local: LocalSocket) -> None:
         self._forget(connection, local)

@@ -53,7 +53,7 @@ class Owner:
         self.ended: list[Connection] = []
         self.offered: tuple[str, ...] = ()
         self.versions: list[Version] = []
-        self.silences = 0
+        self.silences: list[bool] = []
 
     def services_offered(self, service_ids: tuple[str, ...]) -> None:
         self.offered = service_ids
@@ -64,8 +64,8 @@ class Owner:
     def peer_version_found(self, version: Version) -> None:
         self.versions.append(version)
 
-    def peer_silent(self) -> None:
-        self.silences += 1
+    def peer_silent(self, *, asked: bool) -> None:
+        self.silences.append(asked)
 
     def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
         self.ended.append(connection)
@@ -253,13 +253,20 @@ async def test_more_than_a_message_can_be_carried_to_a_link_that_takes_it_all_at
     assert b"".join(message.payload for message in other.data()) == data
 
 
-@in_event_loop
-async def test_silence_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_silence_is_told_once_and_whether_something_was_asked(monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
     monkeypatch.setattr("tunnelproxy.transport.multiplexer.SILENCE_SECONDS", 0.05)
-    rig = Rig(probing=True)
-    _, _peer = await rig.connect()
-    await until(lambda: rig.owner.silences)
-    assert rig.owner.silences == 1
+
+    @in_event_loop
+    async def check() -> None:
+        rig = Rig(probing=True)
+        _, peer = await rig.connect()
+        if asks:
+            peer.send(b"a question")
+        await until(lambda: rig.owner.silences)
+        assert rig.owner.silences == [asks]
+
+    check()
 
 
 @in_event_loop
