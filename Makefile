@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # Namespaces are root's; without them the demo uses the loopback, and the role is not tested.
-ROOT_COMMANDS := $(if $(filter 0,$(shell id -u)),ip iptables debootstrap)
+ROOT_COMMANDS := $(if $(filter 0,$(shell id -u)),ip iptables)
 
 .PHONY: help
 help: ## show this list
@@ -29,6 +29,11 @@ demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
 .PHONY: test
 test: system-packages test-packages $(INSTALLED) ## run all tests; ARGS="-k hub" goes to pytest
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
+
+.PHONY: test-role
+test-role: system-packages test-packages $(INSTALLED) ## test the role on a Debian made for it; needs root, takes minutes
+	@scripts/system-packages debootstrap
+	@TEST_ROLE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration/test_agent_role.py $(ARGS)
 
 FUZZ_SECONDS := 600
 CORPUS := .cache/fuzz
