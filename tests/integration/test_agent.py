@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import signal
 import socket
@@ -350,10 +351,14 @@ def test_a_thing_reads_no_other_things_topic(broker: Mosquitto, topic: str) -> N
 
 
 def _let_in(broker: Mosquitto, user: str) -> bool:
-    client = broker.client(user)
+    answers: queue.Queue[bool] = queue.Queue()
+
+    def note(client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        answers.put(not reason.is_failure)
+
+    client = broker.client(user, on_connect=note)
     try:
-        time.sleep(0.1)
-        return client.is_connected()
+        return answers.get(timeout=10)
     finally:
         client.disconnect()
         client.loop_stop()

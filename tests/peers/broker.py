@@ -10,6 +10,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,12 @@ class Mosquitto:
         database = self._folder / "mosquitto.db"
         return database.read_bytes() if database.exists() else b""
 
-    def client(self, user: str, client_id: str = "") -> Client:
-        """A connected MQTT client."""
+    def client(self, user: str, client_id: str = "", on_connect: Callable[..., None] | None = None) -> Client:
+        """An MQTT client that connects; ``on_connect`` is paho's callback."""
         client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, reconnect_on_failure=False)
         client.tls_set_context(ssl.create_default_context(cafile=str(self.ca)))
         client.username_pw_set(user, self.passwords[user])
+        client.on_connect = on_connect
         client.connect("127.0.0.1", self.port)
         client.loop_start()
         return client

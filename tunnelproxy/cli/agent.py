@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .logs import DEFAULT_VERBOSITY, add_format, complain, configure
+from .logs import add_options, complain, configure
 from .readiness import notify
 
 __all__ = ["add_parser"]
@@ -28,16 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="FILE",
         help="what the agent is to do (default: %(default)s)",
     )
-    run.add_argument(
-        "-v",
-        "--verbose",
-        type=int,
-        choices=range(7),
-        default=DEFAULT_VERBOSITY,
-        metavar="0..6",
-        help="how much to log on stderr, from nothing to everything (default: %(default)s)",
-    )
-    add_format(run)
+    add_options(run)
     run.set_defaults(handler=_run)
 
 

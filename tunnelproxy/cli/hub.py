@@ -33,16 +33,13 @@ def add_parser(subparsers: Any) -> None:
     run = commands.add_parser("run", help="be the hub (Ansible starts one by itself)")
     run.add_argument("--background", action="store_true", help="go on in the background, logging to a file")
     run.add_argument(
-        "-v", "--verbose", type=int, default=logs.DEFAULT_VERBOSITY, metavar="0..6", help="how much to log"
-    )
-    run.add_argument(
         "--idle-seconds",
         type=float,
         default=IDLE_SECONDS,
         metavar="N",
         help=f"end after so long without a tunnel that works (default {IDLE_SECONDS:.0f})",
     )
-    logs.add_format(run)
+    logs.add_options(run)
     run.set_defaults(handler=_run)
 
     status = commands.add_parser("status", help="show tunnels, services, ports, connections and bytes")

@@ -13,7 +13,7 @@ from typing import Any
 from ..log_context import about
 from ..protocol.session import Connection
 
-__all__ = ["DEFAULT_VERBOSITY", "FORMATS", "FORMAT_HELP", "add_format", "complain", "configure"]
+__all__ = ["DEFAULT_VERBOSITY", "FORMATS", "FORMAT_HELP", "add_options", "complain", "configure"]
 
 DEFAULT_VERBOSITY = 4
 
@@ -57,8 +57,17 @@ def complain(message: object, log_format: str = "text") -> None:
         print(f"tunnelproxy: error: {message}", file=sys.stderr, flush=True)
 
 
-def add_format(parser: argparse.ArgumentParser) -> None:
-    """Add ``--log-format`` to a command that logs."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``-v`` and ``--log-format`` to a command that logs."""
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        type=int,
+        choices=range(len(_LEVELS)),
+        default=DEFAULT_VERBOSITY,
+        metavar="0..6",
+        help="how much to log, from nothing to everything (default: %(default)s)",
+    )
     parser.add_argument("--log-format", choices=FORMATS, default="text", help=FORMAT_HELP)
 
 

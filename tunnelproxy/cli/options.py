@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..protocol.session import Mode, Version
 from ..transport.slow_peers import STALL_SECONDS
 from . import logs
-from .parser import Parser
+from .parser import Parser, seconds
 
 __all__ = [
     "CAPATH_VARIABLE",
@@ -215,7 +215,7 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         add(
             "--stall-seconds",
             metavar="SECONDS",
-            type=_seconds,
+            type=seconds(1, 3600),
             help="reset a connection whose local peer reads nothing for so long while data waits "
             f"(default {STALL_SECONDS:g})",
         ),
@@ -243,16 +243,6 @@ def _verbosity(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 6")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1.0 <= seconds <= 3600.0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to 3600")
-    return seconds
 
 
 _PARSER: dict[str, Any] = {

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn
+import math
+from typing import Any, Callable, NoReturn
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "seconds"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,3 +24,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(1, f"tunnelproxy: error: {self._place}{message} (see {self.prog} --help)\n")
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """The ``type`` of an option that takes a number of seconds within bounds."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from {least:g} to {most:g}")
+        return number
+
+    return read

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import service_keys, service_options, service_things
-from .logs import DEFAULT_VERBOSITY, add_format, complain, configure
+from .logs import add_options, complain, configure
 from .readiness import notify
 
 if TYPE_CHECKING:
@@ -35,16 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
             metavar="N",
             help="port to listen on (default: the one of the last run, or any free one)",
         )
-    run.add_argument(
-        "-v",
-        "--verbose",
-        type=int,
-        choices=range(7),
-        default=DEFAULT_VERBOSITY,
-        metavar="0..6",
-        help="how much to log on stderr, from nothing to everything (default: %(default)s)",
-    )
-    add_format(run)
+    add_options(run)
     service_options.add_options(run, _port)
     service_things.add_broker_options(run, _port)
     run.set_defaults(handler=_reporting(_run))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .parser import seconds
+
 if TYPE_CHECKING:
     from ..service.certificates import OwnCertificate
     from ..service.limits import Limits
@@ -74,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
     )
     limits.add_argument(
         "--handshake-time",
-        type=_seconds,
+        type=seconds(0.1, 3600),
         default=10.0,
         metavar="SECONDS",
         help="how long a handshake may take (default: %(default)s)",
@@ -119,16 +121,6 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; 0 stands for no limit")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
-    return seconds
 
 
 def _bandwidth(text: str) -> int:
