@@ -53,7 +53,6 @@ class FoundTunnel:
     """An open tunnel, with a source token that nobody has used.
 
     Attributes:
-        opened: whether it was opened for this, rather than found.
         expires_at: when its life ends, in seconds since the epoch.
     """
 
@@ -62,7 +61,6 @@ class FoundTunnel:
     services: tuple[str, ...]
     expires_at: float | None
     source_token: str = field(repr=False)
-    opened: bool = False
 
 
 class ControlPlane:
@@ -152,13 +150,7 @@ class ControlPlane:
         tunnel = next((each for each in found if _destination_state(each) == "connected"), found[0])
         rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
         log.info("took over the open tunnel %s of %s", tunnel["tunnelId"], thing)
-        return FoundTunnel(
-            tunnel_id=tunnel["tunnelId"],
-            region=client.meta.region_name,
-            services=_services(tunnel),
-            expires_at=_expiry(tunnel),
-            source_token=rotated["sourceAccessToken"],
-        )
+        return _found(client, tunnel, rotated["sourceAccessToken"])
 
     def _open(self, thing: str, services: Sequence[str]) -> FoundTunnel:
         client = _client(self._region, self._variables)
@@ -168,14 +160,7 @@ class ControlPlane:
         )
         log.info("opened the tunnel %s to %s", opened["tunnelId"], thing)
         tunnel = client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]
-        return FoundTunnel(
-            tunnel_id=opened["tunnelId"],
-            region=client.meta.region_name,
-            services=_services(tunnel),
-            expires_at=_expiry(tunnel),
-            source_token=opened["sourceAccessToken"],
-            opened=True,
-        )
+        return _found(client, tunnel, opened["sourceAccessToken"])
 
 
 @functools.lru_cache(maxsize=16)
@@ -220,6 +205,16 @@ def _open_tunnels(client: Any, thing: str) -> Iterator[dict[str, Any]]:
         if not page.get("nextToken"):
             return
         request["nextToken"] = page["nextToken"]
+
+
+def _found(client: Any, tunnel: Mapping[str, Any], source_token: str) -> FoundTunnel:
+    return FoundTunnel(
+        tunnel_id=tunnel["tunnelId"],
+        region=client.meta.region_name,
+        services=_services(tunnel),
+        expires_at=_expiry(tunnel),
+        source_token=source_token,
+    )
 
 
 def _services(tunnel: Mapping[str, Any]) -> tuple[str, ...]:
