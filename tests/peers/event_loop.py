@@ -8,7 +8,9 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["in_event_loop", "until"]
+import pytest
+
+__all__ = ["Clock", "in_event_loop", "until"]
 
 
 def in_event_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -19,6 +21,23 @@ def in_event_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
         asyncio.run(asyncio.wait_for(test(*arguments, **settings), 60))
 
     return run
+
+
+class Clock:
+    """The time of the running event loop, which goes on as ever, and jumps when the test wants.
+
+    Deadlines of the test itself jump too: keep to seconds.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        self._ahead = 0.0
+        monkeypatch.setattr(loop, "time", lambda: real() + self._ahead)
+
+    def skip(self, seconds: float) -> None:
+        """Let it be later at once. Timers that are due then run when the test waits next."""
+        self._ahead += seconds
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

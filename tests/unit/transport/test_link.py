@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.frames import Frame, Opcode
 
-from peers.event_loop import in_event_loop, until
+from peers.event_loop import Clock, in_event_loop, until
 from tunnelproxy.errors import TunnelClosed, TunnelRefused
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
 from tunnelproxy.service.certificates import Certificates, server_context
@@ -259,21 +260,22 @@ async def test_a_server_that_does_not_answer_pings_is_not_dead_while_data_flows(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even if it answered one: here the first, before the server stops to read."""
-    monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 0.5)
-    answered = asyncio.Event()
+    monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 3)
+    clock = Clock(monkeypatch)
+    connections: list[ServerConnection] = []
 
     async def handler(connection: ServerConnection) -> None:
-        await asyncio.wait_for(answered.wait(), 10)
-        connection.transport.pause_reading()
-        while True:
-            await connection.send(b"data")
-            await asyncio.sleep(0.1)
+        connections.append(connection)
+        await connection.wait_closed()
 
     async with server(certificates, handler, ping_interval=None, close_timeout=0.1) as endpoint:
-        link, receiver = await link_to(endpoint, certificates, ping_seconds=0.05)
+        link, receiver = await link_to(endpoint, certificates, ping_seconds=2)
         await until(lambda: link.round_trip is not None)
-        answered.set()
-        await until(lambda: len(receiver.data) > len(b"data") * 12)
+        connections[0].transport.pause_reading()
+        for number in range(5):
+            await connections[0].send(b"data")
+            await until(lambda number=number: receiver.data == b"data" * (number + 1))
+            clock.skip(2)
         assert not link.lost.done()
         link.abort()
         await link.lost
@@ -283,14 +285,27 @@ async def test_a_server_that_does_not_answer_pings_is_not_dead_while_data_flows(
 async def test_its_own_pause_does_not_make_a_server_dead(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 0.2)
-    async with server(certificates, until_closed, ping_interval=None) as endpoint:
-        link, _ = await link_to(endpoint, certificates, ping_seconds=0.05)
+    monkeypatch.setattr("tunnelproxy.transport.link.DEAD_SECONDS", 3)
+    clock = Clock(monkeypatch)
+    pings = 0
+
+    class Counting(ServerConnection):
+        def process_event(self, event: Any) -> None:
+            nonlocal pings
+            pings += isinstance(event, Frame) and event.opcode is Opcode.PING
+            super().process_event(event)
+
+    settings = {"ping_interval": None, "create_connection": Counting}
+    async with server(certificates, until_closed, **settings) as endpoint:
+        link, _ = await link_to(endpoint, certificates, ping_seconds=2)
         await until(lambda: link.round_trip is not None)
         link.pause_reading()
-        # Long enough to be taken for dead several times over.
-        await asyncio.sleep(1)
-        assert not link.lost.done()
+        # It looks whether the server is dead before each ping, and finds the second of these unanswered for too long.
+        for seconds in (2, 4, 4):
+            before = pings
+            clock.skip(seconds)
+            await until(lambda before=before: pings > before or link.lost.done())
+            assert not link.lost.done()
         link.resume_reading()
         link.close()
         await link.lost
