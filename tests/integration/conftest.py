@@ -7,10 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from peers.device import Device, make_ssh_key
 from peers.service import TunnelingService
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[TunnelingService]:
     with TunnelingService() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def device(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    """A device that is not connected yet: the test says by which tunnel."""
+    folder = tmp_path_factory.mktemp("device")
+    with Device("thing1", service, folder, make_ssh_key(folder / "user_key")) as running:
         yield running

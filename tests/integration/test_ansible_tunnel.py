@@ -13,12 +13,6 @@ from peers.service import TunnelingService
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[TunnelingService]:
-    with TunnelingService() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def machine(service: TunnelingService) -> Iterator[Controller]:
     with Controller(service.environment, {"thing-a": {}, "alias": {"iotops_tunnel_thing": "thing-b"}}) as controller:
         yield controller

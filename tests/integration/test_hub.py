@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from peers.device import Device, make_ssh_key
+from peers.device import Device
 from peers.process import REPOSITORY, wait_for
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.service import TunnelingService
@@ -33,13 +33,6 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
     yield folder
     client.stop()
-
-
-@pytest.fixture(scope="module")
-def device(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    folder = tmp_path_factory.mktemp("device")
-    with Device("thing1", service, folder, make_ssh_key(folder / "user_key")) as running:
-        yield running
 
 
 @pytest.fixture

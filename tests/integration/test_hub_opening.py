@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from peers.device import Device, make_ssh_key
+from peers.device import Device
 from peers.process import wait_for
 from peers.service import TunnelingService
 from tunnelproxy.hub import client
@@ -32,21 +32,14 @@ def controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.Mo
     client.stop()
 
 
-@pytest.fixture(scope="module")
-def hardware(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    folder = tmp_path_factory.mktemp("device")
-    with Device("device", service, folder, make_ssh_key(folder / "user_key")) as running:
-        yield running
-
-
 @pytest.fixture
-def thing(service: TunnelingService, hardware: Device) -> Iterator[str]:
+def thing(service: TunnelingService, device: Device) -> Iterator[str]:
     """A thing of this test's own, whose device joins the first tunnel that is opened to it."""
     name = f"thing-{next(numbers)}"
-    joining = threading.Thread(target=join_first_tunnel, args=(service, hardware, name), daemon=True)
+    joining = threading.Thread(target=join_first_tunnel, args=(service, device, name), daemon=True)
     joining.start()
     yield name
-    hardware.stop_proxy()
+    device.stop_proxy()
 
 
 def join_first_tunnel(service: TunnelingService, device: Device, thing: str) -> None:
@@ -132,25 +125,25 @@ def test_never_opens_none(service: TunnelingService, controller: Path) -> None:
     assert open_tunnels(service, thing) == []
 
 
-def test_a_closed_tunnel_is_replaced(service: TunnelingService, controller: Path, thing: str, hardware: Device) -> None:
+def test_a_closed_tunnel_is_replaced(service: TunnelingService, controller: Path, thing: str, device: Device) -> None:
     closed = ensure(thing)["tunnel_id"]
     service.boto3_client().close_tunnel(tunnelId=closed)
     wait_for(lambda: (client.status() or {})["tunnels"][0]["state"] == "tunnel-closed", "the hub knows it is closed")
-    joining = threading.Thread(target=join_first_tunnel, args=(service, hardware, thing), daemon=True)
+    joining = threading.Thread(target=join_first_tunnel, args=(service, device, thing), daemon=True)
     joining.start()
     assert ensure(thing)["tunnel_id"] != closed
     assert greeting(thing) == b"SSH-2.0-"
 
 
 def test_a_tunnel_about_to_expire_is_renewed_and_finishes_what_it_carries(
-    service: TunnelingService, controller: Path, hardware: Device
+    service: TunnelingService, controller: Path, device: Device
 ) -> None:
     thing = f"thing-{next(numbers)}"
     short = service.boto3_client().open_tunnel(
         destinationConfig={"thingName": thing, "services": ["SSH1", "HTTP1"]},
         timeoutConfig={"maxLifetimeTimeoutMinutes": 5},
     )
-    hardware.start_proxy(short["destinationAccessToken"])
+    device.start_proxy(short["destinationAccessToken"])
     described = service.boto3_client().describe_tunnel(tunnelId=short["tunnelId"])["tunnel"]
     client.adopt(
         thing,
@@ -171,7 +164,7 @@ def test_a_tunnel_about_to_expire_is_renewed_and_finishes_what_it_carries(
         stream.sendall(b"SSH-2.0-test\r\n")
         stream.settimeout(10)
         assert stream.recv(1)
-    hardware.stop_proxy()
+    device.stop_proxy()
 
 
 def test_a_device_that_does_not_come_is_named(service: TunnelingService, controller: Path) -> None:

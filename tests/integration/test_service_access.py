@@ -8,7 +8,6 @@ import datetime as dt
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +16,6 @@ from botocore.exceptions import ClientError
 from peers.process import REPOSITORY
 from peers.service import TunnelingService, read_exports
 from peers.signing import now, send
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[TunnelingService]:
-    with TunnelingService() as running:
-        yield running
 
 
 def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ from peers.service import TunnelingService
 AWS = Path(sys.executable).parent / "aws"
 
 pytestmark = pytest.mark.skipif(not AWS.exists(), reason="awscli is not installed beside this Python")
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[TunnelingService]:
-    with TunnelingService() as running:
-        yield running
 
 
 @pytest.fixture
