@@ -28,7 +28,7 @@ demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
 
 .PHONY: test
 test: system-packages test-packages $(INSTALLED) ## run all tests; ARGS="-k hub" goes to pytest
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests $(ARGS)
 
 .PHONY: test-role
 test-role: system-packages test-packages $(INSTALLED) ## test the role on a Debian made for it; needs root, takes minutes

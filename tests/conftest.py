@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 
+from peers.shared import shared_folder
+
 # Peers run on the loopback, where a web proxy of this machine's user does not lead.
 for name in (
     "https_proxy",
@@ -17,3 +19,6 @@ for name in (
     "NO_PROXY",
 ):
     os.environ.pop(name, None)
+
+# Before the workers of pytest-xdist start, so that they all have the same one.
+shared_folder()

@@ -80,6 +80,7 @@ class Worker:
             self.error = error
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("direction", ["receive", "send"])
 def test_a_peer_that_stops_reading_is_reset_alone_and_ten_others_keep_going(
     service: TunnelingService, tmp_path: Path, direction: str
@@ -162,6 +163,7 @@ def test_a_peer_that_reads_slowly_gets_everything(service: TunnelingService, tmp
             assert time.monotonic() - began > 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("direction", ["send", "receive"])
 def test_a_shell_stays_alive_beside_bulk_data(service: TunnelingService, tmp_path: Path, direction: str) -> None:
     seconds = 10
@@ -217,6 +219,7 @@ def held(pid: int) -> tuple[int, int]:
     return process.memory_info().rss, process.num_fds()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_very_many_short_connections_leave_nothing_behind(service: TunnelingService, tmp_path: Path) -> None:
     async def run(folder: Path) -> None:

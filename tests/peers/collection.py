@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import atexit
+import fcntl
 import functools
 import json
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .process import REPOSITORY, wait_for
+from .shared import shared_folder
 
 __all__ = ["Controller", "Installation", "Outcome", "installed_collection"]
 
@@ -43,9 +44,19 @@ class Installation:
 
 @functools.cache
 def installed_collection() -> Installation:
-    """Build and install the collection, once in a process; both go away when that ends."""
-    folder = Path(tempfile.mkdtemp(prefix="collection-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Build and install the collection, once for all workers; it goes away with the tests."""
+    folder = shared_folder() / "collection"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "installed").exists():
+            _install(folder)
+            (folder / "installed").touch()
+    (tarball,) = (folder / "build").glob("*.tar.gz")
+    return Installation(tarball, folder)
+
+
+def _install(folder: Path) -> None:
     environment = {**os.environ, "ANSIBLE_HOME": str(folder / "ansible"), "ANSIBLE_COLLECTIONS_PATH": str(folder)}
 
     def galaxy(*arguments: object) -> None:
@@ -55,7 +66,6 @@ def installed_collection() -> Installation:
     galaxy("build", REPOSITORY, "--output-path", folder / "build")
     (tarball,) = (folder / "build").glob("*.tar.gz")
     galaxy("install", tarball, "--offline", "--collections-path", folder)
-    return Installation(tarball, folder)
 
 
 @dataclass(frozen=True)

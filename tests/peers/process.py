@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
@@ -32,12 +33,27 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = 15.0) -> T:
         time.sleep(0.02)
 
 
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A loopback port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A loopback port that nothing listens on, and that no test in another process is given while this process lives.
+
+    It is not one of those that the kernel picks for connections (from 32768 on), which might take it before its server
+    does. The claim is the name of a Unix socket, which nobody else can have then.
+    """
+    for port in random.sample(range(20_000, 30_000), 1000):
+        claim = socket.socket(socket.AF_UNIX)
+        with socket.socket() as probe:
+            try:
+                claim.bind(f"\0iotops-test-port-{port}")
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                claim.close()
+                continue
+        _claims.append(claim)
+        return port
+    raise RuntimeError("of a thousand ports from 20000 to 29999 none is free")
 
 
 class Process:

@@ -42,6 +42,7 @@ class TunnelingService:
         self.ca = ""
         self.mqtt = ""
         self.environment: dict[str, str] = {}
+        self._client: Any = None
 
     def __enter__(self) -> TunnelingService:
         try:
@@ -69,6 +70,7 @@ class TunnelingService:
 
     def start(self) -> None:
         """Start the service, the first time or again on the same state, and wait until it is ready."""
+        self._client = None
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command("run", *self._options), cwd=ROOT, stdout=subprocess.PIPE, stderr=log
@@ -114,7 +116,17 @@ class TunnelingService:
         return self._log.read_text()
 
     def boto3_client(self, **settings: Any) -> Any:
-        """A boto3 client for the service; ``settings`` replace those of its environment."""
+        """A boto3 client for the service; ``settings`` replace those of its environment.
+
+        Without ``settings`` it is the same one each time until the service is started again: making one is slow.
+        """
+        if settings:
+            return self._make_client(**settings)
+        if self._client is None:
+            self._client = self._make_client()
+        return self._client
+
+    def _make_client(self, **settings: Any) -> Any:
         import boto3  # noqa: PLC0415 - slow, and not every test needs it
 
         environment = self.environment
