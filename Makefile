@@ -27,7 +27,7 @@ demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
 	@$(BIN)/python -m demo stop
 
 .PHONY: test
-test: system-packages test-packages $(INSTALLED) ## run all tests; ARGS="-k hub" goes to pytest
+test: system-packages test-packages $(INSTALLED) ## run all tests; ARGS="-k hub -n0" goes to pytest
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests $(ARGS)
 
 .PHONY: test-role
@@ -48,11 +48,19 @@ fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_S
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types, and Ansible's own rules
 	@scripts/system-packages git
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff
+
+# The longest first.
+.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff
+lint-sanity:
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-sanity
+lint-ansible:
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-lint
+lint-mypy:
+	$(BIN)/mypy
+lint-ruff:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-sanity
 
 # Debian's protobuf-compiler (3.21) on purpose: what it generates checks no version when it is imported, and so works with
 # protobuf 4.25 to 7. A newer protoc ties the code to a runtime at least as new.

@@ -74,7 +74,7 @@ def destination_status(service: TunnelingService, tunnel: OpenTunnel) -> str:
     return str(described["tunnel"]["destinationConnectionState"]["status"])
 
 
-def wait_connected(service: TunnelingService, tunnel: OpenTunnel, seconds: float = 15.0) -> None:
+def wait_connected(service: TunnelingService, tunnel: OpenTunnel, seconds: float = 30.0) -> None:
     wait_for(lambda: destination_status(service, tunnel) == "CONNECTED", f"the agent is in {tunnel.tunnel_id}", seconds)
 
 

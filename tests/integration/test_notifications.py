@@ -60,7 +60,7 @@ def connected(service: TunnelingService, tunnel: OpenTunnel) -> bool:
     return bool(described["destinationConnectionState"]["status"] == "CONNECTED")
 
 
-def wait_connected(service: TunnelingService, tunnel: OpenTunnel, seconds: float = 15.0) -> None:
+def wait_connected(service: TunnelingService, tunnel: OpenTunnel, seconds: float = 30.0) -> None:
     wait_for(lambda: connected(service, tunnel), f"the agent is in {tunnel.tunnel_id}", seconds)
 
 

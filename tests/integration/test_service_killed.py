@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -91,6 +92,7 @@ def check_answers(client: Any, told: dict[str, Told]) -> None:
         told[tunnel].is_open = status == "OPEN"
 
 
+@pytest.mark.timeout(300)
 def test_what_a_caller_was_told_holds_after_kill_9_at_random_moments() -> None:
     kills = 0
     with TunnelingService("-v", "2") as service:

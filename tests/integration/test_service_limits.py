@@ -55,6 +55,7 @@ def test_tunnels_and_services_have_limits_and_a_closed_tunnel_makes_room() -> No
         client.open_tunnel(destinationConfig={"services": ["A"]})
 
 
+@pytest.mark.alone
 def test_a_tunnel_is_held_to_its_bandwidth_and_loses_nothing() -> None:
     pieces = [data(50_000) for _ in range(30)]
     with TunnelingService("--bandwidth-per-tunnel", "1M") as service, ExitStack() as stack:

@@ -45,7 +45,7 @@ def test_a_restart_loses_no_tunnel_and_comes_back_where_it_was(service: Tunnelin
     service.start()
 
     assert (service.api, service.data) == where
-    assert service.environment == environment
+    assert service.read_environment() == environment
     after = client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]
     assert after["sourceConnectionState"]["status"] == "DISCONNECTED"
     unchanged = ("status", "createdAt", "tags", "destinationConfig", "timeoutConfig")

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 15.0) -> T:
+def wait_for(condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
     """Return what ``condition`` gives as soon as it is true; fail with ``what`` when the deadline passes."""
     deadline = time.monotonic() + seconds
     while True:
@@ -86,7 +86,7 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_for_output(self, pattern: str, seconds: float = 15.0) -> re.Match[str]:
+    def wait_for_output(self, pattern: str, seconds: float = 30.0) -> re.Match[str]:
         """Wait until its output has a match of a regular expression, and return it; fail if the process ends first."""
 
         def look() -> re.Match[str] | None:
@@ -98,7 +98,7 @@ class Process:
 
         return wait_for(look, f"{pattern!r} in the output of {self.command}", seconds)
 
-    def wait(self, seconds: float = 15.0) -> int:
+    def wait(self, seconds: float = 30.0) -> int:
         """Wait for its end, and return its exit status."""
         return self.popen.wait(seconds)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
-START_DEADLINE = 20.0
+START_DEADLINE = 40.0
 STOP_DEADLINE = 10.0
 
 
@@ -71,6 +71,7 @@ class TunnelingService:
     def start(self) -> None:
         """Start the service, the first time or again on the same state, and wait until it is ready."""
         self._client = None
+        before = self.api, self.data, self.ca
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command("run", *self._options), cwd=ROOT, stdout=subprocess.PIPE, stderr=log
@@ -78,7 +79,12 @@ class TunnelingService:
         words = dict(word.split("=", 1) for word in self._ready_line().split()[1:])
         self.api, self.data, self.ca = words["api"], words["data"], words["ca"]
         self.mqtt = words.get("mqtt", "")
-        self.environment = read_exports(
+        if (self.api, self.data, self.ca) != before:
+            self.environment = self.read_environment()
+
+    def read_environment(self) -> dict[str, str]:
+        """What ``service env`` prints: how clients reach the service."""
+        return read_exports(
             subprocess.run(self.command("env"), cwd=ROOT, check=True, capture_output=True, text=True).stdout
         )
 
