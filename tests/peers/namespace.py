@@ -9,8 +9,8 @@ import subprocess
 
 __all__ = ["NetworkNamespace", "why_impossible"]
 
-# Of a block that no network uses (RFC 5737), and not the one of the demo: four addresses for each of several tests that
-# run at the same time on one machine.
+# Of a block that no network uses (RFC 5737), neither that of the demo nor 192.0.2.0, which tests take for absent: four
+# addresses for each of several tests that run at the same time on one machine.
 BLOCK = "203.0.113"
 SLOTS = 64
 

@@ -349,7 +349,7 @@ class TestValues:
             (["-d", "SSH1=host"], "-d/--destination-app: 'host' is not an address"),
             (["-d", "SSH1=0"], "-d/--destination-app: '0' is not an address"),
             (["-d", ""], "-d/--destination-app: '' is not an address"),
-            (["-m", "src", "-b", "203.0.113.1"], "-b/--local-bind-address: cannot listen on '203.0.113.1'"),
+            (["-m", "src", "-b", "192.0.2.1"], "-b/--local-bind-address: cannot listen on '192.0.2.1'"),
             (["-m", "src", "-b", "a..b"], "-b/--local-bind-address: cannot listen on 'a..b'"),
             (["-m", "src", "-r", "mars"], "-r/--region: 'mars' is not an AWS region"),
             (["-m", "src", "-e", "a b"], "-e/--proxy-endpoint: 'a b' is not an endpoint"),
@@ -368,7 +368,7 @@ class TestValues:
         [
             ("source-listen-port = x", "source-listen-port in proxy.ini: 'x' is not an address"),
             ("destination-app = x", "destination-app in proxy.ini: 'x' is not an address"),
-            ("mode = src\nlocal-bind-address = 203.0.113.1", "local-bind-address in proxy.ini: cannot listen on"),
+            ("mode = src\nlocal-bind-address = 192.0.2.1", "local-bind-address in proxy.ini: cannot listen on"),
             ("mode = src\nregion = mars", "region in proxy.ini: 'mars' is not an AWS region"),
             ("mode = src\nproxy-endpoint = a b", "proxy-endpoint in proxy.ini: 'a b' is not an endpoint"),
             ("mode = src\nconfig-dir = nowhere", "config-dir in proxy.ini: there is no directory nowhere"),
