@@ -52,6 +52,7 @@ class Broker:
     """Where a broker is, and as whom to join it.
 
     Attributes:
+        host: its name or address; or the path of a Unix socket, known by its ``/``. Then the port means nothing.
         tls: None for a connection without encryption.
         keepalive: seconds of silence after which the connection is probed.
     """
@@ -64,7 +65,14 @@ class Broker:
     password: str | None = field(default=None, repr=False)
     keepalive: int = KEEPALIVE_SECONDS
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is at a Unix socket."""
+        return "/" in self.host
+
     def __str__(self) -> str:
+        if self.is_local:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -172,6 +180,7 @@ class _Conversation:
             client_id=broker.client_id,
             clean_session=topic is None,
             protocol=MQTTProtocolVersion.MQTTv311,
+            transport="unix" if broker.is_local else "tcp",
             reconnect_on_failure=False,
         )
         client.connect_timeout = CONNECT_SECONDS
@@ -200,7 +209,8 @@ class _Conversation:
 
     def _connect(self) -> None:
         try:
-            self.client.connect(self._broker.host, self._broker.port, self._broker.keepalive)
+            # paho checks the port of a Unix socket, too.
+            self.client.connect(self._broker.host, self._broker.port or 1, self._broker.keepalive)
         except (OSError, ValueError) as error:
             self._cause = _reason(error)
         # The loop may be closed already, when this process ends.

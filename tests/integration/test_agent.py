@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import signal
 import socket
@@ -322,46 +321,6 @@ def test_a_wrong_password_is_named_and_tried_again(
         assert "not it" not in agent.output()
     finally:
         agent.stop()
-
-
-@pytest.mark.parametrize("topic", ["$aws/things/valve/tunnels/notify", "$aws/things/+/tunnels/notify", "$aws/#", "#"])
-def test_a_thing_reads_no_other_things_topic(broker: Mosquitto, topic: str) -> None:
-    for thing in ("pump", "valve"):
-        broker.add_user(thing)
-    wait_for(lambda: _let_in(broker, "valve"), "the broker knows the users")
-    heard: list[tuple[str, bytes]] = []
-    # Not even as a client with the other's client ID.
-    client = broker.client("pump", client_id="valve-tunnels")
-    try:
-        client.on_message = lambda client, data, message: heard.append((message.topic, message.payload))
-        granted: list[int] = []
-        client.on_subscribe = lambda client, data, mid, reasons, properties: granted.append(mid)
-        client.subscribe(topic, qos=1)
-        client.subscribe("$aws/things/pump/tunnels/notify", qos=1)
-        wait_for(lambda: len(granted) == 2, "the broker has answered")
-        broker.notify("valve", b"for the valve")
-        client.publish("$aws/things/valve/tunnels/notify", b"forged", qos=1).wait_for_publish(10)
-        # Comes last, so that whatever came before it would have been heard.
-        broker.notify("pump", b"for the pump")
-        wait_for(lambda: heard, "the pump hears its own")
-        assert set(heard) == {("$aws/things/pump/tunnels/notify", b"for the pump")}
-    finally:
-        client.disconnect()
-        client.loop_stop()
-
-
-def _let_in(broker: Mosquitto, user: str) -> bool:
-    answers: queue.Queue[bool] = queue.Queue()
-
-    def note(client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
-        answers.put(not reason.is_failure)
-
-    client = broker.client(user, on_connect=note)
-    try:
-        return answers.get(timeout=10)
-    finally:
-        client.disconnect()
-        client.loop_stop()
 
 
 def test_no_secret_is_in_the_log_or_in_the_arguments(

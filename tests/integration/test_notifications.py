@@ -3,23 +3,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-import ssl
 import stat
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
 
 from peers.agent import AgentProcess, write_agent_configuration
 from peers.broker import SERVICE_USER, Mosquitto
@@ -27,6 +21,7 @@ from peers.device import HttpServer
 from peers.process import REPOSITORY, wait_for
 from peers.proxies import OpenTunnel, open_tunnel, start_proxy
 from peers.service import TunnelingService
+from peers.thing import ThingClient, notify_topic
 
 PAGE = "the pump is well\n"
 
@@ -84,26 +79,6 @@ def run(service: TunnelingService, *arguments: str) -> subprocess.CompletedProce
     )
 
 
-def thing_client(service: TunnelingService, folder: Path, thing: str, heard: list[Any], topic: str) -> Client:
-    """A client with a thing's credentials, subscribed to a topic."""
-    port = int(service.mqtt.rpartition(":")[2])
-    client = Client(CallbackAPIVersion.VERSION2, client_id="whatever", reconnect_on_failure=False)
-    client.tls_set_context(ssl.create_default_context(cafile=str(folder / "ca.pem")))
-    client.username_pw_set(thing, (folder / "password").read_text().strip())
-    granted: list[int] = []
-    client.on_connect = lambda client, data, flags, reason, properties: client.subscribe(topic, qos=1)
-    client.on_subscribe = lambda client, data, mid, reasons, properties: granted.append(mid)
-    client.on_message = lambda client, data, message: heard.append((message.topic, json.loads(message.payload)))
-    client.connect("127.0.0.1", port)
-    client.loop_start()
-    try:
-        wait_for(lambda: granted, "the broker has let it in", 2)
-    except AssertionError:
-        client.loop_stop()
-        raise
-    return client
-
-
 def test_opening_a_tunnel_makes_its_thing_reachable(
     service: TunnelingService, agent: AgentProcess, tmp_path: Path
 ) -> None:
@@ -124,23 +99,21 @@ def test_rotating_the_destination_token_brings_the_thing_back(
 def test_the_payload_is_the_one_that_aws_documents_and_reaches_its_thing_alone(
     service: TunnelingService, tmp_path: Path
 ) -> None:
-    heard: dict[str, list[Any]] = {"pump": [], "valve": []}
-    clients = []
-    try:
-        for thing in heard:
-            service.add_thing(thing, tmp_path / thing)
-        for thing, messages in heard.items():
-            clients.append(_patiently(service, tmp_path / thing, thing, messages))
+    port = int(service.mqtt.rpartition(":")[2])
+    things = []
+    for name in ("pump", "valve"):
+        service.add_thing(name, tmp_path / name)
+        things.append(ThingClient(name, tmp_path / name, port))
+    wait_for(lambda: all(thing.is_let_in() for thing in things), "the broker knows the things")
+    with things[0] as pump, things[1] as valve:
+        pump.subscribe(notify_topic("pump"))
+        valve.subscribe(notify_topic("valve"))
         opened = service.boto3_client().open_tunnel(
             destinationConfig={"thingName": "valve", "services": ["SSH1", "HTTP1"]}
         )
         last = tunnel_for(service, "pump")
-        wait_for(lambda: heard["pump"] and heard["valve"], "both are notified")
-    finally:
-        for client in clients:
-            client.disconnect()
-            client.loop_stop()
-    assert heard["valve"] == [
+        wait_for(lambda: pump.heard and valve.heard, "both are notified")
+    assert valve.heard == [
         (
             "$aws/things/valve/tunnels/notify",
             {
@@ -151,20 +124,7 @@ def test_the_payload_is_the_one_that_aws_documents_and_reaches_its_thing_alone(
             },
         )
     ]
-    assert [content["clientAccessToken"] for _, content in heard["pump"]] == [last.destination_token]
-
-
-def _patiently(service: TunnelingService, folder: Path, thing: str, heard: list[Any]) -> Client:
-    """The broker learns of a new thing within a second."""
-
-    def attempt() -> Client | None:
-        with suppress(AssertionError):
-            return thing_client(service, folder, thing, heard, "$aws/#")
-        return None
-
-    client = wait_for(attempt, f"{thing} is let in", 40)
-    assert client is not None
-    return client
+    assert [content["clientAccessToken"] for _, content in pump.heard] == [last.destination_token]
 
 
 def test_a_tunnel_without_a_thing_is_nobodys_news(service: TunnelingService) -> None:
@@ -230,10 +190,15 @@ def test_a_thing_is_enrolled_once_unless_asked_for_more(service: TunnelingServic
     assert (tmp_path / "pump" / "password").read_text() != first
 
 
-def test_a_removed_thing_is_put_out(service: TunnelingService, agent: AgentProcess) -> None:
+def test_a_removed_thing_is_put_out_and_let_in_when_it_is_enrolled_again(
+    service: TunnelingService, agent: AgentProcess, http: HttpServer
+) -> None:
     assert run(service, "remove-thing", "pump").returncode == 0
     wait_for(lambda: "it refuses pump: Not authorized" in agent.output(), "the agent is refused")
     assert "no thing pump is enrolled" in run(service, "remove-thing", "pump").stderr
+    agent.stop()
+    service.add_thing("pump", agent.folder, "--services", f"HTTP1={http.port}", "--replace")
+    agent.start()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,12 @@ def add_parser(
         metavar="ID=ADDRESS,…",
         help="where each service leads on the device (default: %(default)s)",
     )
+    add.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="for a service with --certificate: the authority for devices to trust, in PEM (default: their system's)",
+    )
     add.add_argument("--replace", action="store_true", help="give a thing that is enrolled already a new password")
     add.set_defaults(handler=reporting(lambda arguments: _add_thing(arguments, state(arguments))))
 
@@ -117,7 +123,7 @@ def _add_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
         raise ServiceError("--services: give each service its ID, as in SSH1=22")
     output = arguments.output or Path(arguments.name)
     services = {name: str(address) for name, address in addresses.items()}
-    enrolment = add_thing(state, arguments.name, services, output, replace=arguments.replace)
+    enrolment = add_thing(state, arguments.name, services, output, authority=arguments.ca, replace=arguments.replace)
     print(f"{arguments.name} is enrolled: bring {enrolment.directory} to the device, and run there:", file=sys.stderr)
     print(f"  tunnelproxy agent run --config {enrolment.directory.name}/agent.yml", file=sys.stderr)
     if enrolment.password_line is not None:

@@ -19,31 +19,37 @@ import sys
 import time
 from pathlib import Path
 
+from ..mqtt import Broker
 from ..transport.backoff import Backoff
-from .certificates import Certificates
+from .broker_administrator import BrokerAdministrator
+from .broker_rules import ADMINISTRATOR, NOTIFIER, configuration
+from .certificates import Certificates, OwnCertificate
 from .errors import ServiceError
 from .passwords import Passwords
 from .state_dir import replace_file
 
-__all__ = ["NOTIFIER", "EmbeddedBroker"]
-
-NOTIFIER = "tunnel.notifier"
-"""The service's user at the broker; no thing can have this name."""
+__all__ = ["EmbeddedBroker"]
 
 _PORT_SECONDS = 5.0
 _START_SECONDS = 10.0
 _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 3.0
+_LONGEST_SOCKET_PATH = 107
+"""Bytes; unix(7)."""
 
+# The service itself comes by the Unix socket, in a directory that is its own: so it depends neither on the names in the
+# certificate nor on who signed that. dlopen(3) finds the plugin.
 _CONFIGURATION = """\
 # Written by "tunnelproxy service run" at each start. docs/mosquitto.conf says why it is so.
 listener {port} {host}
 certfile {certificate}
 keyfile {key}
 tls_version tlsv1.2
+listener 0 {socket}
 allow_anonymous false
 password_file {passwords}
-acl_file {acl}
+plugin mosquitto_dynamic_security.so
+plugin_opt_config_file {rules}
 use_username_as_clientid true
 persistence true
 persistence_location {directory}/
@@ -57,13 +63,6 @@ log_timestamp false
 log_type error
 log_type warning
 {user}
-"""
-
-_ACCESS_RULES = f"""\
-user {NOTIFIER}
-topic write $aws/things/+/tunnels/notify
-
-pattern read $aws/things/%u/tunnels/notify
 """
 
 # The kernel ends the broker with the service, also when that is killed: 1 is PR_SET_PDEATHSIG (prctl(2)).
@@ -87,40 +86,50 @@ class EmbeddedBroker:
         directory: for its files.
         host: the address to listen on.
         port: the port to listen on; 0 for any.
+        certificate: what to show to things.
 
     Raises:
-        ServiceError: Mosquitto is not installed, or the port is taken.
+        ServiceError: Mosquitto is not installed, the port is taken, or the certificate cannot be read.
     """
 
-    def __init__(self, directory: Path, certificates: Certificates, host: str, port: int) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, host: str, port: int, certificate: Certificates | OwnCertificate) -> None:
         self._program = _find_mosquitto()
+        self._socket = directory / "socket"
+        if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
+            raise ServiceError(f"{self._socket} is too long for a socket; give --state-dir a shorter path")
         self.port = _free_port(host, port)
-        self._host = host
-        self.passwords = Passwords(directory / "passwords")
         directory.mkdir(mode=0o700, exist_ok=True)
-        self.password = self.passwords.set(NOTIFIER)
+        self._passwords = Passwords(directory / "passwords")
+        self.notifier = self._join_as(NOTIFIER)
+        """The way by which the service notifies."""
+        self._administrator = BrokerAdministrator(self._join_as(ADMINISTRATOR))
+        self._rules = directory / "dynamic-security.json"
+        self._certificate = OwnCertificate(directory / "server.pem", directory / "server-key.pem")
+        self._copy_certificate(certificate)
         self._configuration = directory / "mosquitto.conf"
         self._process: asyncio.subprocess.Process | None = None
-        rules = directory / "acl"
-        replace_file(rules, _ACCESS_RULES.encode())
-        configuration = _CONFIGURATION.format(
+        self._last_error = ""
+        content = _CONFIGURATION.format(
             port=self.port,
             host=host,
-            certificate=certificates.server_chain,
-            key=certificates.server_key,
-            passwords=self.passwords.path,
-            acl=rules,
+            certificate=self._certificate.server_chain,
+            key=self._certificate.server_key,
+            socket=self._socket,
+            passwords=self._passwords.path,
+            rules=self._rules,
             directory=directory,
             # As root it would become a user who can read none of this.
             user="user root" if os.geteuid() == 0 else "",
         )
-        replace_file(self._configuration, configuration.encode())
+        replace_file(self._configuration, content.encode())
 
     async def run(self) -> None:
         """Keep the broker running; ends when cancelled only, and the broker with it."""
         backoff = Backoff()
-        watching = asyncio.ensure_future(self._watch_passwords())
+        beside = [
+            asyncio.ensure_future(self._administrator.run()),
+            asyncio.ensure_future(self._follow_enrolments()),
+        ]
         try:
             while True:
                 status = await self._run_once()
@@ -128,7 +137,8 @@ class EmbeddedBroker:
                 _log.warning("mosquitto ended with status %d; starting it again in %.1f s", status, delay)
                 await asyncio.sleep(delay)
         finally:
-            watching.cancel()
+            for task in beside:
+                task.cancel()
 
     async def wait_until_it_listens(self) -> None:
         """Wait for the broker's start.
@@ -137,21 +147,47 @@ class EmbeddedBroker:
             ServiceError: it does not start.
         """
         deadline = time.monotonic() + _START_SECONDS
-        host = self._host if self._host not in ("0.0.0.0", "::") else "localhost"  # noqa: S104  to compare
         while True:
             try:
-                _, writer = await asyncio.open_connection(host, self.port)
+                # It listens here last.
+                _, writer = await asyncio.open_unix_connection(str(self._socket))
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise ServiceError(
-                        f"mosquitto does not start; see what it says: {self._program} -c {self._configuration}"
+                        f"mosquitto does not start{self._last_error}; see what it says: "
+                        f"{self._program} -c {self._configuration}"
                     ) from error
                 await asyncio.sleep(0.02)
             else:
                 writer.close()
                 return
 
+    def use_certificate(self, certificate: Certificates | OwnCertificate) -> None:
+        """Show another certificate to things that connect from now on.
+
+        Raises:
+            ServiceError: it cannot be read.
+        """
+        self._copy_certificate(certificate)
+        self._have_files_read_again()
+
+    def _copy_certificate(self, certificate: Certificates | OwnCertificate) -> None:
+        # Copies: Mosquitto reads its files again whenever a password changes, when the operator's may be half a pair.
+        try:
+            replace_file(self._certificate.server_chain, certificate.server_chain.read_bytes())
+            replace_file(self._certificate.server_key, certificate.server_key.read_bytes())
+        except OSError as error:
+            raise ServiceError(f"cannot copy {error.filename} for the MQTT broker: {error.strerror}") from error
+
+    def _join_as(self, user: str) -> Broker:
+        # Of two clients with one name the broker disconnects the older; it takes users for names.
+        return Broker(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
+
     async def _run_once(self) -> int:
+        things = self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
+        replace_file(self._rules, configuration(things))
+        self._administrator.knows(things)
+        self._socket.unlink(missing_ok=True)
         command = [sys.executable, "-c", _EXEC, str(os.getpid()), self._program, "-c", str(self._configuration)]
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -164,21 +200,31 @@ class EmbeddedBroker:
             if process.stderr is not None:
                 async for line in process.stderr:
                     said = line.decode(errors="replace").strip()
+                    if "Error" in said:
+                        self._last_error = f" ({said})"
                     _log.log(logging.WARNING if "Error" in said else logging.DEBUG, "mosquitto: %s", said)
             return await process.wait()
         finally:
             self._process = None
             await _end(process)
 
-    async def _watch_passwords(self) -> None:
+    async def _follow_enrolments(self) -> None:
         """Tell the broker when ``service add-thing``, another process, has changed the passwords."""
-        seen = self.passwords.version()
+        seen = self._passwords.version()
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            if self._process is not None and seen != self.passwords.version():
-                seen = self.passwords.version()
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.send_signal(signal.SIGHUP)
+            version = self._passwords.version()
+            if version == seen:
+                continue
+            # The rules first, so that a thing that is let in is also let subscribe.
+            if await self._administrator.tell(self._passwords.users() - {NOTIFIER, ADMINISTRATOR}):
+                seen = version
+                self._have_files_read_again()
+
+    def _have_files_read_again(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

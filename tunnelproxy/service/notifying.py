@@ -11,13 +11,14 @@ from typing import Any
 
 from ..mqtt import Broker
 from .broker_address import BrokerAddress
-from .certificates import Certificates
-from .embedded_broker import NOTIFIER, EmbeddedBroker
+from .broker_rules import NOTIFIER
+from .certificates import Certificates, OwnCertificate
+from .embedded_broker import EmbeddedBroker
 from .notifications import Notifications
 from .state_dir import StateDirectory
 from .tunnels import Identity, Tunnel
 
-__all__ = ["NO_BROKER", "BrokerSettings", "Deliver", "notifying"]
+__all__ = ["NO_BROKER", "BrokerSettings", "Deliver", "Notifier", "notifying"]
 
 Deliver = Callable[[Tunnel, str], None]
 """Brings a tunnel's new access token for the destination to the tunnel's thing."""
@@ -42,49 +43,82 @@ NO_BROKER = BrokerSettings()
 """The tokens reach nobody by themselves."""
 
 
+def _deliver_nothing(tunnel: Tunnel, token: str) -> None:
+    """Without a broker, whoever opened the tunnel brings the token to the device."""
+
+
+def _keep_certificate(certificate: Certificates | OwnCertificate) -> None:
+    """A broker that runs elsewhere has one of its own."""
+
+
+@dataclass(frozen=True)
+class Notifier:
+    """The way to things.
+
+    Attributes:
+        deliver: brings a token.
+        announcement: what the ready line says of the broker.
+        use_certificate: is to be called when the service's certificate was renewed.
+    """
+
+    deliver: Deliver = _deliver_nothing
+    announcement: str = ""
+    use_certificate: Callable[[Certificates | OwnCertificate], None] = _keep_certificate
+
+
 @contextlib.asynccontextmanager
 async def notifying(
-    settings: BrokerSettings, host: str, state: StateDirectory, certificates: Certificates, identity: Identity
-) -> AsyncIterator[tuple[Deliver, str]]:
+    settings: BrokerSettings,
+    state: StateDirectory,
+    identity: Identity,
+    *,
+    host: str,
+    name: str,
+    certificate: Certificates | OwnCertificate,
+) -> AsyncIterator[Notifier]:
     """Bring tokens to things, for as long as the block runs.
 
     Args:
         host: where the service listens, and so a broker of its own.
-
-    Yields:
-        What brings a token, and what the ready line says of the broker.
+        name: by what clients reach the service, and things a broker of its own.
+        certificate: the service's.
 
     Raises:
         ServiceError: the broker cannot be run, or its authorities cannot be read.
     """
-    address = settings.external
-    password, embedded = settings.password, None
     if settings.port is not None:
         remembered = BrokerAddress.read(state.broker_address)
         port = settings.port or (remembered.port if remembered is not None and remembered.embedded else 0)
-        embedded = EmbeddedBroker(state.broker_files, certificates, host, port)
-        address = BrokerAddress(host, embedded.port, user=NOTIFIER, ca=str(certificates.authority), embedded=True)
-        password = embedded.password
-    if address is None:
-        state.broker_address.unlink(missing_ok=True)
-        yield _deliver_nothing, ""
-        return
-    broker = Broker(
-        address.host,
-        address.port,
-        f"tunneling-service-{identity.account_id}",
-        tls=address.tls_context(),
-        user=address.user or None,
-        password=password,
-    )
-    notifications = Notifications(broker, identity.region)
-    async with contextlib.AsyncExitStack() as stack:
-        if embedded is not None:
-            await stack.enter_async_context(_background(embedded.run()))
+        embedded = EmbeddedBroker(state.broker_files, host, port, certificate)
+        address = BrokerAddress(name, embedded.port, user=NOTIFIER, embedded=True)
+        async with _background(embedded.run()):
             await embedded.wait_until_it_listens()
-        await stack.enter_async_context(_background(notifications.run()))
-        address.write(state.broker_address)
-        yield notifications.send, f" mqtt={address.url}"
+            async with _session(embedded.notifier, identity) as notifications:
+                address.write(state.broker_address)
+                yield Notifier(notifications.send, f" mqtt={address.url}", embedded.use_certificate)
+    elif settings.external is not None:
+        address = settings.external
+        broker = Broker(
+            address.host,
+            address.port,
+            f"tunneling-service-{identity.account_id}",
+            tls=address.tls_context(),
+            user=address.user or None,
+            password=settings.password,
+        )
+        async with _session(broker, identity) as notifications:
+            address.write(state.broker_address)
+            yield Notifier(notifications.send, f" mqtt={address.url}")
+    else:
+        state.broker_address.unlink(missing_ok=True)
+        yield Notifier()
+
+
+@contextlib.asynccontextmanager
+async def _session(broker: Broker, identity: Identity) -> AsyncIterator[Notifications]:
+    notifications = Notifications(broker, identity.region)
+    async with _background(notifications.run()):
+        yield notifications
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +130,3 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-def _deliver_nothing(tunnel: Tunnel, token: str) -> None:
-    """Without a broker, whoever opened the tunnel brings the token to the device."""

@@ -59,6 +59,10 @@ class Passwords:
         """Whether there is such a user."""
         return user in self._read()
 
+    def users(self) -> frozenset[str]:
+        """All users."""
+        return frozenset(self._read())
+
     def version(self) -> tuple[int, int]:
         """Changes with each change of the file."""
         try:

@@ -92,8 +92,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         stack.callback(store.close)
         audit = AuditLog(settings.audit_log or state.audit_log, clock=time.time)
         stack.callback(audit.close)
-        certificates = Certificates(state.keys, state.ca)
-        identity = _ServerIdentity(settings, certificates)
+        identity = _ServerIdentity(settings, Certificates(state.keys, state.ca))
         listeners = _Listeners.bound(settings, state.read_endpoints(), stack)
         own = settings.certificate is not None
         endpoints = Endpoints(settings.name, *listeners.ports, own)
@@ -101,21 +100,26 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
         def on_hangup() -> None:
             audit.reopen()
-            identity.renew()
+            identity.renew(notifier.use_certificate)
 
-        if settings.broker.port is not None:
-            certificates.ensure(settings.name)
         async with contextlib.AsyncExitStack() as running:
-            deliver, words = await running.enter_async_context(
-                notifying(settings.broker, settings.host, state, certificates, store.identity())
+            notifier = await running.enter_async_context(
+                notifying(
+                    settings.broker,
+                    state,
+                    store.identity(),
+                    host=settings.host,
+                    name=settings.name,
+                    certificate=identity.certificate,
+                )
             )
             await running.enter_async_context(
-                _running(settings, store, identity.context, audit, listeners, deliver=deliver)
+                _running(settings, store, identity.context, audit, listeners, deliver=notifier.deliver)
             )
             running.enter_context(_on_hangup(on_hangup))
             state.write_endpoints(endpoints)
             authority = "system" if own else state.ca
-            announce(f"ready api={endpoints.api} data={endpoints.data} ca={authority}{words}")
+            announce(f"ready api={endpoints.api} data={endpoints.data} ca={authority}{notifier.announcement}")
             await asyncio.Event().wait()
 
 
@@ -150,26 +154,32 @@ class _ServerIdentity:
     """The TLS context of both ports, and the certificate in it."""
 
     def __init__(self, settings: Settings, made: Certificates) -> None:
-        self._settings = settings
+        self._name = settings.name
         self._made = made
-        self.context = server_context(self._certificate())
+        self.certificate = settings.certificate or made
+        if self.certificate is made and self._name in ("0.0.0.0", "::"):  # noqa: S104  nothing is bound to it
+            _log.warning("clients cannot reach a service at %s; give --public-name", self._name)
+        self._ensure()
+        self.context = server_context(self.certificate)
 
-    def renew(self) -> None:
-        """Read the certificate again, or make the service's own anew when it is about to expire."""
+    def renew(self, then: Callable[[Certificates | OwnCertificate], None]) -> None:
+        """Read the certificate again, or make the service's own anew when it is about to expire.
+
+        Args:
+            then: is given a certificate that is fit for use.
+        """
         try:
-            reload(self.context, self._certificate())
+            self._ensure()
+            reload(self.context, self.certificate)
+            then(self.certificate)
         except ServiceError as error:
             _log.error("%s; going on with the certificate from before", error)
         else:
             _log.info("certificate read again")
 
-    def _certificate(self) -> Certificates | OwnCertificate:
-        if self._settings.certificate is not None:
-            return self._settings.certificate
-        if self._settings.name in ("0.0.0.0", "::"):  # noqa: S104  clients are warned of it, nothing is bound to it
-            _log.warning("clients cannot reach a service at %s; give --public-name", self._settings.name)
-        self._made.ensure(self._settings.name)
-        return self._made
+    def _ensure(self) -> None:
+        if self.certificate is self._made:
+            self._made.ensure(self._name)
 
 
 @contextlib.asynccontextmanager

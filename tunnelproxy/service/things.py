@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +34,21 @@ class Enrolment:
 
 
 def add_thing(
-    state: StateDirectory, thing: str, services: Mapping[str, str], output: Path, *, replace: bool = False
+    state: StateDirectory,
+    thing: str,
+    services: Mapping[str, str],
+    output: Path,
+    *,
+    authority: Path | None = None,
+    replace: bool = False,
 ) -> Enrolment:
     """Enrol a device, and write what its agent needs.
 
     Args:
         services: where each service leads on the device.
         output: the directory to write to.
+        authority: who signed the service's certificate, where that is the operator's own; None for one that the
+            device's system trusts.
         replace: whether to give a thing that is enrolled a new password, and to overwrite the files.
 
     Raises:
@@ -54,20 +61,23 @@ def add_thing(
         raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
     if endpoints.host in _ANY_HOST:
         raise ServiceError(
-            f"the service listens on {endpoints.host}, which tells no device where to find it: give its --host a name "
-            "or address that devices can reach"
+            f"the service listens on {endpoints.host}, which tells no device where to find it: run it with "
+            "--public-name, and a name or address that devices can reach"
         )
+    if authority is None and not endpoints.own_certificate:
+        authority = state.ca / "ca.pem"
+    elif not endpoints.own_certificate:
+        raise ServiceError("--ca: the service has its own authority, not --certificate; leave --ca away")
     passwords = Passwords(state.broker_files / "passwords")
     configuration = output / "agent.yml"
     if not replace and (configuration.exists() or (broker.embedded and passwords.has(thing))):
         raise ServiceError(f"{thing} is enrolled already; --replace gives it a new password, and the old one ends")
     try:
         output.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(state.ca / "ca.pem", output / "ca.pem")
-        broker_ca = _copy_broker_ca(broker, output)
+        authorities = _copy_authorities(authority, broker, output)
         password = passwords.set(thing) if broker.embedded else new_password()
         replace_file(output / "password", f"{password}\n".encode())
-        replace_file(configuration, _configuration(thing, broker, broker_ca, endpoints, services).encode())
+        replace_file(configuration, _configuration(thing, broker, authorities, endpoints, services).encode())
     except OSError as error:
         raise ServiceError(f"cannot write to {output}: {error.strerror}; give --output another directory") from error
     return Enrolment(output, None if broker.embedded else password_line(thing, password))
@@ -95,20 +105,40 @@ def _broker(state: StateDirectory) -> BrokerAddress:
     return broker
 
 
-def _copy_broker_ca(broker: BrokerAddress, output: Path) -> str:
-    """What ``broker.ca`` is to say."""
+@dataclass(frozen=True)
+class _Authorities:
+    """Files for the device; empty for those that its system trusts."""
+
+    service: str
+    broker: str
+
+
+def _copy_authorities(authority: Path | None, broker: BrokerAddress, output: Path) -> _Authorities:
+    service = _copy(authority, output / "ca.pem", "--ca")
     if broker.embedded:
-        return "ca.pem"
+        return _Authorities(service, service)
     if not broker.ca:
-        return ""
+        return _Authorities(service, "")
     if Path(broker.ca).is_dir():
         raise ServiceError(f"--mqtt-ca {broker.ca} is a directory: run the service with a file, to give it to devices")
-    shutil.copyfile(broker.ca, output / "broker-ca.pem")
-    return "broker-ca.pem"
+    return _Authorities(service, _copy(Path(broker.ca), output / "broker-ca.pem", "--mqtt-ca"))
+
+
+def _copy(source: Path | None, target: Path, option: str) -> str:
+    if source is None:
+        # One that an earlier enrolment brought is not for this one.
+        target.unlink(missing_ok=True)
+        return ""
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ServiceError(f"{option}: cannot read {source}: {error.strerror}") from error
+    replace_file(target, content)
+    return target.name
 
 
 def _configuration(
-    thing: str, broker: BrokerAddress, broker_ca: str, endpoints: Endpoints, services: Mapping[str, str]
+    thing: str, broker: BrokerAddress, authorities: _Authorities, endpoints: Endpoints, services: Mapping[str, str]
 ) -> str:
     # JSON's texts are YAML's too, so whatever is in them stays what it is.
     lines = [
@@ -119,14 +149,14 @@ def _configuration(
         f"  host: {json.dumps(broker.host)}",
         f"  port: {broker.port}",
         *([] if broker.encrypted else ["  tls: false"]),
-        *([f"  ca: {broker_ca}"] if broker_ca else []),
+        *([f"  ca: {authorities.broker}"] if authorities.broker else []),
         f"  user: {json.dumps(thing)}",
         "  password_file: password",
         "services:",
         *(f"  {json.dumps(name)}: {json.dumps(address)}" for name, address in services.items()),
         *_allowed(services),
         f"endpoint: {json.dumps(endpoints.data)}",
-        "capath: ca.pem",
+        *([f"capath: {authorities.service}"] if authorities.service else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -61,6 +61,6 @@ def test_with_a_broker_that_runs_elsewhere(state: StateDirectory, tmp_path: Path
 def test_a_service_that_listens_everywhere_cannot_say_where_it_is(state: StateDirectory, tmp_path: Path) -> None:
     BrokerAddress("0.0.0.0", 3, embedded=True).write(state.broker_address)
     state.write_endpoints(Endpoints("0.0.0.0", 1, 2))
-    with pytest.raises(ServiceError, match="give its --host a name or address that devices can reach"):
+    with pytest.raises(ServiceError, match="run it with --public-name"):
         add_thing(state, "pump", SERVICES, tmp_path / "pump")
     assert not (tmp_path / "pump").exists()

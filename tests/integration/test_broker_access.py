@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a thing can do at the MQTT broker, the embedded one and one with docs/mosquitto.conf, tried from outside."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from peers.broker import SERVICE_USER, Mosquitto
+from peers.process import wait_for
+from peers.proxies import open_tunnel
+from peers.service import TunnelingService
+from peers.thing import ThingClient, notify_topic
+
+THINGS = ("pump", "valve")
+GRANTED = 1
+REFUSED = {4: 0x80, 5: 0x87}
+"""By version of MQTT: 'failure', and 'not authorized'."""
+
+FOREIGN = (
+    notify_topic("valve"),
+    notify_topic("+"),
+    "$aws/things/#",
+    "$aws/#",
+    "#",
+    "+/things/valve/tunnels/notify",
+    f"$share/all/{notify_topic('valve')}",
+    "$SYS/#",
+    "$CONTROL/#",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A service with two things enrolled.
+
+    Attributes:
+        refuses: whether its broker answers that a subscription is refused; else it does not deliver.
+    """
+
+    service: TunnelingService
+    folder: Path
+    port: int
+    refuses: bool
+
+    def client(self, thing: str, version: int = 4) -> ThingClient:
+        return ThingClient(thing, self.folder / thing, self.port, version=version)
+
+    def notify(self, thing: str) -> tuple[str, str]:
+        """Open a tunnel, and return what the thing is to hear of it."""
+        return notify_topic(thing), open_tunnel(self.service, ["SSH1"], thing).destination_token
+
+    def lets_in(self, thing: str) -> bool:
+        return self.client(thing).is_let_in()
+
+
+@pytest.fixture(scope="module", params=["embedded", "documented"])
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(Mosquitto(folder / "broker")) if request.param == "documented" else None
+        service = stack.enter_context(TunnelingService(*_options(broker, folder)))
+        for thing in THINGS:
+            line = service.add_thing(thing, folder / thing)
+            if broker is not None:
+                broker.add_line(line)
+        made = Scene(service, folder, int(service.mqtt.rpartition(":")[2]), refuses=broker is None)
+        wait_for(lambda: all(map(made.lets_in, THINGS)), "the things are let in")
+        yield made
+
+
+def _options(broker: Mosquitto | None, folder: Path) -> list[str]:
+    if broker is None:
+        return ["--mqtt-port", "0"]
+    password = folder / "service-password"
+    password.write_text(broker.passwords[SERVICE_USER])
+    where = f"mqtts://{SERVICE_USER}@127.0.0.1:{broker.port}"
+    return ["--mqtt-broker", where, "--mqtt-ca", str(broker.ca), "--mqtt-password-file", str(password)]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_thing_hears_of_its_own_tunnels_only(scene: Scene, version: int) -> None:
+    with scene.client("pump", version) as pump, scene.client("valve", version) as valve:
+        answers = {topic: pump.subscribe(topic) for topic in FOREIGN}
+        if scene.refuses:
+            assert set(answers.values()) == {REFUSED[version]}, answers
+        assert pump.subscribe(notify_topic("pump")) == GRANTED
+        assert valve.subscribe(notify_topic("valve")) == GRANTED
+        of_valve = scene.notify("valve")
+        # Comes last, so that whatever came before it would have been heard.
+        of_pump = scene.notify("pump")
+        wait_for(lambda: pump.heard and valve.heard, "both hear of their own tunnels")
+        assert (pump.tokens(), valve.tokens()) == ([of_pump], [of_valve])
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_thing_cannot_forge_what_the_service_says(scene: Scene, version: int) -> None:
+    with scene.client("pump", version) as pump, scene.client("valve", version) as valve:
+        assert pump.subscribe(notify_topic("pump")) == GRANTED
+        assert valve.subscribe(notify_topic("valve")) == GRANTED
+        topics = (notify_topic("pump"), notify_topic("valve"), "$CONTROL/dynamic-security/v1", "anything")
+        answers = {topic: pump.publish(topic, "forged") for topic in topics}
+        # Version 3.1.1 has no word for it: the message is confirmed, and thrown away.
+        assert set(answers.values()) == {0x87 if version == 5 else 0}, answers
+        told = scene.notify("pump"), scene.notify("valve")
+        wait_for(lambda: pump.heard and valve.heard, "both hear of their own tunnels")
+        assert (pump.tokens(), valve.tokens()) == ([told[0]], [told[1]])
+
+
+def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, tmp_path: Path) -> None:
+    for user, password in (("valve", "pump"), ("tunnel.notifier", "pump"), ("stranger", "valve")):
+        folder = tmp_path / user
+        folder.mkdir()
+        for file in (scene.folder / password).iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        with pytest.raises(PermissionError), ThingClient(user, folder, scene.port):
+            pass

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may do what at the embedded broker: the rules of Mosquitto's dynamic security plugin.
+
+With access rules in a file, Mosquitto 2.0 grants every subscription, and checks when it delivers. The plugin refuses a
+subscription outright, and so tells an agent that it asks for the wrong thing. Passwords stay in Mosquitto's password
+file, which is asked for users that have none here: so what is written and sent here holds no secret.
+
+Source: the plugin's own documentation, mosquitto.org/documentation/dynamic-security.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["ADMINISTRATOR", "ANSWERS", "COMMANDS", "NOTIFIER", "changes", "configuration", "refusals"]
+
+NOTIFIER = "tunnel.notifier"
+"""As whom the service notifies; no thing can have this name."""
+
+ADMINISTRATOR = "tunnel.administrator"
+"""As whom the service changes the rules; no thing can have this name."""
+
+COMMANDS = "$CONTROL/dynamic-security/v1"
+"""The topic of the plugin's commands."""
+
+ANSWERS = f"{COMMANDS}/response"
+"""The topic of its answers."""
+
+# What a repeated command gets, which changes nothing.
+_ALREADY_SO = frozenset({"Role already exists", "Client already exists", "Role not found", "Client not found"})
+
+
+def configuration(things: Iterable[str]) -> bytes:
+    """The plugin's file, for a broker that is about to start."""
+    rules = {
+        NOTIFIER: [_allow("publishClientSend", _notify_topic("+"))],
+        ADMINISTRATOR: [
+            _allow("publishClientSend", COMMANDS),
+            _allow("subscribeLiteral", ANSWERS),
+            _allow("publishClientReceive", ANSWERS),
+        ],
+        **{thing: _rules_of(thing) for thing in things},
+    }
+    return json.dumps(
+        {
+            "defaultACLAccess": {
+                "publishClientSend": False,
+                "publishClientReceive": False,
+                "subscribe": False,
+                "unsubscribe": True,
+            },
+            "roles": [{"rolename": user, "acls": acls} for user, acls in rules.items()],
+            "clients": [{"username": user, "roles": [{"rolename": user}]} for user in rules],
+        }
+    ).encode()
+
+
+def changes(before: Iterable[str], after: Iterable[str]) -> bytes | None:
+    """The commands that lead from some things to others; None where there is nothing to do."""
+    old, new = set(before), set(after)
+    commands: list[dict[str, Any]] = []
+    for thing in sorted(new - old):
+        commands.append({"command": "createRole", "rolename": thing, "acls": _rules_of(thing)})
+        commands.append({"command": "createClient", "username": thing, "roles": [{"rolename": thing}]})
+    for thing in sorted(old - new):
+        # Which disconnects it, too.
+        commands.append({"command": "deleteClient", "username": thing})
+        commands.append({"command": "deleteRole", "rolename": thing})
+    return json.dumps({"commands": commands}).encode() if commands else None
+
+
+def refusals(answer: bytes) -> list[str]:
+    """What the plugin did not do of what it was told, and why."""
+    try:
+        responses = json.loads(answer)["responses"]
+        failed = [(response["command"], response["error"]) for response in responses if "error" in response]
+    except (ValueError, KeyError, TypeError):
+        return ["its answer is not understood"]
+    return [f"{command}: {error}" for command, error in failed if error not in _ALREADY_SO]
+
+
+def _rules_of(thing: str) -> list[dict[str, Any]]:
+    topic = _notify_topic(thing)
+    return [_allow("subscribeLiteral", topic), _allow("publishClientReceive", topic)]
+
+
+def _allow(what: str, topic: str) -> dict[str, Any]:
+    return {"acltype": what, "topic": topic, "priority": 0, "allow": True}
+
+
+def _notify_topic(thing: str) -> str:
+    return f"$aws/things/{thing}/tunnels/notify"
