@@ -10,12 +10,15 @@ import socket
 import ssl
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peers.agent import AgentProcess
 from peers.process import REPOSITORY, wait_for
+from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 from peers.signing import now, sign
 from tunnelproxy.service.certificates import Certificates
@@ -40,39 +43,69 @@ def first_certificate(chain: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(chain.read_text()).strip()
 
 
-def own_service(certificates: Certificates) -> TunnelingService:
+def own_service(certificates: Certificates, *options: str) -> TunnelingService:
     chain, key = str(certificates.server_chain), str(certificates.server_key)
-    return TunnelingService("--certificate", chain, "--key", key)
+    return TunnelingService("--certificate", chain, "--key", key, *options)
 
 
-def test_a_certificate_of_the_operator_s_own_is_served_by_both_ports(tmp_path: Path) -> None:
+def addresses(service: TunnelingService) -> list[str]:
+    """Of all ports with TLS."""
+    return [service.api.removeprefix("https://"), service.data, service.mqtt.removeprefix("mqtts://")]
+
+
+def test_a_certificate_of_the_operator_s_own_is_served_by_all_ports(tmp_path: Path) -> None:
     own = authority(tmp_path / "own")
-    with own_service(own) as service:
+    with own_service(own, "--mqtt-port", "0") as service:
         assert service.ca == "system"
         assert "AWS_CA_BUNDLE" not in service.environment
-        for address in (service.api.removeprefix("https://"), service.data):
+        for address in addresses(service):
             assert served_certificate(address) == first_certificate(own.server_chain)
         environment = {**service.environment, "AWS_CA_BUNDLE": str(own.ca / "ca.pem")}
         service.environment = environment
         assert service.boto3_client().list_tunnels()["tunnelSummaries"] == []
 
 
+def test_a_device_finds_the_service_by_its_public_name_and_trusts_the_operator_s_authority(tmp_path: Path) -> None:
+    own = authority(tmp_path / "own")
+    with own_service(own, "--public-name", "localhost", "--mqtt-port", "0") as service:
+        service.environment["AWS_CA_BUNDLE"] = str(own.authority)
+        assert service.mqtt.startswith("mqtts://localhost:")
+        service.add_thing("pump", tmp_path / "pump", "--ca", str(own.authority))
+        configuration = (tmp_path / "pump" / "agent.yml").read_text()
+        assert 'host: "localhost"' in configuration
+        assert 'endpoint: "localhost:' in configuration
+        with AgentProcess(tmp_path / "pump"):
+            tunnel = open_tunnel(service, ["SSH1"], "pump")
+            client = service.boto3_client()
+
+            def connected() -> bool:
+                described = client.describe_tunnel(tunnelId=tunnel.tunnel_id)["tunnel"]
+                return bool(described["destinationConnectionState"]["status"] == "CONNECTED")
+
+            wait_for(connected, "the agent is in the tunnel")
+
+
 def test_a_renewed_certificate_is_served_after_a_hangup_and_a_damaged_one_is_not(tmp_path: Path) -> None:
     own, renewed = authority(tmp_path / "own"), authority(tmp_path / "renewed")
-    with own_service(own) as service:
+    with own_service(own, "--mqtt-port", "0") as service:
         whole = own.server_chain.read_bytes()
         own.server_chain.write_bytes(whole[:200])
         os.kill(service.pid, signal.SIGHUP)
         wait_for(lambda: "going on with the certificate from before" in service.log_text(), "a complaint")
         own.server_chain.write_bytes(whole)
-        assert served_certificate(service.data) == first_certificate(own.server_chain)
+        for address in addresses(service):
+            assert served_certificate(address) == first_certificate(own.server_chain)
 
         own.server_chain.write_bytes(renewed.server_chain.read_bytes())
         own.server_key.write_bytes(renewed.server_key.read_bytes())
         os.kill(service.pid, signal.SIGHUP)
         expected = first_certificate(renewed.server_chain)
-        wait_for(lambda: served_certificate(service.data) == expected, "the renewed certificate")
-        assert served_certificate(service.api.removeprefix("https://")) == expected
+        for address in addresses(service):
+            wait_for(partial(_serves, address, expected), f"the renewed certificate at {address}")
+
+
+def _serves(address: str, certificate: bytes) -> bool:
+    return served_certificate(address) == certificate
 
 
 @pytest.mark.parametrize("missing", ["--certificate", "--key"])
@@ -98,14 +131,16 @@ def refused_run(folder: Path, *options: str) -> str:
 
 
 def test_clients_are_told_the_public_name_and_find_it_in_the_certificate() -> None:
-    with TunnelingService("--host", "127.0.0.2", "--public-name", "localhost") as service:
+    with TunnelingService("--host", "127.0.0.2", "--public-name", "localhost", "--mqtt-port", "0") as service:
         assert service.api.startswith("https://localhost:")
         assert service.environment["AWSIOT_TUNNEL_ENDPOINT"] == service.data
-        host, _, port = service.data.rpartition(":")
         context = ssl.create_default_context(capath=service.ca)
-        connection = socket.create_connection(("127.0.0.2", int(port)), timeout=10)
-        with context.wrap_socket(connection, server_hostname=host) as tls:
-            assert ("DNS", "localhost") in tls.getpeercert()["subjectAltName"]
+        for address in addresses(service):
+            host, _, port = address.rpartition(":")
+            assert host == "localhost"
+            connection = socket.create_connection(("127.0.0.2", int(port)), timeout=10)
+            with context.wrap_socket(connection, server_hostname=host) as tls:
+                assert ("DNS", "localhost") in tls.getpeercert()["subjectAltName"]
 
 
 def test_a_control_call_that_has_begun_is_answered_while_the_service_stops() -> None:

@@ -42,6 +42,7 @@ def test_users_come_and_go(passwords: Passwords, tmp_path: Path) -> None:
     versions.append(passwords.version())
     assert passwords.has("pump")
     assert not passwords.has("pum")
+    assert passwords.users() == {"pump", "valve"}
     assert len(passwords.path.read_text().splitlines()) == 2
     assert passwords.remove("pump")
     assert not passwords.remove("pump")

@@ -64,3 +64,40 @@ def test_a_service_that_listens_everywhere_cannot_say_where_it_is(state: StateDi
     with pytest.raises(ServiceError, match="run it with --public-name"):
         add_thing(state, "pump", SERVICES, tmp_path / "pump")
     assert not (tmp_path / "pump").exists()
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_with_a_certificate_that_the_device_s_system_trusts(
+    state: StateDirectory, tmp_path: Path, embedded: bool
+) -> None:
+    state.write_endpoints(Endpoints("example.com", 1, 2, own_certificate=True))
+    BrokerAddress("example.com", 3, embedded=embedded).write(state.broker_address)
+    enrolment = add_thing(state, "pump", SERVICES, tmp_path / "pump")
+    config = read_config(enrolment.directory / "agent.yml", {})
+    assert (config.capath, str(config.broker)) == (None, "example.com:3")
+    assert {file.name for file in enrolment.directory.iterdir()} == {"agent.yml", "password"}
+
+
+def test_with_a_certificate_of_an_authority_that_the_operator_names(state: StateDirectory, tmp_path: Path) -> None:
+    state.write_endpoints(Endpoints("example.com", 1, 2, own_certificate=True))
+    BrokerAddress("example.com", 3, embedded=True).write(state.broker_address)
+    other = Certificates(tmp_path / "keys", tmp_path / "ca")
+    other.ensure("example.com")
+    enrolment = add_thing(state, "pump", SERVICES, tmp_path / "pump", authority=other.authority)
+    config = read_config(enrolment.directory / "agent.yml", {})
+    assert config.capath == str(tmp_path / "pump" / "ca.pem")
+    assert Path(config.capath).read_bytes() == other.authority.read_bytes()
+    assert config.broker.tls is not None
+    assert len(config.broker.tls.get_ca_certs()) == 1
+    # Later the operator has a certificate that all systems trust.
+    add_thing(state, "pump", SERVICES, tmp_path / "pump", replace=True)
+    assert not (tmp_path / "pump" / "ca.pem").exists()
+
+
+def test_an_authority_that_makes_no_sense_is_refused(state: StateDirectory, tmp_path: Path) -> None:
+    BrokerAddress("example.com", 3, embedded=True).write(state.broker_address)
+    with pytest.raises(ServiceError, match="--ca: the service has its own authority"):
+        add_thing(state, "pump", SERVICES, tmp_path / "pump", authority=state.ca / "ca.pem")
+    state.write_endpoints(Endpoints("example.com", 1, 2, own_certificate=True))
+    with pytest.raises(ServiceError, match="--ca: cannot read /nowhere: No such file"):
+        add_thing(state, "pump", SERVICES, tmp_path / "pump", authority=Path("/nowhere"))
