@@ -28,13 +28,15 @@ from .transport.backoff import Backoff
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
-__all__ = ["Broker", "MqttSession", "SessionOwner"]
+__all__ = ["Broker", "MqttSession", "SessionOwner", "try_once"]
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 15.0
 LET_IN_SECONDS = 30.0
 """For all from looking up the broker's address to its leave to subscribe."""
+
+_NO_ANSWER = f"no answer within {LET_IN_SECONDS:.0f} s"
 
 MOST_DELAY_SECONDS = 30.0
 STABLE_SECONDS = 10.0
@@ -147,7 +149,7 @@ class MqttSession:
             first: set[asyncio.Future[Any]] = {conversation.let_in, conversation.ended}
             done, _ = await asyncio.wait(first, timeout=LET_IN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not done:
-                return f"no answer within {LET_IN_SECONDS:.0f} s"
+                return _NO_ANSWER
             if conversation.let_in.done():
                 self._client = conversation.client
                 self._last_complaint = ""
@@ -161,10 +163,51 @@ class MqttSession:
                 self._owner.disconnected()
 
 
-class _Conversation:
-    """One connection."""
+async def try_once(broker: Broker, topic: str) -> str | None:
+    """Connect and subscribe once, as a session would.
 
-    def __init__(self, broker: Broker, owner: SessionOwner, topic: str | None) -> None:
+    Whoever is connected with this client ID is disconnected, as of two the broker keeps the newer. What waits in the
+    session stays there: nothing that comes is confirmed.
+
+    Returns:
+        Why the broker did not let the client in; None if it did.
+    """
+    conversation = _Conversation(broker, _Deaf(), topic, confirm=False)
+    conversation.begin()
+    try:
+        outcome: set[asyncio.Future[Any]] = {conversation.let_in, conversation.ended}
+        await asyncio.wait(outcome, timeout=LET_IN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if conversation.let_in.done():
+            return None
+        return conversation.ended.result() if conversation.ended.done() else _NO_ANSWER
+    finally:
+        conversation.end()
+
+
+class _Deaf:
+    """An owner who acts upon nothing."""
+
+    def connected(self) -> None:
+        pass
+
+    def disconnected(self) -> None:
+        pass
+
+    def received(self, payload: bytes) -> None:
+        pass
+
+    def published(self, number: int) -> None:
+        pass
+
+
+class _Conversation:
+    """One connection.
+
+    Args:
+        confirm: whether to confirm what comes; what was not confirmed comes again with the next connection.
+    """
+
+    def __init__(self, broker: Broker, owner: SessionOwner, topic: str | None, *, confirm: bool = True) -> None:
         self._loop = asyncio.get_running_loop()
         self.let_in: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[str] = self._loop.create_future()
@@ -182,6 +225,7 @@ class _Conversation:
             protocol=MQTTProtocolVersion.MQTTv311,
             transport="unix" if broker.is_local else "tcp",
             reconnect_on_failure=False,
+            manual_ack=not confirm,
         )
         client.connect_timeout = CONNECT_SECONDS
         if broker.tls is not None:

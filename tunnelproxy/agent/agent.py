@@ -6,9 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from ..errors import ConfigurationError
 from ..mqtt import MqttSession
-from ..transport.endpoint import tls_context
 from .config import AgentConfig
 from .notification import notify_topic
 from .saved_tunnels import SavedTunnels
@@ -67,16 +65,8 @@ async def run_agent(config: AgentConfig, tell: Tell) -> None:
         tell: how to reach the service manager.
 
     Raises:
-        ConfigurationError: its state directory or its authorities cannot be used.
+        ConfigurationError: its state directory cannot be used.
     """
-    for warning in config.warnings:
+    for warning in (*config.warnings, *config.exposed):
         log.warning("%s", warning)
-    if config.capath is not None:
-        try:
-            tls_context(config.capath)
-        except ConfigurationError:
-            raise ConfigurationError(
-                f"capath: there is no certificate to be read in {config.capath}: give an OpenSSL hashed directory or "
-                "a PEM file"
-            ) from None
     await Agent(config, tell).run()

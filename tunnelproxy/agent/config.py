@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable, TypeVar
 
 import yaml
 
@@ -17,11 +18,13 @@ from ..errors import ConfigurationError
 from ..mqtt import KEEPALIVE_SECONDS, Broker
 from ..protocol.framing import SERVICE_ID
 from ..protocol.session import Mode
-from ..transport.endpoint import Endpoint
+from ..transport.endpoint import Endpoint, tls_context
 from .allow_list import AllowList
 from .section import Section
 
-__all__ = ["AgentConfig", "read_config"]
+__all__ = ["AgentConfig", "examine", "read_config"]
+
+T = TypeVar("T")
 
 AWS_ALPN = "x-amzn-mqtt-ca"
 """With this name in the TLS handshake, AWS IoT Core speaks MQTT with device certificates on port 443.
@@ -50,6 +53,7 @@ class AgentConfig:
         state_dir: where to remember tunnels; None to forget them when the agent ends.
         max_tunnels: how many to be in at once.
         warnings: what the operator should know.
+        exposed: secrets that everybody on the device can read.
     """
 
     thing: str
@@ -60,7 +64,8 @@ class AgentConfig:
     capath: str | None
     state_dir: Path | None
     max_tunnels: int
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
 
 
 def read_config(path: Path, environment: Mapping[str, str]) -> AgentConfig:
@@ -69,30 +74,83 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AgentConfig:
     Raises:
         ConfigurationError: it cannot be read, or says something that the agent cannot do; the key is named.
     """
-    root = Section(_load(path), "", str(path), path.absolute().parent)
-    thing = root.text("thing", required=True)
-    if not _THING.match(thing):
-        raise root.error("thing", f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-'")
-    warnings: list[str] = []
-    broker = _broker(root.section("broker"), thing, warnings)
-    services = _services(root)
-    allow = _allow_list(root)
-    allow.check(services, f"{path}: services")
-    endpoint = root.text("endpoint")
-    state_dir = root.path("state_dir") or environment.get(STATE_DIRECTORY_VARIABLE, "").partition(":")[0]
+    config, faults = examine(path, environment)
+    if config is None:
+        raise ConfigurationError(faults[0])
+    return config
+
+
+def examine(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | None, list[str]]:
+    """Read a configuration file, and go on after a fault.
+
+    Returns:
+        What it says, if it has no fault; and the faults, one of each top-level key at most.
+    """
+    faults: list[str] = []
+
+    def attempt(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except ConfigurationError as error:
+            faults.append(str(error))
+            return None
+
+    root = attempt(lambda: Section(_load(path), "", str(path), path.absolute().parent))
+    if root is None:
+        return None, faults
+    thing = attempt(lambda: _thing(root))
+    secrets = _Secrets()
+    broker = attempt(lambda: _broker(root.section("broker"), thing or "", secrets))
+    services = attempt(lambda: _services(root))
+    allow = attempt(lambda: _allow_list(root))
+    if allow is not None and services is not None:
+        attempt(lambda: allow.check(services, f"{path}: services"))
+    endpoint = attempt(lambda: _endpoint(root))
+    capath = attempt(lambda: _capath(root))
+    state_dir = attempt(lambda: root.path("state_dir"))
+    max_tunnels = attempt(lambda: root.number("max_tunnels", MAX_TUNNELS, 1, 1000))
+    attempt(root.refuse_others)
+    if faults or thing is None or broker is None or services is None or allow is None or max_tunnels is None:
+        return None, faults
+    state_dir = state_dir or environment.get(STATE_DIRECTORY_VARIABLE, "").partition(":")[0]
     config = AgentConfig(
         thing=thing,
         broker=broker,
         services=services,
         allow=allow,
-        endpoint=_endpoint(root, endpoint) if endpoint else None,
-        capath=root.path("capath") or None,
+        endpoint=endpoint,
+        capath=capath,
         state_dir=Path(state_dir) if state_dir else None,
-        max_tunnels=root.number("max_tunnels", MAX_TUNNELS, 1, 1000),
-        warnings=tuple(warnings),
+        max_tunnels=max_tunnels,
+        warnings=(*secrets.warnings, *_no_tls(root, broker)),
+        exposed=tuple(secrets.exposed),
     )
-    root.refuse_others()
-    return config
+    return config, []
+
+
+class _Secrets:
+    """Who can read the files that hold them."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.exposed: list[str] = []
+
+    def note(self, file: str, what: str) -> None:
+        """A file holds a secret."""
+        mode = os.stat(file).st_mode if os.path.exists(file) else 0
+        if mode & 0o004:
+            self.exposed.append(f"{file} holds {what}, and everybody here can read it: chmod 600 {file}")
+        elif mode & 0o040:
+            self.warnings.append(
+                f"{file} holds {what}, and its group can read it; if that is not meant: chmod 600 {file}"
+            )
+
+
+def _thing(root: Section) -> str:
+    thing = root.text("thing", required=True)
+    if not _THING.match(thing):
+        raise root.error("thing", f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-'")
+    return thing
 
 
 def _load(path: Path) -> object:
@@ -126,29 +184,49 @@ def _allow_list(root: Section) -> AllowList:
     return AllowList.default() if entries is None else AllowList.parse(entries, root.where("allow"))
 
 
-def _endpoint(root: Section, text: str) -> Endpoint:
+def _endpoint(root: Section) -> Endpoint | None:
+    text = root.text("endpoint")
     try:
-        return Endpoint.parse(text)
+        return Endpoint.parse(text) if text else None
     except ConfigurationError:
         raise root.error("endpoint", f"'{text}' is not HOST or HOST:PORT") from None
 
 
-def _broker(section: Section, thing: str, warnings: list[str]) -> Broker:
+def _capath(root: Section) -> str | None:
+    capath = root.path("capath") or None
+    if capath is not None:
+        try:
+            tls_context(capath)
+        except ConfigurationError:
+            raise root.error(
+                "capath",
+                f"there is no certificate to be read in {capath}: give an OpenSSL hashed directory or a PEM file",
+            ) from None
+    return capath
+
+
+def _no_tls(root: Section, broker: Broker) -> tuple[str, ...]:
+    if broker.tls is not None:
+        return ()
+    where = root.section("broker").where("tls")
+    return (f"{where}: off, so tokens can be read on the network; use it on loopback only",)
+
+
+def _broker(section: Section, thing: str, secrets: _Secrets) -> Broker:
     encrypted = section.flag("tls", True)
     port = section.number("port", _MQTT_TLS_PORT if encrypted else _MQTT_PORT, 1, 65535)
     broker = Broker(
-        host=section.text("host", required=True),
+        host=_host(section),
         port=port,
         # Not the thing's name: an application of the device may be connected under it, and of two clients with one
         # ID the broker disconnects the older.
         client_id=section.text("client_id") or f"{thing}-tunnels",
-        tls=_broker_tls(section, port) if encrypted else None,
+        tls=_broker_tls(section, port, secrets) if encrypted else None,
         user=section.text("user") or None,
-        password=_password(section, warnings),
+        password=_password(section, secrets),
         keepalive=section.number("keepalive", KEEPALIVE_SECONDS, _LEAST_KEEPALIVE, _MOST_KEEPALIVE),
     )
     if not encrypted:
-        warnings.append(f"{section.where('tls')}: off, so tokens can be read on the network; use it on loopback only")
         for key in ("ca", "cert", "key", "alpn"):
             if section.text(key):
                 raise section.error(key, "it has no use with 'tls: false'")
@@ -158,22 +236,29 @@ def _broker(section: Section, thing: str, warnings: list[str]) -> Broker:
     return broker
 
 
-def _password(section: Section, warnings: list[str]) -> str | None:
+def _host(section: Section) -> str:
+    host = section.text("host", required=True)
+    if "/" in host:
+        raise section.error("host", f"'{host}' is not a name or an address alone, without '/'")
+    return host
+
+
+def _password(section: Section, secrets: _Secrets) -> str | None:
     password, file = section.text("password"), section.path("password_file")
     if password and file:
         raise section.error("password", "it excludes 'password_file'")
-    holder = file or (section.file if password else "")
-    if holder and os.path.exists(holder) and os.stat(holder).st_mode & 0o044:
-        warnings.append(f"{holder} holds a password, and other users can read it: chmod 600 {holder}")
+    if password:
+        secrets.note(section.file, "a password")
     if not file:
         return password or None
+    secrets.note(file, "a password")
     content = section.read("password_file").strip()
     if not content:
         raise section.error("password_file", f"{file} is empty")
     return content
 
 
-def _broker_tls(section: Section, port: int) -> ssl.SSLContext:
+def _broker_tls(section: Section, port: int, secrets: _Secrets) -> ssl.SSLContext:
     ca, cert, key = section.path("ca"), section.path("cert"), section.path("key")
     if bool(cert) != bool(key):
         raise section.error("key" if cert else "cert", "it is missing: a certificate and its key belong together")
@@ -186,6 +271,7 @@ def _broker_tls(section: Section, port: int) -> ssl.SSLContext:
     if cert:
         section.read("cert")
         section.read("key")
+        secrets.note(key, "the device's key")
         try:
             context.load_cert_chain(cert, key)
         except (OSError, ssl.SSLError):

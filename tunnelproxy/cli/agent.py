@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +19,86 @@ DEFAULT_CONFIG = Path("/etc/tunnelproxy/agent.yml")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    """Add ``agent`` and its command, which sets ``handler`` to a function from the arguments to an exit status."""
+    """Add ``agent`` and its commands; each sets ``handler`` to a function from the arguments to an exit status."""
     agent = subparsers.add_parser("agent", help="on the device: wait for tunnels on MQTT, and serve them")
     commands = agent.add_subparsers(metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="run the agent until SIGTERM or SIGINT")
-    run.add_argument(
+    _add_config(run)
+    add_options(run)
+    run.set_defaults(handler=_reporting(_run))
+
+    check = commands.add_parser("check", help="say what is wrong with a configuration, and run nothing")
+    _add_config(check)
+    check.add_argument(
+        "--connect",
+        action="store_true",
+        help="try the MQTT broker, too; a running agent is disconnected for a moment, and loses nothing",
+    )
+    check.set_defaults(handler=_reporting(_check))
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--config",
         type=Path,
         default=DEFAULT_CONFIG,
         metavar="FILE",
         help="what the agent is to do (default: %(default)s)",
     )
-    add_options(run)
-    run.set_defaults(handler=_run)
+
+
+def _reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Turn what goes wrong into one line and exit status 1."""
+
+    def handler(arguments: argparse.Namespace) -> int:
+        from ..errors import ConfigurationError
+
+        log_format = getattr(arguments, "log_format", "text")
+        try:
+            return command(arguments)
+        except ConfigurationError as error:
+            complain(error, log_format)
+        except ModuleNotFoundError as error:
+            complain(
+                f"the Python package {error.name} is missing, which the agent needs; install it with: "
+                "pip install 'iot-tunnelproxy[agent]'",
+                log_format,
+            )
+        return 1
+
+    return handler
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..errors import ConfigurationError
+    from ..agent.agent import run_agent
+    from ..agent.config import read_config
     from .process import run_until_signal
 
     configure(arguments.verbose, arguments.log_format)
-    try:
-        from ..agent.agent import run_agent
-        from ..agent.config import read_config
-
-        run_until_signal(run_agent(read_config(arguments.config, os.environ), notify))
-    except ConfigurationError as error:
-        complain(error, arguments.log_format)
-        return 1
-    except ModuleNotFoundError as error:
-        complain(
-            f"the Python package {error.name} is missing, which the agent needs; install it with: "
-            "pip install 'iot-tunnelproxy[agent]'",
-            arguments.log_format,
-        )
-        return 1
+    run_until_signal(run_agent(read_config(arguments.config, os.environ), notify))
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from ..agent.check import find_faults, try_broker
+    from ..agent.notification import notify_topic
+
+    config, faults = find_faults(arguments.config, os.environ)
+    for fault in faults:
+        complain(fault)
+    if config is None:
+        return 1
+    for warning in config.warnings:
+        print(f"tunnelproxy: warning: {warning}", file=sys.stderr)
+    if not faults:
+        print(f"{arguments.config}: no fault")
+    if arguments.connect:
+        refusal = asyncio.run(try_broker(config))
+        if refusal is not None:
+            complain(refusal)
+            return 1
+        topic = notify_topic(config.thing)
+        print(f"the MQTT broker {config.broker} lets {config.broker.client_id} subscribe to {topic}")
+    return 1 if faults else 0

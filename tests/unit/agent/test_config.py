@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tunnelproxy.addresses import TcpAddress, UnixAddress
-from tunnelproxy.agent.config import AgentConfig, read_config
+from tunnelproxy.agent.config import AgentConfig, examine, read_config
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.service.certificates import Certificates
 
@@ -71,12 +71,39 @@ def test_systemd_says_where_the_state_is(tmp_path: Path) -> None:
     assert read(tmp_path, LEAST, STATE_DIRECTORY="/var/lib/a:/var/lib/b").state_dir == Path("/var/lib/a")
 
 
-def test_a_password_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+def test_a_password_that_others_can_read_is_exposed(tmp_path: Path) -> None:
     path = tmp_path / "agent.yml"
     path.write_text(LEAST.replace("com}", "com, user: u, password: p}"))
     path.chmod(0o644)
-    [warning] = read_config(path, {}).warnings
-    assert warning.endswith(f"chmod 600 {path}")
+    config = read_config(path, {})
+    [exposed] = config.exposed
+    assert exposed.endswith(f"holds a password, and everybody here can read it: chmod 600 {path}")
+    path.chmod(0o640)
+    config = read_config(path, {})
+    assert config.exposed == ()
+    assert "its group can read it" in config.warnings[0]
+
+
+def test_a_key_that_others_can_read_is_exposed(tmp_path: Path, certificates: Certificates) -> None:
+    certificates.server_key.chmod(0o644)
+    config = read(tmp_path, LEAST.replace("com}", "com, cert: keys/server.pem, key: keys/server-key.pem}"))
+    [exposed] = config.exposed
+    assert "holds the device's key" in exposed
+
+
+def test_each_top_level_key_may_have_its_fault(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yml"
+    path.write_text("thing: a/b\nbroker: {port: x}\nservices: {SSH1: x y}\ncapath: none.pem\nmax_tunnels: 0\nfoo: 1\n")
+    config, faults = examine(path, {})
+    assert config is None
+    assert [fault.removeprefix(f"{path}: ").partition(":")[0] for fault in faults] == [
+        "thing",
+        "broker.port",
+        "services.SSH1",
+        "capath",
+        "max_tunnels",
+        "foo",
+    ]
 
 
 def test_without_tls_there_is_a_warning(tmp_path: Path) -> None:
@@ -96,6 +123,8 @@ def test_without_tls_there_is_a_warning(tmp_path: Path) -> None:
         (LEAST + "service: {}\n", "agent.yml: service: no such key; there are: allow, broker"),
         (LEAST.replace("com}", "com, prot: 1}"), "agent.yml: broker.prot: no such key"),
         (LEAST.replace("host: mqtt.example.com", ""), "broker.host: it is missing"),
+        (LEAST.replace("mqtt.example.com", "mqtts://a"), "broker.host: 'mqtts://a' is not a name or an address alone"),
+        (LEAST + "capath: agent.yml\n", "capath: there is no certificate to be read in"),
         (LEAST.replace("com}", "com, port: 70000}"), "broker.port: this must be a number from 1 to 65535"),
         (LEAST.replace("com}", "com, port: '1'}"), "broker.port: this must be a number from 1 to 65535"),
         (LEAST.replace("com}", "com, tls: 1}"), "broker.tls: this must be true or false"),

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks for what would keep an agent from its work, without being one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..mqtt import try_once
+from .config import AgentConfig, examine
+from .notification import notify_topic
+
+__all__ = ["find_faults", "try_broker"]
+
+
+def find_faults(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | None, list[str]]:
+    """Read a configuration file, and see whether this user can run an agent with it.
+
+    Returns:
+        What it says, as far as an agent could be started with it; and the faults.
+    """
+    config, faults = examine(path, environment)
+    if config is None:
+        return None, faults
+    return config, [*config.exposed, *_state_faults(config.state_dir)]
+
+
+async def try_broker(config: AgentConfig) -> str | None:
+    """Connect to the broker and subscribe, once; a running agent of this thing is disconnected for a moment.
+
+    Returns:
+        What went wrong; None if the broker granted the subscription.
+    """
+    cause = await try_once(config.broker, notify_topic(config.thing))
+    return None if cause is None else f"the MQTT broker {config.broker}: {cause}"
+
+
+def _state_faults(directory: Path | None) -> list[str]:
+    """Like ``SavedTunnels.prepare``, but makes nothing."""
+    if directory is None:
+        return []
+    there = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    if not there.is_dir():
+        return [f"state_dir: {there} is not a directory"]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [f"state_dir: cannot write in {there}; it belongs to another user"]
+    return []
