@@ -260,6 +260,45 @@ def test_a_notification_to_an_agent_that_is_away_is_delivered_when_it_comes(
     wait_connected(service, tunnel)
 
 
+def check(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run ``tunnelproxy agent check`` on an agent's configuration."""
+    command = [sys.executable, "-m", "tunnelproxy", "agent", "check", "--config", str(folder / "agent.yml"), *options]
+    return subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_checking_the_broker_takes_nothing_from_the_agent(
+    agent: AgentProcess, broker: Mosquitto, service: TunnelingService
+) -> None:
+    while_it_ran = check(agent.folder, "--connect")
+    assert (while_it_ran.returncode, while_it_ran.stderr) == (0, "")
+    topic = "$aws/things/pump/tunnels/notify"
+    assert f"127.0.0.1:{broker.port} lets pump-tunnels subscribe to {topic}\n" in while_it_ran.stdout
+    wait_for(lambda: agent.count("waiting for notifications") == 2, "the agent is back")
+    agent.stop()
+    tunnel = opened(service)
+    broker.notify("pump", notification(tunnel.destination_token))
+    # The check is given what waits for the agent, and leaves it there.
+    assert check(agent.folder, "--connect").returncode == 0
+    agent.start()
+    wait_connected(service, tunnel)
+
+
+def test_a_check_says_what_the_broker_did_not_like(
+    tmp_path: Path, broker: Mosquitto, service: TunnelingService
+) -> None:
+    folder = write_agent_configuration("pump", tmp_path, broker, service, {"HTTP1": 80})
+    (folder / "password").write_text("not it")
+    assert check(folder).returncode == 0
+    refused = check(folder, "--connect")
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"tunnelproxy: error: the MQTT broker 127.0.0.1:{broker.port}: it refuses pump: Not authorized\n"
+    )
+    broker.kill()
+    refused = check(folder, "--connect")
+    assert (refused.returncode, refused.stderr.endswith(": Connection refused\n")) == (1, True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_agent_that_is_restarted_returns_to_its_tunnels(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService, tmp_path: Path, number: int

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from peers.broker import SERVICE_USER, Mosquitto
-from peers.process import wait_for
+from peers.process import REPOSITORY, wait_for
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 from peers.thing import ThingClient, notify_topic
@@ -119,3 +122,20 @@ def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, t
             (folder / file.name).write_bytes(file.read_bytes())
         with pytest.raises(PermissionError), ThingClient(user, folder, scene.port):
             pass
+
+
+def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says_it(
+    scene: Scene, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pump"
+    shutil.copytree(scene.folder / "pump", folder)
+    configuration = folder / "agent.yml"
+    configuration.write_text(configuration.read_text().replace('thing: "pump"', 'thing: "valve"'))
+    command = [sys.executable, "-m", "tunnelproxy", "agent", "check", "--config", str(configuration), "--connect"]
+    checked = subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True, timeout=60)
+    if scene.refuses:
+        assert checked.returncode == 1
+        assert f"it does not let valve-tunnels subscribe to {notify_topic('valve')}; see its access" in checked.stderr
+    else:
+        # It grants the subscription, and delivers nothing.
+        assert checked.returncode == 0

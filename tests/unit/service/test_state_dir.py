@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tunnelproxy.service.environment import client_environment, export_lines
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.state_dir import Endpoints, StateDirectory, default_path
 
@@ -56,15 +55,6 @@ def test_damaged_endpoints_are_reported(state: StateDirectory) -> None:
     (state.path / "endpoints.json").write_text("{}")
     with pytest.raises(ServiceError, match="damaged"):
         state.read_endpoints()
-
-
-def test_the_environment_of_a_service_that_never_ran_is_refused_with_the_remedy(state: StateDirectory) -> None:
-    with pytest.raises(ServiceError, match="tunnelproxy service run --state-dir"):
-        client_environment(state)
-
-
-def test_exports_survive_the_shell() -> None:
-    assert export_lines({"A": "it's $HOME"}) == "export A='it'\"'\"'s $HOME'\n"
 
 
 @pytest.mark.parametrize(

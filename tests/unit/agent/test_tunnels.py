@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which tunnels an agent is in, told by notifications of a real data plane and real operations, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.event_loop import in_event_loop, until
+from peers.process import free_port
+from tunnelproxy.addresses import TcpAddress
+from tunnelproxy.agent import tunnels as module
+from tunnelproxy.agent.allow_list import AllowList
+from tunnelproxy.agent.config import AgentConfig
+from tunnelproxy.agent.saved_tunnels import SavedTunnels
+from tunnelproxy.agent.tunnels import LONGEST_LIFE_SECONDS, Tunnels
+from tunnelproxy.mqtt import Broker
+from tunnelproxy.service.certificates import Certificates, server_context
+from tunnelproxy.service.data_plane import TUNNEL_CLOSED, DataPlane
+from tunnelproxy.service.operations import Operations
+from tunnelproxy.service.store import Store
+from tunnelproxy.transport.endpoint import Endpoint
+
+SERVICES = {"SSH1": TcpAddress("127.0.0.1", 22), "HTTP1": TcpAddress("127.0.0.1", 80)}
+
+
+class Service:
+    """What a caller of the control API can do, and what a device is notified of."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = 0
+        self.notifications: list[bytes] = []
+        store = Store(folder / "service.db")
+        self.data_plane = DataPlane(store, clock=time.time)
+        self._operations = Operations(
+            store,
+            self.data_plane,
+            clock=time.time,
+            tunnel_opened=lambda: None,
+            deliver=lambda tunnel, token: self.notifications.append(notification(token, *tunnel.services)),
+            closed_reason=TUNNEL_CLOSED,
+        )
+
+    def call(self, operation: str, **params: Any) -> dict[str, Any]:
+        return self._operations.call(operation, params)
+
+    def open(self, *services: str) -> tuple[str, bytes]:
+        """A new tunnel's ID, and the notification of it."""
+        config = {"thingName": "pump", "services": list(services or SERVICES)}
+        return self.call("OpenTunnel", destinationConfig=config)["tunnelId"], self.notifications[-1]
+
+    def rotate(self, tunnel_id: str) -> bytes:
+        """The notification of a new token for the destination."""
+        self.call("RotateTunnelAccessToken", tunnelId=tunnel_id, clientMode="DESTINATION")
+        return self.notifications[-1]
+
+    def is_connected(self, tunnel_id: str) -> bool:
+        state = self.call("DescribeTunnel", tunnelId=tunnel_id)["tunnel"]["destinationConnectionState"]
+        return bool(state["status"] == "CONNECTED")
+
+
+def notification(token: str, *services: str, **changes: Any) -> bytes:
+    content = {"clientAccessToken": token, "clientMode": "destination", "region": "", "services": list(services)}
+    return json.dumps({**content, **changes}).encode()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("tls")
+    made = Certificates(folder / "keys", folder / "ca")
+    made.ensure("localhost")
+    return made
+
+
+@pytest.fixture
+def config(tmp_path: Path, certificates: Certificates) -> AgentConfig:
+    """The port is missing: each test has a data plane of its own."""
+    return AgentConfig(
+        thing="pump",
+        broker=Broker("127.0.0.1", 1, "me"),
+        services=SERVICES,
+        allow=AllowList.default(),
+        endpoint=None,
+        capath=str(certificates.ca),
+        state_dir=tmp_path / "state",
+        max_tunnels=3,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _listening(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+
+@asynccontextmanager
+async def service_at(folder: Path, certificates: Certificates) -> AsyncIterator[Service]:
+    service = Service(folder)
+    listener = socket.create_server(("127.0.0.1", 0))
+    service.port = listener.getsockname()[1]
+    await service.data_plane.start(listener, server_context(certificates))
+    try:
+        yield service
+    finally:
+        await service.data_plane.stop()
+        listener.close()
+
+
+@asynccontextmanager
+async def agent_with(config: AgentConfig, port: int, **changes: Any) -> AsyncIterator[Tunnels]:
+    config = dataclasses.replace(config, **{"endpoint": Endpoint("127.0.0.1", port), **changes})
+    saved = SavedTunnels(config.state_dir)
+    saved.prepare()
+    tunnels = Tunnels(config, saved)
+    try:
+        yield tunnels
+    finally:
+        await tunnels.close()
+
+
+def saved_tokens(config: AgentConfig) -> set[str]:
+    assert config.state_dir is not None
+    return {tunnel["token"] for tunnel in json.loads((config.state_dir / "tunnels.json").read_bytes())}
+
+
+def token_of(payload: bytes) -> str:
+    return str(json.loads(payload)["clientAccessToken"])
+
+
+@in_event_loop
+async def test_a_notification_brings_the_agent_into_the_tunnel(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        first, payload = service.open()
+        second, other = service.open("HTTP1")
+        tunnels.notified(payload)
+        tunnels.notified(other)
+        assert len(tunnels) == 2
+        await until(lambda: service.is_connected(first) and service.is_connected(second))
+        assert saved_tokens(config) == {token_of(payload), token_of(other)}
+        assert token_of(payload) not in caplog.text
+
+
+@in_event_loop
+async def test_the_same_notification_twice_does_nothing_twice(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        tunnel, payload = service.open()
+        for _ in range(2):
+            tunnels.notified(payload)
+        await until(lambda: service.is_connected(tunnel))
+        tunnels.notified(payload)
+        assert len(tunnels) == 1
+        assert caplog.text.count("joining it") == 1
+        assert caplog.text.count("notified of it again, which changes nothing") == 2
+        service.call("CloseTunnel", tunnelId=tunnel)
+        await until(lambda: len(tunnels) == 0)
+        tunnels.notified(payload)
+        assert len(tunnels) == 0
+
+
+@in_event_loop
+async def test_a_rotated_token_replaces_the_connection_of_its_tunnel_and_leaves_others_alone(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        tunnel, old = service.open()
+        other, beside = service.open()
+        tunnels.notified(old)
+        tunnels.notified(beside)
+        await until(lambda: service.is_connected(tunnel) and service.is_connected(other))
+        new = service.rotate(tunnel)
+        tunnels.notified(new)
+        await until(lambda: saved_tokens(config) == {token_of(new), token_of(beside)})
+        await until(lambda: service.is_connected(tunnel))
+        assert len(tunnels) == 2
+        assert caplog.text.count(": over: ") == 1
+        assert service.is_connected(other)
+
+
+@in_event_loop
+async def test_a_closed_tunnel_is_left_and_forgotten(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        tunnel, payload = service.open()
+        tunnels.notified(payload)
+        await until(lambda: service.is_connected(tunnel))
+        service.call("CloseTunnel", tunnelId=tunnel)
+        await until(lambda: len(tunnels) == 0)
+        assert saved_tokens(config) == set()
+        assert "over: " in caplog.text
+
+
+@in_event_loop
+async def test_what_cannot_be_served_is_refused_before_its_token_is_used(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        tunnel, payload = service.open("HTTP1")
+        token = token_of(payload)
+        for refused, reason in (
+            (notification(token, "SSH1", "FTP1"), "no address for FTP1; the agent's services are SSH1, HTTP1"),
+            (
+                notification(token, "HTTP1", clientMode="source"),
+                "its clientMode is 'source'; a device is the destination",
+            ),
+            (notification(token, "HTTP1", clientMode=None), "its clientMode is missing"),
+            (b"{", "it is not JSON"),
+        ):
+            caplog.clear()
+            tunnels.notified(refused)
+            assert reason in caplog.text
+            assert token not in caplog.text
+            assert len(tunnels) == 0
+        # Nor is it remembered: this is the first good one.
+        tunnels.notified(payload)
+        await until(lambda: service.is_connected(tunnel))
+
+
+@in_event_loop
+async def test_without_an_endpoint_the_region_must_be_known(
+    config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with agent_with(config, 1, endpoint=None) as tunnels:
+        tunnels.notified(notification("token", "SSH1"))
+        assert len(tunnels) == 0
+        assert "notification refused: " in caplog.text
+
+
+@in_event_loop
+async def test_a_tunnel_whose_services_became_known_late_and_are_not_served_is_left(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_http = {"HTTP1": SERVICES["HTTP1"]}
+    async with (
+        service_at(tmp_path, certificates) as service,
+        agent_with(config, service.port, services=only_http) as tunnels,
+    ):
+        _, payload = service.open("SSH1")
+        # Old notifications of AWS's do not say what the tunnel carries: the agent learns that in the tunnel.
+        tunnels.notified(notification(token_of(payload)))
+        assert len(tunnels) == 1
+        await until(lambda: len(tunnels) == 0)
+        assert "over, because it cannot be served" in caplog.text
+
+
+@in_event_loop
+async def test_the_allow_list_holds_whatever_the_services_say(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = {"SSH1": TcpAddress("192.0.2.1", 22)}
+    async with (
+        service_at(tmp_path, certificates) as service,
+        agent_with(config, service.port, services=elsewhere) as tunnels,
+    ):
+        _, payload = service.open("SSH1")
+        tunnels.notified(payload)
+        await until(lambda: len(tunnels) == 0)
+        assert "SSH1 leads to 192.0.2.1:22, which the allow list does not have" in caplog.text
+
+
+@in_event_loop
+async def test_there_are_so_many_tunnels_at_once_and_one_that_ends_makes_room(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        service_at(tmp_path, certificates) as service,
+        agent_with(config, service.port, max_tunnels=1) as tunnels,
+    ):
+        first, payload = service.open()
+        second, other = service.open()
+        tunnels.notified(payload)
+        tunnels.notified(other)
+        assert len(tunnels) == 1
+        assert "there are 1 tunnels already, as many as max_tunnels says" in caplog.text
+        await until(lambda: service.is_connected(first))
+        service.call("CloseTunnel", tunnelId=first)
+        await until(lambda: len(tunnels) == 0)
+        tunnels.notified(service.rotate(second))
+        await until(lambda: service.is_connected(second))
+
+
+@in_event_loop
+async def test_the_next_run_returns_to_the_tunnels_of_this_one(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig
+) -> None:
+    async with service_at(tmp_path, certificates) as service:
+        tunnel, payload = service.open()
+        async with agent_with(config, service.port) as tunnels:
+            tunnels.notified(payload)
+            await until(lambda: service.is_connected(tunnel))
+        await until(lambda: not service.is_connected(tunnel))
+        assert saved_tokens(config) == {token_of(payload)}
+        async with agent_with(config, service.port) as tunnels:
+            tunnels.resume()
+            await until(lambda: service.is_connected(tunnel))
+            tunnels.notified(payload)
+            assert len(tunnels) == 1
+
+
+@pytest.mark.parametrize("age", [LONGEST_LIFE_SECONDS + 1, -60.0])
+@in_event_loop
+async def test_tunnels_that_cannot_live_any_more_are_not_returned_to(config: AgentConfig, age: float) -> None:
+    async with agent_with(config, free_port()) as tunnels:
+        tunnels.notified(notification("token", "SSH1"))
+        assert len(tunnels) == 1
+    assert config.state_dir is not None
+    file = config.state_dir / "tunnels.json"
+    [saved] = json.loads(file.read_bytes())
+    file.write_text(json.dumps([{**saved, "since": saved["since"] - age}]))
+    async with agent_with(config, free_port()) as tunnels:
+        tunnels.resume()
+        assert len(tunnels) == 0
+
+
+@in_event_loop
+async def test_a_tunnel_is_left_after_twelve_hours_though_nobody_says_so(
+    config: AgentConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LONGEST_LIFE_SECONDS", 0.05)
+    async with agent_with(config, free_port()) as tunnels:
+        tunnels.notified(notification("token", "SSH1"))
+        await until(lambda: len(tunnels) == 0)
+        assert "over, after twelve hours" in caplog.text
+
+
+@in_event_loop
+async def test_a_service_that_is_away_is_waited_for(
+    tmp_path: Path, certificates: Certificates, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with agent_with(config, free_port()) as tunnels:
+        tunnels.notified(notification("token", "SSH1"))
+        await until(lambda: "trying again in" in caplog.text)
+        assert len(tunnels) == 1
+
+
+@in_event_loop
+async def test_what_is_remembered_of_the_past_has_a_bound(
+    config: AgentConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
+    async with agent_with(config, free_port(), max_tunnels=10) as tunnels:
+        for name in ("first", "second", "third"):
+            tunnels.notified(notification(name, "SSH1"))
+        assert len(tunnels._seen) == 2
+        tunnels.notified(notification("third", "SSH1"))
+        assert len(tunnels) == 3
+        assert "notified of it again" in caplog.text

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of a service that others rely on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunnelproxy.cli.parser import Parser
+from tunnelproxy.cli.service_options import add_options, settings
+from tunnelproxy.service.certificates import OwnCertificate
+from tunnelproxy.service.errors import ServiceError
+from tunnelproxy.service.limits import DEFAULT_LIMITS
+
+
+def parsed(*arguments: str) -> dict[str, object]:
+    parser = Parser(prog="tunnelproxy")
+    add_options(parser, int)
+    return settings(parser.parse_args(arguments))
+
+
+def test_the_defaults_are_those_of_the_service() -> None:
+    found = parsed()
+    assert found["limits"] == DEFAULT_LIMITS
+    assert (found["public_name"], found["certificate"], found["metrics_port"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("16384", 16384), ("800K", 800_000), ("1m", 1_000_000), ("2G", 2_000_000_000)]
+)
+def test_bandwidths_are_read(text: str, expected: int) -> None:
+    limits = parsed("--bandwidth-per-tunnel", text)["limits"]
+    assert getattr(limits, "bandwidth") == expected  # noqa: B009  it is an object to the type checker
+
+
+@pytest.mark.parametrize("text", ["", "x", "16383", "1.5M", "-1", "1KB", "800 K"])
+def test_other_bandwidths_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(f"--bandwidth-per-tunnel={text}")
+    assert "is not a number of bytes per second, as in 800K, of at least 16384" in capsys.readouterr().err
+
+
+def test_a_certificate_comes_with_its_key() -> None:
+    found = parsed("--certificate", "a.pem", "--key", "b.pem")
+    assert found["certificate"] == OwnCertificate(Path("a.pem"), Path("b.pem"))
+    for option in ("--certificate", "--key"):
+        with pytest.raises(ServiceError, match="belong together"):
+            parsed(option, "a.pem")
