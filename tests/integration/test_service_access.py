@@ -6,6 +6,7 @@ from __future__ import annotations
 import configparser
 import datetime as dt
 import re
+import ssl
 import subprocess
 import sys
 from typing import Any
@@ -13,9 +14,26 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from peers.process import REPOSITORY
+from peers.process import REPOSITORY, wait_for
 from peers.service import TunnelingService, read_exports
-from peers.signing import now, send
+from peers.signing import now, post, send, sign
+
+
+@pytest.fixture(scope="module", autouse=True)
+def overheard(service: TunnelingService) -> dict[str, str]:
+    """The headers of a request that the service has answered, for whoever saw it pass: its time runs from here on."""
+    headers = signed(service, "OpenTunnel")
+    assert post(service.api, headers, context=trusting(service))[0] == 200
+    return headers
+
+
+def signed(service: TunnelingService, operation: str, body: bytes = b"{}") -> dict[str, str]:
+    key, secret = (service.environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+    return sign(service.api, operation, key_id=key, secret=secret, signed_at=now(), body=body)
+
+
+def trusting(service: TunnelingService) -> ssl.SSLContext:
+    return ssl.create_default_context(capath=service.ca)
 
 
 def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:
@@ -123,3 +141,31 @@ def test_equal_calls_within_one_second_are_as_many_calls(service: TunnelingServi
     moment = now()
     assert [send(service, "OpenTunnel", signed_at=moment)[0] for _ in range(2)] == [200, 200]
     assert len(owner.list_tunnels()["tunnelSummaries"]) == before + 2
+
+
+def test_a_signature_is_good_for_what_was_signed_only(service: TunnelingService) -> None:
+    headers = signed(service, "ListTunnels")
+    for changed, body in (
+        ({"X-Amz-Target": "IoTSecuredTunneling.OpenTunnel"}, b"{}"),
+        ({}, b'{"thingName": "pump"}'),
+        ({"X-Amz-Date": "20200101T000000Z"}, b"{}"),
+    ):
+        status, answer = post(service.api, {**headers, **changed}, body, trusting(service))
+        assert (status, answer["__type"]) == (403, "InvalidSignatureException")
+
+
+# Last, because by now the time of the signature is up, or nearly so.
+def test_a_request_that_was_overheard_opens_nothing(
+    service: TunnelingService, owner: Any, overheard: dict[str, str]
+) -> None:
+    def answer() -> dict[str, Any] | None:
+        status, content = post(service.api, overheard, context=trusting(service))
+        return content if status != 200 else None
+
+    refused = wait_for(answer, "the signature to be refused", 10)
+    assert refused is not None
+    assert refused["__type"] == "InvalidSignatureException"
+    assert "first used more than 5 seconds ago" in refused["message"]
+    before = owner.list_tunnels(maxResults=100)["tunnelSummaries"]
+    assert answer() is not None
+    assert owner.list_tunnels(maxResults=100)["tunnelSummaries"] == before

@@ -63,6 +63,12 @@ class Tunnel:
         return tunnel["sourceConnectionState"]["status"], tunnel["destinationConnectionState"]["status"]
 
 
+def frame_of(message: Message) -> bytes:
+    """A frame with any message, also one that is too large."""
+    encoded = message.SerializeToString()
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
 class Client:
     """A WebSocket that speaks in messages."""
 
@@ -347,9 +353,10 @@ def test_an_unknown_message_that_may_be_ignored_is_not_passed_on(tunnel: Tunnel)
         ("text", 1003),
         (b"\x00\x02\xff\xff", 1002),
         (b"\x00\x03\x98\x06\x01", 1002),  # field 99
+        (frame_of(Message(type=Message.DATA, streamId=1, serviceId="SSH1", payload=b"x" * 64_513)), 1002),
         (b"\x00" * 131_077, 1009),
     ],
-    ids=["text", "no protobuf", "unknown field", "too long"],
+    ids=["text", "no protobuf", "unknown field", "payload too long", "too long"],
 )
 def test_what_is_no_message_ends_the_connection(tunnel: Tunnel, sent: str | bytes, code: int) -> None:
     client = tunnel.join("source")

@@ -100,6 +100,32 @@ def test_idle_connections_do_not_keep_a_tunnel_from_working_nor_others_from_comi
         assert destination.recv(timeout=5) == piece
 
 
+def test_who_is_slow_is_cut_off_however_busy_it_looks() -> None:
+    with TunnelingService("--handshake-time", "1") as service:
+        host, _, port = service.data.rpartition(":")
+        tls = ssl.create_default_context(capath=service.ca)
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as plain,
+            tls.wrap_socket(plain, server_hostname=host) as slow,
+        ):
+            began = time.monotonic()
+            slow.sendall(b"GET /tunnel?local-proxy-mode=source HTTP/1.1\r\n")
+            slow.settimeout(0.1)
+
+            def is_cut_off() -> bool:
+                try:
+                    # A byte of a header now and then.
+                    slow.sendall(b"x")
+                    return slow.recv(1) == b""
+                except TimeoutError:
+                    return False
+                except OSError:
+                    return True
+
+            wait_for(is_cut_off, "the slow one to be cut off", 8)
+            assert time.monotonic() - began >= 0.8
+
+
 def test_an_address_has_so_many_connections_and_others_have_theirs() -> None:
     with TunnelingService("--connections-per-address", "2") as service, ExitStack() as stack:
         both_ends(service, stack)
