@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -38,7 +39,8 @@ _LONGEST_SOCKET_PATH = 107
 """Bytes; unix(7)."""
 
 # The service itself comes by the Unix socket, in a directory that is its own: so it depends neither on the names in the
-# certificate nor on who signed that. dlopen(3) finds the plugin.
+# certificate nor on who signed that. Mosquitto runs in that directory, as the path of a socket must have no space here.
+# dlopen(3) finds the plugin.
 _CONFIGURATION = """\
 # Written by "tunnelproxy service run" at each start. docs/mosquitto.conf says why it is so.
 listener {port} {host}
@@ -114,7 +116,7 @@ class EmbeddedBroker:
             host=host,
             certificate=self._certificate.server_chain,
             key=self._certificate.server_key,
-            socket=self._socket,
+            socket=self._socket.name,
             passwords=self._passwords.path,
             rules=self._rules,
             directory=directory,
@@ -155,7 +157,7 @@ class EmbeddedBroker:
                 if time.monotonic() > deadline:
                     raise ServiceError(
                         f"mosquitto does not start{self._last_error}; see what it says: "
-                        f"{self._program} -c {self._configuration}"
+                        f"cd {shlex.quote(str(self._socket.parent))} && {self._program} -c {self._configuration.name}"
                     ) from error
                 await asyncio.sleep(0.02)
             else:
@@ -191,6 +193,7 @@ class EmbeddedBroker:
         command = [sys.executable, "-c", _EXEC, str(os.getpid()), self._program, "-c", str(self._configuration)]
         process = await asyncio.create_subprocess_exec(
             *command,
+            cwd=self._socket.parent,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -248,7 +251,8 @@ def _find_mosquitto() -> str:
             "mosquitto is not installed, which --mqtt-port needs: install it (Debian: sudo apt-get install mosquitto), "
             "or name a broker that runs elsewhere with --mqtt-broker"
         )
-    return program
+    # It is started in another directory.
+    return os.path.abspath(program)
 
 
 def _free_port(host: str, port: int) -> int:
