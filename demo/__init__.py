@@ -7,7 +7,7 @@ The story is told in ``story.py``. The rest, one idea per file:
 
 ``narrator``    what the user reads
 ``field``       the network that the devices live in: namespaces with NAT, or the loopback
-``device``      one device: sshd, HTTP server, destination proxy
+``device``      one device: sshd, HTTP server, agent
 ``controller``  Ansible's side: collection, inventory, settings
 ``processes``   background processes, and the ends of them
 ``remains``     all that a demo leaves outside its own memory, kept in a file so that it can always be removed

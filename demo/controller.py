@@ -53,8 +53,8 @@ class Controller:
 
     def __init__(self, remains: Remains, narrator: Narrator) -> None:
         self.ssh_key = remains.runtime / "ssh_key"
-        self.tokens = remains.runtime / "tokens"
         self.fetched = remains.folder / "fetched"
+        self.inventory = remains.folder / "inventory"
         self._remains = remains
         self._narrator = narrator
         self._folder = remains.folder
@@ -71,7 +71,6 @@ class Controller:
     def prepare(self) -> None:
         """Write Ansible's settings, and make the operator's SSH key."""
         make_ssh_key(self.ssh_key)
-        self.tokens.mkdir(mode=0o700)
         (self._folder / "ansible.cfg").write_text(self._settings())
 
     def use_service(self, environment: Mapping[str, str]) -> None:
@@ -99,15 +98,8 @@ class Controller:
             variables["ansible_become_user"] = become.user
             variables["ansible_become_flags"] = become.flags
         lines += ["", "[devices:vars]", *(f"{name}={value}" for name, value in variables.items())]
-        (self._folder / "inventory.ini").write_text("\n".join(lines) + "\n")
+        self.inventory.write_text("\n".join(lines) + "\n")
         self._known_hosts.write_text("".join(device.known_hosts_line() for device in devices))
-
-    def take_token(self, thing: str) -> str:
-        """The destination's token that the playbook left for a device; its file is removed."""
-        path = self.tokens / thing
-        token = path.read_text().strip()
-        path.unlink()
-        return token
 
     def write_environment(self, state_dir: Path, service_host: str) -> Path:
         """Write a file for a shell to source, without secrets, and return its path."""
@@ -196,7 +188,7 @@ class Controller:
 # apart from your own settings, known hosts and caches.
 [defaults]
 home = {self._folder}/ansible
-inventory = {self._folder}/inventory.ini
+inventory = {self.inventory}
 collections_path = {self._folder}/collections
 remote_tmp = {self._folder}/ansible/tmp
 host_key_checking = true

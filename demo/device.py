@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One device: an SSH server with a host key of its own, an HTTP server, and the destination proxy of its tunnel."""
+"""One device: an SSH server with a host key of its own, an HTTP server, and the agent that serves its tunnels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import processes
@@ -39,13 +39,23 @@ class Device:
         self._logs = remains.logs / thing
         self._secrets = remains.runtime / thing
         self._host_key = self._secrets / "ssh_host_key"
-        # What a device has in its environment, and not what the user has: no keys of AWS's, no token but its own.
+        # What a device has in its environment, and not what the user has: no keys of AWS's.
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
 
     @property
-    def mapping(self) -> str:
-        """Where each service of the tunnel leads to, as the destination proxy takes it."""
+    def services(self) -> str:
+        """Where each service of the tunnel leads to on the device, as ``service add-thing`` takes it."""
         return f"SSH1={self.place.ssh_port},HTTP1={self.place.http_port}"
+
+    @property
+    def enrolment(self) -> Path:
+        """The folder that ``service add-thing`` writes for the device, its password in a file that only we may read."""
+        return self.folder / "agent"
+
+    @property
+    def agent_command(self) -> tuple[str, ...]:
+        """What is typed on the device to start its agent."""
+        return ("tunnelproxy", "agent", "run", "--config", "agent.yml")
 
     def start_servers(self, authorized_key: Path) -> None:
         """Start the SSH server, which lets one key in, and the HTTP server."""
@@ -56,19 +66,12 @@ class Device:
         self._start_ssh(authorized_key)
         self._start_http()
 
-    def connect(self, token: str, service: Mapping[str, str]) -> None:
-        """Start the destination proxy, and wait until it is connected.
-
-        Args:
-            token: the access token of the tunnel's destination.
-            service: where the tunneling service is, by the names of the environment variables.
-        """
-        log = self._logs / "proxy.log"
-        # In the environment, which nobody else may read, and not on the command line.
-        environment = {**self._environment, **service, "AWSIOT_TUNNEL_ACCESS_TOKEN": token}
-        command = [str(Path(sys.executable).parent / "tunnelproxy"), "-d", self.mapping]
-        process = self._start(command, log, environment)
-        processes.wait_for(process, log, "connected to", f"the destination proxy of {self.thing}")
+    def start_agent(self) -> None:
+        """Start the agent, and wait until it is told of tunnels."""
+        log = self._logs / "agent.log"
+        name, *arguments = self.agent_command
+        process = self._start([str(Path(sys.executable).parent / name), *arguments], log, cwd=self.enrolment)
+        processes.wait_for(process, log, "waiting for notifications", f"the agent of {self.thing}")
 
     def known_hosts_line(self) -> str:
         """The host key by which the operator knows this device."""
@@ -101,7 +104,7 @@ class Device:
         if sshd is None:
             raise processes.Failure("sshd is not there: run scripts/system-packages sshd")
         # By its full path: sshd runs itself again for each connection.
-        process = self._start([sshd, "-D", "-e", "-f", str(config)], log, self._environment)
+        process = self._start([sshd, "-D", "-e", "-f", str(config)], log)
         processes.wait_for(process, log, "Server listening", f"the SSH server of {self.thing}")
 
     def _start_http(self) -> None:
@@ -111,11 +114,11 @@ class Device:
         log = self._logs / "http.log"
         port = str(self.place.http_port)
         command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(pages), port]
-        process = self._start(command, log, self._environment)
+        process = self._start(command, log)
         processes.wait_for(process, log, "Serving HTTP", f"the HTTP server of {self.thing}")
 
-    def _start(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        process = processes.start([*self.place.prefix, *command], log, environment)
+    def _start(self, command: Sequence[str], log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+        process = processes.start([*self.place.prefix, *command], log, self._environment, cwd)
         self._remains.add_process(process.pid)
         return process
 

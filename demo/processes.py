@@ -35,7 +35,9 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C reaches only us, with its output in a file."""
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  our own commands
@@ -44,6 +46,7 @@ def start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
             env=dict(environment),
+            cwd=cwd,
             start_new_session=True,
         )
 

@@ -34,8 +34,8 @@ class Remains:
     """What there is to remove.
 
     Attributes:
-        folder: what the demo writes, but for secrets and sockets.
-        runtime: a folder with a short path, for sockets, keys and tokens, each in files that only this user may read.
+        folder: what the demo writes, and nobody else may enter.
+        runtime: a folder with a short path, for sockets, SSH keys, and what a device's other users need.
         slot: the number of the namespaces, if there are any.
         started: processes, as IDs and start times.
         kept: whether the user asked to leave all this up.

@@ -21,7 +21,7 @@ from .remains import Remains
 
 __all__ = ["STEPS", "Story"]
 
-STEPS = 9
+STEPS = 8
 THINGS = ("turbine-1", "turbine-2", "turbine-3")
 PLAYBOOK = "demo/playbooks/tour.yml"
 
@@ -41,7 +41,6 @@ class Story:
         self._loopback = loopback
         self._field: Loopback | Namespaces = Loopback()
         self._devices: list[Device] = []
-        self._device_service: dict[str, str] = {}
 
     def tell(self, *, keep: bool) -> None:
         """Run every step; leave the last one, which closes the tunnels, to the user if all is to be kept.
@@ -55,7 +54,6 @@ class Story:
         self._lay_network()
         self._start_service()
         self._start_devices()
-        self._open_tunnels()
         self._ping()
         self._work()
         self._check_health()
@@ -119,10 +117,11 @@ class Story:
         self._narrator.step(
             "Start the tunneling service",
             "Both ends of a tunnel call this service, which joins them: that is how a device is reached without "
-            "reaching into its network. It speaks the protocols of AWS IoT Secure Tunneling, and needs no account.",
+            "reaching into its network. It speaks the protocols of AWS IoT Secure Tunneling, and needs no account. Its "
+            "MQTT broker tells a device when there is a tunnel to it.",
         )
         arguments = ["tunnelproxy", "service", "run", "--state-dir", _short(self._state_dir)]
-        arguments += ["--host", self._field.service_host]
+        arguments += ["--host", self._field.service_host, "--mqtt-port", "0"]
         self._narrator.command(f"{shlex.join(arguments)} &")
         log = self._remains.logs / "service.log"
         command = [sys.executable, "-m", *arguments]
@@ -130,9 +129,7 @@ class Story:
         self._remains.add_process(process.pid)
         ready = processes.wait_for(process, log, r"(?m)^ready .*\n", "the tunneling service")
         self._narrator.answer(ready.group().strip())
-        environment = self._read_service_environment()
-        self._controller.use_service(environment)
-        self._device_service = {name: value for name, value in environment.items() if name.startswith("AWSIOT_")}
+        self._controller.use_service(self._read_service_environment())
 
     def _read_service_environment(self) -> dict[str, str]:
         """What ``eval "$(tunnelproxy service env)"`` would set; not printed, for it holds a secret key."""
@@ -145,16 +142,24 @@ class Story:
     def _start_devices(self) -> None:
         self._narrator.step(
             "Start the devices",
-            "Each has an SSH server with a host key of its own, and an HTTP server, both on its loopback address.",
+            "Each runs an SSH server and an HTTP server, both on its loopback address, and the agent, which waits for "
+            "tunnels. What the agent needs, its password above all, is made when the device is enrolled.",
         )
         for number, thing in enumerate(THINGS, 1):
             device = Device(thing, self._field.place(number, thing), self._remains)
             device.start_servers(self._controller.ssh_key)
             self._devices.append(device)
-            where = f"127.0.0.1:{device.place.ssh_port} and :{device.place.http_port}"
-            self._narrator.say(f"{thing} runs: sshd and HTTP on {where}")
+            self._enrol(device)
+        for device in self._devices:
+            self._narrator.command(f"{shlex.join(device.agent_command)} &", prompt=f"{device.thing}$")
+            device.start_agent()
         self._controller.know(self._devices, become_here())
         self._show_walls()
+
+    def _enrol(self, device: Device) -> None:
+        command = ["tunnelproxy", "service", "add-thing", device.thing, "--services", device.services]
+        where = ["--state-dir", _short(self._state_dir), "--output", _short(device.enrolment)]
+        self._controller.run(*command, *where, quiet=True)
 
     def _show_walls(self) -> None:
         routers = [device.place.public_address for device in self._devices if device.place.public_address]
@@ -168,24 +173,14 @@ class Story:
                 "ssh", "-T", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3", router
             )
 
-    def _open_tunnels(self) -> None:
-        self._narrator.step(
-            "Open a tunnel to each device",
-            "One tunnel carries many streams, of SSH (SSH1) and HTTP (HTTP1). The hub, a process in the background, "
-            "holds this machine's end for all of Ansible's runs. The playbook leaves each device's token in a file.",
-        )
-        tokens = f"iotops_tunnel_destination_token_dir={self._controller.tokens}"
-        self._controller.run("ansible-playbook", "iotops.tunnel.open", "--extra-vars", tokens)
-        self._narrator.say("Each device gets its token, and calls the service from where it is:")
-        for device in self._devices:
-            self._narrator.command(f"tunnelproxy -d {device.mapping} &", prompt=f"{device.thing}$")
-            device.connect(self._controller.take_token(device.thing), self._device_service)
-
     def _ping(self) -> None:
         self._narrator.step(
-            "Ping the devices", "Ansible logs in to each by SSH, through its tunnel, and runs a little Python there."
+            "Ping them",
+            "There is no tunnel yet, and no playbook has to open one. The hub, a process in the background, opens a "
+            "tunnel to each device; the service tells the agent by MQTT, and the agent joins. Then Ansible logs in by "
+            "SSH. The hub holds the tunnels for all that follows.",
         )
-        self._controller.run("ansible", "devices", "-m", "ping")
+        self._controller.run("ansible", "-i", _short(self._controller.inventory), "all", "-m", "ping")
 
     def _work(self) -> None:
         become = become_here() is not None
