@@ -61,7 +61,9 @@ def test_it_tells_the_whole_story_and_leaves_nothing(folder: Path, tmp_path: Pat
     assert f"[{STEPS}/{STEPS}]" in told
     assert "Network: loopback" in told
     # Nothing but Ansible's own command opens the tunnels.
-    first_of_ansible = next(line for line in told.splitlines() if line.startswith(("  $ ansible ", "  $ ansible-playbook")))
+    first_of_ansible = next(
+        line for line in told.splitlines() if line.startswith(("  $ ansible ", "  $ ansible-playbook"))
+    )
     assert first_of_ansible.endswith("/inventory all -m ping")
     assert told.count("ping: pong") == 3
     assert not folder.exists()

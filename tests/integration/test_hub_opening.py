@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -82,10 +84,31 @@ def test_a_tunnel_is_opened_and_the_device_awaited(service: TunnelingService, co
 
 
 def test_many_who_ask_at_once_get_the_same_tunnel(service: TunnelingService, controller: Path, thing: str) -> None:
+    def reach(_: int) -> tuple[str, bytes]:
+        return ensure(thing)["tunnel_id"], greeting(thing)
+
     with ThreadPoolExecutor(10) as pool:
-        rows = list(pool.map(lambda _: ensure(thing), range(10)))
-    assert {row["tunnel_id"] for row in rows} == set(open_tunnels(service, thing))
+        reached = list(pool.map(reach, range(10)))
+    # Nobody goes ahead before the device is there, whoever came first.
+    assert set(reached) == {(tunnel_id, b"SSH-2.0-") for tunnel_id in open_tunnels(service, thing)}
     assert len(open_tunnels(service, thing)) == 1
+
+
+def test_a_hub_killed_while_it_waits_for_the_device_is_followed_by_one_that_goes_on(
+    service: TunnelingService, controller: Path, hardware: Device
+) -> None:
+    thing = f"thing-{next(numbers)}"
+    ensure_thing = ThreadPoolExecutor(1).submit(ensure, thing)
+    held = wait_for(lambda: (client.status() or {"tunnels": ()})["tunnels"], "the hub holds a tunnel")
+    killed = (client.status() or {})["pid"]
+    os.kill(killed, signal.SIGKILL)
+    join_first_tunnel(service, hardware, thing)
+
+    assert ensure_thing.result(30)["tunnel_id"] == held[0]["tunnel_id"]
+    assert open_tunnels(service, thing) == [held[0]["tunnel_id"]]
+    assert (client.status() or {})["pid"] != killed
+    assert greeting(thing) == b"SSH-2.0-"
+    hardware.stop_proxy()
 
 
 def test_an_open_tunnel_is_taken_over_rather_than_another_opened(

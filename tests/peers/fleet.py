@@ -1,19 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A tunneling service, devices behind it, and a controller whose hub holds a tunnel to each."""
+"""A tunneling service, devices behind it, and a controller.
+
+In a :class:`Fleet` the controller's hub holds a tunnel to each device, whose token was copied to it. In an
+:class:`AgentFleet` each device has an agent, and there is no tunnel yet.
+"""
 
 from __future__ import annotations
 
+import getpass
 import shutil
 import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from .agent import AgentProcess
 from .collection import Controller
-from .device import Device, make_ssh_key
+from .device import Device, Sshd, make_ssh_key
 from .service import TunnelingService
 
-__all__ = ["Fleet"]
+__all__ = ["AgentFleet", "Fleet"]
+
+# Starting a process takes a core for a third of a second: a few at once, however many there are.
+AT_ONCE = 4
 
 
 class Fleet:
@@ -90,3 +101,66 @@ class Fleet:
     def tunnel(self, thing: str) -> dict[str, Any]:
         """The hub's row for a thing."""
         return next(row for row in self.controller.hub_status()["tunnels"] if row["thing"] == thing)
+
+
+class AgentFleet:
+    """Use it as a context manager: inside, every device's agent waits for tunnels, and its host key is known.
+
+    Every device has an sshd and an agent of its own, each a process of its own.
+    """
+
+    def __init__(self, *things: str) -> None:
+        self.things = things
+        self._stack = ExitStack()
+
+    def __enter__(self) -> AgentFleet:
+        with ExitStack() as stack:
+            self.home = Path(tempfile.mkdtemp(prefix="fleet-"))
+            stack.callback(shutil.rmtree, self.home, ignore_errors=True)
+            key = make_ssh_key(self.home / "key")
+            self.service = stack.enter_context(TunnelingService("--mqtt-port", "0"))
+            variables = {"ansible_user": getpass.getuser(), "ansible_ssh_private_key_file": str(key)}
+            hosts: dict[str, dict[str, Any]] = {thing: {} for thing in self.things}
+            self.controller = stack.enter_context(Controller(self.service.environment, hosts, variables))
+
+            def start(thing: str) -> str:
+                sshd = Sshd(self.home / thing, key)
+                stack.callback(sshd.stop)
+                # Every service that a tunnel is opened with needs an address; nobody asks for HTTP1.
+                services = f"SSH1={sshd.port},HTTP1={sshd.port}"
+                self.service.add_thing(thing, self.home / thing, "--services", services)
+                agent = AgentProcess(self.home / thing)
+                stack.callback(agent.stop)
+                agent.start()
+                return sshd.host_key_line(thing)
+
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                self.controller.known_hosts.write_text("".join(pool.map(start, self.things)))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def tunnels(self, status: str = "OPEN") -> dict[str, list[str]]:
+        """What the service says of each thing: the IDs of its tunnels."""
+        client = self.service.boto3_client()
+        return {
+            thing: [
+                summary["tunnelId"]
+                for summary in client.list_tunnels(thingName=thing)["tunnelSummaries"]
+                if summary["status"] == status
+            ]
+            for thing in self.things
+        }
+
+    def tunnels_each(self) -> Counter[int]:
+        """How many things have how many open tunnels."""
+        return Counter(len(tunnels) for tunnels in self.tunnels().values())
+
+    def close_tunnels(self) -> None:
+        """Close every tunnel, as somebody else would."""
+        client = self.service.boto3_client()
+        for tunnels in self.tunnels().values():
+            for tunnel_id in tunnels:
+                client.close_tunnel(tunnelId=tunnel_id)

@@ -83,6 +83,10 @@ class _NotRunningError(Exception):
     """No hub listens."""
 
 
+class _EndedError(HubError):
+    """The hub ended, or was killed, while it was asked for something."""
+
+
 def ensure(
     thing: str,
     service: str = "SSH1",
@@ -111,6 +115,8 @@ def ensure(
         "ensure",
         timeout,
         patience=wait + OPENING_SECONDS,
+        # Whatever the hub that ended had opened, the next one finds: in the file, or by the tunnel's tags.
+        repeatable=open_policy != "always",
         thing=thing,
         service=service,
         open=open_policy,
@@ -231,23 +237,11 @@ def open_stream(thing: str, service: str, *, timeout: float = OPEN_SECONDS) -> i
     Raises:
         HubError: the text says which end is at fault.
     """
-    import array
-
     request = {"op": "open", "thing": thing, "service": service, "timeout": timeout, "aws": _aws_environment()}
-    connection = _connect_or_start()
-    with connection:
-        connection.settimeout(timeout + 2 * _MARGIN_SECONDS)
-        _send(connection, request)
-        descriptors = array.array("i")
-        try:
-            reply, ancillary, _, _ = connection.recvmsg(65536, socket.CMSG_LEN(descriptors.itemsize))
-        except OSError as error:
-            raise HubError(f"the hub gave no answer for {thing}: {error.strerror or error}") from None
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        _check(json.loads(reply or b'{"error": "the hub ended while it was asked for a stream"}'))
-        return descriptors[0]
+    try:
+        return _ask_for_stream(request, timeout)
+    except _EndedError:
+        return _ask_for_stream(request, timeout)
 
 
 def connector_command(thing: str, service: str) -> list[str]:
@@ -275,9 +269,21 @@ def directory() -> str:
     return path
 
 
-def _ask(op: str, timeout: float, *, patience: float = 0.0, **fields: Any) -> dict[str, Any]:
+def _ask(op: str, timeout: float, *, patience: float = 0.0, repeatable: bool = False, **fields: Any) -> dict[str, Any]:
+    """Ask the hub, starting it if need be.
+
+    Args:
+        repeatable: whether to ask the next hub where this one ends before it has answered.
+    """
     request = {"op": op, "timeout": timeout, **fields}
-    return _check(_exchange(_connect_or_start(), request, timeout + patience + _MARGIN_SECONDS))
+    longest = timeout + patience + _MARGIN_SECONDS
+    try:
+        reply = _exchange(_connect_or_start(), request, longest)
+    except _EndedError:
+        if not repeatable:
+            raise
+        reply = _exchange(_connect_or_start(), request, longest)
+    return _check(reply)
 
 
 def _ask_running(op: str, otherwise: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -286,6 +292,26 @@ def _ask_running(op: str, otherwise: dict[str, Any], **fields: Any) -> dict[str,
     except _NotRunningError:
         return otherwise
     return _check(_exchange(connection, {"op": op, **fields}, START_SECONDS))
+
+
+def _ask_for_stream(request: dict[str, Any], timeout: float) -> int:
+    import array
+
+    with _connect_or_start() as connection:
+        connection.settimeout(timeout + 2 * _MARGIN_SECONDS)
+        descriptors = array.array("i")
+        try:
+            _send(connection, request)
+            reply, ancillary, _, _ = connection.recvmsg(65536, socket.CMSG_LEN(descriptors.itemsize))
+        except OSError as error:
+            raise _no_answer(request, error) from None
+        if not reply:
+            raise _no_answer(request, ConnectionResetError())
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        _check(json.loads(reply))
+        return descriptors[0]
 
 
 def _check(reply: dict[str, Any]) -> dict[str, Any]:
@@ -301,10 +327,18 @@ def _exchange(connection: socket.socket, request: dict[str, Any], timeout: float
             _send(connection, request)
             with connection.makefile("rb") as stream:
                 line = stream.readline(_LONGEST_REPLY)
-            reply: dict[str, Any] = json.loads(line)
-        except (OSError, ValueError) as error:
-            raise HubError(f"the hub gave no answer to '{request['op']}': {error}; see {_log_path()}") from None
+        except OSError as error:
+            raise _no_answer(request, error) from None
+        if not line.endswith(b"\n"):
+            raise _no_answer(request, ConnectionResetError())
+        reply: dict[str, Any] = json.loads(line)
         return reply
+
+
+def _no_answer(request: dict[str, Any], error: OSError) -> HubError:
+    if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+        return _EndedError(f"the hub ended before it answered '{request['op']}'; see {_log_path()}")
+    return HubError(f"the hub gave no answer to '{request['op']}': {error.strerror or error}; see {_log_path()}")
 
 
 def _send(connection: socket.socket, request: dict[str, Any]) -> None:

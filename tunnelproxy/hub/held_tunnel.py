@@ -40,6 +40,8 @@ class TunnelRecord:
         client_token: sent with every connect, so that the source token stays good for reconnecting.
         ports: where services listened on the loopback, to listen there again.
         aws: how to reach the control API, by the names of environment variables.
+        awaited_since: while its device is given time to come: when the hub opened it or took it over, in seconds since
+            the epoch.
     """
 
     thing: str
@@ -53,6 +55,7 @@ class TunnelRecord:
     client_token: str = field(default_factory=lambda: str(uuid.uuid4()), repr=False)
     ports: Mapping[str, int] = field(default_factory=dict)
     aws: Mapping[str, str] = field(default_factory=dict, repr=False)
+    awaited_since: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the file: with the tokens, which it is there to keep, but without AWS keys."""
@@ -108,6 +111,10 @@ class HeldTunnel:
         """Take the caller's way to the control API where none, or one without keys, is known."""
         if aws and not any(name in self.record.aws for name in _SECRET_AWS_VARIABLES):
             self.record = replace(self.record, aws={**aws, **self.record.aws})
+
+    def await_no_longer(self) -> None:
+        """The device has come, or has had its time: nobody need wait for it any more."""
+        self.record = replace(self.record, awaited_since=None)
 
     async def stop(self) -> None:
         """Disconnect; the tunnel itself stays open."""

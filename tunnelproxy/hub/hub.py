@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 RENEW_SECONDS = 10 * 60.0
 """A tunnel with less life than this is not handed out any more where another may be opened."""
 
-DESTINATION_POLL_SECONDS = 1.0
+DESTINATION_POLL_SECONDS = (0.25, 1.0)
+"""How often to ask for a device that is awaited: soon at first, for an agent comes within a fraction of a second."""
 
 
 class Hub:
@@ -95,26 +97,24 @@ class Hub:
         return result if isinstance(result, tuple) else (result, None)
 
     async def _ensure(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        new = False
         if request["open"] == "never":
             tunnel = self._find(request)
         else:
             async with self._lock(request["thing"]):
-                tunnel, new = await self._provide(request)
+                tunnel = await self._provide(request)
         await tunnel.wait_linked(request["timeout"])
         tunnel.check_offers(request["service"])
-        if new:
-            self._save()
-            await self._wait_for_destination(tunnel, request["wait"])
+        if tunnel.record.awaited_since is not None and request["open"] != "never":
+            await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
         return tunnel.row()
 
-    async def _provide(self, request: Mapping[str, Any]) -> tuple[HeldTunnel, bool]:
-        """The tunnel of a thing: the one held, or the open one, or a new one; and whether it was not held before."""
+    async def _provide(self, request: Mapping[str, Any]) -> HeldTunnel:
+        """The tunnel of a thing: the one held, or the open one, or a new one."""
         thing, service = request["thing"], request["service"]
         held = self._tunnels.get(thing)
         if held is not None and held.alive and not held.record.expires_within(RENEW_SECONDS):
             held.use_aws(request["aws"])
-            return held, False
+            return held
         plane = ControlPlane(request["aws"])
         found = await plane.take(thing, service, RENEW_SECONDS) if request["open"] == "reuse" else None
         if found is None:
@@ -130,21 +130,32 @@ class Hub:
             expires_at=found.expires_at,
             ports=held.ports if held is not None else {},
             aws=request["aws"],
+            awaited_since=time.time(),
         )
-        return await self._hold(record), True
+        return await self._hold(record)
 
-    async def _wait_for_destination(self, tunnel: HeldTunnel, seconds: float) -> None:
-        """Wait until the device has taken up its end: it learns its token only when the tunnel is opened."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+    async def _wait_for_destination(self, tunnel: HeldTunnel, since: float, seconds: float) -> None:
+        """Wait until the device has taken up its end: it learns its token only when the tunnel is opened.
+
+        Whoever asks for the tunnel meanwhile waits too, and so does the next hub, should this one be killed.
+        """
+        pause, longest = DESTINATION_POLL_SECONDS
         while (await tunnel.ask_ends()).destination == "disconnected":
-            if loop.time() >= deadline:
+            if time.time() >= since + seconds:
+                self._await_no_longer(tunnel)
                 raise HubError(
                     f"the device {tunnel.record.thing} did not connect to its tunnel ({tunnel.record.tunnel_id}) "
-                    f"within {seconds:.0f} s: see that it is online and that its agent runs",
+                    f"within {seconds:.0f} s: see that it is online, and that its agent runs and has an address for "
+                    f"each of {', '.join(tunnel.record.services)}",
                     code="device-not-connected",
                 )
-            await asyncio.sleep(DESTINATION_POLL_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+        self._await_no_longer(tunnel)
+
+    def _await_no_longer(self, tunnel: HeldTunnel) -> None:
+        tunnel.await_no_longer()
+        self._save()
 
     async def _adopt(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = TunnelRecord.from_json({k: v for k, v in request.items() if k not in ("op", "timeout")})

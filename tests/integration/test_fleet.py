@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Devices with an agent each: every device gets one tunnel, whatever becomes of the hub.
+
+There are three of them, or as many as ``TEST_FLEET`` says; ``make test-fleet`` takes twenty.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from peers.collection import Outcome
+from peers.fleet import AgentFleet
+from peers.process import wait_for
+
+DEVICES = int(os.environ.get("TEST_FLEET", "3"))
+THINGS = tuple(f"pump-{number}" for number in range(1, DEVICES + 1))
+FORKS = ("-f", str(DEVICES))
+ONE_EACH = {1: DEVICES}
+DONE = ("SUCCESS", "CHANGED")
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[AgentFleet]:
+    began = time.monotonic()
+    with AgentFleet(*THINGS) as running:
+        print(f"{DEVICES} devices up in {time.monotonic() - began:.1f} s")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def first_ping(fleet: AgentFleet) -> dict[str, Outcome]:
+    """What became of the very first command, when there was no hub and no tunnel."""
+    assert fleet.tunnels_each() == {0: DEVICES}
+    return ping(fleet)
+
+
+def ping(fleet: AgentFleet) -> dict[str, Outcome]:
+    began = time.monotonic()
+    outcomes = fleet.controller.module("ansible.builtin.ping", "all", *FORKS)
+    print(f"ping in {time.monotonic() - began:.1f} s")
+    return outcomes
+
+
+def failures(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    assert set(outcomes) == set(THINGS)
+    return {thing: outcome.message for thing, outcome in outcomes.items() if outcome.word not in DONE}
+
+
+def failures_while_the_hub_is_killed(fleet: AgentFleet, moment: Callable[[], bool], *module: str) -> dict[str, str]:
+    """Run a module on all devices, and kill the hub at a moment; what failed."""
+    retrying = {"ANSIBLE_SSH_RETRIES": "3"}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(fleet.controller.run, "ansible", "all", *FORKS, "-m", *module, **retrying)
+        wait_for(lambda: running.done() or moment(), "the moment to kill the hub", 60)
+        kill_hub(fleet)
+        said = running.result().stdout
+    words = dict(re.findall(r"^(\S+) \| (\w+)", said, re.MULTILINE))
+    assert set(words) == set(THINGS), said
+    return {thing: said for thing, word in words.items() if word not in DONE}
+
+
+def kill_hub(fleet: AgentFleet) -> None:
+    os.kill(fleet.controller.hub_status()["pid"], signal.SIGKILL)
+
+
+def test_a_ping_from_nothing_opens_one_tunnel_for_each_device(
+    fleet: AgentFleet, first_ping: dict[str, Outcome]
+) -> None:
+    assert failures(first_ping) == {}
+    assert fleet.tunnels_each() == ONE_EACH
+
+
+def test_no_second_tunnel_after_the_hub_was_killed_between_two_runs(
+    fleet: AgentFleet, first_ping: dict[str, Outcome]
+) -> None:
+    before = fleet.tunnels()
+    kill_hub(fleet)
+    # As hours later, when ssh's own connections are gone too.
+    fleet.controller.disconnect()
+
+    assert failures(ping(fleet)) == {}
+    assert fleet.tunnels() == before
+
+
+def test_no_second_tunnel_after_the_hub_was_killed_in_the_middle_of_a_run(
+    fleet: AgentFleet, first_ping: dict[str, Outcome]
+) -> None:
+    before = fleet.tunnels()
+    begun = fleet.home / "begun"
+    begun.mkdir()
+    # The first attempt of each waits for what never comes.
+    work = f"mkdir {begun}/{{{{ inventory_hostname }}}} && while [ -d {begun} ]; do sleep 0.1; done; true"
+
+    assert (
+        failures_while_the_hub_is_killed(
+            fleet, lambda: len(list(begun.iterdir())) == DEVICES, "ansible.builtin.shell", "-a", work
+        )
+        == {}
+    )
+    assert fleet.tunnels() == before
+
+
+def test_no_second_tunnel_after_the_hub_was_killed_while_it_opened_them(
+    fleet: AgentFleet, first_ping: dict[str, Outcome]
+) -> None:
+    fleet.close_tunnels()
+
+    assert (
+        failures_while_the_hub_is_killed(fleet, lambda: fleet.tunnels_each()[1] >= DEVICES // 4, "ansible.builtin.ping")
+        == {}
+    )
+    assert fleet.tunnels_each() == ONE_EACH
