@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_ATTEMPTS = 5
 CONNECT_PAUSE_SECONDS = 2.5
+CONNECT_SECONDS = 3.0
+"""How long one attempt may take, over all addresses of a name. The kernel would ask one that drops packets for two
+minutes; like this it asks twice, a second apart, and five attempts are over before the hub gives up."""
 
 
 class DestinationProxy:
@@ -32,7 +35,7 @@ class DestinationProxy:
         plan: says what to connect to for each service.
         bind_address: the local address to connect from; None leaves that to the system.
         connect_attempts: how often to try to connect to a service's address; None for ever.
-        connect_pause: seconds between two attempts.
+        connect_pause: seconds between two attempts, where the first failed at once; none after one without an answer.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
@@ -110,7 +113,7 @@ class DestinationProxy:
                     error.strerror or error,
                 )
                 last = attempt == self._connect_attempts
-                if not last:
+                if not last and not isinstance(error, TimeoutError):
                     await asyncio.sleep(self._connect_pause)
                 if not local.wanted:
                     return
@@ -122,6 +125,13 @@ class DestinationProxy:
         multiplexer.reset(connection)
 
     async def _connect_once(self, local: LocalSocket, address: Address) -> None:
+        try:
+            await asyncio.wait_for(self._join(local, address), CONNECT_SECONDS)
+        except asyncio.TimeoutError:
+            # Up to Python 3.10 this is no OSError.
+            raise TimeoutError(f"no answer within {CONNECT_SECONDS:.0f} s") from None
+
+    async def _join(self, local: LocalSocket, address: Address) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(address, UnixAddress):
             await loop.create_unix_connection(lambda: local, address.path)

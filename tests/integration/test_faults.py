@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import http
 import os
 import signal
@@ -290,6 +291,24 @@ def test_a_closed_port_at_the_destination_ends_the_connection(service: Tunneling
         assert carries(pair, "SSH1")
         assert refused.recv(1) == b""
         pair.destination.wait_for_output(r"cannot connect to localhost:1 \(attempt 5 of 5\)")
+
+
+def test_an_address_that_drops_packets_is_given_up_in_seconds(service: TunnelingService, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    attempts = {"connection_retry_count": 2, "connection_retry_delay_ms": 60000}
+    settings.write_text(json.dumps({"tunneling": {"proxy": {"tcp": attempts}}}))
+    with ExitStack() as stack:
+        # With one connection in its queue, and no room for another, the kernel answers nobody.
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        stack.enter_context(socket.create_connection(full.getsockname()))
+        addresses = {"HTTP1": full.getsockname()[1]}
+        options = ["--settings-json", str(settings)]
+        pair = stack.enter_context(ProxyPair(service, tmp_path, addresses, destination_options=options))
+        refused = stack.enter_context(connect(pair, "HTTP1"))
+
+        # No pause after an attempt that has taken its time already.
+        assert refused.recv(1) == b""
+        pair.destination.wait_for_output(r"cannot connect to .* \(attempt 2 of 2\): no answer within 3 s")
 
 
 def test_a_server_that_says_nothing_holds_nobody_up(service: TunnelingService, tmp_path: Path) -> None:

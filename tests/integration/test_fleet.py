@@ -56,18 +56,20 @@ def failures(outcomes: dict[str, Outcome]) -> dict[str, str]:
 def failures_while_the_hub_is_killed(fleet: AgentFleet, moment: Callable[[], bool], *module: str) -> dict[str, str]:
     """Run a module on all devices, and kill the hub at a moment; what failed."""
     retrying = {"ANSIBLE_SSH_RETRIES": "3"}
+    hub = hub_of(fleet)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(fleet.controller.run, "ansible", "all", *FORKS, "-m", *module, **retrying)
         wait_for(lambda: running.done() or moment(), "the moment to kill the hub", 60)
-        kill_hub(fleet)
+        os.kill(hub, signal.SIGKILL)
         said = running.result().stdout
     words = dict(re.findall(r"^(\S+) \| (\w+)", said, re.MULTILINE))
     assert set(words) == set(THINGS), said
     return {thing: said for thing, word in words.items() if word not in DONE}
 
 
-def kill_hub(fleet: AgentFleet) -> None:
-    os.kill(fleet.controller.hub_status()["pid"], signal.SIGKILL)
+def hub_of(fleet: AgentFleet) -> int:
+    pid: int = fleet.controller.hub_status()["pid"]
+    return pid
 
 
 def test_a_ping_from_nothing_opens_one_tunnel_for_each_device(
@@ -81,7 +83,7 @@ def test_no_second_tunnel_after_the_hub_was_killed_between_two_runs(
     fleet: AgentFleet, first_ping: dict[str, Outcome]
 ) -> None:
     before = fleet.tunnels()
-    kill_hub(fleet)
+    os.kill(hub_of(fleet), signal.SIGKILL)
     # As hours later, when ssh's own connections are gone too.
     fleet.controller.disconnect()
 

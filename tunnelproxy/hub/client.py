@@ -39,8 +39,8 @@ START_LOCK_NAME = "start.lock"
 
 START_SECONDS = 20.0
 OPEN_SECONDS = 20.0
-"""How long a device may take to answer on a new stream: its proxy gives up on a dead local port after 10 s, and one
-that may speak V1 only is asked a second time after 5 s."""
+"""How long a device may take to answer on a new stream: its proxy gives up on a closed port after 10 s and on a silent
+address after 15 s, and one that may speak V1 only is asked a second time after 5 s."""
 
 OPENING_SECONDS = 120.0
 """How long the calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
