@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import http
+import json
 import os
 import signal
 import socket

@@ -15,8 +15,9 @@ import os
 import socket
 import stat
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 __all__ = [
     "HubError",
@@ -51,6 +52,7 @@ CAPATH_VARIABLE = "AWSIOT_TUNNEL_CAPATH"
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MARGIN_SECONDS = 5.0
+_PAUSES_SECONDS = (0.1, 1.0)
 _LONGEST_REPLY = 16 * 1024 * 1024
 
 _AWS_VARIABLES = (
@@ -64,6 +66,9 @@ _AWS_VARIABLES = (
     "AWS_ENDPOINT_URL_IOTSECURETUNNELING",
     "AWS_CA_BUNDLE",
 )
+
+
+T = TypeVar("T")
 
 
 class HubError(Exception):
@@ -238,10 +243,7 @@ def open_stream(thing: str, service: str, *, timeout: float = OPEN_SECONDS) -> i
         HubError: the text says which end is at fault.
     """
     request = {"op": "open", "thing": thing, "service": service, "timeout": timeout, "aws": _aws_environment()}
-    try:
-        return _ask_for_stream(request, timeout)
-    except _EndedError:
-        return _ask_for_stream(request, timeout)
+    return _insist(lambda: _ask_for_stream(request, timeout))
 
 
 def connector_command(thing: str, service: str) -> list[str]:
@@ -277,13 +279,22 @@ def _ask(op: str, timeout: float, *, patience: float = 0.0, repeatable: bool = F
     """
     request = {"op": op, "timeout": timeout, **fields}
     longest = timeout + patience + _MARGIN_SECONDS
-    try:
-        reply = _exchange(_connect_or_start(), request, longest)
-    except _EndedError:
-        if not repeatable:
-            raise
-        reply = _exchange(_connect_or_start(), request, longest)
-    return _check(reply)
+
+    def ask() -> dict[str, Any]:
+        return _check(_exchange(_connect_or_start(), request, longest))
+
+    return _insist(ask) if repeatable else ask()
+
+
+def _insist(ask: Callable[[], T]) -> T:
+    """Ask the hub, and the next one where it ends before it has answered."""
+    for pause in _PAUSES_SECONDS:
+        try:
+            return ask()
+        except _EndedError:
+            # One that is being killed may still take connections, for a moment.
+            time.sleep(pause)
+    return ask()
 
 
 def _ask_running(op: str, otherwise: dict[str, Any], **fields: Any) -> dict[str, Any]:
