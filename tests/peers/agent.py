@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .broker import Mosquitto
@@ -41,12 +41,27 @@ def write_agent_configuration(
 
 
 class AgentProcess:
-    """An agent whose configuration is in a folder. Its state outlives :meth:`stop` and :meth:`start`."""
+    """An agent whose configuration is in a folder. Its state outlives :meth:`stop` and :meth:`start`.
 
-    def __init__(self, folder: Path, *, python: str = sys.executable) -> None:
+    Args:
+        enter: the start of a command line that leads to where it is to run.
+    """
+
+    def __init__(self, folder: Path, *, python: str = sys.executable, enter: Sequence[str] = ()) -> None:
         self.folder = folder
         self.log = folder / "agent.log"
-        self._python = python
+        self._command = [
+            *enter,
+            python,
+            "-m",
+            "tunnelproxy",
+            "agent",
+            "run",
+            "--config",
+            folder / "agent.yml",
+            "-v",
+            "5",
+        ]
         self.process: Process | None = None
 
     def __enter__(self) -> AgentProcess:
@@ -63,9 +78,8 @@ class AgentProcess:
 
     def start(self, until: str = "waiting for notifications") -> Process:
         """Start it, and wait until it has logged something."""
-        command = [self._python, "-m", "tunnelproxy", "agent", "run", "--config", self.folder / "agent.yml", "-v", "5"]
         self.log.unlink(missing_ok=True)
-        self.process = Process(command, self.log, os.environ)
+        self.process = Process(self._command, self.log, os.environ)
         self.process.wait_for_output(until)
         return self.process
 

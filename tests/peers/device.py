@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .process import Process, free_port, wait_for
@@ -31,9 +32,15 @@ def make_ssh_key(path: Path) -> Path:
 
 
 class Sshd:
-    """A real OpenSSH server on a loopback port, which lets one key in."""
+    """A real OpenSSH server on a loopback port, which lets one key in.
 
-    def __init__(self, folder: Path, authorized_key: Path, host_key: Path | None = None) -> None:
+    Args:
+        enter: the start of a command line that leads to where it is to run.
+    """
+
+    def __init__(
+        self, folder: Path, authorized_key: Path, host_key: Path | None = None, enter: Sequence[str] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.host_key = host_key or make_ssh_key(folder / "host_key")
@@ -47,7 +54,7 @@ class Sshd:
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self.process = Process([require_sshd(), "-D", "-e", "-f", config], folder / "sshd.log")
+        self.process = Process([*enter, require_sshd(), "-D", "-e", "-f", config], folder / "sshd.log")
         self.process.wait_for_output("Server listening")
 
     def host_key_line(self, name: str) -> str:

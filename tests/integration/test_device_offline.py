@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A device without a network, for seconds, or for as many as ``TEST_OFFLINE`` says; ``make test-fleet`` takes 60.
+
+Nothing gets in or out of the namespace that it lives in, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from peers.agent import AgentProcess
+from peers.device import Sshd, make_ssh_key
+from peers.namespace import NetworkNamespace, why_impossible
+from peers.process import wait_for
+from peers.service import TunnelingService
+from tunnelproxy.hub import client
+
+pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
+
+OFFLINE_SECONDS = float(os.environ.get("TEST_OFFLINE", "2"))
+BACK_WITHIN = 30.0
+
+
+@pytest.fixture
+def place() -> Iterator[NetworkNamespace]:
+    with NetworkNamespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def service(place: NetworkNamespace) -> Iterator[TunnelingService]:
+    with TunnelingService("--host", place.here, "--mqtt-port", "0") as running:
+        yield running
+
+
+@pytest.fixture
+def agent(place: NetworkNamespace, service: TunnelingService, tmp_path: Path) -> Iterator[AgentProcess]:
+    """The agent of the thing ``pump``, and the sshd behind it, both in the namespace."""
+    sshd = Sshd(tmp_path / "sshd", make_ssh_key(tmp_path / "key"), enter=place.enter)
+    service.add_thing("pump", tmp_path / "pump", "--services", f"SSH1={sshd.port},HTTP1={sshd.port}")
+    with AgentProcess(tmp_path / "pump", enter=place.enter) as running:
+        yield running
+    sshd.stop()
+
+
+@pytest.fixture(autouse=True)
+def _controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in service.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
+    yield
+    client.stop()
+
+
+def answers() -> bool:
+    """Whether the device's sshd answers through its tunnel."""
+    with suppress(client.HubError), socket.socket(fileno=client.open_stream("pump", "SSH1", timeout=1)) as stream:
+        return stream.recv(8) == b"SSH-2.0-"
+    return False
+
+
+def offline(place: NetworkNamespace) -> None:
+    """Take the network away for a while."""
+    place.drop_packets()
+    # Not to wait for anything: this is what is tested.
+    time.sleep(OFFLINE_SECONDS)
+    place.pass_packets()
+
+
+def test_its_tunnel_works_again_without_a_hand(
+    place: NetworkNamespace, service: TunnelingService, agent: AgentProcess
+) -> None:
+    tunnel_id = client.ensure("pump", open_policy="reuse")["tunnel_id"]
+    assert answers()
+
+    offline(place)
+    began = time.monotonic()
+    wait_for(answers, "the device answers", BACK_WITHIN)
+    print(f"reachable {time.monotonic() - began:.1f} s after {OFFLINE_SECONDS:.0f} s without network")
+    assert client.ensure("pump", open_policy="reuse")["tunnel_id"] == tunnel_id
+
+
+def test_it_joins_a_tunnel_that_is_opened_when_it_is_back(
+    place: NetworkNamespace, service: TunnelingService, agent: AgentProcess
+) -> None:
+    offline(place)
+    began = time.monotonic()
+    client.ensure("pump", open_policy="reuse", wait=BACK_WITHIN)
+    assert answers()
+    print(f"a new tunnel joined {time.monotonic() - began:.1f} s after {OFFLINE_SECONDS:.0f} s without network")
