@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -298,3 +299,15 @@ def test_a_second_hub_is_refused(hub_folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=REPOSITORY)
     assert done.returncode == 1
     assert "a hub runs already" in done.stderr
+
+
+def test_a_hub_that_comes_while_another_ends_takes_its_place(hub_folder: Path) -> None:
+    hub_folder.mkdir(mode=0o700, exist_ok=True)
+    with (hub_folder / "hub.lock").open("w") as lock, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asked = pool.submit(client.ensure, "nothing")
+        log = hub_folder / "hub.log"
+        wait_for(lambda: log.exists() and "waiting for another hub" in log.read_text(), "the next hub waits")
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        with pytest.raises(client.HubError, match="there is no tunnel to nothing"):
+            asked.result()

@@ -19,6 +19,8 @@ __all__ = ["AlreadyRunningError", "serve"]
 
 log = logging.getLogger(__name__)
 
+ENDING_SECONDS = 5.0
+LOCK_POLL_SECONDS = 0.1
 IDLE_CHECK_SECONDS = 5.0
 LONGEST_REQUEST = 64 * 1024
 REQUEST_SECONDS = 10.0
@@ -40,10 +42,7 @@ async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
     """
     folder = Path(directory())
     lock = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise AlreadyRunningError from None
+    await _take(lock)
     path = folder / SOCKET_NAME
     path.unlink(missing_ok=True)
     hub = Hub(folder / "tunnels.json")
@@ -62,6 +61,27 @@ async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
         listener.close()
         await hub.stop()
         log.info("the hub ends")
+
+
+async def _take(lock: int) -> None:
+    """Take the lock of the only hub. One that ends holds it a little longer than it listens."""
+    if _taken(lock):
+        return
+    log.info("waiting for another hub to end")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + ENDING_SECONDS
+    while not _taken(lock):
+        if loop.time() > deadline:
+            raise AlreadyRunningError
+        await asyncio.sleep(LOCK_POLL_SECONDS)
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 async def _until_done(hub: Hub, idle_seconds: float) -> None:
