@@ -36,8 +36,9 @@ test-role: system-packages test-packages $(INSTALLED) ## test the role on a Debi
 	@TEST_ROLE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration/test_agent_role.py $(ARGS)
 
 .PHONY: test-fleet
-test-fleet: system-packages test-packages $(INSTALLED) ## test twenty devices with agents, and a device without network for a minute
-	@TEST_FLEET=20 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -s tests/integration/test_fleet.py $(ARGS)
+test-fleet: system-packages test-packages $(INSTALLED) ## test twenty devices with agents, and one that has no network for a minute
+	@TEST_FLEET=20 TEST_OFFLINE=60 PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/pytest -s --timeout 600 tests/integration/test_fleet.py tests/integration/test_device_offline.py $(ARGS)
 
 FUZZ_SECONDS := 600
 CORPUS := .cache/fuzz
