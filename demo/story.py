@@ -186,8 +186,8 @@ class Story:
         become = become_here() is not None
         self._narrator.step(
             "Do a day's work",
-            "Any playbook works: this one reads facts, copies a file to each device, fetches it back"
-            + (", and becomes another user." if become else "."),
+            "Any playbook works: this one reads facts, copies a file to each device"
+            + (", fetches it back, and becomes another user." if become else ", and fetches it back."),
         )
         if become:
             self._controller.run("ansible-playbook", PLAYBOOK)
