@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -28,35 +27,39 @@ OFFLINE_SECONDS = float(os.environ.get("TEST_OFFLINE", "2"))
 BACK_WITHIN = 30.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def place() -> Iterator[NetworkNamespace]:
     with NetworkNamespace() as namespace:
         yield namespace
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(place: NetworkNamespace) -> Iterator[TunnelingService]:
     with TunnelingService("--host", place.here, "--mqtt-port", "0") as running:
         yield running
 
 
-@pytest.fixture
-def agent(place: NetworkNamespace, service: TunnelingService, tmp_path: Path) -> Iterator[AgentProcess]:
+@pytest.fixture(scope="module")
+def agent(
+    place: NetworkNamespace, service: TunnelingService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AgentProcess]:
     """The agent of the thing ``pump``, and the sshd behind it, both in the namespace."""
-    sshd = Sshd(tmp_path / "sshd", make_ssh_key(tmp_path / "key"), enter=place.enter)
-    service.add_thing("pump", tmp_path / "pump", "--services", f"SSH1={sshd.port},HTTP1={sshd.port}")
-    with AgentProcess(tmp_path / "pump", enter=place.enter) as running:
+    folder = tmp_path_factory.mktemp("device")
+    sshd = Sshd(folder / "sshd", make_ssh_key(folder / "key"), enter=place.enter)
+    service.add_thing("pump", folder / "pump", "--services", f"SSH1={sshd.port},HTTP1={sshd.port}")
+    with AgentProcess(folder / "pump", enter=place.enter) as running:
         yield running
     sshd.stop()
 
 
-@pytest.fixture(autouse=True)
-def _controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in service.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
-    yield
-    client.stop()
+@pytest.fixture(scope="module", autouse=True)
+def _controller(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in service.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
+        yield
+        client.stop()
 
 
 def answers() -> bool:
