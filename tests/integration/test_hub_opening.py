@@ -95,20 +95,20 @@ def test_many_who_ask_at_once_get_the_same_tunnel(service: TunnelingService, con
 
 
 def test_a_hub_killed_while_it_waits_for_the_device_is_followed_by_one_that_goes_on(
-    service: TunnelingService, controller: Path, hardware: Device
+    service: TunnelingService, controller: Path, device: Device
 ) -> None:
     thing = f"thing-{next(numbers)}"
     ensure_thing = ThreadPoolExecutor(1).submit(ensure, thing)
     held = wait_for(lambda: (client.status() or {"tunnels": ()})["tunnels"], "the hub holds a tunnel")
     killed = (client.status() or {})["pid"]
     os.kill(killed, signal.SIGKILL)
-    join_first_tunnel(service, hardware, thing)
+    join_first_tunnel(service, device, thing)
 
     assert ensure_thing.result(30)["tunnel_id"] == held[0]["tunnel_id"]
     assert open_tunnels(service, thing) == [held[0]["tunnel_id"]]
     assert (client.status() or {})["pid"] != killed
     assert greeting(thing) == b"SSH-2.0-"
-    hardware.stop_proxy()
+    device.stop_proxy()
 
 
 def test_an_open_tunnel_is_taken_over_rather_than_another_opened(
