@@ -157,7 +157,16 @@ def _base_system() -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         base.parent.mkdir(exist_ok=True)
         # In mounts of its own, so that what it mounts goes with it, however it ends.
-        command = ["unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={_PACKAGES}", release, str(partial), mirror]
+        command = [
+            "unshare",
+            "--mount",
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={_PACKAGES}",
+            release,
+            str(partial),
+            mirror,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         # No names are resolved in it: it has no package index.
