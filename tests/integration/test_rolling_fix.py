@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks rolling_fix and rotate, and the health gate, through real tunnels to real devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from peers.fleet import Fleet
+
+THINGS = ("device-1", "device-2", "device-3")
+
+FIX = """
+- name: Note that the fix was here
+  ansible.builtin.copy:
+    content: fixed
+    dest: "{{ roots[inventory_hostname] }}/fixed"
+    mode: "0600"
+
+- name: Change the page
+  ansible.builtin.copy:
+    content: "{{ inventory_hostname }} is {{ 'sick' if inventory_hostname == breaks else 'well' }}\\n"
+    dest: "{{ roots[inventory_hostname] }}/index.html"
+    mode: "0600"
+"""
+
+GATE = """
+- hosts: devices
+  gather_facts: false
+  roles:
+    - iotops.tunnel.health
+  tasks:
+    - name: Go on
+      ansible.builtin.debug:
+        msg: "goes on with {{ inventory_hostname }}"
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet(*THINGS) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def as_new(fleet: Fleet) -> None:
+    for thing, device in fleet.devices.items():
+        (device.http.root / "fixed").unlink(missing_ok=True)
+        (device.http.root / "index.html").write_text(f"{thing} is well\n")
+
+
+def run(fleet: Fleet, playbook: object, folder: Path, **variables: Any) -> CompletedProcess[str]:
+    """Run a playbook in a folder, with a gate that wants the page to say that the device is well."""
+    gate = {"iotops_tunnel_health_content": "is well", "iotops_tunnel_health_wait": 1, "iotops_tunnel_health_delay": 1}
+    roots = {thing: str(device.http.root) for thing, device in fleet.devices.items()}
+    extra = {"iotops_tunnel_become": False, "roots": roots, "breaks": "nobody", **gate, **variables}
+    return fleet.controller.playbook(playbook, "-e", json.dumps(extra), PWD=str(folder))
+
+
+def fixed(fleet: Fleet) -> list[str]:
+    """The devices that the fix was on."""
+    return [thing for thing, device in fleet.devices.items() if (device.http.root / "fixed").exists()]
+
+
+def test_a_sick_device_ends_the_fix_and_later_batches_stay_untouched(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "fix.yml").write_text(FIX)
+    fix = {"iotops_tunnel_fix_tasks": "fix.yml", "iotops_tunnel_serial": 1}
+    ran = run(fleet, "iotops.tunnel.rolling_fix", tmp_path, breaks="device-2", **fix)
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert "device-2 was not well within 1 s: / answered without is well in it." in " ".join(ran.stdout.split())
+    assert fixed(fleet) == ["device-1", "device-2"]
+
+
+def test_a_device_out_of_reach_ends_the_fix_too_and_so_does_it_in_a_larger_batch(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "fix.yml").write_text(FIX)
+    fix = {"iotops_tunnel_fix_tasks": "fix.yml", "iotops_tunnel_serial": [2, 1]}
+    fleet.devices["device-2"].stop_proxy()
+    try:
+        ran = run(fleet, "iotops.tunnel.rolling_fix", tmp_path, **fix)
+    finally:
+        fleet.connect_anew("device-2")
+    assert ran.returncode != 0, ran.stdout + ran.stderr
+    assert "device-2 is not connected to its tunnel" in ran.stdout + ran.stderr
+    assert "device-3" not in fixed(fleet)
+
+
+def test_a_role_fixes_all_devices_when_all_stay_well(fleet: Fleet, tmp_path: Path) -> None:
+    tasks = tmp_path / "roles" / "mend" / "tasks"
+    tasks.mkdir(parents=True)
+    (tasks / "main.yml").write_text(FIX)
+    ran = fleet_with_roles(fleet, tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert fixed(fleet) == list(THINGS)
+
+
+def fleet_with_roles(fleet: Fleet, folder: Path) -> CompletedProcess[str]:
+    """Run the fix with the role C(mend), in the batches that it has by default."""
+    fleet.controller.environment["ANSIBLE_ROLES_PATH"] = str(folder / "roles")
+    return run(fleet, "iotops.tunnel.rolling_fix", folder, iotops_tunnel_fix_role="mend")
+
+
+def test_it_wants_to_know_what_to_do(fleet: Fleet, tmp_path: Path) -> None:
+    ran = run(fleet, "iotops.tunnel.rolling_fix", tmp_path, iotops_tunnel_fix_tasks="missing.yml")
+    assert ran.returncode != 0
+    assert f"({tmp_path}/missing.yml is not)" in " ".join(ran.stdout.split())
+    assert fixed(fleet) == []
+
+
+def test_the_gate_can_leave_a_sick_device_behind(fleet: Fleet, tmp_path: Path) -> None:
+    (fleet.devices["device-1"].http.root / "index.html").write_text("sick\n")
+    playbook = tmp_path / "gate.yml"
+    playbook.write_text(GATE)
+    ran = run(fleet, playbook, tmp_path, iotops_tunnel_health_otherwise="end_host")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "device-1 was not well within 1 s" in ran.stdout
+    assert "goes on with device-1" not in ran.stdout
+    assert "goes on with device-2" in ran.stdout
+
+
+def test_rotation_makes_the_old_tokens_void_and_leaves_new_ones(fleet: Fleet, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    before = {thing: fleet.tunnel(thing)["tunnel_id"] for thing in THINGS}
+    ran = run(fleet, "iotops.tunnel.rotate", tmp_path, iotops_tunnel_destination_token_dir=str(tokens))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for thing, device in fleet.devices.items():
+        token = (tokens / thing).read_text()
+        assert token not in ran.stdout + ran.stderr
+        assert fleet.tunnel(thing)["tunnel_id"] == before[thing]
+        device.start_proxy(token)
+        device.wait_connected(before[thing])
+    ping = fleet.controller.playbook("iotops.tunnel.ping")
+    assert ping.returncode == 0, ping.stdout + ping.stderr
+
+
+def test_rotation_of_the_source_disturbs_nobody(fleet: Fleet, tmp_path: Path) -> None:
+    ran = run(fleet, "iotops.tunnel.rotate", tmp_path, iotops_tunnel_rotate="source", iotops_tunnel_hosts="device-1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert fleet.controller.module("ansible.builtin.ping", "device-1")["device-1"].word == "SUCCESS"
+
+
+def test_rotation_opens_no_tunnel_where_there_is_none(fleet: Fleet, tmp_path: Path) -> None:
+    services = {"iotops_tunnel_services": ["SSH1"], "iotops_tunnel_hosts": "device-1"}
+    ran = run(fleet, "iotops.tunnel.rotate", tmp_path, **services)
+    assert ran.returncode == 2
+    assert "There is no open tunnel to device-1 with these services" in " ".join(ran.stdout.split())
+    tunnels = fleet.service.boto3_client().list_tunnels(thingName="device-1")["tunnelSummaries"]
+    assert len(tunnels) == 1
