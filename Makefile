@@ -16,7 +16,7 @@ ROOT_COMMANDS := $(if $(filter 0,$(shell id -u)),ip iptables)
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: system-packages $(INSTALLED) ## three devices behind NAT, reached by Ansible through tunnels; KEEP=1 leaves them up
@@ -39,6 +39,11 @@ test-role: system-packages test-packages $(INSTALLED) ## test the role on a Debi
 test-fleet: system-packages test-packages $(INSTALLED) ## test twenty devices with agents, and one that has no network for a minute
 	@TEST_FLEET=20 TEST_OFFLINE=60 PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/pytest -s --timeout 600 tests/integration/test_fleet.py tests/integration/test_device_offline.py $(ARGS)
+
+.PHONY: test-report
+test-report: system-packages test-packages $(INSTALLED) ## diagnose twelve devices that ail; needs root, takes minutes
+	@scripts/system-packages debootstrap chromium
+	@TEST_REPORT=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration/test_diagnose_fleet.py $(ARGS)
 
 FUZZ_SECONDS := 600
 CORPUS := .cache/fuzz

@@ -29,7 +29,10 @@ from peers.service import TunnelingService
 from peers.wheelhouse import make_wheelhouse
 from tunnelproxy.service.certificates import Certificates
 
-pytestmark = [pytest.mark.skipif(bool(debian.why_not()), reason=debian.why_not()), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.skipif(bool(debian.why_not("test-role")), reason=debian.why_not("test-role")),
+    pytest.mark.timeout(900),
+]
 
 THING = "pump"
 THROUGH_TUNNEL = "pump-through-its-tunnel"

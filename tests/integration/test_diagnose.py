@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role and playbook diagnose, through real tunnels to real devices, one of which is hostile and one out of reach."""
+"""The role and playbook diagnose, through real tunnels to real devices; one is hostile, and one out of reach."""
 
 from __future__ import annotations
 

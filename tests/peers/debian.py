@@ -20,12 +20,16 @@ _NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--cgroup")
 _BOOT = Path(__file__).with_name("boot-root.sh")
 
 
-def why_not() -> str:
-    """Why no such system can run here; empty if it can."""
-    if not os.environ.get("TEST_ROLE"):
-        return "takes minutes, and is a target of its own: sudo make test-role"
+def why_not(target: str) -> str:
+    """Why no such system can run here; empty if it can.
+
+    Args:
+        target: of the Makefile, which alone runs these tests; it sets a variable of that name.
+    """
+    if not os.environ.get(target.upper().replace("-", "_")):
+        return f"takes minutes, and is a target of its own: sudo make {target}"
     if os.geteuid() != 0:
-        return "needs root, for debootstrap and namespaces: sudo make test-role"
+        return f"needs root, for debootstrap and namespaces: sudo make {target}"
     if shutil.which("debootstrap") is None:
         return "debootstrap is not installed: apt-get install debootstrap"
     probe = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True, check=False)

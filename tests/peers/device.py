@@ -35,6 +35,9 @@ class Sshd:
     """A real OpenSSH server on a loopback port, which lets one key in.
 
     Args:
+        folder: for its files.
+        authorized_key: the private key that gets in; the public one lies beside it.
+        host_key: its own private key, if it is not to make one.
         enter: the start of a command line that leads to where it is to run.
     """
 
@@ -91,13 +94,20 @@ def proxy_environment(service: TunnelingService, token: str) -> dict[str, str]:
 class Device:
     """A thing in the field. It is reachable only through the tunnel that its destination proxy holds."""
 
-    def __init__(self, thing: str, service: TunnelingService, folder: Path, authorized_key: Path) -> None:
+    def __init__(
+        self,
+        thing: str,
+        service: TunnelingService,
+        folder: Path,
+        authorized_key: Path,
+        enter: Sequence[str] = (),
+    ) -> None:
         self.thing = thing
         self.service = service
         self.folder = folder / thing
         self.ssh_key = authorized_key
         self.ssh_user = getpass.getuser()
-        self.sshd = Sshd(self.folder, authorized_key)
+        self.sshd = Sshd(self.folder, authorized_key, enter=enter)
         self.http = HttpServer(self.folder, f"{thing} is well\n")
         self.proxy: Process | None = None
 

@@ -11,6 +11,7 @@ import getpass
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,10 +34,17 @@ class Fleet:
     Args:
         things: names of the devices.
         variables: inventory variables of all hosts.
+        inside: for some things, a command that runs another one, the SSH server, in surroundings of its own.
     """
 
-    def __init__(self, *things: str, variables: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        *things: str,
+        variables: dict[str, Any] | None = None,
+        inside: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._things = things
+        self._inside = inside or {}
         self._variables = variables or {}
         self._stack = ExitStack()
         self.devices: dict[str, Device] = {}
@@ -48,7 +56,8 @@ class Fleet:
             key = make_ssh_key(self.home / "key")
             self.service = stack.enter_context(TunnelingService())
             for thing in self._things:
-                self.devices[thing] = stack.enter_context(Device(thing, self.service, self.home, key))
+                device = Device(thing, self.service, self.home, key, self._inside.get(thing, ()))
+                self.devices[thing] = stack.enter_context(device)
             variables = {
                 "ansible_user": next(iter(self.devices.values())).ssh_user,
                 "ansible_ssh_private_key_file": str(key),

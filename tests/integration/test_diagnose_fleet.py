@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A fleet of twelve devices with real ailments, one of which runs systemd, is diagnosed through its tunnels."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from peers import debian
+from peers.ailing import AGENT_CERTIFICATE, ailing
+from peers.browser import measured_widths, require_chromium, screenshot
+from peers.fleet import Fleet
+from peers.page import Page
+from peers.process import wait_for
+
+WHY_NOT = debian.why_not("test-report")
+pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.timeout(600)]
+
+WITH_SYSTEMD = "pump-03"
+UNREACHABLE = ("buoy-17", "weir-02")
+AILMENTS: dict[str, dict[str, Any]] = {
+    "gauge-05": {"filled_percent": 97, "certificate_days": -3},
+    "gauge-08": {"certificate_days": 20},
+    "gauge-12": {"reboot_due": True, "certificate_days": 400},
+    "gauge-14": {"certificate_days": 210},
+    "pump-01": {"certificate_days": 210},
+    "pump-11": {"filled_percent": 88, "certificate_days": 45},
+    "valve-02": {"certificate_days": 320},
+    "valve-04": {"read_only": True, "certificate_days": 320},
+    "valve-09": {"name_servers": False, "certificate_days": 320},
+}
+STATES = [
+    ("buoy-17", "unreachable"),
+    ("weir-02", "unreachable"),
+    ("gauge-05", "critical"),
+    ("pump-03", "critical"),
+    ("valve-04", "critical"),
+    ("gauge-08", "warning"),
+    ("pump-11", "warning"),
+    ("valve-09", "warning"),
+    ("gauge-12", "notice"),
+    ("gauge-14", "ok"),
+    ("pump-01", "ok"),
+    ("valve-02", "ok"),
+]
+
+# This machine is as old, as busy and as badly timed as it is, and all devices share that.
+OFF = {"notice": None, "warning": None, "critical": None}
+SHARED = (
+    "clock_unsynchronised",
+    "default_routes",
+    "journal_errors",
+    "kernel_errors",
+    "kernel_faults",
+    "kernel_taints",
+    "kernel_warnings",
+    "load_per_cpu",
+    "memory_percent",
+    "oom_kills",
+    "swap_percent",
+    "uptime_minutes",
+)
+THRESHOLDS = dict.fromkeys(SHARED, OFF)
+
+UNITS = {
+    "sampler": "[Unit]\nDescription=Reads the <script>flow</script> meter\n[Service]\nExecStart=/bin/sh -c 'exit 3'\n",
+    "uplink": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=600\n",
+    "logger": "[Service]\nExecStart=/bin/sleep infinity\n",
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("ailing")
+    inside = {thing: ailing(thing, folder, **ailments) for thing, ailments in AILMENTS.items()}
+    with Fleet(*UNREACHABLE, WITH_SYSTEMD, *AILMENTS, inside=inside) as running:
+        for thing in UNREACHABLE:
+            running.devices[thing].stop_proxy()
+        with debian.Debian(running.devices[WITH_SYSTEMD].ssh_key) as system:
+            put_in_place(running, system)
+            yield running
+
+
+def put_in_place(fleet: Fleet, system: debian.Debian) -> None:
+    """Make one thing's tunnel lead to a system with systemd, on which services fail."""
+    for name, unit in UNITS.items():
+        system.run("sh", "-c", f'printf %s "$0" >/etc/systemd/system/{name}.service', unit)
+        system.attempt("systemctl", "start", name)
+    complaint = "cannot log in to the historian: password=hunter2 was refused"
+    system.run("sh", "-c", f"echo '{complaint}' | systemd-cat --identifier=uplink --priority=err")
+    wait_for(lambda: "historian" in system.run("journalctl", "--no-pager"), "the journal has it")
+    tunnel_id = fleet.tunnel(WITH_SYSTEMD)["tunnel_id"]
+    rotated = fleet.service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
+    device = fleet.devices[WITH_SYSTEMD]
+    addresses = f"SSH1=127.0.0.1:{system.port},HTTP1=127.0.0.1:{device.http.port}"
+    device.start_proxy_at(rotated["destinationAccessToken"], addresses)
+    device.wait_connected(tunnel_id)
+    known = fleet.controller.known_hosts
+    others = [line for line in known.read_text().splitlines() if not line.startswith(f"{WITH_SYSTEMD} ")]
+    known.write_text("\n".join([*others, f"{WITH_SYSTEMD} {system.host_key_line}"]))
+    inventory = json.loads(fleet.controller.inventory.read_text())
+    inventory["devices"]["hosts"][WITH_SYSTEMD].update(
+        {
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "iotops_tunnel_diagnose_units": ["logger.service", "modem.service"],
+            "iotops_tunnel_diagnose_thresholds": {**THRESHOLDS, "journal_errors": {"notice": 1}, "name_servers": OFF},
+        }
+    )
+    fleet.controller.inventory.write_text(json.dumps(inventory))
+
+
+@pytest.fixture(scope="module")
+def folder(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the playbook wrote."""
+    folder = tmp_path_factory.mktemp("diagnosis")
+    inventory = json.loads(fleet.controller.inventory.read_text())
+    inventory["devices"]["vars"].update(
+        {
+            "iotops_tunnel_become": False,
+            "iotops_tunnel_diagnose_certificates": [AGENT_CERTIFICATE],
+            "iotops_tunnel_diagnose_dest": str(folder),
+            "iotops_tunnel_diagnose_thresholds": THRESHOLDS,
+            "iotops_tunnel_diagnose_title": "Waterworks",
+        }
+    )
+    fleet.controller.inventory.write_text(json.dumps(inventory))
+    ran = fleet.controller.playbook("iotops.tunnel.diagnose", "-e", "iotops_tunnel_become=false", "-f", "12")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    print(ran.stdout)
+    return folder
+
+
+def device(folder: Path, thing: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "devices" / f"{thing}.yml").read_text())
+    return found
+
+
+def messages(folder: Path, thing: str) -> str:
+    return "\n".join(finding["message"] for finding in device(folder, thing)["findings"])
+
+
+def test_every_ailment_is_found_and_nobody_else_has_it(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text())
+    assert page.devices == STATES
+    assert page.errors == []
+    assert page.outside == []
+
+
+def test_what_is_found_is_named(folder: Path) -> None:
+    assert "/srv/data is 97.0 % full, 2.0 MiB of 64 MiB left." in messages(folder, "gauge-05")
+    assert f"The certificate of gauge-05 ({AGENT_CERTIFICATE}) expired 3 days ago." in messages(folder, "gauge-05")
+    assert f"The certificate of gauge-08 ({AGENT_CERTIFICATE}) expires in" in messages(folder, "gauge-08")
+    assert "A restart is due: updates want it: linux-image-amd64." in messages(folder, "gauge-12")
+    assert "/srv/media is read-only, and fstab does not say so." in messages(folder, "valve-04")
+    assert "/etc/resolv.conf names no name server." in messages(folder, "valve-09")
+
+
+def test_systemd_says_what_failed_and_what_must_run(folder: Path) -> None:
+    said = messages(folder, WITH_SYSTEMD)
+    assert "sampler.service has failed: exit-code, status 3." in said
+    assert "uplink.service ends again and again" in said
+    assert "modem.service must run, and is not installed." in said
+    assert "logger.service" not in said
+    failed = device(folder, WITH_SYSTEMD)["facts"]["services"]["failed"]
+    assert "Reads the <script>flow</script> meter" in [unit["description"] for unit in failed]
+
+
+def test_the_journal_is_there_without_the_password(folder: Path) -> None:
+    (line,) = [
+        each for each in device(folder, WITH_SYSTEMD)["facts"]["journal"]["messages"] if each["source"] == "uplink"
+    ]
+    assert line["message"] == "cannot log in to the historian: password=******** was refused"
+    assert "hunter2" not in "".join(path.read_text() for path in folder.rglob("*.*"))
+
+
+def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
+    """SCREENSHOTS names a folder for the pictures of the documentation."""
+    require_chromium()
+    report = folder / "report.html"
+    for width in (390, 1280):
+        assert measured_widths(report, width) == (width, width)
+    pictures = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    unfold = f"""
+        const cards = [...document.querySelectorAll('article')];
+        const card = cards.find(each => each.innerText.startsWith('{WITH_SYSTEMD}'));
+        card.querySelector('details').open = true;
+        card.scrollIntoView();
+    """
+    screenshot(report, 1280, 1500, pictures / "diagnose-desktop.png")
+    screenshot(report, 1280, 1500, pictures / "diagnose-dark.png", dark=True)
+    screenshot(report, 390, 844, pictures / "diagnose-phone.png")
+    screenshot(report, 390, 1400, pictures / "diagnose-phone-details.png", script=unfold)
+    assert all(path.stat().st_size > 10_000 for path in pictures.glob("diagnose-*.png"))
