@@ -122,7 +122,6 @@ def folder(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     inventory = json.loads(fleet.controller.inventory.read_text())
     inventory["devices"]["vars"].update(
         {
-            "iotops_tunnel_become": False,
             "iotops_tunnel_diagnose_certificates": [AGENT_CERTIFICATE],
             "iotops_tunnel_diagnose_dest": str(folder),
             "iotops_tunnel_diagnose_thresholds": THRESHOLDS,
@@ -130,9 +129,9 @@ def folder(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     fleet.controller.inventory.write_text(json.dumps(inventory))
-    ran = fleet.controller.playbook("iotops.tunnel.diagnose", "-e", "iotops_tunnel_become=false", "-f", "12")
+    fleet.controller.patience = 500
+    ran = fleet.controller.playbook("iotops.tunnel.diagnose", "-e", "iotops_tunnel_become=false")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    print(ran.stdout)
     return folder
 
 

@@ -96,6 +96,8 @@ class Controller:
         hosts: Mapping[str, Mapping[str, Any]],
         variables: Mapping[str, Any] | None = None,
     ) -> None:
+        self.patience = 120.0
+        """Seconds that a command may take."""
         # Unix sockets below it need a short path.
         self.home = Path(tempfile.mkdtemp(prefix="ctl-"))
         self.control_paths = self.home / "cp"
@@ -149,7 +151,7 @@ class Controller:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=self.patience,
         )
 
     def module(
