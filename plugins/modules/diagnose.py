@@ -75,6 +75,7 @@ options:
   controller_time:
     description:
       - The controller's clock, in seconds since 1970, to compare the device's with.
+      - Need not be given. Without it, what the task itself took is allowed for.
     type: float
   thresholds:
     description:
@@ -103,7 +104,7 @@ options:
       - "C(name_servers), under: warning 1."
       - "C(failed_tries), each of O(resolve) and O(connect): warning 1."
       - "C(clock_unsynchronised): warning 1."
-      - "C(clock_offset_seconds), from O(controller_time): warning 30, critical 300."
+      - "C(clock_offset_seconds), from the controller's clock: warning 30, critical 300."
       - "C(certificate_days), under: notice 60, warning 30, critical 7."
     type: dict
     default: {}
@@ -124,7 +125,6 @@ EXAMPLES = r"""
   iotops.tunnel.diagnose:
     units: [tunnelproxy-agent.service]
     resolve: [abc123-ats.iot.eu-central-1.amazonaws.com]
-    controller_time: "{{ now(utc=true).timestamp() }}"
     thresholds:
       disk_percent: {warning: 70, critical: 90}
       kernel_taints: {notice: null}

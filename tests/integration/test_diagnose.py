@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_each_device_has_a_file_with_what_was_found(report: Run) -> None:
     loopback = next(each for each in facts["network"]["interfaces"] if each["name"] == "lo")
     assert "127.0.0.1/8" in loopback["addresses"]
     assert facts["network"]["tries"][0]["ok"]
-    assert abs(facts["time"]["controller_offset_s"]) < 60
+    assert facts["time"]["controller_offset_s"] == pytest.approx(0, abs=0.1)  # one machine, one clock
     (certificate,) = facts["certificates"]["certificates"]
     assert certificate["subject"] == HOSTILE
     assert 2.9 <= certificate["days_left"] <= 3.0
@@ -169,6 +170,14 @@ def test_a_device_that_cannot_answer_or_answers_nonsense_does_not_spoil_the_repo
     assert "What this device answered is not a diagnosis." in run.page.text
     assert "The module interpreter '/nowhere/python' was not found." in run.page.text
     assert run.page.errors == []
+
+
+def test_a_clock_that_is_wrong_is_found(fleet: Fleet) -> None:
+    late = time.time() + 3600
+    outcome = fleet.controller.module("iotops.tunnel.diagnose", "device-1", controller_time=late, sections=["time"])
+    assert outcome["device-1"].result["severity"] == "critical"
+    assert outcome["device-1"].result["findings"][0]["rule"] == "clock_offset_seconds"
+    assert "behind the controller's" in outcome["device-1"].result["findings"][0]["message"]
 
 
 def test_a_threshold_that_does_not_exist_is_named(fleet: Fleet) -> None:

@@ -32,10 +32,10 @@ ORGANIZATION = b"\x55\x04\x0a"
 
 
 def certificates(paths: list) -> dict:
-    """Every certificate in PEM files: names and days left. Paths may have wildcards; keys are not read.
+    """Every certificate in PEM files, the first to expire first, with names and days left. Keys are not read.
 
     Args:
-        paths: files of the device. What does not exist is listed as absent.
+        paths: files of the device, also with wildcards. What does not exist is listed as absent.
     """
     found, absent, skipped = [], [], []
     for pattern in paths:
@@ -47,6 +47,7 @@ def certificates(paths: list) -> dict:
                 found += _in_file(path)
             except Unavailable as error:
                 skipped.append(str(error))
+    found.sort(key=lambda row: row["days_left"])
     if len(found) > MOST:
         skipped.append(f"{len(found) - MOST} more certificates")
     facts: dict = {"certificates": found[:MOST], "absent": absent}

@@ -48,6 +48,8 @@ def disk() -> dict:
             seen.add(mount.device)
             try:
                 filesystems.append(_look(mount, meant_read_only))
+            except FileNotFoundError:
+                continue  # hidden by what is mounted over a folder above it
             except OSError as error:
                 skipped.append(f"{mount.path}: {error.strerror}")
     if len(filesystems) > MOST:

@@ -76,8 +76,8 @@ def test_a_chain_has_a_row_for_each_and_what_is_missing_is_listed(module, tmp_pa
 
     facts = module.certificates([str(chain), str(later), f"{tmp_path}/k*.pem", "/nowhere/*.pem"])
     assert [(row["subject"], round(row["days_left"])) for row in facts["certificates"]] == [
-        ("c5", 5),
         ("c-5", -5),
+        ("c5", 5),
         ("later", 20),
     ]
     assert facts["certificates"][2]["days_until_valid"] == 10
