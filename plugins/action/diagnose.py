@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action plugin of iotops.tunnel.diagnose: tells the module the controller's clock, and allows for the way to the device."""
+"""Action plugin of iotops.tunnel.diagnose: tells the module the controller's clock, and allows for the way."""
 
 from __future__ import annotations
 

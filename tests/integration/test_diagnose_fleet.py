@@ -194,5 +194,5 @@ def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
     screenshot(report, 1280, 1500, pictures / "diagnose-desktop.png")
     screenshot(report, 1280, 1500, pictures / "diagnose-dark.png", dark=True)
     screenshot(report, 390, 844, pictures / "diagnose-phone.png")
-    screenshot(report, 390, 1400, pictures / "diagnose-phone-details.png", script=unfold)
+    screenshot(report, 390, 1160, pictures / "diagnose-phone-details.png", script=unfold)
     assert all(path.stat().st_size > 10_000 for path in pictures.glob("diagnose-*.png"))

@@ -122,7 +122,7 @@ def time_of_day(controller_time: float | None) -> dict:
 
     Args:
         controller_time: the controller's clock when it sent the task, in seconds since 1970. The difference has the
-            time in it that the task was on its way, usually a second or two.
+            time in it that the task was on its way, which the action plugin allows for.
     """
     now = time.time()
     facts = {
