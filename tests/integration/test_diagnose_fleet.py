@@ -78,8 +78,8 @@ UNITS = {
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("ailing")
-    inside = {thing: ailing(thing, folder, **ailments) for thing, ailments in AILMENTS.items()}
-    with Fleet(*UNREACHABLE, WITH_SYSTEMD, *AILMENTS, inside=inside) as running:
+    enter = {thing: ailing(thing, folder, **ailments) for thing, ailments in AILMENTS.items()}
+    with Fleet(*UNREACHABLE, WITH_SYSTEMD, *AILMENTS, enter=enter) as running:
         for thing in UNREACHABLE:
             running.devices[thing].stop_proxy()
         with debian.Debian(running.devices[WITH_SYSTEMD].ssh_key) as system:

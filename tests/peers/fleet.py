@@ -34,17 +34,17 @@ class Fleet:
     Args:
         things: names of the devices.
         variables: inventory variables of all hosts.
-        inside: for some things, a command that runs another one, the SSH server, in surroundings of its own.
+        enter: for some things, the start of a command line that leads to where its SSH server is to run.
     """
 
     def __init__(
         self,
         *things: str,
         variables: dict[str, Any] | None = None,
-        inside: Mapping[str, Sequence[str]] | None = None,
+        enter: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._things = things
-        self._inside = inside or {}
+        self._enter = enter or {}
         self._variables = variables or {}
         self._stack = ExitStack()
         self.devices: dict[str, Device] = {}
@@ -56,7 +56,7 @@ class Fleet:
             key = make_ssh_key(self.home / "key")
             self.service = stack.enter_context(TunnelingService())
             for thing in self._things:
-                device = Device(thing, self.service, self.home, key, self._inside.get(thing, ()))
+                device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
                 self.devices[thing] = stack.enter_context(device)
             variables = {
                 "ansible_user": next(iter(self.devices.values())).ssh_user,
