@@ -181,13 +181,16 @@ def test_what_is_written_for_a_device_is_for_its_owner_only(service: TunnelingSe
 
 def test_a_thing_is_enrolled_once_unless_asked_for_more(service: TunnelingService, tmp_path: Path) -> None:
     folder = str(tmp_path / "pump")
-    service.add_thing("pump", Path(folder))
+    service.add_thing("pump", Path(folder), "--type", "pumps", "--attribute", "site=north")
     first = (tmp_path / "pump" / "password").read_text()
     refused = run(service, "add-thing", "pump", "--output", folder)
     assert refused.returncode == 1
     assert "pump is enrolled already; --replace" in refused.stderr
     service.add_thing("pump", Path(folder), "--replace")
     assert (tmp_path / "pump" / "password").read_text() != first
+    assert run(service, "describe-thing", "pump", "--attribute", "site=south", "--attribute", "a=").returncode == 0
+    (thing,) = service.boto3_client("iot").list_things()["things"]
+    assert (thing["thingTypeName"], thing["attributes"]) == ("pumps", {"site": "south", "a": ""})
 
 
 def test_a_removed_thing_is_put_out_and_let_in_when_it_is_enrolled_again(
@@ -209,6 +212,9 @@ def test_a_removed_thing_is_put_out_and_let_in_when_it_is_enrolled_again(
         (["add-thing", "pump", "--services", "22"], "--services: give each service its ID"),
         (["add-thing", "pump", "--services", "SSH1=x"], "--services: 'x' is not an address"),
         (["add-thing", "pump", "--output", "/proc/none"], "cannot write to /proc/none"),
+        (["add-thing", "pump", "--attribute", "site"], "--attribute: 'site' has no value"),
+        (["describe-thing", "pump"], "say what is to change"),
+        (["describe-thing", "nobody", "--type", "x"], "no thing nobody is enrolled"),
     ],
 )
 def test_what_is_wrong_with_an_enrolment_is_said(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import configparser
 import datetime as dt
+import json
 import re
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError
 from peers.process import REPOSITORY, wait_for
 from peers.service import TunnelingService, read_exports
 from peers.signing import now, post, send, sign
+from tunnelproxy.service.store import Store
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,11 +46,11 @@ def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:
     return done.stdout if status == 0 else done.stderr
 
 
-def client_with_key(service: TunnelingService, name: str, *limits: str) -> Any:
+def client_with_key(service: TunnelingService, name: str, *limits: str, api: str = "iotsecuretunneling") -> Any:
     """A boto3 client with a new access key, which is in force at once, in the service that runs."""
     profiles = configparser.ConfigParser(interpolation=None)
     profiles.read_string(run(service, "key", "add", name, *limits))
-    return service.boto3_client(**dict(profiles[name]))
+    return service.boto3_client(api, **dict(profiles[name]))
 
 
 def refusal(call: Any, **params: Any) -> tuple[str, int, str]:
@@ -100,6 +102,33 @@ def test_a_key_for_some_things_does_not_reach_others(service: TunnelingService, 
     assert refusal(line3.open_tunnel)[0] == "AccessDeniedException"
     assert refusal(line3.open_tunnel, destinationConfig={"thingName": "line-4-x", "services": ["SSH1"]})[1] == 403
     line3.close_tunnel(tunnelId=mine["tunnelId"])
+
+
+def test_things_are_shown_to_the_keys_that_cover_them_and_that_is_on_record(service: TunnelingService) -> None:
+    store = Store(service.state_dir / "service.db")
+    for thing in ("line-5:press", "line-6:press"):
+        store.put_thing(thing, "press", {"site": "north"})
+    store.close()
+    owner = service.boto3_client("iot")
+    some = client_with_key(service, "line5", "--read-only", "--things", "line-5:*", api="iot")
+
+    by_site = {"attributeName": "site", "attributeValue": "north"}
+    assert [thing["thingName"] for thing in owner.list_things(**by_site)["things"]] == ["line-5:press", "line-6:press"]
+    assert [thing["thingName"] for thing in some.list_things(**by_site)["things"]] == ["line-5:press"]
+    assert some.describe_thing(thingName="line-5:press")["thingTypeName"] == "press"
+    code, status, message = refusal(some.describe_thing, thingName="line-6:press")
+    assert (code, status) == ("AccessDeniedException", 403)
+    assert "iot:DescribeThing on resource: " in message
+    assert ":thing/line-6:press" in message
+    assert refusal(owner.describe_thing, thingName="nobody")[:2] == ("ResourceNotFoundException", 404)
+    assert refusal(owner.list_things, maxResults=251)[:2] == ("InvalidRequestException", 400)
+    assert refusal(owner.search_index, queryString="*")[:2] == ("UnknownOperationException", 404)
+    wrong = service.boto3_client("iot", aws_secret_access_key="x" * 40)
+    assert refusal(wrong.list_things)[:2] == ("InvalidSignatureException", 403)
+    lines = [json.loads(line) for line in (service.state_dir / "audit.log").read_text().splitlines()]
+    assert ("line5", "DescribeThing", "line-6:press", "AccessDeniedException") in [
+        (line["key"], line["operation"], line["thing"], line["outcome"]) for line in lines if line["event"] == "control"
+    ]
 
 
 def test_a_removed_key_ends_at_once(service: TunnelingService) -> None:

@@ -121,23 +121,23 @@ class TunnelingService:
         """All that the service has logged."""
         return self._log.read_text()
 
-    def boto3_client(self, **settings: Any) -> Any:
-        """A boto3 client for the service; ``settings`` replace those of its environment.
+    def boto3_client(self, api: str = "iotsecuretunneling", **settings: Any) -> Any:
+        """A boto3 client for the service, for tunnels or (``iot``) things; ``settings`` replace its environment's.
 
-        Without ``settings`` it is the same one each time until the service is started again: making one is slow.
+        Without arguments it is the same one each time until the service is started again: making one is slow.
         """
-        if settings:
-            return self._make_client(**settings)
+        if settings or api != "iotsecuretunneling":
+            return self._make_client(api, **settings)
         if self._client is None:
-            self._client = self._make_client()
+            self._client = self._make_client(api)
         return self._client
 
-    def _make_client(self, **settings: Any) -> Any:
+    def _make_client(self, api: str, **settings: Any) -> Any:
         import boto3  # noqa: PLC0415 - slow, and not every test needs it
 
         environment = self.environment
         return boto3.Session().client(
-            "iotsecuretunneling",
+            api,
             **{
                 "endpoint_url": environment["AWS_ENDPOINT_URL_IOTSECURETUNNELING"],
                 "region_name": environment["AWS_REGION"],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..service.notifying import BrokerSettings
     from ..service.state_dir import StateDirectory
+    from ..service.things import Description
 
 __all__ = ["add_broker_options", "add_parser", "broker_settings"]
 
@@ -26,7 +27,7 @@ def add_parser(
     reporting: Callable[[Command], Callable[[argparse.Namespace], int]],
     state: Callable[[argparse.Namespace], StateDirectory],
 ) -> None:
-    """Add ``add-thing`` and ``remove-thing``."""
+    """Add ``add-thing``, ``describe-thing`` and ``remove-thing``."""
     add = commands.add_parser("add-thing", help="enrol a device, and write what its agent needs")
     add_state_dir(add)
     add.add_argument("name", metavar="NAME", help="the thing's name")
@@ -44,12 +45,29 @@ def add_parser(
         help="for a service with --certificate: the authority for devices to trust, in PEM (default: their system's)",
     )
     add.add_argument("--replace", action="store_true", help="give a thing that is enrolled already a new password")
+    _add_description(add)
     add.set_defaults(handler=reporting(lambda arguments: _add_thing(arguments, state(arguments))))
 
-    remove = commands.add_parser("remove-thing", help="take a device's password away")
+    describe = commands.add_parser("describe-thing", help="change the type or the attributes of an enrolled device")
+    add_state_dir(describe)
+    describe.add_argument("name", metavar="NAME", help="the thing's name")
+    _add_description(describe)
+    describe.set_defaults(handler=reporting(lambda arguments: _describe_thing(arguments, state(arguments))))
+
+    remove = commands.add_parser("remove-thing", help="forget a device, and take its password away")
     add_state_dir(remove)
     remove.add_argument("name", metavar="NAME", help="the thing's name")
     remove.set_defaults(handler=reporting(lambda arguments: _remove_thing(arguments, state(arguments))))
+
+
+def _add_description(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--type", metavar="TYPE", help="the thing's type, by which inventories can choose")
+    parser.add_argument(
+        "--attribute",
+        action="append",
+        metavar="NAME=VALUE",
+        help="likewise; can be given more than once, and all that are given take the place of those from before",
+    )
 
 
 def add_broker_options(run: argparse.ArgumentParser, port: Callable[[str], int]) -> None:
@@ -123,12 +141,43 @@ def _add_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
         raise ServiceError("--services: give each service its ID, as in SSH1=22")
     output = arguments.output or Path(arguments.name)
     services = {name: str(address) for name, address in addresses.items()}
-    enrolment = add_thing(state, arguments.name, services, output, authority=arguments.ca, replace=arguments.replace)
+    enrolment = add_thing(
+        state,
+        arguments.name,
+        services,
+        output,
+        authority=arguments.ca,
+        replace=arguments.replace,
+        description=_description(arguments),
+    )
     print(f"{arguments.name} is enrolled: bring {enrolment.directory} to the device, and run there:", file=sys.stderr)
     print(f"  tunnelproxy agent run --config {enrolment.directory.name}/agent.yml", file=sys.stderr)
     if enrolment.password_line is not None:
         print("and add this line to the password file of your broker:", file=sys.stderr)
         print(enrolment.password_line)
+
+
+def _describe_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
+    from ..service.errors import ServiceError
+    from ..service.things import NO_DESCRIPTION, describe_thing
+
+    description = _description(arguments)
+    if description == NO_DESCRIPTION:
+        raise ServiceError("say what is to change: give --type, --attribute, or both")
+    describe_thing(state, arguments.name, description)
+
+
+def _description(arguments: argparse.Namespace) -> Description:
+    from ..service.errors import ServiceError
+    from ..service.things import Description
+
+    if arguments.attribute is None:
+        return Description(arguments.type)
+    pairs = [text.partition("=") for text in arguments.attribute]
+    unclear = [name for name, equals, _ in pairs if not equals]
+    if unclear:
+        raise ServiceError(f"--attribute: '{unclear[0]}' has no value; give NAME=VALUE")
+    return Description(arguments.type, {name: value for name, _, value in pairs})
 
 
 def _remove_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:

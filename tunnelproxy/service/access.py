@@ -17,7 +17,7 @@ from .tunnels import Credentials, Identity, Tunnel
 
 __all__ = ["Access", "AccessKey", "check_key_name"]
 
-_READING = frozenset({"DescribeTunnel", "ListTunnels", "ListTagsForResource"})
+_READING = frozenset({"DescribeThing", "DescribeTunnel", "ListTagsForResource", "ListThings", "ListTunnels"})
 _KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -60,7 +60,8 @@ class Access:
     def check(self, key: AccessKey, operation: str, params: dict[str, Any]) -> None:
         """Let a request pass.
 
-        A tunnel that does not exist is for the operation to report. ``ListTunnels`` shows a key its own things only.
+        What does not exist is for the operation to report. ``ListTunnels`` and ``ListThings`` show a key its own things
+        only.
 
         Args:
             key: the key that signed it.
@@ -72,6 +73,8 @@ class Access:
         """
         tunnel = self._tunnel(params)
         arn = self._identity.arn("*" if tunnel is None else tunnel.tunnel_id)
+        if operation == "DescribeThing":
+            arn = self._identity.thing_arn(params["thingName"])
         if key.read_only and operation not in _READING:
             raise self._denied(key, operation, arn)
         things: list[str | None] = [] if tunnel is None else [tunnel.thing_name]
@@ -79,6 +82,8 @@ class Access:
         # A rotation delivers the new token to the thing that it names.
         if operation == "OpenTunnel" or named is not None:
             things.append(named)
+        if operation == "DescribeThing":
+            things.append(params["thingName"])
         if not all(key.covers(thing) for thing in things):
             raise self._denied(key, operation, arn)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control API over HTTPS: JSON 1.1 in and out, every request signed.
+"""The control API over HTTPS, every request signed: JSON 1.1 in and out for tunnels, REST with JSON for things.
 
-Source: "AWS JSON 1.1 protocol", Smithy specification.
+Source: "AWS JSON 1.1 protocol" and "AWS REST JSON 1 protocol", Smithy specification.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from .access import Access, AccessKey
 from .errors import ApiError
 from .events import ControlCall, Listener
 from .operations import Operations
+from .registry import Registry, read_request
 from .replays import Replays
-from .sigv4 import SignedRequest, claimed_key_id, verify
+from .sigv4 import REGISTRY_NAME, SignedRequest, claimed_key_id, verify
 from .validation import validate
 
 __all__ = ["BODY_DEADLINE", "MAX_BODY", "ControlApi", "service_model"]
@@ -38,6 +39,7 @@ BODY_DEADLINE = 10.0
 """Seconds that a client has for a request's body."""
 
 _CONTENT_TYPE = "application/x-amz-json-1.1"
+_REGISTRY_CONTENT_TYPE = "application/json"
 _REQUEST_ID = "x-amzn-RequestId"
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class _Call:
     operation: str | None = None
     thing: str | None = None
     tunnel: str | None = None
+    about_things: bool = False
 
     def ended(self, outcome: str, status: int, seconds: float) -> ControlCall:
         name = None if self.key is None else self.key.name
@@ -80,7 +83,8 @@ class ControlApi:
     """Answers HTTP requests with operations.
 
     Args:
-        operations: what carries them out.
+        operations: what carries out those about tunnels.
+        registry: what carries out those about things.
         access: who decides what each key may do.
         find_key: gives the access key of an access key ID, or None.
         region: the region that signatures must name.
@@ -93,6 +97,7 @@ class ControlApi:
     def __init__(
         self,
         operations: Operations,
+        registry: Registry,
         access: Access,
         *,
         find_key: Callable[[str], AccessKey | None],
@@ -103,6 +108,7 @@ class ControlApi:
         authenticated: Callable[[object], None] = lambda connection: None,
     ) -> None:
         self._operations = operations
+        self._registry = registry
         self._access = access
         self._find_key = find_key
         self._region = region
@@ -131,7 +137,8 @@ class ControlApi:
             self._running.discard(call)
             self._one_ended.set()
         self._notify(call.ended(outcome, status, time.perf_counter() - started))
-        return _response(content, status, call.request_id)
+        content_type = _REGISTRY_CONTENT_TYPE if call.about_things else _CONTENT_TYPE
+        return _response(content, status, call.request_id, content_type)
 
     async def finish(self, seconds: float) -> None:
         """Wait for the requests that have begun, for so long at most.
@@ -151,7 +158,7 @@ class ControlApi:
         try:
             body = await _read_body(request)
             self._authenticate(request, body, call)
-            answer = self._carry_out(self._operation_name(request), body, call)
+            answer = self._carry_out(request, body, call)
         except ApiError as error:
             _log.info("%s refused: %s (request %s)", call.operation or "-", error.kind, call.request_id)
             return {"__type": error.kind, "message": error.message}, error.kind, error.status
@@ -173,16 +180,21 @@ class ControlApi:
             now=dt.datetime.fromtimestamp(self._clock(), dt.timezone.utc),
         )
         call.key = verified.key
+        call.about_things = verified.service == REGISTRY_NAME
         self._replays.check(verified.signature)
         self._authenticated(request.protocol)
 
-    def _carry_out(self, operation: str, body: bytes, call: _Call) -> dict[str, Any]:
-        call.operation = operation
-        params = self._params(operation, body)
+    def _carry_out(self, request: web.Request, body: bytes, call: _Call) -> dict[str, Any]:
+        if call.about_things:
+            call.operation, params = read_request(request.method, request.rel_url.raw_path, request.query)
+        else:
+            call.operation = self._operation_name(request)
+            params = self._params(call.operation, body)
         call.tunnel, call.thing = self._access.subject(params)
         assert call.key is not None  # noqa: S101  _authenticate has set it
-        self._access.check(call.key, operation, params)
-        answer = self._operations.call(operation, params, call.key)
+        self._access.check(call.key, call.operation, params)
+        answers = self._registry if call.about_things else self._operations
+        answer = answers.call(call.operation, params, call.key)
         call.tunnel = answer.get("tunnelId", call.tunnel)
         return answer
 
@@ -221,9 +233,9 @@ def _unknown_operation() -> ApiError:
     return ApiError("UnknownOperationException", "X-Amz-Target names no operation of IoT Secure Tunneling.")
 
 
-def _response(content: dict[str, Any], status: int, request_id: str) -> web.Response:
+def _response(content: dict[str, Any], status: int, request_id: str, content_type: str) -> web.Response:
     headers = {_REQUEST_ID: request_id}
     if status != 200:
         # Where clients other than botocore look for the error's name.
         headers["x-amzn-ErrorType"] = str(content["__type"])
-    return web.Response(body=json.dumps(content).encode(), status=status, headers=headers, content_type=_CONTENT_TYPE)
+    return web.Response(body=json.dumps(content).encode(), status=status, headers=headers, content_type=content_type)

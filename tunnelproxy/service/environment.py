@@ -41,6 +41,7 @@ def client_environment(state: StateDirectory, key_name: str = DEFAULT_KEY) -> di
         )
     environment = {
         "AWS_ENDPOINT_URL_IOTSECURETUNNELING": endpoints.api,
+        "AWS_ENDPOINT_URL_IOT": endpoints.api,
         "AWS_ACCESS_KEY_ID": key.credentials.access_key_id,
         "AWS_SECRET_ACCESS_KEY": key.credentials.secret_access_key,
         "AWS_REGION": region,

@@ -72,7 +72,16 @@ DROP TABLE credentials;
 ALTER TABLE access_tokens ADD COLUMN issued_to TEXT;
 """
 
-_STEPS = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+CREATE TABLE things (
+    name TEXT PRIMARY KEY,
+    thing_type TEXT,
+    attributes TEXT NOT NULL DEFAULT '{}',
+    version INTEGER NOT NULL DEFAULT 1
+);
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 SCHEMA_VERSION = len(_STEPS)
 

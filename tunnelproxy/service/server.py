@@ -30,6 +30,7 @@ from .limits import DEFAULT_LIMITS, Limits
 from .metrics import Metrics
 from .notifying import NO_BROKER, BrokerSettings, Deliver, notifying
 from .operations import Operations
+from .registry import Registry
 from .replays import Replays
 from .state_dir import Endpoints, StateDirectory
 from .store import Store
@@ -218,6 +219,7 @@ async def _running(
     identity = store.identity()
     control = ControlApi(
         operations,
+        Registry(store),
         Access(identity, store.find_tunnel),
         find_key=store.find_key,
         region=identity.region,

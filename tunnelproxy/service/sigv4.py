@@ -23,10 +23,13 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from .access import AccessKey
 from .errors import ApiError
 
-__all__ = ["SERVICE_NAME", "SignedRequest", "Verified", "claimed_key_id", "verify"]
+__all__ = ["REGISTRY_NAME", "SERVICE_NAME", "SignedRequest", "Verified", "claimed_key_id", "verify"]
 
 SERVICE_NAME = "IoTSecuredTunneling"
 """The signing name in botocore's ``iotsecuretunneling`` model."""
+
+REGISTRY_NAME = "iot"
+"""The signing name in botocore's ``iot`` model."""
 
 _MAX_SKEW = dt.timedelta(minutes=5)
 _DATE = "%Y%m%dT%H%M%SZ"
@@ -55,9 +58,10 @@ class SignedRequest:
 
 @dataclass(frozen=True)
 class Verified:
-    """Who signed a request, and the signature."""
+    """Who signed a request, for which of the two APIs, and the signature."""
 
     key: AccessKey
+    service: str
     signature: bytes = field(repr=False)
 
 
@@ -85,7 +89,7 @@ def verify(
         now: the time, with its zone.
 
     Returns:
-        The key that signed it, and the signature.
+        The key that signed it, the signing name that it was signed for, and the signature.
 
     Raises:
         ApiError: it was not; with AWS's name, HTTP status and sentence for the case.
@@ -109,7 +113,7 @@ def verify(
         )
     # After the signature, as a date that someone else wrote says nothing.
     _check_date(date, now)
-    return Verified(key, bytes.fromhex(claim.signature))
+    return Verified(key, claim.service, bytes.fromhex(claim.signature))
 
 
 def claimed_key_id(headers: Mapping[str, str]) -> str | None:
@@ -152,7 +156,7 @@ def _check_signed_headers(claim: _Claim, headers: Mapping[str, str]) -> None:
 def _check_scope(claim: _Claim, region: str, date: str) -> None:
     if claim.region != region:
         raise _invalid_signature(f"Credential should be scoped to a valid region: '{region}'.")
-    if claim.service != SERVICE_NAME:
+    if claim.service not in (SERVICE_NAME, REGISTRY_NAME):
         raise _invalid_signature(f"Credential should be scoped to correct service: '{SERVICE_NAME}'.")
     if claim.day != date[:8]:
         raise _invalid_signature(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service's state in SQLite: tunnels, their tags and ends, the digests of their tokens, and the signing keys.
+"""The service's state in SQLite: tunnels, their tags and ends, the digests of their tokens, things, and signing keys.
 
 Every change is committed before its caller answers a client, so a service that is killed loses none. Access tokens and
 client tokens are kept as SHA-256 digests only. The secret access key has to be kept as it is, because a signature can
@@ -13,14 +13,14 @@ import json
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .access import AccessKey
 from .errors import ServiceError
 from .schema import DEFAULT_KEY, SCHEMA_VERSION, upgrade
-from .tunnels import AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Tunnel
+from .tunnels import AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Thing, Tunnel
 
 __all__ = ["Store"]
 
@@ -31,6 +31,8 @@ _SELECT_TUNNEL = (
 
 
 _SELECT_KEY = "SELECT name, access_key_id, secret_access_key, read_only, things FROM access_keys"
+
+_SELECT_THING = "SELECT name, thing_type, attributes, version FROM things"
 
 
 class Store:
@@ -116,6 +118,36 @@ class Store:
         with self._transaction():
             if self._db.execute("DELETE FROM access_keys WHERE name = ?", (name,)).rowcount == 0:
                 raise ServiceError(f"there is no access key {name}; list them with: tunnelproxy service key list")
+
+    # Things
+
+    def put_thing(self, name: str, thing_type: str | None = None, attributes: Mapping[str, str] | None = None) -> None:
+        """Add a thing, or change what is known of it; what is None stays as it is."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO things (name, thing_type, attributes) VALUES (:name, :type, coalesce(:attributes, '{}'))"
+                " ON CONFLICT (name) DO UPDATE SET thing_type = coalesce(:type, thing_type),"
+                " attributes = coalesce(:attributes, attributes), version = version + 1",
+                {
+                    "name": name,
+                    "type": thing_type,
+                    "attributes": None if attributes is None else json.dumps(dict(attributes), sort_keys=True),
+                },
+            )
+
+    def find_thing(self, name: str) -> Thing | None:
+        """The thing of this name."""
+        row = self._db.execute(_SELECT_THING + " WHERE name = ?", (name,)).fetchone()
+        return None if row is None else _thing(row)
+
+    def things_after(self, name: str) -> Iterator[Thing]:
+        """The things whose names come after this one, in their order."""
+        return map(_thing, self._db.execute(_SELECT_THING + " WHERE name > ? ORDER BY name", (name,)))
+
+    def remove_thing(self, name: str) -> bool:
+        """Forget a thing; whether there was one."""
+        with self._transaction():
+            return self._db.execute("DELETE FROM things WHERE name = ?", (name,)).rowcount > 0
 
     # Tunnels
 
@@ -358,6 +390,11 @@ def _tunnel(row: tuple[Any, ...]) -> Tunnel:
         updated_at,
         expires_at,
     )
+
+
+def _thing(row: tuple[Any, ...]) -> Thing:
+    name, thing_type, attributes, version = row
+    return Thing(name, thing_type, json.loads(attributes), version)
 
 
 def _access_key(row: tuple[Any, ...]) -> AccessKey:

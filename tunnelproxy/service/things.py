@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enrolling a device: its credentials at the MQTT broker, and the configuration of its agent."""
+"""Enrolling a device: its place in the registry, its credentials at the MQTT broker, and its agent's configuration."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from .broker_address import BrokerAddress
 from .errors import ServiceError
 from .passwords import Passwords, new_password, password_line
 from .state_dir import Endpoints, StateDirectory, replace_file
+from .store import Store
 
-__all__ = ["Enrolment", "add_thing", "remove_thing"]
+__all__ = ["NO_DESCRIPTION", "Description", "Enrolment", "add_thing", "describe_thing", "remove_thing"]
+
+T = TypeVar("T")
 
 _THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
+_ATTRIBUTE_NAME = re.compile(r"[a-zA-Z0-9_.,@/:#-]{1,128}")
+_ATTRIBUTE_VALUE = re.compile(r"[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}")
 _ANY_HOST = ("0.0.0.0", "::")  # noqa: S104  to refuse them
 
 
@@ -33,6 +39,32 @@ class Enrolment:
     password_line: str | None
 
 
+@dataclass(frozen=True)
+class Description:
+    """What the registry says of a thing beside its name; None for what it has said so far."""
+
+    thing_type: str | None = None
+    attributes: Mapping[str, str] | None = None
+
+    def check(self) -> None:
+        """Refuse what AWS IoT's registry would refuse.
+
+        Raises:
+            ServiceError: it would.
+        """
+        if self.thing_type is not None and not _THING.match(self.thing_type):
+            raise ServiceError(f"--type: '{self.thing_type}' is not the name of a thing type: see those of things")
+        for name, value in (self.attributes or {}).items():
+            if not _ATTRIBUTE_NAME.fullmatch(name) or not _ATTRIBUTE_VALUE.fullmatch(value):
+                raise ServiceError(
+                    f"--attribute: '{name}={value}' has characters that AWS IoT does not allow, or too many of them: "
+                    "letters, digits and _.,@/:#- are possible; 128 for the name, 800 for the value"
+                )
+
+
+NO_DESCRIPTION = Description()
+
+
 def add_thing(
     state: StateDirectory,
     thing: str,
@@ -41,6 +73,7 @@ def add_thing(
     *,
     authority: Path | None = None,
     replace: bool = False,
+    description: Description = NO_DESCRIPTION,
 ) -> Enrolment:
     """Enrol a device, and write what its agent needs.
 
@@ -50,12 +83,14 @@ def add_thing(
         authority: who signed the service's certificate, where that is the operator's own; None for one that the
             device's system trusts.
         replace: whether to give a thing that is enrolled a new password, and to overwrite the files.
+        description: what the registry is to say of it.
 
     Raises:
         ServiceError: the service has no broker, the thing is enrolled already, or the files cannot be written.
     """
     if not _THING.match(thing):
         raise ServiceError(f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most")
+    description.check()
     broker, endpoints = _broker(state), state.read_endpoints()
     if endpoints is None:
         raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
@@ -80,19 +115,47 @@ def add_thing(
         replace_file(configuration, _configuration(thing, broker, authorities, endpoints, services).encode())
     except OSError as error:
         raise ServiceError(f"cannot write to {output}: {error.strerror}; give --output another directory") from error
+    _in_registry(state, lambda store: store.put_thing(thing, description.thing_type, description.attributes))
     return Enrolment(output, None if broker.embedded else password_line(thing, password))
 
 
-def remove_thing(state: StateDirectory, thing: str) -> None:
-    """Forget a thing's password: it cannot connect to the broker again.
+def describe_thing(state: StateDirectory, thing: str, description: Description) -> None:
+    """Change what the registry says of a thing that is enrolled.
 
     Raises:
-        ServiceError: the service does not run its broker, or there is no such thing.
+        ServiceError: it is not, or the description would not do.
     """
+    description.check()
+
+    def change(store: Store) -> None:
+        if store.find_thing(thing) is None:
+            raise ServiceError(f"no thing {thing} is enrolled; enrol it with: tunnelproxy service add-thing")
+        store.put_thing(thing, description.thing_type, description.attributes)
+
+    _in_registry(state, change)
+
+
+def remove_thing(state: StateDirectory, thing: str) -> None:
+    """Forget a thing, and its password: it cannot connect to the broker again.
+
+    Raises:
+        ServiceError: there is no such thing, or the service does not run its broker and so cannot put it out.
+    """
+    known = bool(_THING.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
     if not _broker(state).embedded:
         raise ServiceError("the service does not run its MQTT broker: remove the thing's user there")
-    if not _THING.match(thing) or not Passwords(state.broker_files / "passwords").remove(thing):
+    if _THING.match(thing):
+        known = Passwords(state.broker_files / "passwords").remove(thing) or known
+    if not known:
         raise ServiceError(f"no thing {thing} is enrolled")
+
+
+def _in_registry(state: StateDirectory, act: Callable[[Store], T]) -> T:
+    store = Store(state.database)
+    try:
+        return act(store)
+    finally:
+        store.close()
 
 
 def _broker(state: StateDirectory) -> BrokerAddress:

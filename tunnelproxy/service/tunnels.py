@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels, their ends and their tokens, as data."""
+"""Tunnels, their ends and their tokens, and things, as data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = [
     "Identity",
     "Mode",
     "NewTunnel",
+    "Thing",
     "Tunnel",
     "digest",
     "new_access_token",
@@ -69,6 +70,16 @@ class Tunnel:
 
 
 @dataclass(frozen=True)
+class Thing:
+    """A device that is enrolled. ``version`` grows with each change."""
+
+    name: str
+    thing_type: str | None
+    attributes: dict[str, str]
+    version: int
+
+
+@dataclass(frozen=True)
 class EndState:
     """Whether an end of a tunnel is connected, and since when that holds (seconds since the epoch)."""
 
@@ -107,6 +118,10 @@ class Identity:
     def arn(self, tunnel_id: str) -> str:
         """The Amazon Resource Name of a tunnel."""
         return f"arn:aws:iot:{self.region}:{self.account_id}:tunnel/{tunnel_id}"
+
+    def thing_arn(self, thing_name: str) -> str:
+        """The Amazon Resource Name of a thing."""
+        return f"arn:aws:iot:{self.region}:{self.account_id}:thing/{thing_name}"
 
     def tunnel_id(self, arn: str) -> str | None:
         """The tunnel that an ARN of this service names, or None."""

@@ -20,6 +20,7 @@ from tunnelproxy.service.access import Access, AccessKey
 from tunnelproxy.service.control_api import ControlApi
 from tunnelproxy.service.events import ControlCall, Event
 from tunnelproxy.service.operations import Operations
+from tunnelproxy.service.registry import Registry
 from tunnelproxy.service.replays import GRACE, Replays
 from tunnelproxy.service.store import Store
 from tunnelproxy.service.tunnels import Mode, new_key_pair
@@ -75,6 +76,7 @@ async def running(folder: Path) -> AsyncIterator[Api]:
     identity = store.identity()
     control = ControlApi(
         operations,
+        Registry(store),
         Access(identity, store.find_tunnel),
         find_key=store.find_key,
         region=identity.region,

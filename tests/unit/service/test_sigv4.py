@@ -98,7 +98,7 @@ def test_half_a_signature_is_refused() -> None:
 
 def test_another_region_or_service_is_refused() -> None:
     assert "region" in refusal(signed(region="eu-west-1")).message
-    assert "service" in refusal(signed(service="iot")).message
+    assert "service" in refusal(signed(service="iotdata")).message
 
 
 @pytest.mark.parametrize("minutes", [-6, 6])

@@ -13,7 +13,8 @@ from tunnelproxy.service.broker_address import BrokerAddress
 from tunnelproxy.service.certificates import Certificates
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.state_dir import Endpoints, StateDirectory
-from tunnelproxy.service.things import add_thing
+from tunnelproxy.service.store import Store
+from tunnelproxy.service.things import Description, add_thing, describe_thing, remove_thing
 
 SERVICES = {"SSH1": "localhost:22", "HTTP1": "10.0.0.1:80", "CAM1": "/run/a b.sock"}
 
@@ -101,3 +102,41 @@ def test_an_authority_that_makes_no_sense_is_refused(state: StateDirectory, tmp_
     state.write_endpoints(Endpoints("example.com", 1, 2, own_certificate=True))
     with pytest.raises(ServiceError, match="--ca: cannot read /nowhere: No such file"):
         add_thing(state, "pump", SERVICES, tmp_path / "pump", authority=Path("/nowhere"))
+
+
+def test_the_registry_knows_a_thing_from_its_enrolment_to_its_removal(state: StateDirectory, tmp_path: Path) -> None:
+    def known() -> tuple[str | None, dict[str, str]] | None:
+        store = Store(state.database)
+        thing = store.find_thing("pump")
+        store.close()
+        return None if thing is None else (thing.thing_type, thing.attributes)
+
+    BrokerAddress("example.com", 3, embedded=True).write(state.broker_address)
+    add_thing(state, "pump", SERVICES, tmp_path / "pump", description=Description("pumps", {"site": "north"}))
+    assert known() == ("pumps", {"site": "north"})
+    add_thing(state, "pump", SERVICES, tmp_path / "pump", replace=True)
+    assert known() == ("pumps", {"site": "north"})
+    describe_thing(state, "pump", Description(attributes={"line": "3"}))
+    assert known() == ("pumps", {"line": "3"})
+    remove_thing(state, "pump")
+    assert known() is None
+    with pytest.raises(ServiceError, match="no thing pump is enrolled"):
+        describe_thing(state, "pump", Description("pumps"))
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        (Description("a b"), "--type: 'a b' is not the name of a thing type"),
+        (Description(attributes={"a b": ""}), "--attribute: 'a b=' has characters"),
+        (Description(attributes={"site": "{{ x }}"}), "--attribute: 'site={{ x }}' has characters"),
+        (Description(attributes={"site": "x" * 801}), "or too many of them"),
+    ],
+)
+def test_what_the_registry_of_aws_would_refuse_is_refused(
+    state: StateDirectory, tmp_path: Path, description: Description, said: str
+) -> None:
+    BrokerAddress("example.com", 3, embedded=True).write(state.broker_address)
+    with pytest.raises(ServiceError, match=said):
+        add_thing(state, "pump", SERVICES, tmp_path / "pump", description=description)
+    assert not (tmp_path / "pump").exists()
