@@ -1,49 +1,26 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The control API of AWS IoT Secure Tunneling through boto3, with one sentence for each way in which a call fails.
+"""The control API of AWS IoT Secure Tunneling through boto3.
 
 Reference: botocore's C(iotsecuretunneling) model.
 """
 
 from __future__ import annotations
 
-import os
-import traceback
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-try:
-    import boto3
-    from botocore import exceptions as botocore_exceptions
-    from botocore.config import Config
-except ImportError:
-    BOTO3_IMPORT_ERROR = traceback.format_exc()
-else:
-    BOTO3_IMPORT_ERROR = None
+from ansible_collections.iotops.tunnel.plugins.module_utils.aws_client import Api, AwsClient, ControlApiError
 
-# AWS, like the tunneling service, says so in the text of an InvalidSignatureException.
-_WRONG_REGION = "scoped to a valid region"
-_KEYS_REFUSED = (
-    "InvalidSignatureException",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-    "InvalidClientTokenId",
-    "InvalidAccessKeyId",
-    "IncompleteSignatureException",
-    "MissingAuthenticationTokenException",
+TUNNELING = Api(
+    name="iotsecuretunneling",
+    title="the tunneling service",
+    permission="Allow the iot: actions for tunnels in their policy.",
+    throttled="Try again with fewer forks.",
+    over_limit="Close tunnels that nobody needs, or ask for fewer services.",
+    missing="has no such tunnel. Check tunnel_id and region.",
 )
-_KEYS_EXPIRED = ("ExpiredTokenException", "ExpiredToken", "RequestExpired")
-_DENIED = ("AccessDeniedException", "AccessDenied", "ForbiddenException")
-_THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown")
-
-
-class ControlApiError(Exception):
-    """A call failed; the text is a sentence for the operator. C(not_found) tells that the tunnel does not exist."""
-
-    def __init__(self, sentence: str, *, not_found: bool = False) -> None:
-        super().__init__(sentence)
-        self.not_found = not_found
 
 
 @dataclass(frozen=True)
@@ -92,32 +69,15 @@ class Tunnel:
 
 
 class ControlApi:
-    """The calls that the module makes. Throttled calls are repeated, after waits that grow and are spread at random.
-
-    Credentials, region and endpoint come from C(environment), by the names of botocore's environment variables.
-    """
+    """The calls that the modules make; see C(AwsClient)."""
 
     def __init__(self, environment: dict[str, str], *, validate_certs: bool = True) -> None:
-        _take_over(environment)
-        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-        try:
-            self._client = boto3.session.Session(region_name=region).client(
-                "iotsecuretunneling",
-                verify=None if validate_certs else False,
-                config=Config(
-                    connect_timeout=10,
-                    read_timeout=30,
-                    # botocore's standard mode: up to 20 s between attempts, each wait a random share of its bound.
-                    retries={"mode": "standard", "max_attempts": 6},
-                ),
-            )
-        except (botocore_exceptions.BotoCoreError, ValueError) as error:
-            raise ControlApiError(_sentence(error, "reach the tunneling service", "")) from error
+        self._client = AwsClient(TUNNELING, environment, validate_certs=validate_certs)
 
     @property
     def region(self) -> str:
         """The region that the calls go to."""
-        return self._client.meta.region_name
+        return self._client.region
 
     def open(
         self, thing: str | None, services: list[str], lifetime: int, description: str | None, tags: dict[str, str]
@@ -130,27 +90,42 @@ class ControlApi:
         }
         if description:
             request["description"] = description
-        answer = self._call("open a tunnel to " + (thing or "a device without a thing name"), "open_tunnel", **request)
+        answer = self._client.call(
+            "open a tunnel to " + (thing or "a device without a thing name"), "open_tunnel", **request
+        )
         return answer["tunnelId"], _tokens(answer)
 
     def describe(self, tunnel_id: str) -> Tunnel:
         """Say all about one tunnel (DescribeTunnel)."""
-        answer = self._call(f"describe tunnel {tunnel_id}", "describe_tunnel", tunnelId=tunnel_id)
+        answer = self._client.call(f"describe tunnel {tunnel_id}", "describe_tunnel", tunnelId=tunnel_id)
         return Tunnel.from_description(answer["tunnel"])
 
     def open_tunnels(self, thing: str):
-        """Generate the open tunnels of a thing, newest first (ListTunnels, and DescribeTunnel for each as it comes)."""
-        request = {"thingName": thing, "maxResults": 100}
-        while True:
-            answer = self._call(f"list the tunnels of {thing}", "list_tunnels", **request)
+        """Generate the open tunnels of a thing, newest first."""
+        return self.tunnels(thing, "open")
+
+    def tunnels(self, thing: str | None = None, status: str | None = None):
+        """Generate the tunnels of a thing or of all, newest first. C(status) is C(open) or C(closed).
+
+        ListTunnels, and DescribeTunnel for each as it comes.
+        """
+        request = {"maxResults": 100, **({"thingName": thing} if thing else {})}
+        purpose = f"list the tunnels of {thing}" if thing else "list the tunnels"
+        for answer in self._client.pages(purpose, "list_tunnels", **request):
             for summary in answer.get("tunnelSummaries", ()):
-                if summary["status"] == "OPEN":
-                    tunnel = self.describe(summary["tunnelId"])
-                    if tunnel.is_open:
+                if status in (None, summary["status"].lower()):
+                    tunnel = self._describe_if_there(summary["tunnelId"])
+                    if tunnel and status in (None, tunnel.status):
                         yield tunnel
-            if not answer.get("nextToken"):
-                return
-            request["nextToken"] = answer["nextToken"]
+
+    def _describe_if_there(self, tunnel_id: str) -> Tunnel | None:
+        """What is deleted between two calls is no failure of either."""
+        try:
+            return self.describe(tunnel_id)
+        except ControlApiError as error:
+            if error.not_found:
+                return None
+            raise
 
     def rotate(self, tunnel: Tunnel, end: str) -> dict[str, str]:
         """Revoke and replace the tokens of C(source), C(destination) or C(all) ends. Return the new ones by end.
@@ -161,35 +136,21 @@ class ControlApi:
         if end != "source" and tunnel.thing_name:
             request["destinationConfig"] = _destination_config(tunnel.thing_name, tunnel.services)
         purpose = f"rotate tokens ({end}) of tunnel {tunnel.tunnel_id}"
-        return _tokens(self._call(purpose, "rotate_tunnel_access_token", **request))
+        return _tokens(self._client.call(purpose, "rotate_tunnel_access_token", **request))
 
     def close(self, tunnel_id: str) -> None:
         """Close a tunnel (CloseTunnel)."""
-        self._call(f"close tunnel {tunnel_id}", "close_tunnel", tunnelId=tunnel_id)
+        self._client.call(f"close tunnel {tunnel_id}", "close_tunnel", tunnelId=tunnel_id)
 
     def tag(self, tunnel: Tunnel, tags: dict[str, str]) -> None:
         """Add tags, or change their values (TagResource)."""
         purpose = f"tag tunnel {tunnel.tunnel_id}"
-        self._call(purpose, "tag_resource", resourceArn=tunnel.arn, tags=_tag_list(tags))
+        self._client.call(purpose, "tag_resource", resourceArn=tunnel.arn, tags=_tag_list(tags))
 
     def untag(self, tunnel: Tunnel, keys: list[str]) -> None:
         """Remove tags (UntagResource)."""
         purpose = f"remove tags from tunnel {tunnel.tunnel_id}"
-        self._call(purpose, "untag_resource", resourceArn=tunnel.arn, tagKeys=keys)
-
-    def _call(self, purpose: str, operation: str, **request):
-        try:
-            return getattr(self._client, operation)(**request)
-        except (botocore_exceptions.BotoCoreError, botocore_exceptions.ClientError) as error:
-            sentence = _sentence(error, purpose, f"{self._client.meta.endpoint_url} (region {self.region})")
-            raise ControlApiError(sentence, not_found=_code(error) == "ResourceNotFoundException") from error
-
-
-def _take_over(environment: dict[str, str]) -> None:
-    """Make this process's AWS environment that one, and no more: a profile must not meet keys that it replaces."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ.update(environment)
+        self._client.call(purpose, "untag_resource", resourceArn=tunnel.arn, tagKeys=keys)
 
 
 def _connection_state(state: dict | None) -> str:
@@ -210,73 +171,3 @@ def _tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
 def _tokens(answer: dict) -> dict[str, str]:
     tokens = {"source": answer.get("sourceAccessToken"), "destination": answer.get("destinationAccessToken")}
     return {end: token for end, token in tokens.items() if token}
-
-
-def _code(error: Exception) -> str:
-    return getattr(error, "response", {}).get("Error", {}).get("Code", "")
-
-
-def _sentence(error: Exception, purpose: str, endpoint: str) -> str:
-    return f"Could not {purpose}: {_cause(error, endpoint)}"
-
-
-def _cause(error: Exception, endpoint: str) -> str:
-    if isinstance(error, botocore_exceptions.ClientError):
-        return _refusal(error, endpoint)
-    known = (
-        (
-            (botocore_exceptions.NoCredentialsError, botocore_exceptions.PartialCredentialsError),
-            "there are no complete AWS credentials. Set access_key and secret_key, or profile, or the environment "
-            "variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-        ),
-        (
-            (botocore_exceptions.NoRegionError,),
-            "no AWS region is set. Set region, or the environment variable AWS_REGION.",
-        ),
-        (
-            (botocore_exceptions.InvalidRegionError,),
-            "that is not an AWS region's name. Set region to one such as eu-central-1.",
-        ),
-        (
-            (botocore_exceptions.ProfileNotFound,),
-            "the AWS configuration files have no such profile. Set profile to one of `aws configure list-profiles`.",
-        ),
-        (
-            (botocore_exceptions.SSLError,),
-            f"the certificate of {endpoint} is not trusted here. Set aws_ca_bundle to its authority's certificate.",
-        ),
-        (
-            (botocore_exceptions.HTTPClientError, botocore_exceptions.ConnectionError),
-            f"{endpoint} cannot be reached. Check region, endpoint_url, and this machine's way to the network.",
-        ),
-    )
-    for classes, cause in known:
-        if isinstance(error, classes):
-            return cause
-    return f"{error} Check the options of this task."
-
-
-def _refusal(error: Exception, endpoint: str) -> str:
-    code = _code(error)
-    said = error.response.get("Error", {}).get("Message") or code
-    if code in _KEYS_REFUSED and _WRONG_REGION in said:
-        return f"{endpoint} is not of that region ({said}) Set region, or AWS_REGION, to the one of the endpoint."
-    known = (
-        (
-            _KEYS_REFUSED,
-            f"{endpoint} does not accept the AWS keys ({code}). Check access_key and secret_key, and that they are "
-            "meant for this endpoint and region.",
-        ),
-        (_KEYS_EXPIRED, f"the AWS session is over ({code}), or this machine's clock is wrong. Log in again."),
-        (
-            _DENIED,
-            f"the AWS keys lack the permission ({code}: {said}). Allow the iot: actions for tunnels in their policy.",
-        ),
-        (_THROTTLED, f"{endpoint} throttles the calls ({code}), even after waiting. Try again with fewer forks."),
-        (
-            ("LimitExceededException",),
-            f"a limit of the account is reached ({said}). Close tunnels that nobody needs, or ask for fewer services.",
-        ),
-        (("ResourceNotFoundException",), f"{endpoint} has no such tunnel. Check tunnel_id and region."),
-    )
-    return next((cause for codes, cause in known if code in codes), f"{endpoint} answered {code}: {said}")

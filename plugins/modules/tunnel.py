@@ -181,12 +181,8 @@ import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.iotops.tunnel.plugins.module_utils.control_api import (
-    BOTO3_IMPORT_ERROR,
-    ControlApi,
-    ControlApiError,
-    Tunnel,
-)
+from ansible_collections.iotops.tunnel.plugins.module_utils.aws_client import BOTO3_IMPORT_ERROR, ControlApiError
+from ansible_collections.iotops.tunnel.plugins.module_utils.control_api import ControlApi, Tunnel
 from ansible_collections.iotops.tunnel.plugins.module_utils.exchange import EXCHANGE_VARIABLE, Exchange
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
 from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import REQUIRED_TOGETHER, TUNNEL_OPTIONS

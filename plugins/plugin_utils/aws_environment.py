@@ -13,19 +13,26 @@ _NAMES = {
     "access_key": "AWS_ACCESS_KEY_ID",
     "secret_key": "AWS_SECRET_ACCESS_KEY",
     "session_token": "AWS_SESSION_TOKEN",
-    "endpoint_url": "AWS_ENDPOINT_URL_IOTSECURETUNNELING",
     "aws_ca_bundle": "AWS_CA_BUNDLE",
 }
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
-def aws_environment(options: dict, task_environment: dict[str, str]) -> dict[str, str]:
+TUNNELING_ENDPOINT = "AWS_ENDPOINT_URL_IOTSECURETUNNELING"
+REGISTRY_ENDPOINT = "AWS_ENDPOINT_URL_IOT"
+
+
+def aws_environment(
+    options: dict, task_environment: dict[str, str], endpoint: str = TUNNELING_ENDPOINT
+) -> dict[str, str]:
     """Merge, from weak to strong: the controller's environment, the task's C(environment), the task's options.
 
-    Credentials are never mixed: keys or a profile in a stronger place replace whatever a weaker one has.
+    Credentials are never mixed: keys or a profile in a stronger place replace whatever a weaker one has. C(endpoint) is
+    the variable that C(endpoint_url) stands for.
     """
     merged: dict[str, str] = {}
-    from_options = {name: str(options[option]) for option, name in _NAMES.items() if options.get(option)}
+    names = {**_NAMES, "endpoint_url": endpoint}
+    from_options = {name: str(options[option]) for option, name in names.items() if options.get(option)}
     for source in (os.environ, task_environment, from_options):
         if "AWS_PROFILE" in source or "AWS_ACCESS_KEY_ID" in source:
             for name in ("AWS_PROFILE", *_KEYS):

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""AWS IoT's registry and fleet index, as moto implements them, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from .process import REPOSITORY, Process
+
+__all__ = ["REGION", "IotRegistry", "Throttle"]
+
+REGION = "eu-central-1"
+ACCOUNT = "123456789012"
+
+
+class IotRegistry:
+    """The registry, with things in it.
+
+    Args:
+        things: keyword arguments of moto's ``create_thing`` for each.
+        groups: names of things by the group that they are in.
+    """
+
+    def __init__(self, things: list[dict[str, Any]], groups: dict[str, list[str]] | None = None) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="iot-registry-")
+        self._content = {"things": things, "groups": groups or {}}
+
+    def __enter__(self) -> IotRegistry:
+        folder = Path(self._home.name)
+        content = folder / "content.json"
+        content.write_text(json.dumps(self._content))
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")}
+        command = [sys.executable, "-m", "peers.iot_registry", content]
+        self._process = Process(command, folder / "log", environment)
+        try:
+            self.url = self._process.wait_for_output(r"(?m)^ready (.*)$", 60)[1]
+        except BaseException:
+            self.__exit__()
+            raise
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "AKIAANYBODY",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_ENDPOINT_URL_IOT": self.url,
+            "AWS_REGION": REGION,
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stop()
+        self._home.cleanup()
+
+    @contextmanager
+    def checking_keys(self) -> Iterator[None]:
+        """Refuse those who are no user of the account, which has none.
+
+        A user would not help: moto takes the query of a GET for its body, and so no signature of ListThings for right.
+        """
+        self._post("/moto-api/reset-auth", b"0")
+        try:
+            yield
+        finally:
+            self._post("/moto-api/reset-auth", b"1e9")
+
+    def _post(self, path: str, body: bytes) -> None:
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "text/plain"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            answer.read()
+
+    def requests(self) -> list[str]:
+        """The request lines that have come, as the server logs them."""
+        return [line.split('"')[1] for line in self._process.output().splitlines() if " HTTP/1.1" in line]
+
+
+class Throttle:
+    """A proxy before a registry that says as often as it is told that there are too many calls, as AWS does."""
+
+    def __init__(self, url: str) -> None:
+        self.refusals_left = 0
+        self.refused = 0
+        throttle = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if throttle.refusals_left > 0:
+                    throttle.refusals_left -= 1
+                    throttle.refused += 1
+                    self._answer(400, {"x-amzn-ErrorType": "ThrottlingException"}, b'{"message": "Rate exceeded"}')
+                    return
+                request = urllib.request.Request(url + self.path, headers=dict(self.headers))
+                try:
+                    with urllib.request.urlopen(request, timeout=30) as answer:
+                        self._answer(answer.status, {"Content-Type": "application/json"}, answer.read())
+                except urllib.error.HTTPError as error:
+                    self._answer(error.code, {"Content-Type": "application/json"}, error.read())
+
+            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nobody reads it."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Throttle:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @contextmanager
+    def refusing(self, times: int) -> Iterator[None]:
+        """Refuse so many requests."""
+        self.refusals_left, self.refused = times, 0
+        try:
+            yield
+        finally:
+            self.refusals_left = 0
+
+
+def serve(content: dict[str, Any]) -> None:
+    """Run the server until the process ends. Things are put in by moto's own code, as 2,500 calls would take long."""
+    from moto.iot.models import iot_backends  # noqa: PLC0415  large
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415  large
+
+    registry = iot_backends[ACCOUNT][REGION]
+    for thing_type in sorted({thing["thing_type_name"] for thing in content["things"]} - {None}):
+        registry.create_thing_type(thing_type, {})
+    for thing in content["things"]:
+        registry.create_thing(**thing)
+    for group, members in content["groups"].items():
+        registry.create_thing_group(group, None, {})
+        for name in members:
+            registry.add_thing_to_thing_group(group, None, name, None)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
+    server.start()
+    host, port = server.get_host_and_port()
+    print(f"ready http://{host}:{port}", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    serve(json.loads(Path(sys.argv[1]).read_text()))
