@@ -6,25 +6,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from datetime import datetime
 
-from ansible import constants
 from ansible.errors import AnsibleActionFail
-from ansible_collections.iotops.tunnel.plugins.module_utils.exchange import EXCHANGE_VARIABLE, Exchange
-from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import (
-    AWS_OPTIONS,
-    REQUIRED_TOGETHER,
-    TUNNEL_OPTIONS,
-)
+from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import REQUIRED_TOGETHER, TUNNEL_OPTIONS
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import aws_environment
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.controller import ControllerAction
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing import thing_of_task
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing_lock import thing_lock
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
-
-# The module and the hub get these as environment variables, by way of a private file.
-_NOT_FOR_ARGUMENTS = set(AWS_OPTIONS) - {"validate_certs"}
 
 
 class ActionModule(ControllerAction):
@@ -61,21 +51,8 @@ class ActionModule(ControllerAction):
         return result, tokens
 
     def _module(self, options: dict) -> tuple[dict, dict[str, str]]:
-        """Run the module. Return its result, and the tokens that it got by end, even if it failed afterwards."""
-        given = {name: value for name, value in options.items() if value is not None}
-        arguments = {name: value for name, value in given.items() if name not in _NOT_FOR_ARGUMENTS}
-        descriptor, path = tempfile.mkstemp(prefix="iotops-tunnel-", dir=constants.DEFAULT_LOCAL_TMP)
-        os.close(descriptor)
-        try:
-            exchange = Exchange(path)
-            exchange.put_environment(self._aws)
-            result = self.run_on_controller(
-                "iotops.tunnel.tunnel", arguments, self._task_vars, environment={EXCHANGE_VARIABLE: path}
-            )
-            tokens = exchange.tokens()
-        finally:
-            os.unlink(path)
-        return result, tokens
+        """Run the module. Return its result, and the tokens that it got by end."""
+        return self.run_with_keys("iotops.tunnel.tunnel", options, self._task_vars, self._aws)
 
     def _hand_over(self, result: dict, tokens: dict[str, str], options: dict) -> None:
         """Make the hub hold the tunnel, with a token that this task got or else with a new one."""

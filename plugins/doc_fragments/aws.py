@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a module reaches the control API of AWS IoT Secure Tunneling, or of the self-hosted tunneling service."""
+"""How a module or plugin reaches the APIs of AWS IoT, or of the self-hosted tunneling service."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ options:
 requirements:
   - python >= 3.10
   - boto3 >= 1.34
+"""
+
+    MODULE = r"""
+options: {}
+attributes:
+  action_group:
+    description: Use C(group/iotops.tunnel.aws) in C(module_defaults) to set these options once for all its modules.
+    support: full
+    membership:
+      - iotops.tunnel.aws
 notes:
   - Keys never reach a command line or a module's arguments. The action plugin hands them over in a file of mode 0600.
 """

@@ -114,17 +114,18 @@ class ControlApi:
         for answer in self._client.pages(purpose, "list_tunnels", **request):
             for summary in answer.get("tunnelSummaries", ()):
                 if status in (None, summary["status"].lower()):
-                    tunnel = self._describe_if_there(summary["tunnelId"])
-                    if tunnel and status in (None, tunnel.status):
-                        yield tunnel
+                    # Meanwhile it may have been closed, or forgotten.
+                    for tunnel in self.described(summary["tunnelId"]):
+                        if status in (None, tunnel.status):
+                            yield tunnel
 
-    def _describe_if_there(self, tunnel_id: str) -> Tunnel | None:
-        """What is deleted between two calls is no failure of either."""
+    def described(self, tunnel_id: str) -> list[Tunnel]:
+        """Say all about one tunnel, in a list that is empty if the service does not know it."""
         try:
-            return self.describe(tunnel_id)
+            return [self.describe(tunnel_id)]
         except ControlApiError as error:
             if error.not_found:
-                return None
+                return []
             raise
 
     def rotate(self, tunnel: Tunnel, end: str) -> dict[str, str]:

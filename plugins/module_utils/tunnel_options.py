@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options of iotops.tunnel.tunnel, which its action plugin and its module both check."""
+"""The options of iotops.tunnel.tunnel and tunnel_info, which their action plugins and their modules both check."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ TUNNEL_OPTIONS = {
     "return_tokens": {"type": "bool", "default": False},
     "tunnel_endpoint": {"type": "str"},
     "tunnel_capath": {"type": "path"},
+    **AWS_OPTIONS,
+}
+
+INFO_OPTIONS = {
+    "thing_name": {"type": "str"},
+    "all_things": {"type": "bool", "default": False},
+    "tunnel_id": {"type": "str"},
+    "status": {"type": "str", "choices": ["open", "closed", "any"], "default": "open"},
+    "tags": {"type": "dict", "default": {}},
     **AWS_OPTIONS,
 }
 

@@ -87,6 +87,7 @@ options:
     type: path
 extends_documentation_fragment:
   - iotops.tunnel.aws
+  - iotops.tunnel.aws.module
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying anything.
@@ -95,6 +96,7 @@ attributes:
     description: Will return details on what has changed when in diff mode.
     support: full
 seealso:
+  - module: iotops.tunnel.tunnel_info
   - module: iotops.tunnel.health
   - plugin: iotops.tunnel.ssh
     plugin_type: connection
@@ -319,13 +321,7 @@ class TunnelTask:
 
     def named_tunnel(self) -> list[Tunnel]:
         """The tunnel with the ID that is given, unless it is closed or unknown."""
-        try:
-            tunnel = self.api.describe(self.options["tunnel_id"])
-        except ControlApiError as error:
-            if error.not_found:
-                return []
-            raise
-        return [tunnel] if tunnel.is_open else []
+        return [tunnel for tunnel in self.api.described(self.options["tunnel_id"]) if tunnel.is_open]
 
     def report(self, tunnel: Tunnel | None, before: Tunnel | None) -> None:
         """Put a tunnel into the result; None stands for the one that check mode does not open."""

@@ -9,10 +9,17 @@ connection of a device, which logs it. The controller's own interpreter is the o
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 
 from ansible import constants
 from ansible.plugins.action import ActionBase
+from ansible_collections.iotops.tunnel.plugins.module_utils.exchange import EXCHANGE_VARIABLE, Exchange
+from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import AWS_OPTIONS
+
+# A module gets these as environment variables, by way of a private file.
+_NOT_FOR_ARGUMENTS = set(AWS_OPTIONS) - {"validate_certs"}
 
 
 class ControllerAction(ActionBase):
@@ -28,6 +35,25 @@ class ControllerAction(ActionBase):
         environment: dict[str, str] = {}
         self._compute_environment_string(environment)
         return environment
+
+    def run_with_keys(
+        self, module: str, options: dict, task_vars: dict, aws: dict[str, str]
+    ) -> tuple[dict, dict[str, str]]:
+        """Run a module that calls the control API, as C(aws) says. Return its result, and tokens by end.
+
+        It may have got tokens even if it failed afterwards.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        arguments = {name: value for name, value in given.items() if name not in _NOT_FOR_ARGUMENTS}
+        descriptor, path = tempfile.mkstemp(prefix="iotops-tunnel-", dir=constants.DEFAULT_LOCAL_TMP)
+        os.close(descriptor)
+        try:
+            exchange = Exchange(path)
+            exchange.put_environment(aws)
+            result = self.run_on_controller(module, arguments, task_vars, environment={EXCHANGE_VARIABLE: path})
+            return result, exchange.tokens()
+        finally:
+            os.unlink(path)
 
     def run_on_controller(self, module: str, arguments: dict, task_vars: dict, *, environment: dict[str, str]) -> dict:
         """Run a module and return its result. C(environment) is seen by everybody: no secrets."""

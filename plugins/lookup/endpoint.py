@@ -1,0 +1,160 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lookup plugin iotops.tunnel.endpoint: where a service of a thing is, on this machine."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: endpoint
+short_description: Where a service of a thing is, on the controller
+version_added: 0.1.0
+author:
+  - The iotops.tunnel authors (@iotops)
+description:
+  - Gives the URL, or the host and port, on the controller's loopback address, from which the hub leads to a service of
+    a thing.
+  - Where the hub holds no tunnel to the thing, it takes over the thing's open tunnel, or opens one; see O(open).
+  - The port stays the same as long as the hub holds the tunnel. Services for SSH have none.
+options:
+  _terms:
+    description: Names of services, such as V(HTTP1).
+    type: list
+    elements: string
+    required: true
+  thing:
+    description:
+      - Name of the thing.
+      - The host's name in the inventory is used when this is not set.
+    type: string
+    vars:
+      - name: iotops_tunnel_thing
+  form:
+    description:
+      - V(url) gives a URL such as V(http://127.0.0.1:40123).
+      - V(host_port) gives V(127.0.0.1:40123).
+      - V(port) gives V(40123), a number.
+    type: string
+    choices: [url, host_port, port]
+    default: url
+  scheme:
+    description: Scheme of the URL.
+    type: string
+    default: http
+  path:
+    description: Path of the URL, with its query if it has one.
+    type: string
+    default: ""
+  open:
+    description:
+      - What to do where the hub holds no tunnel to the thing that works, or only one whose life is nearly over. AWS
+        charges for each tunnel that is opened.
+      - With V(reuse), the thing's open tunnel, if this collection opened it, is taken over by rotating its source
+        token. If there is none, one is opened.
+      - With V(always), a tunnel is opened.
+      - With V(never), the lookup fails.
+    type: string
+    choices: [reuse, always, never]
+    default: reuse
+    env:
+      - name: IOTOPS_TUNNEL_OPEN
+    vars:
+      - name: iotops_tunnel_open
+  services:
+    description: Services of a tunnel that is opened.
+    type: list
+    elements: string
+    default: [SSH1, HTTP1]
+    vars:
+      - name: iotops_tunnel_services
+  wait_for_destination:
+    description: Seconds that the device has to connect to a tunnel that was opened or taken over just now.
+    type: integer
+    default: 30
+    vars:
+      - name: iotops_tunnel_wait
+  timeout:
+    description: Seconds to wait for the hub's own end of the tunnel.
+    type: integer
+    default: 10
+notes:
+  - The hub reaches the control API as the environment of Ansible says (E(AWS_PROFILE), E(AWS_REGION) and so on).
+seealso:
+  - module: iotops.tunnel.tunnel
+  - plugin: iotops.tunnel.ssh
+    plugin_type: connection
+"""
+
+EXAMPLES = r"""
+- name: Ask the device's web server for its version
+  ansible.builtin.uri:
+    url: "{{ lookup('iotops.tunnel.endpoint', 'HTTP1', path='/version') }}"
+  delegate_to: localhost
+
+- name: Show where the web pages of a certain thing are
+  ansible.builtin.debug:
+    msg: "{{ lookup('iotops.tunnel.endpoint', 'HTTP1', thing='pump-7') }}"
+
+- name: Show the ports of two services, of which the tunnel has no others
+  ansible.builtin.debug:
+    msg: "{{ query('iotops.tunnel.endpoint', 'HTTP1', 'VNC1', services=['HTTP1', 'VNC1'], form='port') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: One text, or number, for each service.
+  type: list
+  elements: raw
+"""
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
+from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
+
+HOST = "127.0.0.1"
+
+
+class LookupModule(LookupBase):
+    """Asks the hub for the ports of services."""
+
+    def run(self, terms, variables=None, **kwargs):
+        """Return one endpoint for each service in C(terms)."""
+        self.set_options(var_options=variables, direct=kwargs)
+        try:
+            thing = valid_name("thing", self._option("thing") or (variables or {}).get("inventory_hostname"))
+            return [self._endpoint(thing, valid_name("service", service)) for service in terms]
+        except (client.HubError, ValueError) as error:
+            # ansible-core adds a cause's words to these.
+            raise AnsibleLookupError(str(error)) from None
+
+    def _option(self, name):
+        """An option; those that come from variables may be templates."""
+        return self._templar.template(self.get_option(name))
+
+    def _path(self):
+        path = self._option("path")
+        if path and not path.startswith("/"):
+            raise ValueError(f"The path {path!r} does not begin with a slash. Write path='/{path}'.")
+        return path
+
+    def _endpoint(self, thing, service):
+        path = self._path()
+        row = client.ensure(
+            thing,
+            service,
+            open_policy=self._option("open"),
+            services=[valid_name("service", name) for name in self._option("services")],
+            wait=float(self._option("wait_for_destination")),
+            timeout=float(self._option("timeout")),
+        )
+        port = row["services"].get(service, {}).get("port")
+        if not port:
+            raise ValueError(
+                f"The hub has no port for {service} of {thing}: services for SSH have none. Name another service, such "
+                "as HTTP1."
+            )
+        form = self._option("form")
+        if form == "port":
+            return port
+        return f"{self._option('scheme')}://{HOST}:{port}{path}" if form == "url" else f"{HOST}:{port}"

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where services are (the lookup), and hosts from the inventory of things, with real devices behind real tunnels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peers.fleet import Fleet
+from tunnelproxy.service.store import Store
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet("device-1", "device-2") as running:
+        yield running
+
+
+PLAYBOOK = """
+- hosts: device-1
+  gather_facts: false
+  vars:
+    its_name: device-2
+    endpoint: iotops.tunnel.endpoint
+  tasks:
+    - ansible.builtin.uri:
+        url: "{{ lookup(endpoint, 'HTTP1', path='/index.html') }}"
+        return_content: true
+      delegate_to: localhost
+      connection: local
+      register: own
+    - ansible.builtin.uri:
+        url: "{{ lookup(endpoint, 'HTTP1') }}"
+        return_content: true
+      delegate_to: localhost
+      connection: local
+      vars:
+        iotops_tunnel_thing: "{{ its_name }}"
+      register: other
+    - ansible.builtin.copy:
+        content: "{{ found | to_json }}"
+        dest: "{{ result }}"
+        mode: "0600"
+      delegate_to: localhost
+      connection: local
+      vars:
+        found:
+          pages: ["{{ own.content }}", "{{ other.content }}"]
+          url: "{{ lookup(endpoint, 'HTTP1', scheme='https', path='/a?b=c') }}"
+          host_port: "{{ lookup(endpoint, 'HTTP1', thing='device-2', form='host_port') }}"
+          ports: "{{ query(endpoint, 'HTTP1', 'HTTP1', form='port') }}"
+"""
+
+
+def test_the_endpoint_of_a_service_leads_to_the_thing(fleet: Fleet, tmp_path: Path) -> None:
+    playbook, result = tmp_path / "work.yml", tmp_path / "result"
+    playbook.write_text(PLAYBOOK)
+    done = fleet.controller.playbook(playbook, "-e", f"result={result}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    found = json.loads(result.read_text())
+    port, other = (fleet.tunnel(thing)["services"]["HTTP1"]["port"] for thing in ("device-1", "device-2"))
+    assert found["pages"] == ["device-1 is well\n", "device-2 is well\n"]
+    assert found["url"] == f"https://127.0.0.1:{port}/a?b=c"
+    assert found["host_port"] == f"127.0.0.1:{other}"
+    assert found["ports"] == [port, port]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("'HTTP1', thing='nobody', open='never'", "there is no tunnel to nobody"),
+        ("'SSH1'", "The hub has no port for SSH1 of device-1: services for SSH have none. Name another service"),
+        ("'HTTP2'", "does not offer HTTP2"),
+        ("'HTTP 1'", "'HTTP 1' cannot be the name of a service"),
+        ("'HTTP1', thing='-o'", "'-o' cannot be the name of a thing"),
+        ("'HTTP1', path='x'", "Write path='/x'."),
+        ("'HTTP1', form='word'", "word"),
+    ],
+)
+def test_a_failure_is_one_sentence(fleet: Fleet, arguments: str, words: str) -> None:
+    message = f"msg={{{{ lookup('iotops.tunnel.endpoint', {arguments}) }}}}"
+    done = fleet.controller.run("ansible", "device-1", "-m", "ansible.builtin.debug", "-a", message)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0
+    assert words in said, said
+    assert "Traceback" not in said
+
+
+def test_a_tunnel_is_opened_for_a_thing_without_one(fleet: Fleet) -> None:
+    # Nobody waits there for the token.
+    lookup = "lookup('iotops.tunnel.endpoint', 'HTTP1', thing='nobody', wait_for_destination=0)"
+    done = fleet.controller.run("ansible", "device-1", "-m", "ansible.builtin.debug", "-a", f"msg={{{{ {lookup} }}}}")
+    summaries = fleet.service.boto3_client().list_tunnels(thingName="nobody")["tunnelSummaries"]
+    assert [summary["status"] for summary in summaries] == ["OPEN"]
+    assert "the device nobody did not connect to its tunnel" in " ".join((done.stdout + done.stderr).split())
+
+
+def test_the_services_things_are_hosts_that_are_reached(fleet: Fleet, tmp_path: Path) -> None:
+    store = Store(fleet.service.state_dir / "service.db")
+    for thing in fleet.devices:
+        store.put_thing(thing, "demo", {"user": next(iter(fleet.devices.values())).ssh_user})
+    store.close()
+    common = json.loads(fleet.controller.inventory.read_text())["devices"]["vars"]
+    path = tmp_path / "fleet.things.yml"
+    compose = {"ansible_user": "thing_attributes.user", "ansible_host": "'named-' ~ thing_name"}
+    path.write_text(
+        json.dumps({"plugin": "iotops.tunnel.things", "hostname": "'the-' ~ thing_name", "compose": compose})
+    )
+    extra = {name: value for name, value in common.items() if name not in ("ansible_connection", "ansible_user")}
+    done = fleet.controller.run("ansible", "-i", path, "all", "-m", "ansible.builtin.ping", "-e", json.dumps(extra))
+    assert done.stdout.count("SUCCESS") == len(fleet.devices), done.stdout + done.stderr
+    assert "the-device-2 | SUCCESS" in done.stdout

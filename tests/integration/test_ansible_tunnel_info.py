@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""iotops.tunnel.tunnel_info against the real tunneling service, and credentials that are set for all modules at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.collection import Controller, Outcome
+from peers.service import TunnelingService
+
+INFO = "iotops.tunnel.tunnel_info"
+
+
+@pytest.fixture(scope="module")
+def controller(service: TunnelingService) -> Iterator[Controller]:
+    hosts = {"thing-a": {}, "alias": {"iotops_tunnel_thing": "thing-b"}}
+    environment = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", **service.environment}
+    with Controller(environment, hosts) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def tunnels(service: TunnelingService) -> dict[str, str]:
+    """IDs of tunnels, by what there is to say of each."""
+    client = service.boto3_client()
+
+    def opened(thing: str, **tags: str) -> str:
+        tunnel_id: str = client.open_tunnel(
+            description="for a test",
+            destinationConfig={"thingName": thing, "services": ["SSH1", "HTTP1"]},
+            tags=[{"key": key, "value": value} for key, value in tags.items()],
+        )["tunnelId"]
+        return tunnel_id
+
+    ids = {"plain": opened("thing-a"), "tagged": opened("thing-a", site="north"), "closed": opened("thing-a")}
+    client.close_tunnel(tunnelId=ids["closed"])
+    # More than a page, so that they are told of only if there is a second one.
+    return {**ids, "other": [opened("thing-b", site="north") for _ in range(101)][0]}
+
+
+def info(controller: Controller, host: str, *options: str, **arguments: Any) -> Outcome:
+    return controller.module(INFO, host, *options, **arguments)[host]
+
+
+def ids(outcome: Outcome) -> list[str]:
+    assert outcome.word == "SUCCESS", outcome.message
+    return [tunnel["tunnel_id"] for tunnel in outcome.result["tunnels"]]
+
+
+def test_tells_of_a_things_open_tunnels_the_newest_first(controller: Controller, tunnels: dict[str, str]) -> None:
+    outcome = info(controller, "thing-a", "--check")
+
+    assert ids(outcome) == [tunnels["tagged"], tunnels["plain"]]
+    assert outcome.result["region"] == "us-east-1"
+    tunnel = outcome.result["tunnels"][0]
+    assert tunnel.pop("created_at") < tunnel.pop("expires_at")
+    assert tunnel.pop("tunnel_arn").endswith(f":tunnel/{tunnels['tagged']}")
+    assert tunnel == {
+        "tunnel_id": tunnels["tagged"],
+        "status": "open",
+        "thing_name": "thing-a",
+        "services": ["SSH1", "HTTP1"],
+        "description": "for a test",
+        "tags": {"site": "north"},
+        "source": "disconnected",
+        "destination": "disconnected",
+        "lifetime": 720,
+    }
+
+
+def test_all_pages_of_all_things_by_their_tags(controller: Controller, tunnels: dict[str, str]) -> None:
+    found = ids(info(controller, "thing-a", all_things=True, tags={"site": "north"}))
+    assert len(found) == 102
+    assert found[-2:] == [tunnels["other"], tunnels["tagged"]]
+
+
+def test_closed_tunnels_and_those_that_are_not_there(controller: Controller, tunnels: dict[str, str]) -> None:
+    assert ids(info(controller, "thing-a", status="closed")) == [tunnels["closed"]]
+    assert ids(info(controller, "alias", tunnel_id=tunnels["closed"])) == []
+    assert ids(info(controller, "alias", tunnel_id=tunnels["closed"], status="any")) == [tunnels["closed"]]
+    assert ids(info(controller, "alias", tunnel_id="no-such-tunnel")) == []
+
+
+def test_a_failure_is_one_sentence(controller: Controller) -> None:
+    outcome = info(controller, "thing-a", access_key="AKIAWRONG", secret_key="wrong")
+    assert outcome.word == "FAILED"
+    assert outcome.message.startswith("Could not list the tunnels of thing-a: https://127.0.0.1:")
+    assert "does not accept the AWS keys (UnrecognizedClientException). Check access_key" in outcome.message
+
+
+PLAYBOOK = """
+- hosts: thing-a
+  gather_facts: false
+  module_defaults:
+    group/iotops.tunnel.aws:
+      access_key: "{{ lookup('env', 'THE_KEY') }}"
+      secret_key: "{{ lookup('env', 'THE_SECRET') }}"
+      region: us-east-1
+  tasks:
+    - iotops.tunnel.tunnel:
+        services: [HTTP1]
+      register: opened
+    - iotops.tunnel.tunnel_info:
+        tunnel_id: "{{ opened.tunnel_id }}"
+      register: found
+    - ansible.builtin.assert:
+        that: found.tunnels[0].tunnel_id == opened.tunnel_id
+    - iotops.tunnel.tunnel:
+        state: absent
+    - iotops.tunnel.tunnel_info:
+        access_key: AKIAWRONG
+      register: refused
+      failed_when: "'does not accept the AWS keys' not in refused.msg"
+"""
+
+
+def test_credentials_are_set_once_for_all_modules(
+    controller: Controller, service: TunnelingService, tmp_path: Path
+) -> None:
+    playbook = tmp_path / "work.yml"
+    playbook.write_text(PLAYBOOK)
+    nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_REGION": "", "AWS_DEFAULT_REGION": ""}
+    environment = service.environment
+    done = controller.playbook(
+        playbook,
+        **nobody,
+        THE_KEY=environment["AWS_ACCESS_KEY_ID"],
+        THE_SECRET=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert environment["AWS_SECRET_ACCESS_KEY"] not in done.stdout
+
+    without = info_without(controller, nobody)
+    assert without.word == "FAILED"
+    assert "no AWS region is set" in without.message
+
+
+def info_without(controller: Controller, environment: dict[str, str]) -> Outcome:
+    return controller.module(INFO, "thing-a", env=environment)["thing-a"]
+
+
+def test_every_module_that_takes_keys_is_in_the_group(controller: Controller) -> None:
+    done = controller.run("ansible-doc", "--json", "-t", "module", *(f"iotops.tunnel.{each}" for each in ALL_MODULES))
+    assert done.returncode == 0, done.stderr
+    taking = {name for name, each in json.loads(done.stdout).items() if "access_key" in each["doc"]["options"]}
+    assert taking == {"iotops.tunnel.tunnel", INFO}
+    for name in taking:
+        group = json.loads(done.stdout)[name]["doc"]["attributes"]["action_group"]
+        assert group["membership"] == ["iotops.tunnel.aws"]
+
+
+ALL_MODULES = [path.stem for path in sorted((Path(__file__).parents[2] / "plugins" / "modules").glob("[a-z]*.py"))]
