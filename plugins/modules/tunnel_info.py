@@ -43,8 +43,8 @@ options:
     default: open
   tags:
     description:
-      - Tags that a tunnel must have. Those that M(iotops.tunnel.tunnel) opened have C(iotops:managed-by), with the value
-        V(iotops.tunnel).
+      - Tags that a tunnel must have. Those that M(iotops.tunnel.tunnel) opened have C(iotops:managed-by) with the
+        value V(iotops.tunnel).
     type: dict
     default: {}
 extends_documentation_fragment:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""iotops.tunnel.tunnel_info against the real tunneling service, and credentials that are set for all modules at once."""
+"""iotops.tunnel.tunnel_info against the real tunneling service, and credentials set for all modules at once."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def tunnels(service: TunnelingService) -> dict[str, str]:
     """IDs of tunnels, by what there is to say of each."""
     client = service.boto3_client()
 
-    def opened(thing: str, **tags: str) -> str:
+    def opened(thing: str, site: str) -> str:
         tunnel_id: str = client.open_tunnel(
             description="for a test",
             destinationConfig={"thingName": thing, "services": ["SSH1", "HTTP1"]},
-            tags=[{"key": key, "value": value} for key, value in tags.items()],
+            tags=[{"key": "site", "value": site}],
         )["tunnelId"]
         return tunnel_id
 
-    ids = {"plain": opened("thing-a"), "tagged": opened("thing-a", site="north"), "closed": opened("thing-a")}
+    ids = {"south": opened("thing-a", "south"), "north": opened("thing-a", "north"), "closed": opened("thing-a", "")}
     client.close_tunnel(tunnelId=ids["closed"])
-    # More than a page, so that they are told of only if there is a second one.
-    return {**ids, "other": [opened("thing-b", site="north") for _ in range(101)][0]}
+    # A page has 100.
+    ids["oldest"], *_ = [opened("thing-b", "north") for _ in range(101)]
+    return ids
 
 
 def info(controller: Controller, host: str, *options: str, **arguments: Any) -> Outcome:
@@ -55,13 +56,13 @@ def ids(outcome: Outcome) -> list[str]:
 def test_tells_of_a_things_open_tunnels_the_newest_first(controller: Controller, tunnels: dict[str, str]) -> None:
     outcome = info(controller, "thing-a", "--check")
 
-    assert ids(outcome) == [tunnels["tagged"], tunnels["plain"]]
+    assert ids(outcome) == [tunnels["north"], tunnels["south"]]
     assert outcome.result["region"] == "us-east-1"
     tunnel = outcome.result["tunnels"][0]
     assert tunnel.pop("created_at") < tunnel.pop("expires_at")
-    assert tunnel.pop("tunnel_arn").endswith(f":tunnel/{tunnels['tagged']}")
+    assert tunnel.pop("tunnel_arn").endswith(f":tunnel/{tunnels['north']}")
     assert tunnel == {
-        "tunnel_id": tunnels["tagged"],
+        "tunnel_id": tunnels["north"],
         "status": "open",
         "thing_name": "thing-a",
         "services": ["SSH1", "HTTP1"],
@@ -76,14 +77,41 @@ def test_tells_of_a_things_open_tunnels_the_newest_first(controller: Controller,
 def test_all_pages_of_all_things_by_their_tags(controller: Controller, tunnels: dict[str, str]) -> None:
     found = ids(info(controller, "thing-a", all_things=True, tags={"site": "north"}))
     assert len(found) == 102
-    assert found[-2:] == [tunnels["other"], tunnels["tagged"]]
+    assert found[-2:] == [tunnels["oldest"], tunnels["north"]]
 
 
-def test_closed_tunnels_and_those_that_are_not_there(controller: Controller, tunnels: dict[str, str]) -> None:
-    assert ids(info(controller, "thing-a", status="closed")) == [tunnels["closed"]]
-    assert ids(info(controller, "alias", tunnel_id=tunnels["closed"])) == []
-    assert ids(info(controller, "alias", tunnel_id=tunnels["closed"], status="any")) == [tunnels["closed"]]
-    assert ids(info(controller, "alias", tunnel_id="no-such-tunnel")) == []
+CLOSED = """
+- hosts: thing-a
+  gather_facts: false
+  tasks:
+    - iotops.tunnel.tunnel_info:
+        status: closed
+      register: found
+      failed_when: found.tunnels | map(attribute='tunnel_id') != [closed]
+    - iotops.tunnel.tunnel_info:
+        tunnel_id: "{{ closed }}"
+      register: found
+      failed_when: found.tunnels != []
+    - iotops.tunnel.tunnel_info:
+        tunnel_id: "{{ closed }}"
+        thing_name: thing-b
+        status: any
+      register: found
+      failed_when: found.tunnels[0].status != 'closed'
+    - iotops.tunnel.tunnel_info:
+        tunnel_id: no-such-tunnel
+      register: found
+      failed_when: found.tunnels != []
+"""
+
+
+def test_closed_tunnels_and_those_that_are_not_there(
+    controller: Controller, tunnels: dict[str, str], tmp_path: Path
+) -> None:
+    playbook = tmp_path / "work.yml"
+    playbook.write_text(CLOSED)
+    done = controller.playbook(playbook, "-e", f"closed={tunnels['closed']}")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_failure_is_one_sentence(controller: Controller) -> None:
@@ -135,13 +163,9 @@ def test_credentials_are_set_once_for_all_modules(
     assert done.returncode == 0, done.stdout + done.stderr
     assert environment["AWS_SECRET_ACCESS_KEY"] not in done.stdout
 
-    without = info_without(controller, nobody)
+    without = controller.module(INFO, "thing-a", env=nobody)["thing-a"]
     assert without.word == "FAILED"
-    assert "no AWS region is set" in without.message
-
-
-def info_without(controller: Controller, environment: dict[str, str]) -> Outcome:
-    return controller.module(INFO, "thing-a", env=environment)["thing-a"]
+    assert "there are no complete AWS credentials" in without.message
 
 
 def test_every_module_that_takes_keys_is_in_the_group(controller: Controller) -> None:
