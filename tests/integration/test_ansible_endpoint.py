@@ -76,7 +76,7 @@ FAILURES = {
     "'HTTP 1'": "'HTTP 1' cannot be the name of a service",
     "'HTTP1', thing='-o'": "'-o' cannot be the name of a thing",
     "'HTTP1', path='x'": "Write path='/x'.",
-    "'HTTP1', form='word'": "'word'",
+    "'HTTP1', form='word'": "host_port",
     # Nobody waits there for the token.
     "'HTTP1', thing='nobody', wait_for_destination=0": "the device nobody did not connect to its tunnel",
 }

@@ -31,6 +31,15 @@ def test_the_connection_has_every_option_of_the_installed_ssh():
     assert "default" in options["pipelining"]
 
 
-@pytest.mark.parametrize("name", ["tunnel", "health"])
-def test_the_modules_are_documented(name):
-    assert documentation("module", name)["short_description"]
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("module", "tunnel"),
+        ("module", "health"),
+        ("module", "tunnel_info"),
+        ("inventory", "things"),
+        ("lookup", "endpoint"),
+    ],
+)
+def test_the_plugins_are_documented(kind, name):
+    assert documentation(kind, name)["short_description"]
