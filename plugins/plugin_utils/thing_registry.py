@@ -24,7 +24,7 @@ REGISTRY = Api(
 
 # The most that ListThings and ListThingsInThingGroup take.
 _PAGE = 250
-# The most that SearchIndex takes.
+# What SearchIndex gives by default.
 _INDEX_PAGE = 100
 
 
@@ -99,8 +99,7 @@ def _from_index(client: AwsClient, selection: Selection):
 def _from_registry(client: AwsClient, selection: Selection):
     """Page through the registry, also for the things of a group.
 
-    A group's list has names only. One call for each name would take longer: AWS allows ten calls a second or so, and a
-    page has 250 things.
+    A group's list has names only, and a page of the registry is as many things as 250 calls for one each.
     """
     groups = _groups_by_thing(client, selection.thing_groups)
     if groups == {}:
