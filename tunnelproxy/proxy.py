@@ -108,7 +108,7 @@ class TunnelEnd:
         self._route = route
         self._patience = patience
         self._plan = plan
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._started = False
         self._offered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._side = side
@@ -205,7 +205,7 @@ class TunnelEnd:
     def admit(self, service_id: str) -> bool:
         """Count a new connection of a service, unless there are too many."""
         state = self.services[service_id]
-        if state.connections >= self._max_connections:
+        if state.connections >= self.max_connections:
             log.warning(
                 "%s: turned a connection away: there are %d already",
                 service_id,

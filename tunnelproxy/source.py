@@ -53,7 +53,7 @@ class SourceProxy:
         self.refusal: str | None = None
         """Why the destination cannot be spoken to, where its version does not fit."""
         self._bind_address = bind_address
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: dict[str, asyncio.AbstractServer] = {}
         self._stall_seconds = stall_seconds
         self._told_version = destination_version
         self._version = destination_version or Version.V3
@@ -64,8 +64,11 @@ class SourceProxy:
         """Serve until the tunnel ends; raises what :meth:`~.proxy.TunnelEnd.run` raises."""
         await self.end.run()
 
-    async def attach(self, service_id: str, sock: socket.socket) -> LocalSocket:
+    async def attach(self, service_id: str, sock: socket.socket, *, awaits_answer: bool = True) -> LocalSocket:
         """Send what comes from a connected socket through the tunnel, as if it had been accepted.
+
+        Args:
+            awaits_answer: whether the device is to speak first, as SSH servers do.
 
         Raises:
             ConfigurationError: the tunnel does not carry this service.
@@ -73,23 +76,37 @@ class SourceProxy:
         if service_id not in self.end.services:
             offered = ", ".join(self.end.services) or "none"
             raise ConfigurationError(f"the tunnel does not offer {service_id}; it carries {offered}")
-        local = self._accept(service_id, LocalSocket(awaits_answer=True))
+        local = self._accept(service_id, LocalSocket(awaits_answer=awaits_answer))
         await asyncio.get_running_loop().connect_accepted_socket(lambda: local, sock)
         return local
 
     async def start(self) -> None:
         for service_id, state in self.end.services.items():
             if isinstance(state.address, TcpAddress):
-                state.address = await self._listen(service_id, state.address)
-                log.info("%s: listening on %s", service_id, state.address, extra={"service": service_id})
+                await self.listen(service_id, state.address)
 
     def stop(self) -> None:
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
         for local in list(self._early):
             self._give_up(local)
 
-    async def _listen(self, service_id: str, address: TcpAddress) -> TcpAddress:
+    async def listen(self, service_id: str, address: TcpAddress | None) -> None:
+        """Listen there for a service, and nowhere else. Connections that there are stay.
+
+        Raises:
+            ConfigurationError: that is not possible; it goes on as before.
+        """
+        server, bound = (None, None) if address is None else await self._listen(service_id, address)
+        before = self._servers.pop(service_id, None)
+        if before is not None:
+            before.close()
+        if server is not None:
+            self._servers[service_id] = server
+            log.info("%s: listening on %s", service_id, bound, extra={"service": service_id})
+        self.end.services[service_id].address = bound
+
+    async def _listen(self, service_id: str, address: TcpAddress) -> tuple[asyncio.AbstractServer, TcpAddress]:
         loop = asyncio.get_running_loop()
         host = address.host or self._bind_address
         try:
@@ -99,9 +116,7 @@ class SourceProxy:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(bind_to)
-                self._servers.append(
-                    await loop.create_server(lambda: self._accept(service_id, LocalSocket()), sock=sock)
-                )
+                server = await loop.create_server(lambda: self._accept(service_id, LocalSocket()), sock=sock)
             except OSError:
                 sock.close()
                 raise
@@ -110,7 +125,16 @@ class SourceProxy:
             remedy = "; give another with -s, or stop what uses it" if error.errno == errno.EADDRINUSE else ""
             raise ConfigurationError(f"{service_id}: cannot listen on {address}: {why}{remedy}") from error
         bound = sock.getsockname()
-        return TcpAddress(bound[0], bound[1])
+        return server, TcpAddress(bound[0], bound[1])
+
+    def why_full(self, service_id: str) -> str | None:
+        """Why a service takes no further connection just now; None if it does."""
+        multiplexer, connections = self.end.multiplexer, self.end.services[service_id].connections
+        if connections >= self.end.max_connections:
+            return f"carries {connections} connections, and no more are allowed"
+        if multiplexer is None or multiplexer.version is Version.V3 or multiplexer.is_idle(service_id):
+            return None
+        return f"has a connection already, and the device speaks {multiplexer.version}, which allows one per service"
 
     # Versions.
 
@@ -138,6 +162,7 @@ class SourceProxy:
             self._refuse_version(version)
         else:
             self._version = min(version, self._version)
+            self.refusal = None
             asyncio.get_running_loop().call_soon(self._open_waiting)
 
     def peer_silent(self, *, asked: bool) -> None:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from peers.device import Device
-from peers.process import REPOSITORY, wait_for
+from peers.process import REPOSITORY, free_port, wait_for
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.service import TunnelingService
 from tunnelproxy.hub import client
@@ -94,6 +94,85 @@ def test_http_is_on_a_loopback_port_and_ssh_on_none(
     assert status is not None
     listening = [c for c in psutil.Process(status["pid"]).net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", row["services"]["HTTP1"]["port"])]
+
+
+def page(port: int) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=15) as response:
+        content: bytes = response.read()
+    return content
+
+
+def listening(service: str = "HTTP1", thing: str = "thing1") -> int | None:
+    """The port that the hub says a service has, without changing any."""
+    port: int | None = client.ensure(thing)["services"][service]["port"]
+    return port
+
+
+def test_the_user_chooses_the_port(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
+    first = adopt(service, tunnel)["services"]["HTTP1"]["port"]
+    with socket.create_connection(("127.0.0.1", first)) as before:
+        wanted = free_port()
+        client.ensure("thing1", ports={"HTTP1": wanted})
+        assert page(wanted) == b"thing1 is well\n"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", first))
+        before.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert before.recv(8) == b"HTTP/1.0"
+
+    client.ensure("thing1", ports={"HTTP1": 0})
+    assert listening() == wanted
+    client.ensure("thing1", ports={"HTTP1": None})
+    assert listening() is None
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", wanted))
+    client.ensure("thing1", ports={"HTTP1": 0})
+    port = listening()
+    assert port
+    assert page(port) == b"thing1 is well\n"
+
+
+def test_the_next_hub_keeps_to_what_the_user_chose(
+    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    wanted = free_port()
+    adopt(service, tunnel, ports={"HTTP1": wanted})
+    client.stop()
+    assert listening() == wanted
+    client.stop()
+    with socket.create_server(("127.0.0.1", wanted)):
+        assert listening() is None
+        with pytest.raises(client.HubError, match=f"cannot have port {wanted} on 127.0.0.1: another program listens"):
+            client.ensure("thing1", ports={"HTTP1": wanted})
+    assert client.ensure("thing1", ports={"HTTP1": wanted})["services"]["HTTP1"]["port"] == wanted
+    client.ensure("thing1", ports={"HTTP1": None})
+    client.stop()
+    assert listening() is None
+
+
+def test_a_port_that_cannot_be_had_changes_nothing(
+    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    port = adopt(service, tunnel)["services"]["HTTP1"]["port"]
+    other = open_tunnel(service, thing="thing2")
+    adopt(service, other, "thing2")
+    with pytest.raises(client.HubError, match=f"port {port} on 127.0.0.1: HTTP1 of thing1 has it") as caught:
+        client.ensure("thing2", ports={"HTTP1": port})
+    assert caught.value.code == "port-in-use"
+    with pytest.raises(client.HubError, match="SSH1 of thing1 gets no port"):
+        client.ensure("thing1", ports={"SSH1": free_port()})
+    with pytest.raises(client.HubError, match="does not offer HTTP9"):
+        client.ensure("thing1", ports={"HTTP9": free_port()})
+    assert listening() == port
+    assert page(port) == b"thing1 is well\n"
+
+
+def test_a_stream_to_a_server_that_waits_for_a_question(
+    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
+) -> None:
+    adopt(service, tunnel)
+    with socket.socket(fileno=client.open_stream("thing1", "HTTP1", speaks_first=False)) as stream:
+        stream.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert stream.recv(8) == b"HTTP/1.0"
 
 
 def test_status_counts_and_measures(
@@ -255,7 +334,7 @@ class TestComplaints:
         wait_for(lambda: state_of_first() == "tunnel-closed", "the hub knows that the tunnel is closed")
         code, words = self.fails()
         assert code == "tunnel-closed"
-        assert "is closed or has expired: open another" in words
+        assert "was closed: open another" in words
 
     def test_the_service_is_down(self, device: Device, hub_folder: Path) -> None:
         with TunnelingService() as own:

@@ -81,8 +81,10 @@ def _be_background(options: argparse.Namespace) -> int:
         os._exit(0)
     handler = logging.handlers.RotatingFileHandler(os.path.join(folder, "hub.log"), maxBytes=LOG_BYTES, backupCount=1)
     logs.configure(options.verbose, options.log_format, handler)
-    # What supervises the process that started this one does not supervise this one.
-    os.environ.pop(SOCKET_VARIABLE, None)
+    # What supervises the process that started this one does not supervise this one; and each caller brings keys of its
+    # own, or none, which those of the first caller must not replace.
+    for name in (SOCKET_VARIABLE, *client.AWS_VARIABLES):
+        os.environ.pop(name, None)
     status = _serve(options, _say_ready)
     os._exit(status)
 
@@ -132,7 +134,8 @@ def _print_tunnel(tunnel: dict[str, Any]) -> None:
         print(f"  {tunnel['cause']}")
     print(f"  {'SERVICE':<16} {'LISTENS ON':<18} {'CONNECTIONS':>11} {'BYTES IN':>14} {'BYTES OUT':>14}")
     for name, service in tunnel["services"].items():
-        listens = f"127.0.0.1:{service['port']}" if service["port"] else "(through ssh)"
+        without = "(through ssh)" if name.upper().startswith("SSH") else "(no port)"
+        listens = f"127.0.0.1:{service['port']}" if service["port"] else without
         print(
             f"  {name:<16} {listens:<18} {service['connections']:>11} {service['bytes_in']:>14} "
             f"{service['bytes_out']:>14}"

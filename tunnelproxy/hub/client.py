@@ -17,16 +17,22 @@ import stat
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+if TYPE_CHECKING:
+    from .health import Answer
 
 __all__ = [
+    "HealthCheck",
     "HubError",
     "adopt",
+    "ask_health",
     "connector_command",
     "describe",
     "directory",
     "ensure",
     "explain",
+    "explain_break",
     "holds",
     "open_stream",
     "release",
@@ -55,7 +61,7 @@ _MARGIN_SECONDS = 5.0
 _PAUSES_SECONDS = (0.1, 1.0)
 _LONGEST_REPLY = 16 * 1024 * 1024
 
-_AWS_VARIABLES = (
+AWS_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -66,6 +72,7 @@ _AWS_VARIABLES = (
     "AWS_ENDPOINT_URL_IOTSECURETUNNELING",
     "AWS_CA_BUNDLE",
 )
+"""What each caller hands to the hub: how the control API is reached."""
 
 
 T = TypeVar("T")
@@ -84,6 +91,20 @@ class HubError(Exception):
         self.code = code
 
 
+class HealthCheck:
+    """What to ask a device before ssh goes in. No data class: what those need would be imported for every task.
+
+    Attributes:
+        service: the service ID that leads to its HTTP server.
+        statuses: those of a device that is well.
+    """
+
+    def __init__(self, service: str, path: str, statuses: Sequence[int]) -> None:
+        self.service = service
+        self.path = path
+        self.statuses = statuses
+
+
 class _NotRunningError(Exception):
     """No hub listens."""
 
@@ -98,6 +119,7 @@ def ensure(
     *,
     open_policy: str = "never",
     services: Sequence[str] = DEFAULT_SERVICES,
+    ports: Mapping[str, int | None] | None = None,
     wait: float = 30.0,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
@@ -107,11 +129,13 @@ def ensure(
         open_policy: what to do where the hub holds no tunnel that works: ``never`` fails; ``reuse`` takes over the
             thing's open tunnel, and opens one only where there is none; ``always`` opens one.
         services: the service IDs of a tunnel that is opened.
+        ports: where to listen on the loopback, by service ID: 0 for any port, None for none. Services that are not
+            named stay as they are.
         wait: seconds that the device has to connect to a tunnel that the hub did not hold before.
         timeout: seconds to wait for the link.
 
     Returns:
-        the row of this tunnel in :func:`status`.
+        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``.
 
     Raises:
         HubError: there is no tunnel, it is not linked, or it does not carry the service; the text says why.
@@ -126,6 +150,7 @@ def ensure(
         service=service,
         open=open_policy,
         services=list(services),
+        ports=dict(ports or {}),
         wait=wait,
         endpoint=os.environ.get(ENDPOINT_VARIABLE) or None,
         capath=os.environ.get(CAPATH_VARIABLE) or None,
@@ -143,6 +168,7 @@ def adopt(
     endpoint: str | None = None,
     capath: str | None = None,
     expires_at: float | None = None,
+    ports: Mapping[str, int | None] | None = None,
     aws: Mapping[str, str] | None = None,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
@@ -154,6 +180,7 @@ def adopt(
         endpoint: HOST:PORT of the data plane; by default that of AWS in the region.
         capath: certificate authorities to trust there: an OpenSSL hashed directory or a PEM file.
         expires_at: when the tunnel's life ends, in seconds since the epoch.
+        ports: as for :func:`ensure`.
         aws: how to reach the control API, by the names of the environment variables; by default from the environment.
         timeout: seconds to wait for the link.
 
@@ -174,6 +201,7 @@ def adopt(
         endpoint=endpoint,
         capath=capath,
         expires_at=expires_at,
+        ports=dict(ports or {}),
         aws=_aws_environment() if aws is None else dict(aws),
     )
 
@@ -201,6 +229,27 @@ def explain(thing: str, service: str, *, refused: bool, timeout: float = 10.0) -
     except HubError as error:
         return error
     return HubError(found["sentence"], code=found["code"])
+
+
+def explain_break(thing: str, service: str, *, hub_pid: int | None) -> HubError:
+    """Why a connection to a service of a thing broke off after it had been good.
+
+    Args:
+        hub_pid: the process ID of the hub that carried it.
+    """
+    try:
+        running = status()
+    except HubError as error:
+        return error
+    if hub_pid is not None and (running or {}).get("pid") != hub_pid:
+        return HubError(f"the hub (process {hub_pid}) has ended; it starts again by itself", code="hub-ended")
+    found = explain(thing, service, refused=True)
+    if found.code == "refused":
+        return HubError(
+            f"the device's SSH server ended it, or the way to the device failed for a moment; see {_log_path()}",
+            code="broken",
+        )
+    return found
 
 
 def release(tunnel_id: str) -> bool:
@@ -233,22 +282,45 @@ def stop() -> bool:
     return True
 
 
-def open_stream(thing: str, service: str, *, timeout: float = OPEN_SECONDS) -> int:
-    """Open a connection to a service of a thing, and return its file descriptor once the device has answered.
+def open_stream(thing: str, service: str, *, speaks_first: bool = True, timeout: float = OPEN_SECONDS) -> int:
+    """Open a connection to a service of a thing, and return its file descriptor.
 
     Args:
+        speaks_first: whether the device's server speaks first, as SSH servers do: return when it has.
         timeout: seconds that the device may take.
 
     Raises:
         HubError: the text says which end is at fault.
     """
-    request = {"op": "open", "thing": thing, "service": service, "timeout": timeout, "aws": _aws_environment()}
+    request = {"op": "open", "thing": thing, "service": service, "speaks_first": speaks_first, "timeout": timeout}
+    request["aws"] = _aws_environment()
     return _insist(lambda: _ask_for_stream(request, timeout))
 
 
-def connector_command(thing: str, service: str) -> list[str]:
-    """The command line of ssh's ``ProxyCommand``, for use with ``ProxyUseFdpass=yes``."""
-    return [sys.executable, "-I", "-S", os.path.join(_PACKAGE, "hub", "connector.py"), thing, service]
+def ask_health(
+    thing: str, service: str, path: str, *, headers: Mapping[str, str], content_limit: int, timeout: float
+) -> Answer:
+    """Send one HTTP GET to a device through its tunnel. See :func:`.health.ask`."""
+    from .health import ask
+
+    return ask(thing, service, path, headers=headers, content_limit=content_limit, timeout=timeout)
+
+
+def connector_command(
+    thing: str, service: str, *, timeout: float = OPEN_SECONDS, health_check: HealthCheck | None = None
+) -> list[str]:
+    """The command line of ssh's ``ProxyCommand``, for use with ``ProxyUseFdpass=yes``.
+
+    Args:
+        timeout: seconds that the device may take to answer.
+        health_check: what to ask the device first.
+    """
+    command = [sys.executable, "-I", "-S", os.path.join(_PACKAGE, "hub", "connector.py"), thing, service]
+    if timeout != OPEN_SECONDS or health_check is not None:
+        command.append(f"{timeout:g}")
+    if health_check is not None:
+        command += [health_check.service, health_check.path, ",".join(map(str, health_check.statuses))]
+    return command
 
 
 def directory() -> str:
@@ -417,4 +489,4 @@ def _log_path() -> str:
 
 
 def _aws_environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _AWS_VARIABLES if os.environ.get(name)}
+    return {name: os.environ[name] for name in AWS_VARIABLES if os.environ.get(name)}

@@ -18,17 +18,26 @@ MARK = "iotops.tunnel: "
 
 
 def main(arguments: list[str]) -> int:
-    """Pass a stream to ``service`` of ``thing`` to the process that reads standard output."""
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from tunnelproxy.hub.client import HubError, open_stream
+    """Pass a stream to a service of a thing to the process that reads standard output.
 
-    try:
-        thing, service = arguments
-    except ValueError:
-        print(f"{MARK}usage: connector.py THING SERVICE", file=sys.stderr)
+    Args:
+        arguments: what :func:`~.client.connector_command` puts together.
+    """
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from tunnelproxy.hub.client import OPEN_SECONDS, HealthCheck, HubError, open_stream
+
+    if len(arguments) not in (2, 3, 6):
+        print(f"{MARK}usage: connector.py THING SERVICE [SECONDS [HTTP_SERVICE PATH STATUSES]]", file=sys.stderr)
         return 1
+    thing, service, *more = arguments
+    timeout = float(more[0]) if more else OPEN_SECONDS
     try:
-        stream = open_stream(thing, service)
+        if len(more) > 1:
+            from tunnelproxy.hub.health import check
+
+            statuses = tuple(int(status) for status in more[3].split(","))
+            check(thing, HealthCheck(more[1], more[2], statuses), timeout=timeout)
+        stream = open_stream(thing, service, timeout=timeout)
     except HubError as error:
         print(f"{MARK}{error}", file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,7 +115,10 @@ class ControlPlane:
         try:
             from botocore import exceptions as aws_errors
         except ImportError:
-            raise HubError("the hub needs boto3 to open tunnels: pip install boto3") from None
+            raise HubError(
+                f"the Python that runs Ansible and the hub has no boto3: {sys.executable} -m pip install boto3",
+                code="no-boto3",
+            ) from None
         try:
             return call()
         except aws_errors.ClientError as error:
@@ -127,8 +131,21 @@ class ControlPlane:
             ) from None
         except aws_errors.NoRegionError:
             raise HubError("no AWS region is set: set AWS_REGION", code="wrong-region") from None
-        except aws_errors.BotoCoreError as error:
-            raise HubError(f"the control API cannot be reached: {error}", code="control-api") from None
+        except aws_errors.ProfileNotFound as error:
+            raise HubError(f"{error}: set AWS_PROFILE to another", code="wrong-credentials") from None
+        except aws_errors.SSLError as error:
+            endpoint = error.kwargs.get("endpoint_url", "the control API")
+            raise HubError(
+                f"the certificate of {endpoint} is not to be trusted: name its authority with AWS_CA_BUNDLE",
+                code="control-api",
+            ) from None
+        except (aws_errors.BotoCoreError, OSError, ValueError) as error:
+            # Not all is of botocore's own kind: a CA bundle that is not there, an endpoint that is no URL.
+            raise HubError(
+                f"the control API cannot be reached ({error}): see to this machine's network, AWS_REGION, and "
+                "AWS_ENDPOINT_URL_IOTSECURETUNNELING where it is set",
+                code="control-api",
+            ) from None
 
     def _end_states(self, tunnel_id: str) -> EndStates:
         client = _client(self._region, self._variables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -39,6 +40,7 @@ class TunnelRecord:
     Attributes:
         client_token: sent with every connect, so that the source token stays good for reconnecting.
         ports: where services listened on the loopback, to listen there again.
+        chosen_ports: where the user wants them to: 0 for any port, None for none.
         aws: how to reach the control API, by the names of environment variables.
         awaited_since: while its device is given time to come: when the hub opened it or took it over, in seconds since
             the epoch.
@@ -54,6 +56,7 @@ class TunnelRecord:
     expires_at: float | None = None
     client_token: str = field(default_factory=lambda: str(uuid.uuid4()), repr=False)
     ports: Mapping[str, int] = field(default_factory=dict)
+    chosen_ports: Mapping[str, int | None] = field(default_factory=dict)
     aws: Mapping[str, str] = field(default_factory=dict, repr=False)
     awaited_since: float | None = None
 
@@ -107,6 +110,38 @@ class HeldTunnel:
             if isinstance(state.address, TcpAddress)
         }
 
+    async def listen(self, ports: Mapping[str, int | None]) -> None:
+        """Listen on these loopback ports: 0 for any port, None for none. Other services stay as they are.
+
+        Raises:
+            HubError: that is not possible; the text says why.
+        """
+        for service_id, port in ports.items():
+            self.check_offers(service_id)
+            if _is_ssh(service_id) and port is not None:
+                raise HubError(
+                    f"{service_id} of {self.record.thing} gets no port: other users of this machine could reach the "
+                    "device by it. ssh needs none; take it out of iotops_tunnel_ports, or the option ports",
+                    code="bad-input",
+                )
+            now = self.ports.get(service_id)
+            if port == now or (port == 0 and now is not None):
+                continue
+            try:
+                await self._proxy.listen(service_id, None if port is None else TcpAddress(None, port))
+            except ConfigurationError as error:
+                raise HubError(
+                    f"{service_id} of {self.record.thing} cannot have port {port} on 127.0.0.1: {_reason(error)}. "
+                    f"Choose another (iotops_tunnel_ports, or the option ports), or {service_id}=any",
+                    code="port-in-use",
+                ) from None
+        self.record = replace(self.record, chosen_ports={**self.record.chosen_ports, **ports})
+
+    async def stop_listening(self) -> None:
+        """Take no new local connections; those that there are stay."""
+        for service_id in self.ports:
+            await self._proxy.listen(service_id, None)
+
     def use_aws(self, aws: Mapping[str, str]) -> None:
         """Take the caller's way to the control API where none, or one without keys, is known."""
         if aws and not any(name in self.record.aws for name in _SECRET_AWS_VARIABLES):
@@ -136,7 +171,7 @@ class HeldTunnel:
             return
         code, words = _code_of(end.cause), f"the tunnel of {self.record.thing} ({self.record.tunnel_id})"
         if code == "tunnel-closed":
-            raise HubError(f"{words} is closed or has expired: open another ({self._reopen()})", code=code)
+            raise self._gone()
         if isinstance(end.cause, TunnelRefused):
             raise HubError(f"{words} does not work: {end.cause}; or {self._reopen()}", code=code)
         raise HubError(f"{words} is not linked: {end.cause or f'no answer within {timeout:.0f} s'}", code=code)
@@ -151,8 +186,8 @@ class HeldTunnel:
                 code="service-not-offered",
             )
 
-    async def open_stream(self, service_id: str, timeout: float) -> socket.socket:
-        """Open a connection, and wait until the device has sent its first bytes.
+    async def open_stream(self, service_id: str, timeout: float, *, speaks_first: bool) -> socket.socket:
+        """Open a connection, and, if the device speaks first, wait until it has.
 
         Raises:
             HubError: it sent none; the text says whether the device is there.
@@ -160,7 +195,9 @@ class HeldTunnel:
         set_about(**self.record.subject)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        local = await self._proxy.attach(service_id, ours)
+        local = await self._proxy.attach(service_id, ours, awaits_answer=speaks_first)
+        if not speaks_first:
+            return theirs
         try:
             answered: bool | None = await asyncio.wait_for(asyncio.shield(local.answered), timeout)
         except asyncio.TimeoutError:
@@ -183,12 +220,17 @@ class HeldTunnel:
         """
         if self._proxy.refusal is not None:
             return HubError(f"{self.record.thing}: {self._proxy.refusal}", code="old-protocol")
+        full = self._proxy.why_full(service_id) if service_id in self._proxy.end.services else None
+        if full is not None:
+            return HubError(
+                f"{service_id} of {self.record.thing} {full}: wait until that has ended, have all tasks share one (the "
+                "same user and ssh arguments), or give the device a proxy that speaks V3",
+                code="busy",
+            )
         states = await self.ask_ends()
         thing, tunnel = self.record.thing, self.record.tunnel_id
         if states.tunnel in ("CLOSED", "GONE"):
-            return HubError(
-                f"the tunnel of {thing} ({tunnel}) is closed or has expired: {self._reopen()}", code="tunnel-closed"
-            )
+            return self._gone()
         if states.destination == "disconnected":
             return HubError(
                 f"the device {thing} is not connected to its tunnel ({tunnel}): see that it is online and that its "
@@ -246,16 +288,36 @@ class HeldTunnel:
             log.warning("the tunnel of %s (%s) has failed: %s", self.record.thing, self.record.tunnel_id, error)
 
     def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
-        """SSH is reached through :meth:`open_stream` alone, so that no other local user can; the rest gets a port."""
-        return {
-            service_id: None
-            if service_id.upper().startswith("SSH")
-            else TcpAddress(None, _free_port(self.record.ports.get(service_id, 0)))
-            for service_id in offered
-        }
+        return {service_id: self._address(service_id) for service_id in offered}
+
+    def _address(self, service_id: str) -> TcpAddress | None:
+        """Where a service listens at first: at the port that it was given, or had, or at any.
+
+        SSH is reached through :meth:`open_stream` alone, so that no other local user can.
+        """
+        if _is_ssh(service_id):
+            return None
+        chosen = self.record.chosen_ports.get(service_id, 0)
+        if chosen != 0:
+            # One that is taken must not end the tunnel: whoever asks for it by listen() is told.
+            return TcpAddress(None, chosen) if chosen is not None and _is_free(chosen) else None
+        before = self.record.ports.get(service_id, 0)
+        return TcpAddress(None, before if _is_free(before) else 0)
+
+    def _gone(self) -> HubError:
+        cause = self._proxy.end.cause
+        told = (
+            isinstance(cause, TunnelClosed) and "closed" not in str(cause).lower() and "expired" in str(cause).lower()
+        )
+        end = "has expired" if told or self.record.expires_within(0) else "was closed"
+        words = f"the tunnel of {self.record.thing} ({self.record.tunnel_id}) {end}: {self._reopen()}"
+        return HubError(words, code="tunnel-closed")
 
     def _reopen(self) -> str:
-        return f"open one with the module iotops.tunnel.tunnel, thing_name={self.record.thing}"
+        return (
+            f"open another (iotops_tunnel_open=reuse, or the module iotops.tunnel.tunnel with "
+            f"thing_name={self.record.thing})"
+        )
 
 
 def _code_of(cause: Exception | None) -> str:
@@ -264,12 +326,22 @@ def _code_of(cause: Exception | None) -> str:
     return cause.cause if isinstance(cause, TunnelRefused) else "not-linked"
 
 
-def _free_port(wanted: int) -> int:
-    """The port that a service had before, if it is free; else 0, for any."""
+def _is_ssh(service_id: str) -> bool:
+    return service_id.upper().startswith("SSH")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            return 0
-    return wanted
+            return False
+    return True
+
+
+def _reason(error: ConfigurationError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+        return "another program listens there"
+    return cause.strerror or str(cause) if isinstance(cause, OSError) else str(error)

@@ -9,13 +9,14 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 from ..errors import ConfigurationError
 from . import state_file
 from .client import HubError
-from .control_plane import ControlPlane
+from .control_plane import ControlPlane, FoundTunnel
 from .held_tunnel import HeldTunnel, TunnelRecord
 
 __all__ = ["Hub"]
@@ -104,21 +105,39 @@ class Hub:
                 tunnel = await self._provide(request)
         await tunnel.wait_linked(request["timeout"])
         tunnel.check_offers(request["service"])
+        await self._listen(tunnel, request["ports"])
         if tunnel.record.awaited_since is not None and request["open"] != "never":
             await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
-        return tunnel.row()
+        return {**tunnel.row(), "hub_pid": os.getpid()}
+
+    async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None]) -> None:
+        """Have a tunnel's services listen where the user wants them to."""
+        thing = tunnel.record.thing
+        for other in self._tunnels.values():
+            if other is tunnel or not other.alive:
+                continue
+            for service_id, port in other.ports.items():
+                wanting = next((name for name, wanted in ports.items() if wanted == port), None)
+                if wanting is not None:
+                    raise HubError(
+                        f"{wanting} of {thing} cannot have port {port} on 127.0.0.1: {service_id} of "
+                        f"{other.record.thing} has it. Give each host a port of its own (iotops_tunnel_ports, or "
+                        f"the option ports), or {wanting}=any",
+                        code="port-in-use",
+                    )
+        before = tunnel.ports
+        await tunnel.listen(ports)
+        if tunnel.ports != before:
+            self._save()
 
     async def _provide(self, request: Mapping[str, Any]) -> HeldTunnel:
         """The tunnel of a thing: the one held, or the open one, or a new one."""
-        thing, service = request["thing"], request["service"]
+        thing = request["thing"]
         held = self._tunnels.get(thing)
         if held is not None and held.alive and not held.record.expires_within(RENEW_SECONDS):
             held.use_aws(request["aws"])
             return held
-        plane = ControlPlane(request["aws"])
-        found = await plane.take(thing, service, RENEW_SECONDS) if request["open"] == "reuse" else None
-        if found is None:
-            found = await plane.open(thing, request["services"])
+        found = await self._find_or_open(request)
         record = TunnelRecord(
             thing=thing,
             tunnel_id=found.tunnel_id,
@@ -129,10 +148,19 @@ class Hub:
             capath=request["capath"],
             expires_at=found.expires_at,
             ports=held.ports if held is not None else {},
+            chosen_ports=held.record.chosen_ports if held is not None else {},
             aws=request["aws"],
             awaited_since=time.time(),
         )
         return await self._hold(record)
+
+    async def _find_or_open(self, request: Mapping[str, Any]) -> FoundTunnel:
+        thing, plane = request["thing"], ControlPlane(request["aws"])
+        try:
+            taken = await plane.take(thing, request["service"], RENEW_SECONDS) if request["open"] == "reuse" else None
+            return taken if taken is not None else await plane.open(thing, request["services"])
+        except HubError as error:
+            raise HubError(f"no tunnel to {thing} could be found or opened: {error}", code=error.code) from None
 
     async def _wait_for_destination(self, tunnel: HeldTunnel, since: float, seconds: float) -> None:
         """Wait until the device has taken up its end: it learns its token only when the tunnel is opened.
@@ -158,12 +186,15 @@ class Hub:
         self._save()
 
     async def _adopt(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        record = TunnelRecord.from_json({k: v for k, v in request.items() if k not in ("op", "timeout")})
+        record = TunnelRecord.from_json({k: v for k, v in request.items() if k not in ("op", "timeout", "ports")})
         async with self._lock(record.thing):
             tunnel = self._tunnels.get(record.thing)
             if tunnel is None or not tunnel.alive or tunnel.record.source_token != record.source_token:
+                if tunnel is not None:
+                    record = replace(record, ports=tunnel.ports, chosen_ports=tunnel.record.chosen_ports)
                 tunnel = await self._hold(record)
         await tunnel.wait_linked(request["timeout"])
+        await self._listen(tunnel, request["ports"])
         self._save()
         return tunnel.row()
 
@@ -175,6 +206,7 @@ class Hub:
             raise HubError(str(error), code="bad-input") from None
         before = self._tunnels.get(record.thing)
         if before is not None and before.busy and before.record.tunnel_id != record.tunnel_id:
+            await before.stop_listening()
             self._retired.append(before)
         elif before is not None:
             await before.stop()
@@ -215,7 +247,10 @@ class Hub:
         tunnel = self._find(request)
         await tunnel.wait_linked(request["timeout"])
         tunnel.check_offers(request["service"])
-        return {"opened": True}, await tunnel.open_stream(request["service"], request["timeout"])
+        stream = await tunnel.open_stream(
+            request["service"], request["timeout"], speaks_first=request.get("speaks_first", True)
+        )
+        return {"opened": True}, stream
 
     async def _stop_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self.stopping.set()

@@ -49,3 +49,24 @@ def test_the_client_needs_the_standard_library_only() -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); import tunnelproxy.hub.client"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_connector_is_told_no_more_than_is_needed() -> None:
+    plain = client.connector_command("thing1", "SSH1")
+    assert plain[-2:] == ["thing1", "SSH1"]
+    assert client.connector_command("thing1", "SSH1", timeout=3.0) == [*plain, "3"]
+    health_check = client.HealthCheck("HTTP1", "/health?deep=1", [200, 204])
+    asking = client.connector_command("thing1", "SSH1", health_check=health_check)
+    assert asking == [*plain, "20", "HTTP1", "/health?deep=1", "200,204"]
+
+
+def test_the_connector_says_how_it_is_used() -> None:
+    connector = client.connector_command("thing1", "SSH1")[:-2]
+    done = subprocess.run([*connector, "thing1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("iotops.tunnel: usage: connector.py THING SERVICE")
+
+
+def test_a_hub_that_is_no_more_is_why_a_connection_broke() -> None:
+    why = client.explain_break("thing1", "SSH1", hub_pid=1)
+    assert (why.code, str(why)) == ("hub-ended", "the hub (process 1) has ended; it starts again by itself")
