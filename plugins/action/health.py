@@ -5,11 +5,6 @@
 
 from __future__ import annotations
 
-import http.client
-import socket
-import time
-from dataclasses import dataclass
-
 from ansible.plugins.action import ActionBase
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing import thing_of_task
@@ -28,19 +23,6 @@ OPTIONS = {
 CONTENT_LIMIT = 1024 * 1024
 
 
-class Unhealthy(Exception):
-    """The device did not answer; the text is a sentence for the operator."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the device's HTTP server said, and how long its headers took."""
-
-    status: int
-    latency_ms: float
-    content: str
-
-
 class ActionModule(ActionBase):
     """Asks the hub for the way, and the device for its health."""
 
@@ -57,59 +39,33 @@ class ActionModule(ActionBase):
         try:
             service = valid_name("service", options["service"])
             client.ensure(thing, service, timeout=options["timeout"])
-            port = self._look(thing, service, result)
-            answer = _get(thing, service, port, options)
-        except (client.HubError, Unhealthy, ValueError) as error:
+            self._look(thing, service, result)
+            answer = client.ask_health(
+                thing,
+                service,
+                options["path"],
+                headers={name: str(value) for name, value in options["headers"].items()},
+                content_limit=CONTENT_LIMIT if options["return_content"] else 0,
+                timeout=options["timeout"],
+            )
+        except (client.HubError, ValueError) as error:
             result.update(failed=True, msg=str(error))
             return result
         result.update(status=answer.status, latency_ms=answer.latency_ms)
         if options["return_content"]:
-            result["content"] = answer.content
+            result["content"] = answer.content.decode("utf-8", "replace")
         if answer.status not in options["status_code"]:
             expected = ", ".join(str(status) for status in options["status_code"])
             msg = f"{thing} answered {options['path']} with status {answer.status}, not {expected}."
             result.update(failed=True, msg=msg)
         return result
 
-    def _look(self, thing: str, service: str, result: dict) -> int:
-        """Put the state of both ends into the result. Return the service's port on the loopback address."""
+    def _look(self, thing: str, service: str, result: dict) -> None:
+        """Put the state of both ends, and the address on the loopback if there is one, into the result."""
         row = client.describe(thing)
         result.update({key: row.get(key) for key in ("source", "destination", "round_trip_ms")})
         if row.get("destination") == "disconnected":
             raise client.explain(thing, service, refused=True)
-        if service not in row["services"]:
-            offered = ", ".join(sorted(row["services"])) or "none"
-            raise Unhealthy(
-                f"The tunnel of {thing} does not offer {service}; its services: {offered}. Open one that does."
-            )
         port = row["services"][service].get("port")
-        if not port:
-            raise Unhealthy(f"The hub has no port for {service} of {thing}. Name an HTTP service, such as HTTP1.")
-        result["url"] = f"http://127.0.0.1:{port}/"
-        return port
-
-
-def _get(thing: str, service: str, port: int, options: dict) -> Answer:
-    """Send the request. No web proxy and no redirect comes into it: the port leads to this device only."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=options["timeout"])
-    headers = {"Host": thing, "User-Agent": "iotops.tunnel", **options["headers"]}
-    started = time.monotonic()
-    try:
-        connection.request("GET", options["path"], headers={name: str(value) for name, value in headers.items()})
-        response = connection.getresponse()
-        latency_ms = round((time.monotonic() - started) * 1000, 1)
-        content = response.read(CONTENT_LIMIT).decode("utf-8", "replace") if options["return_content"] else ""
-        return Answer(response.status, latency_ms, content)
-    except socket.timeout:
-        raise Unhealthy(
-            f"{thing} took the connection to {service} but did not answer {options['path']} within "
-            f"{options['timeout']} s. See how busy its HTTP server is, or raise timeout."
-        ) from None
-    except ConnectionError:
-        raise client.explain(thing, service, refused=True) from None
-    except (http.client.HTTPException, OSError, ValueError) as error:
-        raise Unhealthy(
-            f"{thing} answered {service} with something that is not HTTP ({error}). See what it maps {service} to."
-        ) from None
-    finally:
-        connection.close()
+        if port:
+            result["url"] = f"http://127.0.0.1:{port}/"

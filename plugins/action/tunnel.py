@@ -9,6 +9,7 @@ import os
 from datetime import datetime
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_ports
 from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import REQUIRED_TOGETHER, TUNNEL_OPTIONS
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import aws_environment
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.controller import ControllerAction
@@ -28,6 +29,10 @@ class ActionModule(ControllerAction):
         self._task_environment = self.task_environment()
         self._aws = aws_environment(options, self._task_environment)
         thing = thing_of_task(options["thing_name"], task_vars, self._templar)
+        try:
+            self._chosen_ports = parse_ports(options["ports"])
+        except ValueError as error:
+            raise AnsibleActionFail(f"{error} Set ports for {thing}.") from None
         if not options["tunnel_id"]:
             options["thing_name"] = thing
 
@@ -64,11 +69,23 @@ class ActionModule(ControllerAction):
                 self._rotate_source(result, tokens, options)
             if "source" in tokens:
                 self._adopt(result, tokens["source"], options)
+            else:
+                self._listen(result)
             result["ports"] = _ports(result["tunnel_id"])
         except client.HubError as error:
             # Why the module failed, if it did, comes before what that led to.
             if not result.get("failed"):
                 result.update(failed=True, msg=str(error))
+
+    def _listen(self, result: dict) -> None:
+        """Have the services of a tunnel that the hub holds already listen where they should."""
+        now = _ports(result["tunnel_id"])
+        wanted = self._chosen_ports.items()
+        moves = {name: port for name, port in wanted if port != now.get(name) and not (port == 0 and name in now)}
+        if moves:
+            result["changed"] = True
+            if not self._task.check_mode:
+                client.ensure(result["thing_name"], result["services"][0], ports=moves)
 
     def _rotate_source(self, result: dict, tokens: dict[str, str], options: dict) -> None:
         """Nobody but the hub keeps a source token, so that a hub without it needs another."""
@@ -88,6 +105,7 @@ class ActionModule(ControllerAction):
             endpoint=self._setting(options["tunnel_endpoint"], "AWSIOT_TUNNEL_ENDPOINT"),
             capath=self._setting(options["tunnel_capath"], "AWSIOT_TUNNEL_CAPATH"),
             expires_at=_epoch(result.get("expires_at")),
+            ports=self._chosen_ports,
             aws=self._aws,
         )
 

@@ -18,7 +18,8 @@ description:
     tunnel that is opened, however short its life, and nothing for the rotation of its token.
   - The device is known by its thing name alone, in SSH's known hosts as well as in the path of its control socket.
     C(ansible_host) and C(ansible_port) mean nothing here.
-  - An unreachable device is reported as unreachable, with the reason.
+  - An unreachable device is reported as unreachable, with the reason. With C(-vvv), each argument that ssh gets is
+    shown with its reason.
 options:
   thing_name:
     description:
@@ -64,6 +65,55 @@ options:
     default: 30
     vars:
       - name: iotops_tunnel_wait
+  answer_timeout:
+    description:
+      - Seconds that the device has to answer on a new connection.
+      - A destination proxy tries for ten seconds to reach the SSH server before it refuses, AWS's for 12.5.
+    type: int
+    default: 20
+    vars:
+      - name: iotops_tunnel_answer_timeout
+  ports:
+    description:
+      - Where services listen on the controller's loopback address, each as V(SERVICE=PORT), V(SERVICE=any) or
+        V(SERVICE=off), for example V(HTTP1=5555). Services that are not named keep their port, or get any.
+      - A port that cannot be had makes the device unreachable, with the reason. Services for SSH have none.
+    type: list
+    elements: string
+    default: []
+    vars:
+      - name: iotops_tunnel_ports
+  health_check:
+    description:
+      - Whether to ask the device's HTTP server for O(health_path) before each new SSH connection, and take the device
+        for unreachable, with its answer, where it is not well.
+      - Tasks that share an SSH connection (C(ControlPersist), a minute by default) ask once.
+    type: boolean
+    default: false
+    vars:
+      - name: iotops_tunnel_health_check
+  health_service:
+    description:
+      - Name of the tunnel's service that leads to the device's HTTP server.
+    type: string
+    default: HTTP1
+    vars:
+      - name: iotops_tunnel_health_service
+  health_path:
+    description:
+      - Path to ask for, with its query if it has one.
+    type: string
+    default: /
+    vars:
+      - name: iotops_tunnel_health_path
+  health_status:
+    description:
+      - HTTP statuses of a device that is well.
+    type: list
+    elements: integer
+    default: [200]
+    vars:
+      - name: iotops_tunnel_health_status
   host:
     description:
       - Not to be set. The plugin makes it the thing name.
@@ -79,21 +129,33 @@ extends_documentation_fragment:
 
 import contextlib
 import os
+import re
 import shlex
+import subprocess
 
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible.plugins.connection.ssh import Connection as SshConnection
+from ansible.utils.display import Display
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure import explain_ssh_failure
+from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_ports
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure import explain_break, explain_ssh_failure
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
+
+display = Display()
+
+# What HTTP allows in the first line of a request.
+_HTTP_PATH = re.compile(r"/[!-~]*\Z")
 
 
 class Connection(SshConnection):
     """ansible.builtin.ssh with another way to the device, and sentences for the ways in which that fails."""
 
     transport = "iotops.tunnel.ssh"
+
+    # The hub that had the tunnel when this task began.
+    _hub_pid = None
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         """Read the options, then make the thing the host: it alone names the control socket and the host key."""
@@ -124,35 +186,88 @@ class Connection(SshConnection):
 
     def _ensure_tunnel(self, open_policy=None):
         """See to it that the hub has a tunnel that is up; fail before ssh runs if not."""
+        thing = self._thing()
         try:
-            client.ensure(
-                self._thing(),
+            row = client.ensure(
+                thing,
                 self._service(),
                 open_policy=open_policy or self.get_option("open"),
-                services=[_checked("service", name, "iotops_tunnel_services") for name in self.get_option("services")],
+                services=[self._checked(name, "iotops_tunnel_services") for name in self.get_option("services")],
+                ports=self._ports(),
                 wait=float(self.get_option("wait_for_destination")),
                 timeout=float(self.get_option("timeout")),
             )
         except client.HubError as error:
-            raise AnsibleConnectionFailure(str(error)) from error
+            # What is wrong with the hub itself is not about a thing, but this host cannot be reached for it.
+            about = f"{thing} cannot be reached: " if error.code == "hub-failed" else ""
+            raise AnsibleConnectionFailure(f"{about}{error}") from None
+        self._hub_pid = row.get("hub_pid")
+
+    def _ports(self):
+        try:
+            return parse_ports(self.get_option("ports"))
+        except ValueError as error:
+            raise AnsibleConnectionFailure(f"{error} Set iotops_tunnel_ports for {self._thing()}.") from None
+
+    def _health_check(self):
+        """What to ask the device before a new SSH connection, or None."""
+        if not self.get_option("health_check"):
+            return None
+        service = self._checked(self.get_option("health_service"), "iotops_tunnel_health_service")
+        path = self.get_option("health_path")
+        if not _HTTP_PATH.match(path):
+            raise AnsibleConnectionFailure(
+                f"{path!r} cannot be asked for by HTTP: it takes a path that begins with / and has no spaces, with all "
+                f"but ASCII percent-encoded. Set iotops_tunnel_health_path for {self._thing()}."
+            )
+        try:
+            statuses = tuple(int(status) for status in self.get_option("health_status"))
+        except ValueError as error:
+            raise AnsibleConnectionFailure(
+                f"An HTTP status is a number ({error}). Set iotops_tunnel_health_status for {self._thing()}."
+            ) from None
+        return client.HealthCheck(service, path, statuses)
 
     def _thing(self):
-        return _checked("thing", self.get_option("host"), "iotops_tunnel_thing")
+        try:
+            return valid_name("thing", self.get_option("host"))
+        except ValueError as error:
+            # Not chained: ansible-core 2.19 appends what the cause says.
+            raise AnsibleConnectionFailure(f"{error} Set iotops_tunnel_thing for this host.") from None
 
     def _service(self):
-        return _checked("service", self.get_option("service"), "iotops_tunnel_service")
+        return self._checked(self.get_option("service"), "iotops_tunnel_service")
+
+    def _checked(self, service, variable):
+        try:
+            return valid_name("service", service)
+        except ValueError as error:
+            raise AnsibleConnectionFailure(f"{error} Set {variable} for {self._thing()}.") from None
+
+    def _add_args(self, b_command, b_args, explanation):
+        """Add arguments, and say why with -vvv; the base class says it with -vvvvv only."""
+        display.vvv(f"SSH: {explanation}: ({')('.join(to_text(arg) for arg in b_args)})", host=self.host)
+        b_command += b_args
 
     def _build_command(self, binary, subsystem, *other_args):
         """Add the way to the device to what ansible.builtin.ssh runs; ssh takes the first value that it is given."""
         command = super()._build_command(binary, subsystem, *other_args)
         thing, service = self._thing(), self._service()
+        way = client.connector_command(
+            thing,
+            service,
+            timeout=float(self.get_option("answer_timeout")),
+            health_check=self._health_check(),
+        )
         # ssh sends what its proxy command says to /dev/null if it is to stay as a control master.
-        script = ["/bin/sh", "-c", 'exec "$@" 2>"$0"', self._complaint()]
-        connector = shlex.join([*script, *client.connector_command(thing, service)]).replace("%", "%%")
+        connector = shlex.join(["/bin/sh", "-c", 'exec "$@" 2>"$0"', self._complaint(), *way]).replace("%", "%%")
 
         firm: list[bytes] = []
-        way = _options(f"ProxyCommand={connector}", "ProxyUseFdpass=yes")
-        self._add_args(firm, way, f"reach {service} of {thing} through the hub")
+        why = f"reach {service} of {thing} through the hub"
+        if self.get_option("health_check"):
+            why += f", if {self.get_option('health_service')} says that it is well"
+        self._add_args(firm, _options(f"ProxyCommand={connector}"), why)
+        self._add_args(firm, _options("ProxyUseFdpass=yes"), "get the connection itself, so that no byte is copied")
         self._add_args(firm, _options(f"HostKeyAlias={thing}"), "know the device's host key by its thing name")
         defaults: list[bytes] = []
         alive = _options("ServerAliveInterval=15", "ServerAliveCountMax=3")
@@ -171,37 +286,48 @@ class Connection(SshConnection):
         try:
             returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
         except AnsibleConnectionFailure as error:
-            self._explain(str(error), error)
+            # Also raised where the device is reached, and a password is not asked for.
+            self._explain(str(error), ssh_failed="Data could not be sent" in str(error))
             raise
         except AnsibleError as error:
             # With a password set, the base class makes a failed task of a host key that is not accepted.
             if "Host Key checking is enabled" in str(error):
-                self._explain("Host key verification failed.", error)
+                self._explain("Host key verification failed.")
             raise
         else:
             # A command on the device may fail with the same words (git does, by an ssh of its own), but not with 255.
             # sftp and scp run no command of the user's.
             runs_command = to_bytes(self.get_option("ssh_executable")) in cmd
             if returncode == 255 or (returncode and not runs_command):
-                self._explain(to_text(stderr, errors="surrogate_or_replace"), None)
+                words = to_text(stderr, errors="surrogate_or_replace")
+                self._explain(words, ssh_failed=returncode == 255)
             return returncode, stdout, stderr
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._complaint())
 
-    def _explain(self, stderr, cause):
-        with contextlib.suppress(FileNotFoundError), open(self._complaint(), encoding="utf-8") as complaint:
-            stderr += "\n" + complaint.read()
+    def _explain(self, stderr, *, ssh_failed=False):
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self._complaint(), encoding="utf-8", errors="replace") as file,
+        ):
+            stderr += "\n" + file.read()
         sentence = explain_ssh_failure(stderr, self._thing(), self._service())
+        if sentence is None and ssh_failed:
+            sentence = explain_break(
+                stderr, self._thing(), self._service(), hub_pid=self._hub_pid, still_up=self._is_still_up
+            )
         if sentence:
-            raise AnsibleConnectionFailure(sentence) from cause
+            raise AnsibleConnectionFailure(sentence) from None
 
-
-def _checked(kind, name, variable):
-    try:
-        return valid_name(kind, name)
-    except ValueError as error:
-        raise AnsibleConnectionFailure(f"{error} Set {variable} for this host.") from error
+    def _is_still_up(self):
+        """Whether the ssh connection that tasks share is there."""
+        executable = to_bytes(self.get_option("ssh_executable"))
+        check = self._build_command(executable, "ssh", "-O", "check", self.host)
+        # Without sshpass before it: this asks for no password.
+        check = check[check.index(executable) :]
+        done = subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603  as above
+        return done.returncode == 0
 
 
 def _options(*options):

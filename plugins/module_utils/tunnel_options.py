@@ -26,6 +26,7 @@ TUNNEL_OPTIONS = {
     "tags": {"type": "dict"},
     "rotate": {"type": "str", "choices": ["source", "destination", "all"]},
     "wait_for_destination": {"type": "int", "default": 0},
+    "ports": {"type": "list", "elements": "str", "default": []},
     "return_tokens": {"type": "bool", "default": False},
     "tunnel_endpoint": {"type": "str"},
     "tunnel_capath": {"type": "path"},

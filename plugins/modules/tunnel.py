@@ -70,6 +70,14 @@ options:
       - Seconds to wait until the device is connected to the tunnel. V(0) does not wait.
     type: int
     default: 0
+  ports:
+    description:
+      - Where services listen on the controller's loopback address, each as V(SERVICE=PORT), V(SERVICE=any) or
+        V(SERVICE=off), for example V(HTTP1=5555). Services that are not named keep their port, or get any.
+      - The task fails, with the reason, where a port cannot be had. Services for SSH have none.
+    type: list
+    elements: str
+    default: []
   return_tokens:
     description:
       - Whether the tokens that this task got are in RV(tokens). They are secrets. Set C(no_log) on such a task.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
@@ -18,6 +19,12 @@ _NO_GREETING = (
     "Connection reset by UNKNOWN port 65535",
 )
 _SILENCE = ("Connection timed out during banner exchange", "Connection to UNKNOWN port 65535 timed out")
+
+# A line of ssh's that says why it did not log in, or that nothing is wrong.
+_OTHER_REASON = re.compile(
+    r"Permission denied|Too many authentication failures|Unable to negotiate|no mutual signature|"
+    r"Bad configuration option|command-line line|Bad owner or permissions|Load key|ssh_askpass|sshpass"
+)
 
 
 def explain_ssh_failure(stderr: str, thing: str, service: str) -> str | None:
@@ -35,7 +42,30 @@ def explain_ssh_failure(stderr: str, thing: str, service: str) -> str | None:
             f"The SSH host key of {thing} is not known here. Compare its fingerprint with the device's, then "
             "accept it once, for example with ANSIBLE_SSH_COMMON_ARGS='-o StrictHostKeyChecking=accept-new'."
         )
+    if "proxy dialer did not pass back a connection" in stderr:
+        return f"{thing} cannot be reached: ssh's proxy command failed: {stderr.strip().splitlines()[-1]}"
     refused = any(words in stderr for words in _NO_GREETING)
     if refused or any(words in stderr for words in _SILENCE):
         return str(client.explain(thing, service, refused=refused))
     return None
+
+
+def explain_break(
+    stderr: str, thing: str, service: str, *, hub_pid: int | None, still_up: Callable[[], bool]
+) -> str | None:
+    """Return a sentence for ssh's status 255, or None where ssh gave a reason; of a broken connection it says nothing.
+
+    C(hub_pid) is that of the hub which carried it; C(still_up) tells whether the shared connection is there.
+    """
+    if _OTHER_REASON.search(stderr):
+        return None
+    if still_up():
+        return (
+            f"The command on {thing} ended with status 255, by which ssh also tells its own failures, so that Ansible "
+            "takes the host for unreachable. The connection is up: have the command end with another status."
+        )
+    why = client.explain_break(thing, service, hub_pid=hub_pid)
+    return (
+        f"The SSH connection to {thing} broke off: {why}. What the task did until then is not known: look, then run it "
+        "again."
+    )

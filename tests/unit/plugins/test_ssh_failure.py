@@ -9,11 +9,24 @@ import pytest
 
 
 @pytest.fixture
-def explain(monkeypatch, tmp_path):
+def ssh_failure(monkeypatch, tmp_path):
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
-    return importlib.import_module(
-        "ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure"
-    ).explain_ssh_failure
+    return importlib.import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure")
+
+
+@pytest.fixture
+def explain(ssh_failure):
+    return ssh_failure.explain_ssh_failure
+
+
+@pytest.fixture
+def explain_break(ssh_failure):
+    """For a connection that a hub which is no more has carried."""
+
+    def explain(stderr, still_up):
+        return ssh_failure.explain_break(stderr, "thing", "SSH1", hub_pid=1, still_up=lambda: still_up)
+
+    return explain
 
 
 def test_the_connectors_line_is_all_that_is_said(explain):
@@ -37,3 +50,23 @@ def test_host_keys_are_told_apart(explain, stderr, words):
 @pytest.mark.parametrize("stderr", ["", "user@thing: Permission denied (publickey).", "mux_client_request_session: x"])
 def test_sshs_own_words_stay_where_they_serve(explain, stderr):
     assert explain(stderr, "thing", "SSH1") is None
+
+
+def test_a_connector_that_crashed_is_no_silent_device(explain):
+    stderr = "mm_receive_fd: recvmsg: expected received 1 got 0\nproxy dialer did not pass back a connection\n"
+    assert explain(stderr + "Traceback …\nKeyError: 'x'\n", "thing", "SSH1") == (
+        "thing cannot be reached: ssh's proxy command failed: KeyError: 'x'"
+    )
+
+
+def test_a_hub_that_ended_broke_the_connection(explain_break):
+    sentence = explain_break("Shared connection to thing closed.", still_up=False)
+    assert sentence.startswith("The SSH connection to thing broke off: the hub (process 1) has ended")
+
+
+def test_a_connection_that_is_up_did_not_break(explain_break):
+    assert "The command on thing ended with status 255" in explain_break("", still_up=True)
+
+
+def test_a_login_that_was_refused_is_no_broken_connection(explain_break):
+    assert explain_break("user@thing: Permission denied (publickey).", still_up=False) is None

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How users say where a service listens."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+
+@pytest.fixture
+def parse_ports():
+    return importlib.import_module("ansible_collections.iotops.tunnel.plugins.module_utils.ports").parse_ports
+
+
+def test_a_port_any_port_and_no_port(parse_ports):
+    assert parse_ports([]) == {}
+    assert parse_ports(["HTTP1=5555", "HTTP2=any", "HTTP3=off"]) == {"HTTP1": 5555, "HTTP2": 0, "HTTP3": None}
+
+
+@pytest.mark.parametrize(
+    "choice", ["HTTP1", "=5555", "HTTP1=", "HTTP1=0", "HTTP1=65536", "HTTP1=²", "HTTP1=-1", "HTTP1=no", "HT TP=1", 5555]
+)
+def test_what_is_no_choice(parse_ports, choice):
+    with pytest.raises(ValueError, match=r"listens|cannot be the name of a service"):
+        parse_ports([choice])
+
+
+def test_two_services_cannot_have_one_port(parse_ports):
+    with pytest.raises(ValueError, match="Port 5555 is given to two services"):
+        parse_ports(["HTTP1=5555", "HTTP2=5555"])
