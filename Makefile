@@ -92,7 +92,7 @@ system-packages:
 # What only tests need.
 .PHONY: test-packages
 test-packages:
-	@scripts/system-packages tinyproxy stunnel
+	@scripts/system-packages openssl sshpass tinyproxy stunnel
 
 $(INSTALLED): pyproject.toml
 	@scripts/system-packages python

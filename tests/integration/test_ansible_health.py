@@ -78,6 +78,28 @@ def test_a_device_without_a_web_server_has_refused_http1(fleet: Fleet) -> None:
     assert "device-1 refused HTTP1" in outcome.message
 
 
+def test_ssh_asks_once_per_connection_whether_the_device_is_well(fleet: Fleet) -> None:
+    fleet.controller.disconnect()
+    check = ("-e", "iotops_tunnel_health_check=true", "-e", "iotops_tunnel_health_path=/?before-ssh")
+    for _ in range(2):
+        outcome = fleet.controller.module("ansible.builtin.ping", "device-1", *check)["device-1"]
+        assert outcome.word == "SUCCESS", outcome.message
+    assert fleet.devices["device-1"].http.process.output().count("GET /?before-ssh") == 1
+
+
+def test_neither_health_nor_ssh_needs_a_port(fleet: Fleet) -> None:
+    check = ("-e", "iotops_tunnel_health_check=true", "-e", "iotops_tunnel_ports=HTTP1=off")
+    fleet.controller.disconnect()
+    assert fleet.controller.module("ansible.builtin.ping", "device-2", *check)["device-2"].word == "SUCCESS"
+    assert fleet.tunnel("device-2")["services"]["HTTP1"]["port"] is None
+    health = fleet.controller.module("iotops.tunnel.health", "device-2")["device-2"]
+    assert (health.word, health.result.get("url")) == ("SUCCESS", None)
+    anywhere = fleet.controller.tunnel("device-2", ports=["HTTP1=any"])
+    assert anywhere.word == "CHANGED"
+    assert anywhere.result["ports"] == {"HTTP1": fleet.tunnel("device-2")["services"]["HTTP1"]["port"]}
+    assert fleet.controller.tunnel("device-2", ports=["HTTP1=any"]).word == "SUCCESS"
+
+
 def test_the_playbooks_ping_and_show_a_table(fleet: Fleet) -> None:
     ping = fleet.controller.playbook("iotops.tunnel.ping")
     assert ping.returncode == 0, ping.stdout + ping.stderr

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from peers.collection import Controller, Outcome
 from peers.device import Sshd
 from peers.fleet import Fleet
+from peers.troubleshooting import assert_documented
 
 THINGS = ("device-1", "device-2", "device:3")
 HOSTS = ("device-1", "device-2", "device-3")
@@ -96,15 +98,17 @@ def test_delegation_reaches_the_delegate(fleet: Fleet, controller: Controller, t
 - hosts: device-1
   gather_facts: false
   tasks:
-    - ansible.builtin.raw: echo port=${SSH_CONNECTION##* }
-      delegate_to: device-2
+    - ansible.builtin.raw: echo {{ item }}=${SSH_CONNECTION##* }
+      delegate_to: "{{ item }}"
+      loop: [device-3, device-1, device-2]
       changed_when: false
       register: there
     - ansible.builtin.debug:
-        var: there.stdout
+        msg: "{{ there.results | map(attribute='stdout') | list }}"
 """)
     done = controller.playbook(playbook)
-    assert f"port={fleet.devices['device-2'].sshd.port}" in done.stdout
+    for host, device in zip(HOSTS, fleet.devices.values()):
+        assert f'"{host}={device.sshd.port}' in done.stdout
 
 
 def test_resetting_and_waiting_open_no_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
@@ -141,7 +145,19 @@ def test_our_way_to_the_device_wins_over_the_users_arguments(fleet: Fleet, contr
     done = controller.run("ansible", "device-1", "-m", "ansible.builtin.ping", "-vvv", ANSIBLE_SSH_EXTRA_ARGS=arguments)
 
     assert "SUCCESS" in done.stdout, done.stdout
-    assert done.stdout.index("ServerAliveInterval=7") < done.stdout.index("ServerAliveInterval=15")
+    command = next(line for line in done.stdout.splitlines() if "SSH: EXEC ssh" in line)
+    assert command.index("ServerAliveInterval=7") < command.index("ServerAliveInterval=15")
+
+
+def test_each_argument_is_shown_with_its_reason(fleet: Fleet, controller: Controller) -> None:
+    said = controller.run("ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "true", "-vvv").stdout
+    (command,) = [line for line in said.splitlines() if "SSH: EXEC ssh" in line]
+    explained = "".join(line for line in said.splitlines() if re.search(r"> SSH: .+: \(", line))
+    options = re.findall(r"-o (?:'((?:[^']|'\"'\"')+)'|(\S+))", command)
+    assert len(options) > 10
+    for quoted, plain in options:
+        assert f"(-o)({quoted or plain}".replace("'\"'\"'", "'") in explained
+    assert "reach SSH1 of device-1 through the hub" in explained
 
 
 def test_a_changed_host_key_is_refused(fleet: Fleet, controller: Controller) -> None:
@@ -153,7 +169,7 @@ def test_a_changed_host_key_is_refused(fleet: Fleet, controller: Controller) -> 
         controller.known_hosts.write_text(keys)
 
     assert outcome.word == "UNREACHABLE"
-    assert "The SSH host key of device-1 is not the one that is known for it." in outcome.message
+    assert_documented("Host key changed", outcome.message)
     assert "ssh-keygen -R device-1" in outcome.message
 
 
@@ -166,7 +182,7 @@ def test_an_unknown_host_key_is_refused(fleet: Fleet, controller: Controller) ->
         controller.known_hosts.write_text(keys)
 
     assert outcome.word == "UNREACHABLE"
-    assert "The SSH host key of device-1 is not known here." in outcome.message
+    assert_documented("Host key not known", outcome.message)
 
 
 def test_a_device_without_sshd_has_refused_ssh1(fleet: Fleet, controller: Controller) -> None:
@@ -183,8 +199,7 @@ def test_a_device_without_sshd_has_refused_ssh1(fleet: Fleet, controller: Contro
 
     for outcome in outcomes:
         assert outcome.word == "UNREACHABLE"
-        assert "device-1 refused SSH1" in outcome.message
-        assert "\n" not in outcome.message
+        assert_documented("Service refused", outcome.message)
 
 
 def test_a_device_that_is_not_connected_is_named(fleet: Fleet, controller: Controller) -> None:

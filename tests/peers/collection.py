@@ -100,7 +100,8 @@ class Controller:
         """Seconds that a command may take."""
         # Unix sockets below it need a short path.
         self.home = Path(tempfile.mkdtemp(prefix="ctl-"))
-        self.control_paths = self.home / "cp"
+        # With a space, as in the home folders of some.
+        self.control_paths = self.home / "c p"
         self.known_hosts = self.home / "known_hosts"
         self.known_hosts.touch()
         self.inventory = self.home / "inventory.json"
@@ -136,7 +137,10 @@ class Controller:
     def disconnect(self) -> None:
         """End the ssh processes that wait for another task."""
         for path in self.control_sockets():
-            subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "any"], capture_output=True, check=False)
+            leave = ["ssh", "-o", f'ControlPath="{path}"', "-O", "exit", "any"]
+            if subprocess.run(leave, capture_output=True, check=False).returncode:
+                path.unlink(missing_ok=True)
+        wait_for(lambda: not self.control_sockets(), "the ssh processes have ended")
 
     def control_sockets(self) -> list[Path]:
         """The control sockets of ssh that exist now, one for each connection that is kept."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .accounts import Accounts
 from .process import Process, free_port, wait_for
 from .service import TunnelingService
 
@@ -38,11 +39,17 @@ class Sshd:
         folder: for its files.
         authorized_key: the private key that gets in; the public one lies beside it.
         host_key: its own private key, if it is not to make one.
+        accounts: users that it knows instead of this machine's; it lets them in by password.
         enter: the start of a command line that leads to where it is to run.
     """
 
     def __init__(
-        self, folder: Path, authorized_key: Path, host_key: Path | None = None, enter: Sequence[str] = ()
+        self,
+        folder: Path,
+        authorized_key: Path,
+        host_key: Path | None = None,
+        accounts: Accounts | None = None,
+        enter: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -52,12 +59,15 @@ class Sshd:
         config = folder / "sshd_config"
         config.write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {self.host_key}\nPidFile none\n"
-            f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+            f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\n"
+            f"PasswordAuthentication {'yes' if accounts else 'no'}\n"
             "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 100\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self.process = Process([*enter, require_sshd(), "-D", "-e", "-f", config], folder / "sshd.log")
+        command: list[str | Path] = [require_sshd(), "-D", "-e", "-f", config]
+        command = [*enter, *(accounts.command(command) if accounts else command)]
+        self.process = Process(command, folder / "sshd.log")
         self.process.wait_for_output("Server listening")
 
     def host_key_line(self, name: str) -> str:

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each cause for which a device cannot be reached, as an operator meets it, with the message that the page promises."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from peers.collection import Controller, Outcome
+from peers.fleet import Fleet
+from peers.process import Process, wait_for
+from peers.proxies import OpenTunnel, start_proxy
+from peers.service import TunnelingService
+from peers.troubleshooting import assert_documented
+from tunnelproxy.hub import client
+from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
+
+DEVICE = "device-1"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet(DEVICE, variables={"iotops_tunnel_answer_timeout": 3}) as running:
+        yield running
+
+
+@pytest.fixture
+def controller(fleet: Fleet) -> Iterator[Controller]:
+    fleet.controller.disconnect()
+    return fleet.controller
+
+
+def unreachable(outcome: Outcome) -> str:
+    assert outcome.word == "UNREACHABLE", outcome.result
+    return outcome.message
+
+
+# Things that are broken each in its own way, and are all asked in one run of Ansible.
+
+
+class Ward:
+    """Opens tunnels to things, has the controller's hub hold them, and plays the devices at their far end."""
+
+    def __init__(self, fleet: Fleet, folder: Path, stack: ExitStack) -> None:
+        self.service: TunnelingService = fleet.service
+        self.api = fleet.service.boto3_client()
+        self.device = fleet.devices[DEVICE]
+        self.folder = folder
+        self.stack = stack
+
+    def open(self, thing: str, services: tuple[str, ...] = ("SSH1", "HTTP1")) -> OpenTunnel:
+        config = {"thingName": thing, "services": list(services)}
+        opened = self.api.open_tunnel(destinationConfig=config)
+        return OpenTunnel(opened["tunnelId"], opened["sourceAccessToken"], opened["destinationAccessToken"])
+
+    def hold(self, thing: str, tunnel: OpenTunnel, services: tuple[str, ...] = ("SSH1", "HTTP1")) -> None:
+        environment = self.service.environment
+        client.adopt(
+            thing,
+            tunnel_id=tunnel.tunnel_id,
+            region=environment["AWS_REGION"],
+            source_token=tunnel.source_token,
+            services=services,
+            endpoint=self.service.data,
+            capath=self.service.ca,
+            aws={name: value for name, value in environment.items() if name.startswith("AWS_")},
+        )
+
+    def held(self, thing: str, services: tuple[str, ...] = ("SSH1", "HTTP1")) -> OpenTunnel:
+        tunnel = self.open(thing, services)
+        self.hold(thing, tunnel, services)
+        return tunnel
+
+    def connect(
+        self, thing: str, tunnel: OpenTunnel, ssh_port: int, *options: str, http_port: int | None = None
+    ) -> None:
+        mapping = f"SSH1=127.0.0.1:{ssh_port},HTTP1=127.0.0.1:{http_port or self.device.http.port}"
+        log = self.folder / f"{thing}.log"
+        proxy = start_proxy(self.service, tunnel.destination_token, ["-d", mapping, *options], log)
+        self.stack.enter_context(proxy)
+        proxy.wait_for_output("connected to")
+
+    def wait_until(self, thing: str, state: str) -> None:
+        def reached() -> bool:
+            tunnels = (client.status() or {})["tunnels"]
+            return any(row["thing"] == thing and row["state"] == state for row in tunnels)
+
+        wait_for(reached, f"the hub says of {thing}: {state}")
+
+
+def closed(ward: Ward, thing: str) -> None:
+    ward.api.close_tunnel(tunnelId=ward.held(thing).tunnel_id)
+    ward.wait_until(thing, "tunnel-closed")
+
+
+def expired(ward: Ward, thing: str) -> None:
+    tunnel = ward.held(thing)
+    with contextlib.closing(sqlite3.connect(ward.service.state_dir / "service.db")) as database, database:
+        # Twelve hours are long: let them be over.
+        query = "UPDATE tunnels SET expires_at = ? WHERE tunnel_id = ?"
+        database.execute(query, (time.time(), tunnel.tunnel_id))
+    # A new tunnel makes the service look which one expires next.
+    ward.api.open_tunnel()
+    ward.wait_until(thing, "tunnel-closed")
+
+
+def token_used(ward: Ward, thing: str) -> None:
+    tunnel = ward.open(thing)
+    with ward.service.connect("source", tunnel.source_token, client_token=str(uuid.uuid4())):
+        pass
+    with pytest.raises(client.HubError):
+        ward.hold(thing, tunnel)
+
+
+def token_rotated(ward: Ward, thing: str) -> None:
+    tunnel = ward.open(thing)
+    ward.api.rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="SOURCE")
+    with pytest.raises(client.HubError):
+        ward.hold(thing, tunnel)
+
+
+def not_connected(ward: Ward, thing: str) -> None:
+    ward.held(thing)
+
+
+def speaks_v1(ward: Ward, thing: str) -> None:
+    """A device of V1, message by message: it answers on the only stream that it knows."""
+    tunnel = ward.held(thing)
+    connection = ward.stack.enter_context(ward.service.connect("destination", tunnel.destination_token, version=1))
+
+    def answer() -> None:
+        reader = FrameReader()
+        with contextlib.suppress(Exception):
+            while True:
+                for message in map(parse, reader.feed(connection.recv())):
+                    if message.type == Message.STREAM_START:
+                        data = Message(type=Message.DATA, streamId=message.streamId, payload=b"SSH-2.0-old\r\n")
+                        connection.send(frame(data))
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def speaks_v2(ward: Ward, thing: str) -> None:
+    """A device of V2 whose only connection somebody has."""
+    ward.connect(thing, ward.held(thing), ward.device.sshd.port, "--protocol-version", "V2")
+    ward.stack.enter_context(socket.socket(fileno=client.open_stream(thing, "SSH1")))
+
+
+def silent(ward: Ward, thing: str) -> None:
+    listener = ward.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    ward.connect(thing, ward.held(thing), listener.getsockname()[1])
+
+
+class Ill(BaseHTTPRequestHandler):
+    """Says why it is not well, and tries to paint the operator's terminal."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(f"disk full \x1b[31m☃\nsecond line {'x' * 1000}".encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def ill(ward: Ward, thing: str) -> None:
+    server = ward.stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Ill))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ward.stack.callback(server.shutdown)
+    ward.connect(thing, ward.held(thing), ward.device.sshd.port, http_port=server.server_address[1])
+
+
+def only_ssh(ward: Ward, thing: str) -> None:
+    ward.held(thing, ("SSH1",))
+
+
+def nothing(ward: Ward, thing: str) -> None:
+    """There is no tunnel."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    cause: str
+    thing: str
+    make: Callable[[Ward, str], None]
+    variables: dict[str, Any]
+
+
+BROKEN = [
+    Broken("No tunnel", "t-none", nothing, {}),
+    Broken("Tunnel closed", "t-closed", closed, {}),
+    Broken("Tunnel expired", "t-expired", expired, {}),
+    Broken("Token used", "t-used", token_used, {}),
+    Broken("Token replaced", "t-rotated", token_rotated, {}),
+    Broken("Device not connected", "t-away", not_connected, {}),
+    Broken("Old protocol, several services", "t-v1", speaks_v1, {}),
+    Broken("Old protocol, second connection", "t-v2", speaks_v2, {}),
+    Broken("SSH server silent", "t-silent", silent, {}),
+    Broken("Not well", "t-ill", ill, {"iotops_tunnel_health_check": True, "iotops_tunnel_health_path": "/health"}),
+    Broken("Health not told", "t-only-ssh", only_ssh, {"iotops_tunnel_health_check": True}),
+    Broken(
+        "Health path", "t-path", not_connected, {"iotops_tunnel_health_check": True, "iotops_tunnel_health_path": "ü"}
+    ),
+    Broken("Service not offered", "t-vnc", not_connected, {"iotops_tunnel_service": "VNC1"}),
+    Broken("Name not possible", "t-name", nothing, {"iotops_tunnel_service": "a;b"}),
+    Broken("Port taken by a program", "t-port", not_connected, {"iotops_tunnel_ports": "HTTP1={taken}"}),
+    Broken("Port of another thing", "t-same-port", not_connected, {"iotops_tunnel_ports": "HTTP1={theirs}"}),
+    Broken("Port for SSH", "t-ssh-port", not_connected, {"iotops_tunnel_ports": "SSH1=2222"}),
+    Broken("Port not understood", "t-no-port", not_connected, {"iotops_tunnel_ports": "HTTP1"}),
+]
+
+
+def test_each_broken_thing_is_told_apart(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    """In one run for all of them, because each run of Ansible takes a second or two."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IOTOPS_TUNNEL_DIR", controller.environment["IOTOPS_TUNNEL_DIR"])
+        ward = Ward(fleet, tmp_path, stack)
+        taken = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        places = {"taken": taken, "theirs": fleet.tunnel(DEVICE)["services"]["HTTP1"]["port"]}
+        hosts: dict[str, dict[str, Any]] = {}
+        for broken in BROKEN:
+            broken.make(ward, broken.thing)
+            hosts[broken.thing] = {
+                name: value.format(**places) if isinstance(value, str) else value
+                for name, value in broken.variables.items()
+            }
+        devices = json.loads(controller.inventory.read_text())["devices"]["vars"]
+        inventory = tmp_path / "broken.json"
+        inventory.write_text(
+            json.dumps({"broken": {"hosts": hosts, "vars": {**devices, "iotops_tunnel_open": "never"}}})
+        )
+        options = ("-i", str(inventory), "-f", str(len(BROKEN)))
+        outcomes = controller.module("ansible.builtin.ping", "broken", *options)
+
+    for broken in BROKEN:
+        assert_documented(broken.cause, unreachable(outcomes[broken.thing]))
+    # The device's own words are cut, and cannot paint the operator's terminal.
+    assert "HTTP1 answers /health with status 503: disk full  [31m☃ (to go in" in outcomes["t-ill"].message
+
+
+# What is wrong on the controller, or on its way to the services.
+
+
+def opening(controller: Controller, **environment: str) -> str:
+    """Have a thing of which the hub knows nothing pinged, in another environment."""
+    clean = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", **environment}
+    command = ("-e", f"iotops_tunnel_thing=t-{uuid.uuid4()}", "-e", "iotops_tunnel_wait=0")
+    return unreachable(controller.module("ansible.builtin.ping", DEVICE, *command, env=clean)[DEVICE])
+
+
+AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+
+
+@dataclass(frozen=True)
+class Wrong:
+    cause: str
+    environment: dict[str, str]
+
+
+WRONG = [
+    Wrong("Wrong AWS keys", {"AWS_SECRET_ACCESS_KEY": "wrong"}),
+    Wrong("No AWS keys", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}),
+    Wrong("Wrong region", {"AWS_REGION": "eu-west-1"}),
+    Wrong("Control API not reachable", {"AWS_ENDPOINT_URL_IOTSECURETUNNELING": "https://127.0.0.1:9"}),
+    Wrong("Control API not trusted", {"AWS_CA_BUNDLE": AUTHORITIES}),
+    Wrong("Data plane not reachable", {"AWSIOT_TUNNEL_ENDPOINT": "127.0.0.1:9"}),
+    Wrong("Data plane not trusted", {"AWSIOT_TUNNEL_CAPATH": AUTHORITIES}),
+    Wrong("Device did not come", {}),
+]
+
+
+def test_each_wrong_environment_is_told_apart(controller: Controller) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        said = pool.map(lambda wrong: opening(controller, **wrong.environment), WRONG)
+        for wrong, message in zip(WRONG, said):
+            assert_documented(wrong.cause, message)
+
+
+def test_no_boto3(controller: Controller, tmp_path: Path) -> None:
+    """In a hub of its own, whose Python finds a botocore that cannot be imported."""
+    (tmp_path / "botocore").mkdir()
+    (tmp_path / "botocore" / "__init__.py").write_text("raise ImportError('not here')\n")
+    other = {"IOTOPS_TUNNEL_DIR": str(tmp_path / "hub"), "PYTHONPATH": str(tmp_path)}
+    said = opening(controller, **other)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IOTOPS_TUNNEL_DIR", other["IOTOPS_TUNNEL_DIR"])
+        client.stop()
+    assert_documented("No boto3", said)
+
+
+def test_a_folder_for_the_hub_that_others_may_enter(controller: Controller, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    assert_documented("Hub's folder", opening(controller, IOTOPS_TUNNEL_DIR=str(tmp_path)))
+
+
+# What happens in the middle of a command.
+
+
+def interrupted(controller: Controller, folder: Path, interrupt: Callable[[], None], command: str = "sleep 60") -> str:
+    """Begin a command on the device, do something to it, and return what Ansible says of it."""
+    begun = folder / "begun"
+    arguments = f"touch {begun}; {command}"
+    with subprocess.Popen(
+        ["ansible", DEVICE, "-m", "ansible.builtin.raw", "-a", arguments],
+        cwd=controller.home,
+        env=controller.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
+        try:
+            wait_for(begun.exists, "the command has begun", 30)
+            interrupt()
+            assert running.stdout is not None
+            output = running.stdout.read()
+        finally:
+            running.kill()
+    _, brace, result = output.partition("UNREACHABLE! => ")
+    assert brace, output
+    return str(json.JSONDecoder().raw_decode(result)[0]["msg"])
+
+
+def test_the_hub_is_killed_in_the_middle_of_a_command(controller: Controller, tmp_path: Path) -> None:
+    pid = controller.hub_status()["pid"]
+    said = interrupted(controller, tmp_path, lambda: os.kill(pid, signal.SIGKILL))
+    assert_documented("Hub ended", said)
+    assert f"process {pid}" in said
+
+
+def test_the_devices_proxy_is_killed_in_the_middle_of_a_command(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    device = fleet.devices[DEVICE]
+    proxy = device.proxy
+    assert isinstance(proxy, Process)
+    try:
+        said = interrupted(controller, tmp_path, lambda: os.kill(proxy.pid, signal.SIGKILL))
+    finally:
+        fleet.connect_anew(DEVICE)
+    assert_documented("Device went away", said)
+
+
+def test_the_devices_sshd_is_killed_in_the_middle_of_a_command(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    sshd = psutil.Process(fleet.devices[DEVICE].sshd.process.pid)
+
+    def kill_session() -> None:
+        for session in sshd.children():
+            session.kill()
+
+    assert_documented("SSH session ended", interrupted(controller, tmp_path, kill_session))
+
+
+def test_a_command_that_ends_with_ssh_s_own_status(controller: Controller, tmp_path: Path) -> None:
+    assert_documented("Status 255", interrupted(controller, tmp_path, lambda: None, command="exit 255"))

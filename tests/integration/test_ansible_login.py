@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""iotops.tunnel.ssh with passwords: to log in, in both ways in which Ansible hands them to ssh, and to become root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from peers.accounts import Accounts, why_impossible
+from peers.device import Sshd
+from peers.fleet import Fleet
+
+pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible() or "possible")
+
+USER, PASSWORD, ROOTS_PASSWORD = "jörg", "geheim ☃ $1'\"", "noch geheimer"
+# Before 2.19, ansible-core knows sshpass only, and takes no notice of what is set here.
+MECHANISMS = ["sshpass", "ssh_askpass"]
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    variables = {"ansible_user": USER, "ansible_ssh_extra_args": "-o PubkeyAuthentication=no"}
+    with Fleet("device-1", variables=variables) as running:
+        device = running.devices["device-1"]
+        device.folder.parent.chmod(0o755)
+        accounts = Accounts(device.folder / "accounts", {USER: PASSWORD, "root": ROOTS_PASSWORD})
+        device.sshd.stop()
+        device.sshd = Sshd(device.folder, device.ssh_key, device.sshd.host_key, accounts)
+        running.connect_anew("device-1")
+        yield running
+
+
+def identity(fleet: Fleet, mechanism: str, *options: str, password: str = PASSWORD, **variables: Any) -> str:
+    """Ask who it is that logs in, on a new connection, and return all that Ansible says."""
+    fleet.controller.disconnect()
+    secrets = fleet.controller.home / "secrets.json"
+    secrets.write_text(json.dumps({"ansible_password": password, **variables}))
+    command = ["ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "id -un", "-e", f"@{secrets}", *options]
+    return fleet.controller.run(*command, ANSIBLE_SSH_PASSWORD_MECHANISM=mechanism).stdout
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_password_logs_in(fleet: Fleet, mechanism: str) -> None:
+    said = identity(fleet, mechanism)
+    assert "CHANGED" in said, said
+    assert USER in said.splitlines()
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_wrong_password_is_told_by_ssh(fleet: Fleet, mechanism: str) -> None:
+    said = identity(fleet, mechanism, password="wrong")
+    assert "UNREACHABLE" in said
+    # ssh writes what is not ASCII in the locale's way.
+    assert "@device-1: Permission denied" in said or "Invalid/incorrect password" in said
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_password_goes_to_no_host_whose_key_is_not_known(fleet: Fleet, mechanism: str) -> None:
+    fleet.controller.known_hosts.write_text("")
+    try:
+        said = identity(fleet, mechanism)
+    finally:
+        fleet.trust_host_keys()
+    assert "UNREACHABLE" in said
+    assert "The SSH host key of device-1 is not known here." in said
+
+
+def test_another_user_is_become_with_a_password(fleet: Fleet) -> None:
+    become = ("--become", "--become-method", "ansible.builtin.su")
+    said = identity(fleet, MECHANISMS[0], *become, ansible_become_password=ROOTS_PASSWORD)
+    assert "CHANGED" in said, said
+    assert "root" in said.splitlines()
+
+
+def test_a_wrong_password_to_become_another_is_a_failure_of_the_task(fleet: Fleet) -> None:
+    become = ("--become", "--become-method", "ansible.builtin.su")
+    said = identity(fleet, MECHANISMS[0], *become, ansible_become_password="wrong")
+    assert "FAILED" in said
+    assert "Incorrect su password" in said
