@@ -342,6 +342,7 @@ def test_the_hub_is_killed_in_the_middle_of_a_command(controller: Controller, tm
     said = interrupted(controller, tmp_path, lambda: os.kill(pid, signal.SIGKILL))
     assert_documented("Hub ended", said)
     assert f"process {pid}" in said
+    assert controller.module("ansible.builtin.ping", DEVICE)[DEVICE].word == "SUCCESS"
 
 
 def test_the_devices_proxy_is_killed_in_the_middle_of_a_command(
