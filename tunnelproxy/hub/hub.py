@@ -8,7 +8,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
@@ -41,6 +43,8 @@ class Hub:
         self._retired: list[HeldTunnel] = []
         """Tunnels that were replaced while they carried connections."""
         self._locks: dict[str, asyncio.Lock] = {}
+        self._opening: Counter[str] = Counter()
+        """How many callers wait until the tunnel of a thing is open and its device has come, by thing."""
         self.stopping = asyncio.Event()
         self._last_used = asyncio.get_running_loop().time()
 
@@ -98,16 +102,17 @@ class Hub:
         return result if isinstance(result, tuple) else (result, None)
 
     async def _ensure(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        if request["open"] == "never":
-            tunnel = self._find(request)
-        else:
-            async with self._lock(request["thing"]):
-                tunnel = await self._provide(request)
-        await tunnel.wait_linked(request["timeout"])
-        tunnel.check_offers(request["service"])
-        await self._listen(tunnel, request["ports"])
-        if tunnel.record.awaited_since is not None and request["open"] != "never":
-            await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
+        with self._counted_as_opening(request["thing"]):
+            if request["open"] == "never":
+                tunnel = self._find(request)
+            else:
+                async with self._lock(request["thing"]):
+                    tunnel = await self._provide(request)
+            await tunnel.wait_linked(request["timeout"])
+            tunnel.check_offers(request["service"])
+            await self._listen(tunnel, request["ports"])
+            if tunnel.record.awaited_since is not None and request["open"] != "never":
+                await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
         return {**tunnel.row(), "hub_pid": os.getpid()}
 
     async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None]) -> None:
@@ -129,6 +134,15 @@ class Hub:
         await tunnel.listen(ports)
         if tunnel.ports != before:
             self._save()
+
+    @contextmanager
+    def _counted_as_opening(self, thing: str) -> Iterator[None]:
+        self._opening[thing] += 1
+        try:
+            yield
+        finally:
+            self._opening[thing] -= 1
+            self._opening += Counter()  # drops what is zero
 
     async def _provide(self, request: Mapping[str, Any]) -> HeldTunnel:
         """The tunnel of a thing: the one held, or the open one, or a new one."""
@@ -241,7 +255,8 @@ class Hub:
         return {"holds": any(t.alive and t.record.tunnel_id == wanted for t in self._tunnels.values())}
 
     async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"pid": os.getpid(), "tunnels": [self._tunnels[thing].row() for thing in sorted(self._tunnels)]}
+        tunnels = [self._tunnels[thing].row() for thing in sorted(self._tunnels)]
+        return {"pid": os.getpid(), "tunnels": tunnels, "opening": sorted(self._opening)}
 
     async def _open(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], socket.socket]:
         tunnel = self._find(request)
