@@ -55,13 +55,16 @@ fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_S
 	@PYTHONPATH=tests $(BIN)/python -m fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=512 \
 		-print_final_stats=1 -artifact_prefix=$(CORPUS)/found/ $(CORPUS)/corpus
 
+# Also in scripts/ansible-core, meta/runtime.yml, and tests/sanity/.
+ANSIBLE_CORES := 2.18 2.19 2.20 2.21
+
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types, and Ansible's own rules
 	@scripts/system-packages git
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
 
 # The longest first.
-.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff
+.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
 lint-sanity:
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-sanity
 lint-ansible:
@@ -71,6 +74,27 @@ lint-mypy:
 lint-ruff:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+lint-changelog:
+	$(BIN)/antsibull-changelog lint
+
+.PHONY: galaxy
+galaxy: ## check the collection's tarball with Galaxy's importer
+	@scripts/system-packages git python
+	@scripts/galaxy-importer
+
+.PHONY: changelog
+changelog: $(INSTALLED) ## make CHANGELOG.md of changelogs/fragments/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/changelog
+
+# On a machine with each of the Pythons: 2.18 and 2.19 run on 3.11 to 3.13, the later ones from 3.12 on.
+.PHONY: sanity-all
+sanity-all: ## ansible-test sanity on every supported ansible-core, installed below .cache/; takes minutes for each
+	@scripts/system-packages git
+	@set -e; for release in $(ANSIBLE_CORES); do \
+		bin=$$(scripts/ansible-core $$release); \
+		echo "== ansible-core $$release"; \
+		PATH="$$bin:$$PATH" scripts/ansible-sanity; \
+	done
 
 # Debian's protobuf-compiler (3.21) on purpose: what it generates checks no version when it is imported, and so works with
 # protobuf 4.25 to 7. A newer protoc ties the code to a runtime at least as new.

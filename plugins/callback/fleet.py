@@ -13,8 +13,8 @@ version_added: 0.1.0
 author:
   - The iotops.tunnel authors (@iotops)
 description:
-  - Prints two lines for each task, and one for each host that fails or cannot be reached, with the reason. At the end it
-    groups failed and unreachable hosts by reason, and names the slowest.
+  - Prints two lines for each task, and one for each host that fails or cannot be reached, with the reason. At the end
+    it groups failed and unreachable hosts by reason, and names the slowest.
   - On a terminal, lines at the bottom show what is on its way - how many hosts are done, how many tunnels are being
     opened, and who works longest. They are drawn again twice a second.
   - Elsewhere, as in the log of a CI job, a plain line says the same when nothing else was printed for a while; see

@@ -127,6 +127,30 @@ extends_documentation_fragment:
   - iotops.tunnel.ssh
 """
 
+EXAMPLES = r"""
+- name: Reach devices through their tunnels, which are opened where there is none
+  hosts: devices
+  gather_facts: false
+  connection: iotops.tunnel.ssh
+  tasks:
+    - name: See how long each has been up
+      ansible.builtin.command: uptime
+      changed_when: false
+
+# A thing whose name is not that of the host, and a tunnel that must be open already
+- name: Reach one device by another name
+  hosts: devices[0]
+  gather_facts: false
+  connection: iotops.tunnel.ssh
+  vars:
+    iotops_tunnel_thing: "{{ inventory_hostname }}"
+    iotops_tunnel_open: never
+  tasks:
+    - name: Wait until it is there
+      ansible.builtin.wait_for_connection:
+        timeout: 60
+"""
+
 import contextlib
 import os
 import re

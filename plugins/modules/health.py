@@ -56,13 +56,14 @@ options:
       - A destination proxy tries for ten seconds to reach its HTTP server before it refuses.
     type: int
     default: 15
+extends_documentation_fragment:
+  - iotops.tunnel.attributes
+  - iotops.tunnel.attributes.action
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying anything.
     support: full
     details: Only reads. The request is sent in check mode too.
   diff_mode:
-    description: Will return details on what has changed when in diff mode.
     support: N/A
 seealso:
   - module: iotops.tunnel.tunnel

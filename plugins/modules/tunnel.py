@@ -96,12 +96,12 @@ options:
 extends_documentation_fragment:
   - iotops.tunnel.aws
   - iotops.tunnel.aws.module
+  - iotops.tunnel.attributes
+  - iotops.tunnel.attributes.action
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying anything.
     support: full
   diff_mode:
-    description: Will return details on what has changed when in diff mode.
     support: full
 seealso:
   - module: iotops.tunnel.tunnel_info

@@ -85,7 +85,7 @@ def grouped(troubles: Iterable[Trouble]) -> list[Group]:
 
 def _shape(trouble: Trouble) -> str:
     text = _TUNNEL_ID.sub("…", trouble.reason)
-    for name in {trouble.thing, trouble.host}:
+    for name in (trouble.thing, trouble.host):
         text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "HOST", text)
     return text
 
