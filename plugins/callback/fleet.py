@@ -293,10 +293,6 @@ class CallbackModule(DefaultCallback):
         """A handler."""
         self._begin_task(task, "HANDLER")
 
-    def v2_playbook_on_cleanup_task_start(self, task):
-        """A task of an old kind, which no supported release has; the base class asks for it."""
-        self._begin_task(task, "CLEANUP")
-
     def _begin_task(self, task, prefix):
         with self._lock:
             self._task_type_cache[task._uuid] = prefix
@@ -365,7 +361,7 @@ class CallbackModule(DefaultCallback):
         if self._run_is_verbose(result):
             super().v2_runner_on_ok(result)
         else:
-            self._warn(result)
+            self._handle_warnings(result._result)
 
     def v2_runner_on_skipped(self, result):
         """A host had nothing to do."""
@@ -373,7 +369,7 @@ class CallbackModule(DefaultCallback):
         if self._run_is_verbose(result):
             super().v2_runner_on_skipped(result)
         else:
-            self._warn(result)
+            self._handle_warnings(result._result)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         """A host has failed."""
@@ -381,7 +377,7 @@ class CallbackModule(DefaultCallback):
         if self._display.verbosity:
             super().v2_runner_on_failed(result, ignore_errors=ignore_errors)
         else:
-            self._warn(result)
+            self._handle_warnings(result._result)
 
     def v2_runner_on_unreachable(self, result):
         """A host could not be reached."""
@@ -453,14 +449,6 @@ class CallbackModule(DefaultCallback):
             }
             self._say(f"  {outcome}: [{self.host_label(result)}] {where}{reason}", color[outcome])
             self._end(result, outcome)
-
-    def _warn(self, result):
-        # Renamed, with one more duty, in ansible-core 2.19.
-        handle = getattr(self, "_handle_warnings_and_exception", None)
-        if handle is None or result._result.get("exception"):
-            self._handle_warnings(result._result)
-        else:
-            handle(result)
 
     def _is_free(self):
         return self._play is not None and self._play.strategy in _FREE
