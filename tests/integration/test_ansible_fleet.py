@@ -66,6 +66,12 @@ FREE = """
       ansible.builtin.raw: "test {{ inventory_hostname }} != pump-2"
     - name: Second
       ansible.builtin.raw: "true"
+- hosts: pump-1
+  gather_facts: false
+  tasks:
+    - name: Ask
+      ansible.builtin.pause:
+        seconds: 2
 """
 
 # The device that never comes is not waited for long.
@@ -136,10 +142,15 @@ def test_a_terminal_shows_what_is_on_its_way_and_keeps_only_what_happened(fleet:
     assert "geheim" not in screen.raw.decode()
 
 
-def test_a_narrow_terminal_without_colour_gets_lines_that_fit(fleet: AgentFleet, tmp_path: Path) -> None:
+def test_a_narrow_terminal_without_colour_gets_lines_that_fit_and_room_for_a_question(
+    fleet: AgentFleet, tmp_path: Path
+) -> None:
     screen = terminal(fleet, tmp_path, FREE, "--limit", "!gone", columns=30, NO_COLOR="1")
     assert screen.finish() == 2
 
+    asked = [lines for lines in screen.seen if any(line.startswith("Pausing for 2") for line in lines)]
+    assert asked
+    assert not any("running" in line for lines in asked for line in lines)
     drawn = [line for lines in screen.seen for line in lines if "running" in line or line.endswith("…")]
     assert drawn
     assert all(len(line) < 30 for line in drawn)

@@ -42,7 +42,13 @@ class Terminal:
         self.seen: list[list[str]] = []
         self.resize(columns, rows)
         self._process = subprocess.Popen(
-            command, cwd=folder, env=dict(environment), stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+            # Its controlling terminal, too: who asks questions wants one.
+            ["setsid", "--ctty", *command],
+            cwd=folder,
+            env=dict(environment),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
         )
         os.close(slave)
 
