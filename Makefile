@@ -76,6 +76,7 @@ lint-ruff:
 	$(BIN)/ruff format --check
 lint-changelog:
 	$(BIN)/antsibull-changelog lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/changelog --check
 
 .PHONY: galaxy
 galaxy: ## check the collection's tarball with Galaxy's importer
