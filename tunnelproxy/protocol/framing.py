@@ -43,6 +43,9 @@ SERVICE_ID = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
 
 _LENGTH_BYTES = 2
 
+_PAYLOAD_TAG = Message.PAYLOAD_FIELD_NUMBER << 3 | 2
+"""What stands before the payload's length: its field number, and that a length follows (protobuf's encoding)."""
+
 
 class ProtocolError(Exception):
     """The peer sent something that the protocol does not allow; the WebSocket must be closed."""
@@ -56,6 +59,11 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._partial = b""
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether nothing of a message to come is here."""
+        return not self._partial
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield each encoded message that ``data`` completes; keep the rest for the next call.
@@ -76,16 +84,30 @@ class FrameReader:
         self._partial = data[start:]
 
 
-def frame(message: Message) -> bytes:
+def frame(message: Message, payload: bytes = b"") -> bytes:
     """Encode a message with its length in front.
+
+    Args:
+        payload: what the message carries. It is not to be in ``message`` itself: protobuf would copy it twice, and the
+            order of a message's fields is free.
 
     Raises:
         ValueError: the payload is larger than :data:`MAX_PAYLOAD`.
     """
-    if len(message.payload) > MAX_PAYLOAD:
-        raise ValueError(f"a payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
     encoded: bytes = message.SerializeToString()
-    return len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+    if not payload:
+        return len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+    size = len(payload)
+    if size > MAX_PAYLOAD:
+        raise ValueError(f"a payload of {size} bytes is over the limit of {MAX_PAYLOAD}")
+    if size < 0x80:
+        head = bytes((_PAYLOAD_TAG, size))
+    elif size < 0x4000:
+        head = bytes((_PAYLOAD_TAG, size & 0x7F | 0x80, size >> 7))
+    else:
+        head = bytes((_PAYLOAD_TAG, size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14))
+    length = len(encoded) + len(head) + size
+    return b"".join((length.to_bytes(_LENGTH_BYTES, "big"), encoded, head, payload))
 
 
 def parse(encoded: bytes) -> Message:
@@ -100,8 +122,9 @@ def parse(encoded: bytes) -> Message:
         raise ProtocolError("a frame that is not a protobuf Message") from error
     if len(UnknownFieldSet(message)):
         raise ProtocolError("a message with a field that the protocol does not have")
-    if len(message.payload) > MAX_PAYLOAD:
-        raise ProtocolError(f"a payload of {len(message.payload)} bytes, more than {MAX_PAYLOAD}")
+    # Each look at the payload copies it; most messages are too short for too long a payload.
+    if len(encoded) > MAX_PAYLOAD and len(message.payload) > MAX_PAYLOAD:
+        raise ProtocolError(f"a payload of more than {MAX_PAYLOAD} bytes")
     if message.serviceId and not SERVICE_ID.match(message.serviceId):
         raise ProtocolError("a service ID with characters that no service ID has")
     return message

@@ -325,12 +325,12 @@ class Session:
                 yield ConnectionClosed(Connection(service_id, stream.stream_id, connection_id))
 
     def _send(self, kind: Message.Type, connection: Connection, version: Version, payload: bytes = b"") -> None:
-        message = Message(type=kind, streamId=connection.stream_id, payload=payload)
+        message = Message(type=kind, streamId=connection.stream_id)
         if version is not Version.V1:
             message.serviceId = connection.service_id
         if version is Version.V3:
             message.connectionId = connection.connection_id
-        self._output.append(frame(message))
+        self._output.append(frame(message, payload))
 
 
 def _version_of(message: Message) -> Version:

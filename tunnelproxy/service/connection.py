@@ -266,31 +266,44 @@ class Connection(asyncio.Protocol):
     # Messages
 
     def _handle_events(self) -> None:
-        relayed: list[bytes] = []
         try:
             for event in self._websocket.events_received():
                 # After a close was sent, what still comes counts no more.
                 if isinstance(event, Frame) and self._websocket.state is OPEN:
-                    self._read_frame(event, relayed)
+                    self._read_frame(event)
         except ProtocolError as error:
             self._reject(CloseCode.PROTOCOL_ERROR, str(error))
         except BrokenRule as error:
             self._reject(CloseCode.POLICY_VIOLATION, str(error))
-        if relayed and self._circuit is not None:
-            data = b"".join(relayed)
-            self.bytes_received += len(data)
-            self._circuit.relay(self, data)
-            self._keep_pace(len(data))
 
-    def _read_frame(self, event: Frame, relayed: list[bytes]) -> None:
+    def _read_frame(self, event: Frame) -> None:
         if event.opcode is Opcode.TEXT:
             self._reject(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
         elif event.opcode in (Opcode.BINARY, Opcode.CONT) and self._rules is not None and self._circuit is not None:
-            for encoded in self._reader.feed(bytes(event.data)):
+            self._relay(bytes(event.data), self._rules, self._circuit)
+
+    def _relay(self, data: bytes, rules: FrameRules, circuit: Circuit) -> None:
+        """Pass on the messages that ``data`` completes; also those before one that breaks a rule."""
+        whole = self._reader.between_messages
+        passed: list[bytes] = []
+        try:
+            for encoded in self._reader.feed(data):
                 message = parse(encoded)
-                if self._rules.check(message) and self._circuit.consider(self, message):
-                    relayed.append(len(encoded).to_bytes(2, "big"))
-                    relayed.append(encoded)
+                if rules.check(message) and circuit.consider(self, message):
+                    passed += (len(encoded).to_bytes(2, "big"), encoded)
+                else:
+                    whole = False
+            whole = whole and self._reader.between_messages
+        except (ProtocolError, BrokenRule):
+            whole = False
+            raise
+        finally:
+            if passed:
+                # As a rule what came is whole messages that all go on, and need not be put together again.
+                relayed = data if whole else b"".join(passed)
+                self.bytes_received += len(relayed)
+                circuit.relay(self, relayed)
+                self._keep_pace(len(relayed))
 
     def _reject(self, code: CloseCode, reason: str) -> None:
         _log.warning(

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
+from ..transport import receive_buffer
 from .events import CutOff, Listener
 from .limits import Limits
 
@@ -172,7 +173,7 @@ def allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class _Visitor(asyncio.Protocol):
+class _Visitor(asyncio.BufferedProtocol):
     """Stands between a connection and its protocol, and tells when the connection is lost."""
 
     since: float
@@ -197,8 +198,11 @@ class _Visitor(asyncio.Protocol):
         self._lost(self)
         self.protocol.connection_lost(error)
 
-    def data_received(self, data: bytes) -> None:
-        self.protocol.data_received(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return receive_buffer.whole()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.protocol.data_received(bytes(receive_buffer.received(nbytes)))
 
     def eof_received(self) -> bool | None:
         return self.protocol.eof_received()

@@ -30,6 +30,7 @@ from websockets.uri import parse_uri
 from ..errors import TunnelClosed, TunnelRefused
 from ..protocol.framing import MAX_WEBSOCKET_MESSAGE
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
+from . import receive_buffer
 from .endpoint import Endpoint
 from .route import Route
 from .tcp import DEAD_SECONDS, SEND_BUFFER, reason, tune
@@ -123,7 +124,7 @@ class Receiver(Protocol):
         """The link is gone; nothing can be sent any more."""
 
 
-class Link(asyncio.Protocol):
+class Link(asyncio.BufferedProtocol):
     """One WebSocket connection to the service. Made by :func:`connect`."""
 
     def __init__(self, route: Route, access: Access, receiver: Receiver) -> None:
@@ -205,9 +206,13 @@ class Link(asyncio.Protocol):
         self._websocket.send_request(request)
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return receive_buffer.whole()
+
+    def buffer_updated(self, nbytes: int) -> None:
         self._last_heard = self._loop.time()
-        self._websocket.receive_data(data)
+        # websockets says bytes, and takes whatever a bytearray can be extended by.
+        self._websocket.receive_data(cast(bytes, receive_buffer.received(nbytes)))
         self._process()
 
     def eof_received(self) -> None:

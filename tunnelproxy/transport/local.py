@@ -7,6 +7,7 @@ import asyncio
 from typing import Protocol, cast
 
 from ..protocol.framing import MAX_PAYLOAD
+from . import receive_buffer
 
 __all__ = ["RECEIVE_BUFFER", "LocalOwner", "LocalSocket"]
 
@@ -51,7 +52,6 @@ class LocalSocket(asyncio.BufferedProtocol):
         self.bytes_in = 0
         self.bytes_out = 0
         self.owner = owner
-        self._buffer = bytearray(MAX_PAYLOAD)
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
         self._early_bytes = 0
@@ -139,11 +139,11 @@ class LocalSocket(asyncio.BufferedProtocol):
         if self._finishing:
             self._transport.close()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return receive_buffer.received(MAX_PAYLOAD)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.pending += bytes(memoryview(self._buffer)[:nbytes])
+        self.pending += receive_buffer.received(nbytes)
         self._report_ready()
         if self.pending and self._transport is not None and not self._paused:
             self._paused = True

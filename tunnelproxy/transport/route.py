@@ -39,7 +39,7 @@ class Route:
         through = f" through the web proxy {self.web_proxy}" if self.web_proxy is not None else ""
         return f"{self.endpoint}{through}"
 
-    async def dial(self, protocol: asyncio.Protocol) -> None:
+    async def dial(self, protocol: asyncio.BaseProtocol) -> None:
         """Connect a protocol to the data plane, with TLS.
 
         Raises:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The devices of a whole fleet in one process: one MQTT connection for them all, and a destination proxy for each.
+
+``python -m benchmarks.crowd BROKER_PORT SERVER_PORT ENDPOINT CAPATH``; every service of every thing leads to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import uuid
+from typing import Any
+
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tunnelproxy.addresses import TcpAddress
+from tunnelproxy.agent.notification import notify_topic, read_notification
+from tunnelproxy.cli.process import new_event_loop
+from tunnelproxy.destination import DestinationProxy
+from tunnelproxy.protocol.session import Mode
+from tunnelproxy.service.door import allow_many_files
+from tunnelproxy.transport.endpoint import Endpoint
+from tunnelproxy.transport.link import Access
+from tunnelproxy.transport.route import find_route
+
+
+def main() -> None:
+    """Serve every tunnel that is notified of, until killed."""
+    broker_port, server_port, endpoint, capath = sys.argv[1:]
+    allow_many_files()
+    logging.basicConfig(level=logging.WARNING)
+    loop = new_event_loop()
+    address = TcpAddress("127.0.0.1", int(server_port))
+    route = find_route(Endpoint.parse(endpoint), os.environ, capath=capath)
+    tasks = set()
+
+    async def serve(payload: bytes) -> None:
+        access = Access(Mode.DESTINATION, read_notification(payload).token, str(uuid.uuid4()))
+        await DestinationProxy(route, access, lambda offered: dict.fromkeys(offered, address)).run()
+
+    def notified(payload: bytes) -> None:
+        task = loop.create_task(serve(payload))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def subscribed(*_: Any) -> None:
+        print("ready", flush=True)
+
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda *_: client.subscribe(notify_topic("+"), qos=1)
+    client.on_subscribe = subscribed
+    client.on_message = lambda _client, _data, message: loop.call_soon_threadsafe(notified, message.payload)
+    client.connect("127.0.0.1", int(broker_port))
+    client.loop_start()
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Collects what was measured, several times for each thing, and shows the medians."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["RESULTS", "Figures", "percentile"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that ``share`` (0 to 1) of the others are not above."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+@dataclass
+class Figures:
+    """A table: what was measured, by whom it was done, and all the values."""
+
+    title: str
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def add(self, what: str, who: str, value: float) -> None:
+        """Note one measurement. ``what`` says its unit."""
+        self.values.setdefault(what, {}).setdefault(who, []).append(value)
+
+    def median(self, what: str, who: str) -> float:
+        """The median of what was noted."""
+        return statistics.median(self.values[what][who])
+
+    def table(self) -> str:
+        """The medians as Markdown."""
+        columns = list(dict.fromkeys(who for row in self.values.values() for who in row))
+        lines = [["", *columns]]
+        lines += [
+            [what, *(_number(statistics.median(row[who])) if who in row else "–" for who in columns)]
+            for what, row in self.values.items()
+        ]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        padded = [
+            "| " + " | ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + " |"
+            for line in lines
+        ]
+        rule = "|" + "|".join("-" * (width + 1) + ("-" if not i else ":") for i, width in enumerate(widths)) + "|"
+        return "\n".join([padded[0], rule, *padded[1:]])
+
+    def save(self, name: str) -> Path:
+        """Write all of it as JSON, with what it was measured on."""
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{name}.json"
+        content = {
+            "title": self.title,
+            "machine": {
+                "cores": os.cpu_count(),
+                "processor": _processor(),
+                "python": platform.python_version(),
+                "openssl": subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout.strip(),
+            },
+            "values": self.values,
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, name: str) -> Figures:
+        """Read what :meth:`save` wrote."""
+        content = json.loads((RESULTS / f"{name}.json").read_text())
+        return cls(content["title"], content["values"])
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _number(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A hub with 1, 10, 100 and 1000 tunnels: memory for each, the time to open them all, and echoes over all at once.
+
+The devices are the :mod:`~benchmarks.crowd`; the hub, the service and the broker are the real ones, one process each.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from peers.broker import mosquitto_available
+from peers.process import Process, free_port
+from peers.service import TunnelingService
+
+from tunnelproxy.hub import client as hub
+
+from .figures import Figures, percentile
+from .proxies import MEGA, client
+from .ways import LOOPBACK, TUNNEL
+
+__all__ = ["SIZES", "grow"]
+
+SIZES = (1, 10, 100, 500, 1000)
+AT_ONCE = 50
+"""Tunnels that are asked for at the same time: Ansible's forks."""
+
+ECHO_SECONDS = 10.0
+ECHO_PAUSE = 1.0
+SETTLE_SECONDS = 2.0
+
+
+def grow(sizes: tuple[int, ...] = SIZES) -> Figures:
+    """Open ever more tunnels, and measure at each size."""
+    figures = Figures("One hub with many tunnels")
+    with tempfile.TemporaryDirectory() as name, _fleet(Path(name)) as (service, crowd, server):
+        before: dict[str, int] = {}
+        opened = 0
+        for size in sizes:
+            who = str(size)
+            began = time.perf_counter()
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(_open, range(opened, size)))
+            took = time.perf_counter() - began
+            figures.add("open one more, all at once [ms each]", who, took / (size - opened) * 1000)
+            opened = size
+            processes = {"hub": _hub_pid(), "service": service.pid, "the devices": crowd.pid}
+            time.sleep(SETTLE_SECONDS)  # what is measured next is an idle fleet
+            idle = {process: _cpu(pid) for process, pid in processes.items()}
+            time.sleep(SETTLE_SECONDS)
+            for process, pid in processes.items():
+                memory = psutil.Process(pid).memory_info().rss
+                figures.add(f"memory of the {process} [MB]".replace("the the", "the"), who, memory / MEGA)
+                if process in before:
+                    growth = (memory - before[process]) / (size - before[f"{process} tunnels"])
+                    figures.add(f"… for each further tunnel [kB], {process}", who, growth / 1000)
+                before[process], before[f"{process} tunnels"] = memory, size
+                used = (_cpu(pid) - idle[process]) / SETTLE_SECONDS
+                figures.add(f"idle CPU of the {process} [%]".replace("the the", "the"), who, used * 100)
+            ports = [row["services"]["HTTP1"]["port"] for row in _rows()]
+            for where, targets in ((TUNNEL, ports), (LOOPBACK, [server] * len(ports))):
+                trips = client("echo_many", ECHO_SECONDS, ECHO_PAUSE, *targets)["seconds"]
+                suffix = "" if where == TUNNEL else f", {LOOPBACK}"
+                figures.add(f"echo on all, one a second each, p50{suffix} [ms]", who, percentile(trips, 0.5) * 1000)
+                figures.add(f"echo on all, one a second each, p99{suffix} [ms]", who, percentile(trips, 0.99) * 1000)
+            print(f"{size} tunnels: open", flush=True)
+    return figures
+
+
+def _open(number: int) -> dict[str, object]:
+    return hub.ensure(f"device-{number}", open_policy="always", wait=60.0, timeout=60.0)
+
+
+def _rows() -> list[dict[str, Any]]:
+    status = hub.status()
+    assert status is not None
+    rows: list[dict[str, Any]] = status["tunnels"]
+    return rows
+
+
+def _hub_pid() -> int:
+    status = hub.status()
+    assert status is not None
+    return int(status["pid"])
+
+
+def _cpu(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def _fleet(folder: Path) -> Iterator[tuple[TunnelingService, Process, int]]:
+    """A broker for this machine only, a service, a server, and the crowd; the hub starts when it is asked."""
+    broker_port = free_port()
+    configuration = folder / "mosquitto.conf"
+    configuration.write_text(f"listener {broker_port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+    with (
+        Process([mosquitto_available(), "-c", configuration], folder / "mosquitto.log") as broker,
+        Process([sys.executable, "-m", "benchmarks.traffic", "serve"], folder / "traffic.log") as traffic,
+    ):
+        broker.wait_for_output("running")
+        server = int(traffic.wait_for_output(r"^(\d+)\n")[1])
+        options = ("--mqtt-broker", f"mqtt://127.0.0.1:{broker_port}", "--connections-per-address", "0", "-v", "2")
+        with TunnelingService(*options) as service:
+            command = [sys.executable, "-m", "benchmarks.crowd", str(broker_port), str(server), service.data, service.ca]
+            with Process(command, folder / "crowd.log") as crowd:
+                crowd.wait_for_output("ready")
+                os.environ.update(service.environment, IOTOPS_TUNNEL_DIR=str(folder / "hub"))
+                try:
+                    yield service, crowd, server
+                finally:
+                    hub.stop()

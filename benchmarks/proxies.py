@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One tunnel beside plain TCP, a stunnel pair and ``ssh -L``: throughput, echo, connections, start, memory, CPU.
+
+Each round measures every way in turn, so that whatever else the machine does meets them all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from peers.process import Process
+
+from .figures import Figures, percentile
+from .ways import LOOPBACK, TUNNEL, Starter, Way, all_ways, starters
+
+__all__ = ["compare"]
+
+MEGA = 1_000_000
+ECHO_SECONDS = 3.0
+ECHO_PAUSE = 0.002
+CONNECTIONS = 400
+AT_ONCE = 20
+
+
+def compare(rounds: int, megabytes: int) -> Figures:
+    """Measure it all.
+
+    Args:
+        rounds: how many times.
+        megabytes: what each bulk transfer moves, in 10^6 bytes.
+    """
+    figures = Figures("One tunnel beside what one would use instead")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Process([sys.executable, "-m", "benchmarks.traffic", "serve"], folder / "traffic.log") as server:
+            port = int(server.wait_for_output(r"^(\d+)\n")[1])
+            with all_ways(port, folder) as ways:
+                _memory(figures, ways, "idle")
+                for number in range(rounds):
+                    print(f"round {number + 1} of {rounds} …", flush=True)
+                    _round(figures, ways, megabytes * MEGA)
+                for way in ways:
+                    if way.processes:
+                        for direction in ("up", "down"):
+                            client("bulk", way.port, direction, 1000 * MEGA, 1)
+                _memory(figures, ways, "after 1 GB each way")
+            for _ in range(rounds):
+                _starts(figures, port, folder)
+    return figures
+
+
+def _round(figures: Figures, ways: list[Way], size: int) -> None:
+    for connections in (1, 8):
+        for direction in ("up", "down"):
+            for way in ways:
+                before = way.cpu_seconds()
+                moved = client("bulk", way.port, direction, size, connections)
+                what = f"{direction}, {connections} connection{'s' if connections > 1 else ''}"
+                figures.add(f"throughput {what} [MB/s]", way.name, moved["bytes_per_second"] / MEGA)
+                if way.processes:
+                    figures.add(f"CPU {what} [s/GB]", way.name, (way.cpu_seconds() - before) / size * 1e9)
+    for way in ways:
+        _echo(figures, way, "idle")
+    for direction in ("up", "down"):
+        for way in ways:
+            arguments = ("saturate", way.second, direction, ECHO_SECONDS + 1.0)
+            with subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL):
+                _echo(figures, way, f"beside bulk {direction}")
+    for way in ways:
+        connected = client("connects", way.port, CONNECTIONS, AT_ONCE)
+        figures.add("connections [1/s]", way.name, connected["connections_per_second"])
+
+
+def _echo(figures: Figures, way: Way, when: str) -> None:
+    trips = client("echo", way.port, ECHO_SECONDS, ECHO_PAUSE)["seconds"]
+    figures.add(f"echo {when}, p50 [ms]", way.name, percentile(trips, 0.5) * 1000)
+    figures.add(f"echo {when}, p99 [ms]", way.name, percentile(trips, 0.99) * 1000)
+
+
+def _memory(figures: Figures, ways: list[Way], when: str) -> None:
+    for way in ways:
+        for process, size in way.memory().items():
+            figures.add(f"memory {when} [MB]", f"{way.name}: {process}" if way.name != LOOPBACK else process, size / MEGA)
+
+
+def _starts(figures: Figures, port: int, folder: Path) -> None:
+    """Seconds from starting the process at the client's end to the first byte back from the server."""
+    with starters(port, folder) as each:
+        for starter in each:
+            figures.add("start to first byte [ms]", starter.name, _start(starter) * 1000)
+
+
+def _start(starter: Starter) -> float:
+    began = time.perf_counter()
+    with starter.start() as process:
+        client_port = starter.port(process)
+        _first_byte(client_port, process)
+        return time.perf_counter() - began
+
+
+def _first_byte(port: int, process: Process) -> None:
+    import socket
+
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+                sock.sendall(b"E.")
+                if sock.recv(1) == b".":
+                    return
+        except OSError:
+            if process.popen.poll() is not None:
+                raise
+        time.sleep(0.001)
+
+
+def command(what: str, *arguments: object) -> list[str]:
+    """The traffic client's command line."""
+    return [sys.executable, "-m", "benchmarks.traffic", what, *map(str, arguments)]
+
+
+def client(what: str, *arguments: object) -> dict[str, Any]:
+    """Run the traffic client, and return what it measured."""
+    done = subprocess.run(command(what, *arguments), check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured

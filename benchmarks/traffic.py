@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Traffic to measure ways with: one server process and one client process, the same for every way.
+
+The server does what the first byte of a connection says: ``E`` echoes, ``U`` takes so many bytes and then answers with
+one, ``D`` sends so many. So the client knows when the last byte has arrived, not when it has left.
+
+The client is ``python -m benchmarks.traffic WHAT PORT …`` and prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+
+__all__ = ["CHUNK"]
+
+CHUNK = 256 * 1024
+_LENGTH = struct.Struct("!Q")
+
+
+def serve() -> None:
+    """Serve on a port of the system's choice, which is printed, until killed."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+
+
+def _answer(sock: socket.socket) -> None:
+    with sock, contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        what = sock.recv(1)
+        if what == b"E":
+            while data := sock.recv(65536):
+                sock.sendall(data)
+        elif what == b"U":
+            _read(sock, _LENGTH.unpack(_exactly(sock, _LENGTH.size))[0])
+            sock.sendall(b".")
+            sock.recv(1)
+        elif what == b"D":
+            _write(sock, _LENGTH.unpack(_exactly(sock, _LENGTH.size))[0])
+            sock.recv(1)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        some = sock.recv(size - len(data))
+        if not some:
+            raise ConnectionError("the connection ended early")
+        data += some
+    return data
+
+
+def _read(sock: socket.socket, size: int) -> None:
+    buffer = bytearray(CHUNK)
+    while size:
+        count = sock.recv_into(buffer, min(size, CHUNK))
+        if not count:
+            raise ConnectionError(f"the connection ended with {size} bytes to come")
+        size -= count
+
+
+def _write(sock: socket.socket, size: int) -> None:
+    chunk = bytes(CHUNK)
+    while size:
+        count = sock.send(chunk[:size] if size < CHUNK else chunk)
+        size -= count
+
+
+def bulk(port: int, direction: str, size: int, connections: int) -> dict[str, float]:
+    """Move ``size`` bytes over so many connections at once; the first byte's journey is not part of the time."""
+    sockets = [_connect(port) for _ in range(connections)]
+    for sock in sockets:
+        sock.sendall(b"U" if direction == "up" else b"D")
+    share = size // connections
+    failures: list[Exception] = []
+
+    def move(sock: socket.socket) -> None:
+        try:
+            sock.sendall(_LENGTH.pack(share))
+            if direction == "up":
+                _write(sock, share)
+                _exactly(sock, 1)
+            else:
+                _read(sock, share)
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=move, args=(sock,)) for sock in sockets]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = time.perf_counter() - began
+    for sock in sockets:
+        sock.close()
+    if failures:
+        raise failures[0]
+    return {"bytes_per_second": share * connections / taken, "seconds": taken}
+
+
+def saturate(port: int, direction: str, seconds: float) -> dict[str, float]:
+    """Move bytes for so long; how many the other end had by then is not known to the byte."""
+    sock = _connect(port)
+    sock.sendall((b"U" if direction == "up" else b"D") + _LENGTH.pack(2**62))
+    end = time.perf_counter() + seconds
+    moved = 0
+    buffer = bytearray(CHUNK)
+    while time.perf_counter() < end:
+        moved += sock.send(buffer) if direction == "up" else sock.recv_into(buffer)
+    sock.close()
+    return {"bytes_per_second": moved / seconds}
+
+
+def echo(port: int, seconds: float, pause: float) -> dict[str, list[float]]:
+    """Round trips of one byte, one after the other, with a pause between, in seconds."""
+    sock = _connect(port)
+    sock.sendall(b"E")
+    trips = []
+    end = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
+        sock.sendall(b".")
+        _exactly(sock, 1)
+        trips.append(time.perf_counter() - began)
+        time.sleep(pause)
+    sock.close()
+    return {"seconds": trips}
+
+
+def echo_many(ports: list[int], seconds: float, pause: float) -> dict[str, list[float]]:
+    """The same over many connections at once, each on a port of its own."""
+
+    async def one(port: int, trips: list[float], end: float) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        writer.write(b"E.")
+        await reader.readexactly(1)
+        while (began := time.perf_counter()) < end:
+            writer.write(b".")
+            await reader.readexactly(1)
+            trips.append(time.perf_counter() - began)
+            await asyncio.sleep(pause)
+        writer.close()
+
+    async def all_of_them() -> list[float]:
+        trips: list[float] = []
+        end = time.perf_counter() + seconds
+        await asyncio.gather(*(one(port, trips, end) for port in ports))
+        return trips
+
+    return {"seconds": asyncio.run(all_of_them())}
+
+
+def connects(port: int, number: int, at_once: int) -> dict[str, float]:
+    """Connections that each carry one byte there and back, so many at a time."""
+
+    async def all_of_them() -> float:
+        turns = asyncio.Semaphore(at_once)
+
+        async def one() -> None:
+            async with turns:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"E.")
+                await reader.readexactly(1)
+                writer.close()
+
+        began = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(number)))
+        return time.perf_counter() - began
+
+    taken = asyncio.run(all_of_them())
+    return {"connections_per_second": number / taken}
+
+
+def _connect(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="what", required=True)
+    commands.add_parser("serve")
+    command = commands.add_parser("bulk")
+    command.add_argument("port", type=int)
+    command.add_argument("direction", choices=("up", "down"))
+    command.add_argument("size", type=int)
+    command.add_argument("connections", type=int)
+    command = commands.add_parser("saturate")
+    command.add_argument("port", type=int)
+    command.add_argument("direction", choices=("up", "down"))
+    command.add_argument("seconds", type=float)
+    command = commands.add_parser("echo")
+    command.add_argument("port", type=int)
+    command.add_argument("seconds", type=float)
+    command.add_argument("pause", type=float)
+    command = commands.add_parser("echo_many")
+    command.add_argument("seconds", type=float)
+    command.add_argument("pause", type=float)
+    command.add_argument("ports", type=int, nargs="+")
+    command = commands.add_parser("connects")
+    command.add_argument("port", type=int)
+    command.add_argument("number", type=int)
+    command.add_argument("at_once", type=int)
+    arguments = vars(parser.parse_args())
+    what = arguments.pop("what")
+    if what == "serve":
+        serve()
+    json.dump(globals()[what](**arguments), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ways from a client to a server that are compared: none, stunnel, ssh -L, and our tunnel.
+
+Each leads from two loopback ports to the same server, and knows the processes that it consists of.
+"""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from peers.device import Sshd, make_ssh_key
+from peers.process import Process, free_port, wait_for
+from peers.proxies import ProxyPair, start_proxy
+from peers.service import TunnelingService
+
+__all__ = ["LOOPBACK", "SSH", "STUNNEL", "TUNNEL", "Way", "all_ways"]
+
+LOOPBACK = "plain TCP"
+STUNNEL = "stunnel pair"
+SSH = "ssh -L"
+TUNNEL = "tunnel"
+
+
+@dataclass
+class Way:
+    """One way to the server.
+
+    Attributes:
+        port: leads there.
+        second: leads there too: as another service of the same tunnel, where the way knows such a thing.
+        processes: what it consists of, by name.
+        restart: ends the process at the client's end and starts it again, without waiting; gives the new one and its
+            port. None where there is no such process.
+    """
+
+    name: str
+    port: int
+    second: int
+    processes: dict[str, int] = field(default_factory=dict)
+
+    def cpu_seconds(self) -> float:
+        """What its processes have used, in user and system mode."""
+        return sum(_cpu(psutil.Process(pid)) for pid in self._all())
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that each of its processes has resident."""
+        return {name: psutil.Process(pid).memory_info().rss for name, pid in self.processes.items()}
+
+    def _all(self) -> list[int]:
+        children = [
+            child.pid for pid in self.processes.values() for child in psutil.Process(pid).children(recursive=True)
+        ]
+        return [*self.processes.values(), *children]
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def all_ways(server: int, folder: Path) -> Iterator[list[Way]]:
+    """All of them, to the same server."""
+    with _stunnel(server, folder) as stunnel, _ssh(server, folder) as ssh, _tunnel(server, folder) as tunnel:
+        yield [Way(LOOPBACK, server, server), stunnel, ssh, tunnel]
+
+
+@contextmanager
+def _stunnel(server: int, folder: Path) -> Iterator[Way]:
+    certificate = folder / "stunnel.pem"
+    key = folder / "stunnel.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    middle, port = free_port(), free_port()
+    common = "foreground = yes\npid =\nsyslog = no\n"
+    far = folder / "stunnel-server.conf"
+    far.write_text(
+        f"{common}[far]\naccept = 127.0.0.1:{middle}\nconnect = 127.0.0.1:{server}\ncert = {certificate}\nkey = {key}\n"
+    )
+    near = folder / "stunnel-client.conf"
+    near.write_text(
+        f"{common}[near]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{middle}\n"
+        f"CAfile = {certificate}\nverifyPeer = yes\n"
+    )
+    with (
+        Process(["stunnel", far], folder / "stunnel-server.log") as server_end,
+        Process(["stunnel", near], folder / "stunnel-client.log") as client_end,
+    ):
+        for process in (server_end, client_end):
+            process.wait_for_output("Configuration successful")
+        yield Way(STUNNEL, port, port, {"server": server_end.pid, "client": client_end.pid})
+
+
+def ssh_command(sshd: Sshd, key: Path, port: int, server: int) -> list[str]:
+    """``ssh -L`` to a server of ours, which asks nothing."""
+    return [
+        *("ssh", "-F", "none", "-N", "-p", str(sshd.port), "-i", str(key), "-L", f"127.0.0.1:{port}:127.0.0.1:{server}"),
+        *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"),
+        *("-o", "ExitOnForwardFailure=yes", f"{getpass.getuser()}@127.0.0.1"),
+    ]
+
+
+@contextmanager
+def _ssh(server: int, folder: Path) -> Iterator[Way]:
+    key = make_ssh_key(folder / "key")
+    sshd = Sshd(folder / "sshd", key)
+    port = free_port()
+    try:
+        with Process(ssh_command(sshd, key, port, server), folder / "ssh.log") as client:
+            wait_for(lambda: _listens(port), "ssh forwards its port")
+            yield Way(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid})
+    finally:
+        sshd.stop()
+
+
+def _listens(port: int) -> bool:
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for connection in psutil.net_connections("tcp")
+    )
+
+
+@contextmanager
+def _tunnel(server: int, folder: Path) -> Iterator[Way]:
+    with (
+        TunnelingService() as service,
+        ProxyPair(service, folder, {"SSH1": server, "HTTP1": server}) as pair,
+    ):
+        processes = {"service": service.pid, "source": pair.source.pid, "destination": pair.destination.pid}
+        yield Way(TUNNEL, pair.ports["SSH1"], pair.ports["HTTP1"], processes)
+
+
+@dataclass(frozen=True)
+class Starter:
+    """How to start the process at the client's end of a way, while the rest of it is there."""
+
+    name: str
+    start: Callable[[], Process]
+    port: Callable[[Process], int]
+
+
+@contextmanager
+def starters(server: int, folder: Path) -> Iterator[list[Starter]]:
+    """One for each way that has such a process."""
+    with _stunnel(server, folder) as stunnel, _ssh(server, folder) as ssh, _tunnel(server, folder) as tunnel:
+        yield [stunnel.starter(folder), ssh.starter(folder), tunnel.starter(folder)]
