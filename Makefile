@@ -57,6 +57,10 @@ fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_S
 
 # Also in scripts/ansible-core, meta/runtime.yml, and tests/sanity/.
 ANSIBLE_CORES := 2.18 2.19 2.20 2.21
+.PHONY: bench
+bench: system-packages test-packages $(INSTALLED) ## measure tunnels beside stunnel and ssh -L; ARGS="proxies --rounds 3"
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group bench
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types, and Ansible's own rules

@@ -43,12 +43,17 @@ class Figures:
         columns = list(dict.fromkeys(who for row in self.values.values() for who in row))
         lines = [["", *columns]]
         lines += [
-            [what, *(_number(statistics.median(row[who])) if who in row else "–" for who in columns)]
+            [what, *(_number(statistics.median(row[who])) if who in row else "-" for who in columns)]
             for what, row in self.values.items()
         ]
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         padded = [
-            "| " + " | ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + " |"
+            "| "
+            + " | ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            + " |"
             for line in lines
         ]
         rule = "|" + "|".join("-" * (width + 1) + ("-" if not i else ":") for i, width in enumerate(widths)) + "|"
@@ -64,7 +69,9 @@ class Figures:
                 "cores": os.cpu_count(),
                 "processor": _processor(),
                 "python": platform.python_version(),
-                "openssl": subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout.strip(),
+                "openssl": subprocess.run(
+                    ["openssl", "version"], capture_output=True, text=True, check=True
+                ).stdout.strip(),
             },
             "values": self.values,
         }

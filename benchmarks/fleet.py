@@ -7,7 +7,6 @@ The devices are the :mod:`~benchmarks.crowd`; the hub, the service and the broke
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from peers.broker import mosquitto_available
 from peers.process import Process, free_port
 from peers.service import TunnelingService
-
 from tunnelproxy.hub import client as hub
 
 from .figures import Figures, percentile
@@ -53,19 +52,19 @@ def grow(sizes: tuple[int, ...] = SIZES) -> Figures:
             took = time.perf_counter() - began
             figures.add("open one more, all at once [ms each]", who, took / (size - opened) * 1000)
             opened = size
-            processes = {"hub": _hub_pid(), "service": service.pid, "the devices": crowd.pid}
+            processes = {"hub": _hub_pid(), "service": service.pid, "devices": crowd.pid}
             time.sleep(SETTLE_SECONDS)  # what is measured next is an idle fleet
             idle = {process: _cpu(pid) for process, pid in processes.items()}
             time.sleep(SETTLE_SECONDS)
             for process, pid in processes.items():
                 memory = psutil.Process(pid).memory_info().rss
-                figures.add(f"memory of the {process} [MB]".replace("the the", "the"), who, memory / MEGA)
+                figures.add(f"memory of the {process} [MB]", who, memory / MEGA)
                 if process in before:
                     growth = (memory - before[process]) / (size - before[f"{process} tunnels"])
-                    figures.add(f"… for each further tunnel [kB], {process}", who, growth / 1000)
+                    figures.add(f"each further tunnel in the {process} [kB]", who, growth / 1000)
                 before[process], before[f"{process} tunnels"] = memory, size
                 used = (_cpu(pid) - idle[process]) / SETTLE_SECONDS
-                figures.add(f"idle CPU of the {process} [%]".replace("the the", "the"), who, used * 100)
+                figures.add(f"idle CPU of the {process} [%]", who, used * 100)
             ports = [row["services"]["HTTP1"]["port"] for row in _rows()]
             for where, targets in ((TUNNEL, ports), (LOOPBACK, [server] * len(ports))):
                 trips = client("echo_many", ECHO_SECONDS, ECHO_PAUSE, *targets)["seconds"]
@@ -112,7 +111,15 @@ def _fleet(folder: Path) -> Iterator[tuple[TunnelingService, Process, int]]:
         server = int(traffic.wait_for_output(r"^(\d+)\n")[1])
         options = ("--mqtt-broker", f"mqtt://127.0.0.1:{broker_port}", "--connections-per-address", "0", "-v", "2")
         with TunnelingService(*options) as service:
-            command = [sys.executable, "-m", "benchmarks.crowd", str(broker_port), str(server), service.data, service.ca]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.crowd",
+                str(broker_port),
+                str(server),
+                service.data,
+                service.ca,
+            ]
             with Process(command, folder / "crowd.log") as crowd:
                 crowd.wait_for_output("ready")
                 os.environ.update(service.environment, IOTOPS_TUNNEL_DIR=str(folder / "hub"))

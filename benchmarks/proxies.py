@@ -7,6 +7,7 @@ Each round measures every way in turn, so that whatever else the machine does me
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,11 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 from peers.process import Process
 
 from .figures import Figures, percentile
-from .ways import LOOPBACK, TUNNEL, Starter, Way, all_ways, starters
+from .ways import LOOPBACK, Way, all_ways
 
 __all__ = ["compare"]
 
@@ -29,20 +29,21 @@ CONNECTIONS = 400
 AT_ONCE = 20
 
 
-def compare(rounds: int, megabytes: int) -> Figures:
-    """Measure it all.
+def compare(rounds: int, megabytes: int) -> tuple[Figures, Figures]:
+    """Measure it all; memory goes into a table of its own, with a column for each process.
 
     Args:
         rounds: how many times.
         megabytes: what each bulk transfer moves, in 10^6 bytes.
     """
     figures = Figures("One tunnel beside what one would use instead")
+    memory = Figures("Memory of each process [MB resident]")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Process([sys.executable, "-m", "benchmarks.traffic", "serve"], folder / "traffic.log") as server:
             port = int(server.wait_for_output(r"^(\d+)\n")[1])
             with all_ways(port, folder) as ways:
-                _memory(figures, ways, "idle")
+                _memory(memory, ways, "idle")
                 for number in range(rounds):
                     print(f"round {number + 1} of {rounds} …", flush=True)
                     _round(figures, ways, megabytes * MEGA)
@@ -50,10 +51,11 @@ def compare(rounds: int, megabytes: int) -> Figures:
                     if way.processes:
                         for direction in ("up", "down"):
                             client("bulk", way.port, direction, 1000 * MEGA, 1)
-                _memory(figures, ways, "after 1 GB each way")
-            for _ in range(rounds):
-                _starts(figures, port, folder)
-    return figures
+                _memory(memory, ways, "after 1 GB each way")
+                # Last, for each takes the place of the tunnel's source.
+                for _ in range(rounds):
+                    _starts(figures, ways)
+    return figures, memory
 
 
 def _round(figures: Figures, ways: list[Way], size: int) -> None:
@@ -87,27 +89,21 @@ def _echo(figures: Figures, way: Way, when: str) -> None:
 def _memory(figures: Figures, ways: list[Way], when: str) -> None:
     for way in ways:
         for process, size in way.memory().items():
-            figures.add(f"memory {when} [MB]", f"{way.name}: {process}" if way.name != LOOPBACK else process, size / MEGA)
+            figures.add(when, f"{way.name}: {process}", size / MEGA)
 
 
-def _starts(figures: Figures, port: int, folder: Path) -> None:
-    """Seconds from starting the process at the client's end to the first byte back from the server."""
-    with starters(port, folder) as each:
-        for starter in each:
-            figures.add("start to first byte [ms]", starter.name, _start(starter) * 1000)
+def _starts(figures: Figures, ways: list[Way]) -> None:
+    for way in ways:
+        if way.start_another is None:
+            continue
+        began = time.perf_counter()
+        process, port = way.start_another()
+        with process:
+            _wait_for_a_byte(port(), process)
+            figures.add("client's end: start to first byte [ms]", way.name, (time.perf_counter() - began) * 1000)
 
 
-def _start(starter: Starter) -> float:
-    began = time.perf_counter()
-    with starter.start() as process:
-        client_port = starter.port(process)
-        _first_byte(client_port, process)
-        return time.perf_counter() - began
-
-
-def _first_byte(port: int, process: Process) -> None:
-    import socket
-
+def _wait_for_a_byte(port: int, process: Process) -> None:
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:

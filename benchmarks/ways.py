@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import getpass
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
 from peers.device import Sshd, make_ssh_key
 from peers.process import Process, free_port, wait_for
 from peers.proxies import ProxyPair, start_proxy
@@ -36,14 +36,15 @@ class Way:
         port: leads there.
         second: leads there too: as another service of the same tunnel, where the way knows such a thing.
         processes: what it consists of, by name.
-        restart: ends the process at the client's end and starts it again, without waiting; gives the new one and its
-            port. None where there is no such process.
+        start_another: starts what is at the client's end once more, beside the one that runs, and returns it with the
+            port on which it will listen; None where there is nothing at the client's end.
     """
 
     name: str
     port: int
     second: int
     processes: dict[str, int] = field(default_factory=dict)
+    start_another: Callable[[], tuple[Process, Callable[[], int]]] | None = None
 
     def cpu_seconds(self) -> float:
         """What its processes have used, in user and system mode."""
@@ -77,8 +78,10 @@ def _stunnel(server: int, folder: Path) -> Iterator[Way]:
     certificate = folder / "stunnel.pem"
     key = folder / "stunnel.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
+        ],
         check=True,
         capture_output=True,
     )
@@ -88,24 +91,41 @@ def _stunnel(server: int, folder: Path) -> Iterator[Way]:
     far.write_text(
         f"{common}[far]\naccept = 127.0.0.1:{middle}\nconnect = 127.0.0.1:{server}\ncert = {certificate}\nkey = {key}\n"
     )
-    near = folder / "stunnel-client.conf"
-    near.write_text(
-        f"{common}[near]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{middle}\n"
-        f"CAfile = {certificate}\nverifyPeer = yes\n"
-    )
-    with (
-        Process(["stunnel", far], folder / "stunnel-server.log") as server_end,
-        Process(["stunnel", near], folder / "stunnel-client.log") as client_end,
-    ):
+
+    def start_client(port: int) -> Process:
+        near = folder / f"stunnel-{port}.conf"
+        near.write_text(
+            f"{common}[near]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{middle}\n"
+            f"CAfile = {certificate}\nverifyPeer = yes\n"
+        )
+        return Process(["stunnel", near], folder / f"stunnel-{port}.log")
+
+    def start_another() -> tuple[Process, Callable[[], int]]:
+        other = free_port()
+        return start_client(other), lambda: other
+
+    with Process(["stunnel", far], folder / "stunnel-server.log") as server_end, start_client(port) as client_end:
         for process in (server_end, client_end):
             process.wait_for_output("Configuration successful")
-        yield Way(STUNNEL, port, port, {"server": server_end.pid, "client": client_end.pid})
+        processes = {"server": server_end.pid, "client": client_end.pid}
+        yield Way(STUNNEL, port, port, processes, start_another)
 
 
-def ssh_command(sshd: Sshd, key: Path, port: int, server: int) -> list[str]:
+def _ssh_command(sshd: Sshd, key: Path, port: int, server: int) -> list[str]:
     """``ssh -L`` to a server of ours, which asks nothing."""
     return [
-        *("ssh", "-F", "none", "-N", "-p", str(sshd.port), "-i", str(key), "-L", f"127.0.0.1:{port}:127.0.0.1:{server}"),
+        *(
+            "ssh",
+            "-F",
+            "none",
+            "-N",
+            "-p",
+            str(sshd.port),
+            "-i",
+            str(key),
+            "-L",
+            f"127.0.0.1:{port}:127.0.0.1:{server}",
+        ),
         *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"),
         *("-o", "ExitOnForwardFailure=yes", f"{getpass.getuser()}@127.0.0.1"),
     ]
@@ -116,10 +136,18 @@ def _ssh(server: int, folder: Path) -> Iterator[Way]:
     key = make_ssh_key(folder / "key")
     sshd = Sshd(folder / "sshd", key)
     port = free_port()
+
+    def start_client(port: int) -> Process:
+        return Process(_ssh_command(sshd, key, port, server), folder / f"ssh-{port}.log")
+
+    def start_another() -> tuple[Process, Callable[[], int]]:
+        other = free_port()
+        return start_client(other), lambda: other
+
     try:
-        with Process(ssh_command(sshd, key, port, server), folder / "ssh.log") as client:
+        with start_client(port) as client:
             wait_for(lambda: _listens(port), "ssh forwards its port")
-            yield Way(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid})
+            yield Way(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid}, start_another)
     finally:
         sshd.stop()
 
@@ -138,20 +166,15 @@ def _tunnel(server: int, folder: Path) -> Iterator[Way]:
         ProxyPair(service, folder, {"SSH1": server, "HTTP1": server}) as pair,
     ):
         processes = {"service": service.pid, "source": pair.source.pid, "destination": pair.destination.pid}
-        yield Way(TUNNEL, pair.ports["SSH1"], pair.ports["HTTP1"], processes)
+        yield Way(
+            TUNNEL, pair.ports["SSH1"], pair.ports["HTTP1"], processes, lambda: _start_source(service, pair, folder)
+        )
 
 
-@dataclass(frozen=True)
-class Starter:
-    """How to start the process at the client's end of a way, while the rest of it is there."""
-
-    name: str
-    start: Callable[[], Process]
-    port: Callable[[Process], int]
-
-
-@contextmanager
-def starters(server: int, folder: Path) -> Iterator[list[Starter]]:
-    """One for each way that has such a process."""
-    with _stunnel(server, folder) as stunnel, _ssh(server, folder) as ssh, _tunnel(server, folder) as tunnel:
-        yield [stunnel.starter(folder), ssh.starter(folder), tunnel.starter(folder)]
+def _start_source(service: TunnelingService, pair: ProxyPair, folder: Path) -> tuple[Process, Callable[[], int]]:
+    """Another source for the pair's tunnel, which takes the place of the one that runs."""
+    rotated = service.boto3_client().rotate_tunnel_access_token(tunnelId=pair.tunnel.tunnel_id, clientMode="SOURCE")
+    log = folder / "another-source.log"
+    log.unlink(missing_ok=True)
+    process = start_proxy(service, rotated["sourceAccessToken"], ["-m", "src"], log)
+    return process, lambda: int(process.wait_for_output(r"SSH1: listening on 127.0.0.1:(\d+)")[1])

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Draws the figures, for the documentation."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from .figures import RESULTS, Figures
+
+__all__ = ["plot_bars", "plot_growth"]
+
+_COLOURS = ("#9aa0a6", "#5b8def", "#e0a33a", "#2e8b57")
+
+
+def plot_bars(figures: Figures, name: str, rows: dict[str, str]) -> Path:
+    """A group of bars for each of some rows: the median of each way, and its least and greatest value as a line.
+
+    Args:
+        rows: what was measured, with what to call it below the bars.
+    """
+    ways = list(dict.fromkeys(who for what in rows for who in figures.values[what]))
+    chart, axes = plt.subplots(figsize=(1.2 + 1.7 * len(rows), 4), layout="constrained")
+    width = 0.8 / len(ways)
+    for number, way in enumerate(ways):
+        places, heights, spans = [], [], ([], [])
+        for place, what in enumerate(rows):
+            values = figures.values[what].get(way)
+            if values:
+                middle = statistics.median(values)
+                places.append(place + (number - (len(ways) - 1) / 2) * width)
+                heights.append(middle)
+                spans[0].append(middle - min(values))
+                spans[1].append(max(values) - middle)
+        axes.bar(
+            places, heights, width * 0.92, yerr=spans, label=way, color=_COLOURS[number % 4], ecolor="#444", capsize=2
+        )
+    axes.set_xticks(range(len(rows)), rows.values())
+    axes.set_title(figures.title if len(rows) > 3 else name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    path = RESULTS / f"{name}.png"
+    chart.savefig(path, dpi=80)
+    plt.close(chart)
+    return path
+
+
+def plot_growth(figures: Figures, name: str, rows: dict[str, str], unit: str) -> Path:
+    """A line for each of some rows, over the number of tunnels."""
+    chart, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for number, (what, label) in enumerate(rows.items()):
+        sizes = sorted(figures.values[what], key=int)
+        axes.plot(
+            [int(size) for size in sizes],
+            [statistics.median(figures.values[what][size]) for size in sizes],
+            marker="o",
+            label=label,
+            color=_COLOURS[(number + 1) % 4],
+        )
+    axes.set_xlabel("tunnels")
+    axes.set_ylabel(unit)
+    axes.set_ylim(bottom=0)
+    axes.set_title(figures.title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    path = RESULTS / f"{name}.png"
+    chart.savefig(path, dpi=80)
+    plt.close(chart)
+    return path
