@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 
 import pytest
 from hypothesis import given
@@ -57,7 +58,15 @@ def test_a_full_payload_fits_in_a_frame_with_the_longest_names() -> None:
 
 def test_too_large_a_payload_is_not_framed() -> None:
     with pytest.raises(ValueError, match="64513 bytes is over the limit of 64512"):
-        frame(Message(type=Message.DATA, payload=bytes(MAX_PAYLOAD + 1)))
+        frame(Message(type=Message.DATA), bytes(MAX_PAYLOAD + 1))
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 16_383, 16_384, MAX_PAYLOAD])
+def test_a_payload_beside_the_message_is_one_in_it(size: int) -> None:
+    payload = random.Random(size).randbytes(size)
+    head = Message(type=Message.DATA, streamId=3, serviceId="SSH1", connectionId=300)
+    (encoded,) = FrameReader().feed(frame(head, payload))
+    assert parse(encoded) == Message(type=Message.DATA, streamId=3, payload=payload, serviceId="SSH1", connectionId=300)
 
 
 @pytest.mark.parametrize(
