@@ -18,7 +18,7 @@ from typing import Any
 from peers.process import Process
 
 from .figures import Figures, percentile
-from .ways import LOOPBACK, Way, all_ways
+from .ways import Way, all_ways
 
 __all__ = ["compare"]
 
