@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +47,23 @@ def test_looking_starts_no_hub() -> None:
 
 def test_the_client_needs_the_standard_library_only() -> None:
     """-S leaves out site-packages: whatever is not in the standard library cannot be imported."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import tunnelproxy.hub.client"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import tunnelproxy.hub.client; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    # What is slow to import: ssh waits for it with each new connection.
+    assert {"json", "re", "socket", "typing"}.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"op": "open", "thing": 'Zähler "7"\n\x00', "timeout": 20.0, "wait": 5, "speaks_first": True, "endpoint": None},
+        {"services": ["SSH1", "HTTP1"], "ports": {"HTTP1": 5555, "X": None}, "aws": {}, "statuses": (200, 204)},
+    ],
+)
+def test_requests_are_json(request_: dict[str, object]) -> None:
+    assert client._encode(request_) == json.dumps(request_)
 
 
 def test_the_connector_is_told_no_more_than_is_needed() -> None:
