@@ -28,14 +28,19 @@ class Accounts:
 
     Args:
         passwords: by user. ``root`` keeps its account, and gets the password.
+        sudoers: what sudo allows there; without it, what it allows on this machine.
     """
 
-    def __init__(self, folder: Path, passwords: dict[str, str]) -> None:
+    def __init__(self, folder: Path, passwords: dict[str, str], *, sudoers: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._files = {f"/etc/{name}": folder / name for name in _FILES}
         for etc, copy in self._files.items():
             copy.write_bytes(Path(etc).read_bytes())
             copy.chmod(Path(etc).stat().st_mode & 0o777)
+        if sudoers:
+            self._files["/etc/sudoers"] = folder / "sudoers"
+            self._files["/etc/sudoers"].write_text(sudoers)
+            self._files["/etc/sudoers"].chmod(0o440)
         for number, (user, password) in enumerate(passwords.items(), _UID):
             self._add(user, number, password, folder / "home" / user)
 

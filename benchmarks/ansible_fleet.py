@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the way through tunnels costs a playbook, beside plain ssh to the same SSH servers.
+
+Every device is an sshd, a destination proxy and a tunnel of its own. Devices, tunneling service and controller are on
+this machine, and share its processors: what the proxies and the service take counts against the tunnels, although in
+the field it is the work of other machines; and there is no distance, so that nothing hides it. Each round runs both
+ways, one after the other, with the order changing from round to round:
+
+    python benchmarks/ansible_fleet.py --hosts 50 --rounds 7 --json fleet.json
+
+Three jobs are timed, as whole processes:
+
+- ``play``: ansible_fleet_play.yml, ten tasks, from no ssh connection;
+- ``ping warm``: ``ansible -m ping`` over ssh connections that are up;
+- ``ping cold``: the same, from no ssh connection, with all tunnels open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from peers.fleet import Fleet
+
+HERE = Path(__file__).resolve().parent
+WAYS = ("tunnel", "ssh")
+GOALS = {"play": 1.10, "ping warm": 1.05, "ping cold": 1.15}
+PAYLOAD_BYTES = 100_000
+# The masters of one way must outlive the turn of the other; else it is Ansible's own default.
+SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=30m"
+
+
+@dataclass
+class Timing:
+    """One job by one way.
+
+    Attributes:
+        wall: seconds of each round.
+        ansible: processor seconds of Ansible and of the ssh processes that it waits for.
+        ours: processor seconds of the hub, the service and the destination proxies together.
+        connections: SSH logins of each round, from the logs of the SSH servers.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    ansible: list[float] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+    connections: list[int] = field(default_factory=list)
+
+
+class Bench:
+    """The fleet, and how to run a job by one of the two ways."""
+
+    def __init__(self, fleet: Fleet, *, pipelining: bool) -> None:
+        self.fleet = fleet
+        self.controller = fleet.controller
+        self._runs = 0
+        self._payload = fleet.home / "payload"
+        self._payload.write_bytes(os.urandom(PAYLOAD_BYTES))
+        self._inventories = {"tunnel": self._inventory("tunnel"), "ssh": self._inventory("ssh")}
+        self._environment = {"ANSIBLE_SSH_ARGS": SSH_ARGS, "ANSIBLE_PIPELINING": str(pipelining)}
+
+    def play(self, way: str) -> list[str]:
+        self._runs += 1
+        variables = json.dumps({"run": self._runs, "payload": str(self._payload)})
+        return ["ansible-playbook", str(HERE / "ansible_fleet_play.yml"), *self._options(way), "-e", variables]
+
+    def ping(self, way: str) -> list[str]:
+        return ["ansible", "all", "-m", "ansible.builtin.ping", *self._options(way)]
+
+    def time(self, command: list[str], timing: Timing) -> None:
+        """Run a command that must succeed for all hosts."""
+        ours, logins = self._our_seconds(), self._logins()
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        environment = {**self.controller.environment, **self._environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        timing.wall.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+        timing.ansible.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        timing.ours.append(self._our_seconds() - ours)
+        timing.connections.append(self._logins() - logins)
+
+    def processes(self) -> dict[str, Any]:
+        """What runs on the controller because of us, beside Ansible and ssh."""
+        package = "/iotops/tunnel/tunnelproxy"
+        found = []
+        for process in psutil.process_iter(["pid", "cmdline", "memory_info"]):
+            line = " ".join(process.info["cmdline"] or ())
+            if package in line and str(self.controller.environment["ANSIBLE_COLLECTIONS_PATH"]) in line:
+                found.append({"pid": process.info["pid"], "rss_mib": process.info["memory_info"].rss / 2**20})
+        hub = self.controller.hub_status()["pid"]
+        return {
+            "hub_rss_mib": next(row["rss_mib"] for row in found if row["pid"] == hub),
+            "others": len(found) - 1,
+            "control_masters": len(self.controller.control_sockets()),
+        }
+
+    def _inventory(self, way: str) -> Path:
+        common = json.loads(self.controller.inventory.read_text())["devices"]["vars"]
+        hosts: dict[str, dict[str, Any]] = {}
+        for thing, device in self.fleet.devices.items():
+            hosts[thing] = {"folder": str(device.folder / way)}
+            if way == "ssh":
+                hosts[thing] |= {"ansible_host": "127.0.0.1", "ansible_port": device.sshd.port}
+            (device.folder / way).mkdir()
+        if way == "ssh":
+            common["ansible_connection"] = "ansible.builtin.ssh"
+            # The keys are known by the names of the things.
+            common["ansible_ssh_common_args"] += " -o HostKeyAlias={{ inventory_hostname }}"
+        path = self.fleet.home / f"{way}.json"
+        path.write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
+        return path
+
+    def _options(self, way: str) -> list[str]:
+        return ["--inventory", str(self._inventories[way]), "--forks", str(len(self.fleet.devices))]
+
+    def _our_seconds(self) -> float:
+        proxies = [device.proxy.pid for device in self.fleet.devices.values() if device.proxy is not None]
+        pids = [self.controller.hub_status()["pid"], self.fleet.service.pid, *proxies]
+        times = [psutil.Process(pid).cpu_times() for pid in pids]
+        return sum(used.user + used.system for used in times)
+
+    def _logins(self) -> int:
+        return sum(device.sshd.process.output().count("Accepted publickey") for device in self.fleet.devices.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hosts", type=int, default=50, metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of the play")
+    parser.add_argument("--ping-rounds", type=int, default=11, metavar="N", help="of either ping")
+    parser.add_argument("--pipelining", action="store_true", help="Ansible's default is without")
+    parser.add_argument("--only", choices=sorted(GOALS), action="append", help="this job only")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    things = [f"device-{number:02}" for number in range(1, options.hosts + 1)]
+    print(f"Setting up {len(things)} devices …", flush=True)
+    with Fleet(*things) as fleet:
+        bench = Bench(fleet, pipelining=options.pipelining)
+        rounds = {"play": options.rounds, "ping warm": options.ping_rounds, "ping cold": options.ping_rounds}
+        wanted = {name: number for name, number in rounds.items() if name in (options.only or GOALS)}
+        results = {name: measure(bench, name, number) for name, number in wanted.items()}
+        report = {
+            "machine": machine(),
+            "hosts": len(things),
+            "pipelining": options.pipelining,
+            "jobs": {name: summary(name, timings) for name, timings in results.items()},
+            "processes": bench.processes(),
+        }
+    show(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def measure(bench: Bench, name: str, rounds: int) -> dict[str, Timing]:
+    """Time a job in turns; the first turn of each way is not counted."""
+    make: Callable[[str], list[str]] = bench.play if name == "play" else bench.ping
+    timings = {way: Timing() for way in WAYS}
+    bench.controller.disconnect()
+    for way in WAYS:
+        bench.time(make(way), Timing())
+    for number in range(rounds):
+        for way in WAYS if number % 2 == 0 else reversed(WAYS):
+            if name != "ping warm":
+                bench.controller.disconnect()
+            bench.time(make(way), timings[way])
+        walls = ", ".join(f"{way} {timing.wall[-1]:.2f} s" for way, timing in timings.items())
+        print(f"{name}, round {number + 1}: {walls}", flush=True)
+    return timings
+
+
+def summary(name: str, timings: dict[str, Timing]) -> dict[str, Any]:
+    """Medians of both ways, and of the ratios round by round."""
+    tunnel, ssh = (timings[way] for way in WAYS)
+    ratios = [a / b for a, b in zip(tunnel.wall, ssh.wall)]
+    return {
+        "goal": GOALS[name],
+        "ratio": statistics.median(tunnel.wall) / statistics.median(ssh.wall),
+        "ratio_by_round": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        **{way: {**medians(timing), "rounds": asdict(timing)} for way, timing in timings.items()},
+    }
+
+
+def medians(timing: Timing) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in asdict(timing).items()}
+
+
+def machine() -> dict[str, Any]:
+    def first_line(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        return (done.stdout + done.stderr).splitlines()[0]
+
+    return {
+        "processors": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "ansible": first_line("ansible", "--version"),
+        "ssh": first_line("ssh", "-V"),
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    pipelining = "with" if report["pipelining"] else "without"
+    print(f"\n{report['hosts']} hosts, {report['hosts']} forks, {pipelining} pipelining; {report['machine']}")
+    columns = ("job", "tunnel s", "ssh s", "ratio", "goal", "by round", "cpu tunnel", "cpu ssh", "ours cpu", "logins")
+    rows = []
+    for name, job in report["jobs"].items():
+        tunnel, ssh, by_round = job["tunnel"], job["ssh"], job["ratio_by_round"]
+        spread = f"{by_round['median']:.3f} ({by_round['min']:.2f} to {by_round['max']:.2f})"
+        logins = f"{tunnel['connections']:.0f}/{ssh['connections']:.0f}"
+        figures = (f"{tunnel['wall']:.2f}", f"{ssh['wall']:.2f}", f"{job['ratio']:.3f}", f"{job['goal']:.2f}", spread)
+        seconds = (f"{tunnel['ansible']:.2f}", f"{ssh['ansible']:.2f}", f"{tunnel['ours']:.2f}")
+        rows.append((name, *figures, *seconds, logins))
+    widths = [max(len(row[column]) for row in [columns, *rows]) for column in range(len(columns))]
+    for row in [columns, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    processes = report["processes"]
+    print(
+        f"on the controller: 1 hub of {processes['hub_rss_mib']:.0f} MiB, "
+        f"{processes['others']} other processes of ours, "
+        f"{processes['control_masters']} control masters of ssh (both ways)"
+    )
+
+
+if __name__ == "__main__":
+    main()
