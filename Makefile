@@ -16,7 +16,7 @@ ROOT_COMMANDS := $(if $(filter 0,$(shell id -u)),ip iptables)
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: system-packages $(INSTALLED) ## three devices behind NAT, reached by Ansible through tunnels; KEEP=1 leaves them up
@@ -44,6 +44,19 @@ test-fleet: system-packages test-packages $(INSTALLED) ## test twenty devices wi
 test-report: system-packages test-packages $(INSTALLED) ## diagnose twelve devices that ail; needs root, takes minutes
 	@scripts/system-packages debootstrap chromium
 	@TEST_REPORT=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration/test_diagnose_fleet.py $(ARGS)
+
+.PHONY: test-conformance
+test-conformance: system-packages test-packages $(INSTALLED) ## hold the connection plugin against plain ssh, on every supported ansible-core
+	@set -e; for release in $(ANSIBLE_CORES); do \
+		bin=$$(scripts/ansible-core $$release); \
+		echo "== ansible-core $$release"; \
+		TEST_CONFORMANCE=1 TEST_ANSIBLE_PYTHON="$$bin/python" PATH="$(CURDIR)/$(BIN):$$PATH" \
+			$(BIN)/pytest tests/conformance $(ARGS); \
+	done
+
+.PHONY: bench-fleet
+bench-fleet: system-packages $(INSTALLED) ## time Ansible on fifty devices, beside plain ssh to the same; ARGS="--hosts 10"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/ansible_fleet.py $(ARGS)
 
 FUZZ_SECONDS := 600
 CORPUS := .cache/fuzz
@@ -121,7 +134,7 @@ system-packages:
 # What only tests need.
 .PHONY: test-packages
 test-packages:
-	@scripts/system-packages openssl sshpass tinyproxy stunnel
+	@scripts/system-packages openssl sshpass stunnel sudo tinyproxy
 
 $(INSTALLED): pyproject.toml
 	@scripts/system-packages python

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -55,41 +54,6 @@ def test_each_host_reaches_its_own_device(fleet: Fleet, controller: Controller) 
     for host, device in zip(HOSTS, fleet.devices.values()):
         done = controller.run("ansible", host, "-m", "ansible.builtin.raw", "-a", "echo port=${SSH_CONNECTION##* }")
         assert f"port={device.sshd.port}" in done.stdout
-
-
-def test_facts_copy_and_fetch(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
-    playbook = tmp_path / "work.yml"
-    (tmp_path / "payload").write_bytes(bytes(range(256)) * 4096)
-    playbook.write_text(f"""
-- hosts: devices
-  tasks:
-    - ansible.builtin.copy:
-        src: {tmp_path}/payload
-        dest: {tmp_path}/{{{{ inventory_hostname }}}}.there
-        mode: "0600"
-    - ansible.builtin.fetch:
-        src: {tmp_path}/{{{{ inventory_hostname }}}}.there
-        dest: {tmp_path}/{{{{ inventory_hostname }}}}.back
-        flat: true
-    - ansible.builtin.assert:
-        that: ansible_facts.system == "Linux"
-""")
-    for method in ("sftp", "scp", "piped"):
-        done = controller.playbook(playbook, ANSIBLE_SSH_TRANSFER_METHOD=method)
-        assert done.returncode == 0, done.stdout + done.stderr
-        for host in HOSTS:
-            assert (tmp_path / f"{host}.back").read_bytes() == (tmp_path / "payload").read_bytes()
-            (tmp_path / f"{host}.back").unlink()
-            (tmp_path / f"{host}.there").unlink()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="without root, becoming another user takes a password")
-def test_become(fleet: Fleet, controller: Controller) -> None:
-    become = ("--become", "--become-method", "ansible.builtin.su", "--become-user", "nobody")
-    flags = "ansible_su_flags='-s /bin/sh'"
-    done = controller.run("ansible", "devices", "-m", "ansible.builtin.raw", "-a", "id -un", *become, "-e", flags)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines().count("nobody") == len(HOSTS)
 
 
 def test_delegation_reaches_the_delegate(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
