@@ -87,7 +87,7 @@ class Bench:
         ours, logins = self._our_seconds(), self._logins()
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         environment = {**self.controller.environment, **self._environment}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         timing.wall.append(time.perf_counter() - started)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
@@ -205,7 +205,7 @@ def medians(timing: Timing) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     def first_line(*command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return (done.stdout + done.stderr).splitlines()[0]
 
     return {
