@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Union
 
-from .framing import FrameReader, Message, ProtocolError, frame, parse
+from .framing import Bytes, FrameReader, Message, Parser, ProtocolError, frame
 
 __all__ = [
     "MAX_SERVICES",
@@ -109,7 +109,7 @@ class DataReceived(NamedTuple):
     """Bytes for the local socket of a connection."""
 
     connection: Connection
-    payload: bytes
+    payload: Bytes
 
 
 class ConnectionClosed(NamedTuple):
@@ -163,6 +163,7 @@ class Session:
         self._before_first_stream_id = first_stream_id - 1
         self._peer_version: Version | None = None
         self._reader = FrameReader()
+        self._parser = Parser()
         self._streams: dict[str, _Stream] = {}
         self._output: list[bytes] = []
 
@@ -227,19 +228,19 @@ class Session:
 
     # What the far end does.
 
-    def receive(self, data: bytes) -> Iterator[Event]:
+    def receive(self, data: Bytes) -> Iterator[Event]:
         """Yield the events in the payload of one WebSocket message. Consume them all before the next call.
 
         Raises:
             ProtocolError: the far end broke the protocol; what came before has been yielded.
         """
         for encoded in self._reader.feed(data):
-            yield from self._receive(parse(encoded))
+            yield from self._receive(*self._parser.parse(encoded))
 
-    def _receive(self, message: Message) -> Iterator[Event]:
+    def _receive(self, message: Message, payload: Bytes) -> Iterator[Event]:
         kind = message.type
         if kind in _ABOUT_A_STREAM:
-            yield from self._receive_about(kind, message)
+            yield from self._receive_about(kind, message, payload)
         elif kind == Message.SESSION_RESET:
             for service_id in list(self._streams):
                 yield from self._end_stream(service_id)
@@ -250,7 +251,7 @@ class Session:
         elif not message.ignorable:
             raise ProtocolError(f"a message of the unknown type {kind}, which may not be ignored")
 
-    def _receive_about(self, kind: Message.Type, message: Message) -> Iterator[Event]:
+    def _receive_about(self, kind: Message.Type, message: Message, payload: Bytes) -> Iterator[Event]:
         if message.streamId == 0:
             raise ProtocolError("a message about a stream with the stream ID 0")
         starts = kind in (Message.STREAM_START, Message.CONNECTION_START)
@@ -269,7 +270,7 @@ class Session:
                 yield from self._end_stream(connection.service_id)
         elif self.is_live(connection):
             if kind == Message.DATA:
-                yield DataReceived(connection, message.payload)
+                yield DataReceived(connection, payload)
             else:
                 self._streams[connection.service_id].live.discard(connection.connection_id)
                 yield ConnectionClosed(connection)

@@ -15,7 +15,7 @@ from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, FrameReader, Message, ProtocolError, frame, parse
+from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes, FrameReader, Message, Parser, ProtocolError, frame
 from .admission import Admission, Admissions
 from .circuit import Circuit
 from .frame_rules import BrokenRule, FrameRules
@@ -83,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._admissions = admissions
         self._websocket = ServerProtocol(max_size=MAX_WEBSOCKET_MESSAGE, logger=_websockets_log)
         self._reader = FrameReader()
+        self._parser = Parser()
         self._request = b""
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
@@ -285,10 +286,10 @@ class Connection(asyncio.Protocol):
     def _relay(self, data: bytes, rules: FrameRules, circuit: Circuit) -> None:
         """Pass on the messages that ``data`` completes; also those before one that breaks a rule."""
         whole = self._reader.between_messages
-        passed: list[bytes] = []
+        passed: list[Bytes] = []
         try:
             for encoded in self._reader.feed(data):
-                message = parse(encoded)
+                message, _ = self._parser.parse(encoded)
                 if rules.check(message) and circuit.consider(self, message):
                     passed += (len(encoded).to_bytes(2, "big"), encoded)
                 else:

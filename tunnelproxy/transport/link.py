@@ -28,7 +28,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from ..errors import TunnelClosed, TunnelRefused
-from ..protocol.framing import MAX_WEBSOCKET_MESSAGE
+from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from . import receive_buffer
 from .endpoint import Endpoint
@@ -114,7 +114,7 @@ class Receiver(Protocol):
     def link_up(self, link: Link) -> None:
         """The handshake succeeded."""
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Bytes) -> None:
         """The payload of a binary WebSocket message, or a part of it."""
 
     def link_writable(self) -> None:
@@ -287,7 +287,7 @@ class Link(asyncio.BufferedProtocol):
         # A frame in hand: data keeps its order, wherever the WebSocket messages begin and end.
         if frame.opcode in (Opcode.BINARY, Opcode.CONT):
             if self._cause is None:
-                self._receiver.data_received(bytes(frame.data))
+                self._receiver.data_received(frame.data)
         elif frame.opcode is Opcode.TEXT:
             self.fail(LinkLost("the service sent a text message, which the protocol does not have"), 1003)
         elif frame.opcode is Opcode.PONG and self._ping_sent_at is not None:

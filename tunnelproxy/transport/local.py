@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
-from ..protocol.framing import MAX_PAYLOAD
+from ..protocol.framing import MAX_PAYLOAD, Bytes
 from . import receive_buffer
 
 __all__ = ["RECEIVE_BUFFER", "LocalOwner", "LocalSocket"]
@@ -53,7 +53,7 @@ class LocalSocket(asyncio.BufferedProtocol):
         self.bytes_out = 0
         self.owner = owner
         self._transport: asyncio.Transport | None = None
-        self._early: list[bytes] = []
+        self._early: list[Bytes] = []
         self._early_bytes = 0
         self._finishing = False
         self._lost = False
@@ -83,7 +83,7 @@ class LocalSocket(asyncio.BufferedProtocol):
         self.pending = self.remembered + self.pending
         self.remembered = b""
 
-    def deliver(self, data: bytes) -> None:
+    def deliver(self, data: Bytes) -> None:
         """Write bytes that the far end sent."""
         if not self.bytes_out:
             self._settle(answered=True)

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from typing import Protocol
 
-from ..protocol.framing import MAX_PAYLOAD, ProtocolError
+from ..protocol.framing import MAX_PAYLOAD, Bytes, ProtocolError
 from ..protocol.session import (
     NAMELESS,
     Connection,
@@ -195,7 +195,7 @@ class Multiplexer:
             # The service names nothing to V1: there is one service, and it has no name.
             self._owner.services_offered((NAMELESS,))
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Bytes) -> None:
         try:
             for event in self._session.receive(data):
                 self._handle(event)
