@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 TURN = 16 * 1024
 """Bytes that a connection may send in one turn while others wait."""
 
+GATHER = 32 * 1024
+"""Bytes of turns that make a WebSocket message, if that many wait. No more than one connection may send in one message,
+so that a keystroke waits no longer beside several than beside one."""
+
 SILENCE_SECONDS = 5.0
 """How long a far end of unknown version may leave what was asked unanswered before it is taken for an older one."""
 
@@ -230,8 +234,12 @@ class Multiplexer:
     def link_writable(self) -> None:
         link = self._link
         while self._waiting and link is not None and link.writable:
-            local = self._waiting.popleft()
-            self._send_turn(local, TURN if self._waiting else MAX_PAYLOAD)
+            # Several turns in one WebSocket message: with 8 connections that halves the work.
+            gathered = 0
+            while self._waiting and gathered < GATHER:
+                local = self._waiting.popleft()
+                gathered += self._take_turn(local, TURN if self._waiting else MAX_PAYLOAD)
+            self._send_output()
 
     def link_down(self) -> None:
         self._link = None
@@ -268,22 +276,25 @@ class Multiplexer:
         else:
             local.abort()
 
-    def _send_turn(self, local: LocalSocket, most: int) -> None:
+    def _take_turn(self, local: LocalSocket, most: int) -> int:
+        """Frame what a connection may send now, and return how many bytes that are."""
         connection = self._names.get(local)
         if connection is None:
-            return
+            return 0
+        data = b""
         if self._remembering:
             most = min(most, REMEMBER - len(local.remembered))
         if local.pending and most:
             if not local.bytes_in:
                 self._expect_answer()
-            self._session.send(connection, local.take(most, remember=self._remembering))
+            data = local.take(most, remember=self._remembering)
+            self._session.send(connection, data)
         if local.pending:
             (self._waiting if most else self._parked).append(local)
         elif local.ended:
             self._session.close(connection)
             self._finish(connection, local)
-        self._send_output()
+        return len(data)
 
     def _expect_answer(self) -> None:
         """Begin to wait for the first answer: when a connection is opened, and anew when it first asks something."""

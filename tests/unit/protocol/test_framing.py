@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelproxy.protocol.framing import MAX_PAYLOAD, FrameReader, Message, ProtocolError, frame, parse
+from tunnelproxy.protocol.framing import MAX_PAYLOAD, FrameReader, Message, Parser, ProtocolError, frame, parse
 
 service_ids = st.text("abcXYZ019:_-", min_size=1, max_size=128)
 messages = st.builds(
@@ -34,6 +34,35 @@ def test_any_split_of_valid_frames_gives_the_same_messages(sent: list[Message], 
     wire = b"".join(frame(message) for message in sent)
     received = [parse(encoded) for piece in split(wire, cuts) for encoded in reader.feed(piece)]
     assert received == sent
+
+
+@given(st.lists(messages, max_size=8), st.booleans())
+def test_a_parser_that_remembers_says_what_one_that_does_not_says(sent: list[Message], payload_last: bool) -> None:
+    parser = Parser()
+    for message in [*sent, *sent]:
+        head = Message()
+        head.CopyFrom(message)
+        head.ClearField("payload")
+        wire = frame(head, message.payload) if payload_last else frame(message)
+        found, payload = parser.parse(wire[2:])
+        assert bytes(payload) == message.payload
+        found = Message.FromString(found.SerializeToString())
+        found.payload = message.payload
+        assert found == message
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+def test_a_parser_takes_no_garbage_for_what_it_knows(head: bytes, garbage: bytes) -> None:
+    parser = Parser()
+    parser.parse(frame(Message(type=Message.DATA, streamId=1), b"payload")[2:])
+    for encoded in (b"\x08\x01\x10\x01" + garbage, head + garbage):
+        try:
+            expected = parse(encoded)
+        except ProtocolError:
+            with pytest.raises(ProtocolError):
+                parser.parse(encoded)
+        else:
+            assert bytes(parser.parse(encoded)[1]) == expected.payload
 
 
 @given(st.binary(max_size=300))

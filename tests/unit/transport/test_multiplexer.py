@@ -113,7 +113,7 @@ async def test_connections_that_all_have_data_take_turns_with_small_chunks() -> 
     for _, peer in peers:
         peer.send(bytes(4 * TURN))
     await until(lambda: all(len(local.pending) >= TURN for local in rig.multiplexer.connections.values()))
-    rig.link.credit = 6
+    rig.link.credit = 3
     rig.multiplexer.link_writable()
     turns = [(message.connectionId, len(message.payload)) for message in rig.data()]
     assert turns == [(1, TURN), (2, TURN), (3, TURN), (1, TURN), (2, TURN), (3, TURN)]
