@@ -54,10 +54,6 @@ test-conformance: system-packages test-packages $(INSTALLED) ## hold the connect
 			$(BIN)/pytest tests/conformance $(ARGS); \
 	done
 
-.PHONY: bench-fleet
-bench-fleet: system-packages $(INSTALLED) ## time Ansible on fifty devices, beside plain ssh to the same; ARGS="--hosts 10"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/ansible_fleet.py $(ARGS)
-
 FUZZ_SECONDS := 600
 CORPUS := .cache/fuzz
 
@@ -71,7 +67,7 @@ fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_S
 # Also in scripts/ansible-core, meta/runtime.yml, and tests/sanity/.
 ANSIBLE_CORES := 2.18 2.19 2.20 2.21
 .PHONY: bench
-bench: system-packages test-packages $(INSTALLED) ## measure tunnels beside stunnel and ssh -L; ARGS="proxies --rounds 3"
+bench: system-packages test-packages $(INSTALLED) ## measure tunnels beside stunnel and ssh -L; ARGS="ansible --hosts 10"
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group bench
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks $(ARGS)
 

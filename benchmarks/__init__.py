@@ -1,2 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a tunnel costs, measured beside what one would use instead: ``make bench``."""
+
+import sys
+from pathlib import Path
+
+# The real services, servers and fleets are those that the tests use.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -6,7 +6,7 @@ this machine, and share its processors: what the proxies and the service take co
 the field it is the work of other machines; and there is no distance, so that nothing hides it. Each round runs both
 ways, one after the other, with the order changing from round to round:
 
-    python benchmarks/ansible_fleet.py --hosts 50 --rounds 7 --json fleet.json
+    python -m benchmarks ansible --hosts 50 --rounds 7
 
 Three jobs are timed, as whole processes:
 
@@ -24,7 +24,6 @@ import platform
 import resource
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -33,9 +32,9 @@ from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from peers.fleet import Fleet
+
+from .figures import RESULTS
 
 HERE = Path(__file__).resolve().parent
 WAYS = ("tunnel", "ssh")
@@ -140,15 +139,15 @@ class Bench:
         return sum(device.sshd.process.output().count("Accepted publickey") for device in self.fleet.devices.values())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks ansible", description=__doc__.splitlines()[0])
     parser.add_argument("--hosts", type=int, default=50, metavar="N")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of the play")
     parser.add_argument("--ping-rounds", type=int, default=11, metavar="N", help="of either ping")
     parser.add_argument("--pipelining", action="store_true", help="Ansible's default is without")
     parser.add_argument("--only", choices=sorted(GOALS), action="append", help="this job only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     things = [f"device-{number:02}" for number in range(1, options.hosts + 1)]
@@ -166,8 +165,8 @@ def main() -> None:
             "processes": bench.processes(),
         }
     show(report)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "ansible.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 def measure(bench: Bench, name: str, rounds: int) -> dict[str, Timing]:
@@ -238,7 +237,3 @@ def show(report: dict[str, Any]) -> None:
         f"{processes['others']} other processes of ours, "
         f"{processes['control_masters']} control masters of ssh (both ways)"
     )
-
-
-if __name__ == "__main__":
-    main()

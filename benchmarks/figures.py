@@ -59,6 +59,10 @@ class Figures:
         rule = "|" + "|".join("-" * (width + 1) + ("-" if not i else ":") for i, width in enumerate(widths)) + "|"
         return "\n".join([padded[0], rule, *padded[1:]])
 
+    def show(self, name: str) -> None:
+        """Print the medians, and save everything."""
+        print(f"\n{self.title}\n\n{self.table()}\n\nwritten to {self.save(name)}\n", flush=True)
+
     def save(self, name: str) -> Path:
         """Write all of it as JSON, with what it was measured on."""
         RESULTS.mkdir(exist_ok=True)
@@ -77,12 +81,6 @@ class Figures:
         }
         path.write_text(json.dumps(content, indent=1) + "\n")
         return path
-
-    @classmethod
-    def load(cls, name: str) -> Figures:
-        """Read what :meth:`save` wrote."""
-        content = json.loads((RESULTS / f"{name}.json").read_text())
-        return cls(content["title"], content["values"])
 
 
 def _processor() -> str:

@@ -6,6 +6,7 @@ The devices are the :mod:`~benchmarks.crowd`; the hub, the service and the broke
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -24,10 +25,11 @@ from peers.service import TunnelingService
 from tunnelproxy.hub import client as hub
 
 from .figures import Figures, percentile
+from .plots import plot_growth
 from .proxies import MEGA, client
 from .ways import LOOPBACK, TUNNEL
 
-__all__ = ["SIZES", "grow"]
+__all__ = ["grow", "main"]
 
 SIZES = (1, 10, 100, 500, 1000)
 AT_ONCE = 50
@@ -38,7 +40,19 @@ ECHO_PAUSE = 1.0
 SETTLE_SECONDS = 2.0
 
 
-def grow(sizes: tuple[int, ...] = SIZES) -> Figures:
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks fleet", description=__doc__.splitlines()[0])
+    parser.add_argument("--tunnels", type=int, default=1000, metavar="N", help="at most (%(default)s)")
+    most = parser.parse_args(arguments).tunnels
+    figures = grow(tuple(size for size in SIZES if size <= most))
+    figures.show("fleet")
+    memory = {f"memory of the {name} [MB]": name for name in ("hub", "service", "devices")}
+    plot_growth(figures, "fleet-memory", memory, "MB resident")
+    plot_growth(figures, "fleet-echo", {f"echo on all, one a second each, {p} [ms]": p for p in ("p50", "p99")}, "ms")
+
+
+def grow(sizes: tuple[int, ...]) -> Figures:
     """Open ever more tunnels, and measure at each size."""
     figures = Figures("One hub with many tunnels")
     with tempfile.TemporaryDirectory() as name, _fleet(Path(name)) as (service, crowd, server):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-mpl.use("Agg")
+mpl.use("Agg")  # no screen
 
 import matplotlib.pyplot as plt
 
@@ -19,7 +19,7 @@ __all__ = ["plot_bars", "plot_growth"]
 _COLOURS = ("#9aa0a6", "#5b8def", "#e0a33a", "#2e8b57")
 
 
-def plot_bars(figures: Figures, name: str, rows: dict[str, str]) -> Path:
+def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str) -> Path:
     """A group of bars for each of some rows: the median of each way, and its least and greatest value as a line.
 
     Args:
@@ -42,7 +42,8 @@ def plot_bars(figures: Figures, name: str, rows: dict[str, str]) -> Path:
             places, heights, width * 0.92, yerr=spans, label=way, color=_COLOURS[number % 4], ecolor="#444", capsize=2
         )
     axes.set_xticks(range(len(rows)), rows.values())
-    axes.set_title(figures.title if len(rows) > 3 else name)
+    axes.set_ylabel(unit)
+    axes.set_title(figures.title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     path = RESULTS / f"{name}.png"

@@ -6,6 +6,7 @@ Each round measures every way in turn, so that whatever else the machine does me
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import subprocess
@@ -18,15 +19,35 @@ from typing import Any
 from peers.process import Process
 
 from .figures import Figures, percentile
+from .plots import plot_bars
 from .ways import Way, all_ways
 
-__all__ = ["compare"]
+__all__ = ["compare", "main"]
 
 MEGA = 1_000_000
 ECHO_SECONDS = 3.0
 ECHO_PAUSE = 0.002
 CONNECTIONS = 400
+WHEN = ("idle", "beside bulk up", "beside bulk down")
 AT_ONCE = 20
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks proxies", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts (%(default)s)")
+    parser.add_argument("--megabytes", type=int, default=400, metavar="MB", help="in each bulk transfer (%(default)s)")
+    options = parser.parse_args(arguments)
+    figures, memory = compare(options.rounds, options.megabytes)
+    figures.show("proxies")
+    memory.show("memory")
+    bulk = {
+        f"throughput {direction}, {number} [MB/s]": f"{direction},\n{number}"
+        for number in ("1 connection", "8 connections")
+        for direction in ("up", "down")
+    }
+    plot_bars(figures, "throughput", bulk, "MB/s")
+    plot_bars(figures, "echo", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
 
 
 def compare(rounds: int, megabytes: int) -> tuple[Figures, Figures]:

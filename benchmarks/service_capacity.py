@@ -3,7 +3,7 @@
 
 Opens tunnels, connects both ends of each, and measures the service's process, which is the real one:
 
-    python benchmarks/service_capacity.py --tunnels 1000
+    python -m benchmarks service --tunnels 1000
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ import asyncio
 import resource
 import ssl
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from peers.service import TunnelingService
 
@@ -29,10 +25,11 @@ SAMPLES = 50
 AT_ONCE = 40
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks service", description=__doc__.splitlines()[0])
     parser.add_argument("--tunnels", type=int, default=1000, metavar="N")
-    number = parser.parse_args().tunnels
+    number = parser.parse_args(arguments).tunnels
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with TunnelingService("-v", "2") as service:
@@ -100,7 +97,3 @@ async def connect_all(service: TunnelingService, opened: list[dict[str, str]]) -
 def report(what: str, times: list[float]) -> None:
     times = sorted(times)
     print(f"{what}: median {statistics.median(times):.1f} ms, 95 % within {times[int(len(times) * 0.95)]:.1f} ms")
-
-
-if __name__ == "__main__":
-    main()
