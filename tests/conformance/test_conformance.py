@@ -136,12 +136,14 @@ def _bench(folder: Path) -> Iterator[Bench]:
                 "sshd_pid": device.sshd.process.pid,
                 "here": str(here),
             }
+            common = json.loads(controller.inventory.read_text())["devices"]["vars"]
             reference = {
-                **json.loads(controller.inventory.read_text())["devices"]["vars"],
+                **common,
                 "ansible_connection": "ansible.builtin.ssh",
                 "ansible_host": "127.0.0.1",
                 "ansible_port": device.sshd.port,
-                "ansible_ssh_extra_args": f"-o HostKeyAlias={thing}",
+                # Not among the extra arguments, for which tasks have others.
+                "ansible_ssh_common_args": f"{common['ansible_ssh_common_args']} -o HostKeyAlias={thing}",
             }
             for name, more in ((host, {}), (f"reference-{host}", reference)):
                 folders = {"device": str(fleet.home / "files" / name), "back": str(fleet.home / "back" / name)}
