@@ -14,8 +14,7 @@ author:
 description:
   - Runs the ssh, sftp and scp of the controller like P(ansible.builtin.ssh#connection), whose options it has, over a
     stream of the secure tunnel that the hub holds for the device.
-  - Where the hub holds none, it takes over the device's open tunnel, or opens one; see O(open). AWS charges for each
-    tunnel that is opened, however short its life, and nothing for the rotation of its token.
+  - Where the hub holds none, it takes over the device's open tunnel, or opens one; see O(open).
   - The device is known by its thing name alone, in SSH's known hosts as well as in the path of its control socket.
     C(ansible_host) and C(ansible_port) mean nothing here.
   - An unreachable device is reported as unreachable, with the reason. With C(-vvv), each argument that ssh gets is
@@ -35,36 +34,6 @@ options:
     default: SSH1
     vars:
       - name: iotops_tunnel_service
-  open:
-    description:
-      - What to do where the hub holds no tunnel to the device that works, or only one whose life is nearly over.
-      - With V(reuse), the device's open tunnel, if this collection opened it, is taken over by rotating its source
-        token, which ends the connections of other controllers to this device. If there is none, one is opened.
-      - With V(always), a tunnel is opened. Tunnels that somebody else opened stay as they are.
-      - With V(never), the device is unreachable until M(iotops.tunnel.tunnel) or the playbook C(iotops.tunnel.open) has
-        opened a tunnel.
-    type: string
-    choices: [reuse, always, never]
-    default: reuse
-    env:
-      - name: IOTOPS_TUNNEL_OPEN
-    vars:
-      - name: iotops_tunnel_open
-  services:
-    description:
-      - Services of a tunnel that is opened.
-    type: list
-    elements: string
-    default: [SSH1, HTTP1]
-    vars:
-      - name: iotops_tunnel_services
-  wait_for_destination:
-    description:
-      - Seconds that the device has to connect to a tunnel that was opened or taken over just now.
-    type: int
-    default: 30
-    vars:
-      - name: iotops_tunnel_wait
   answer_timeout:
     description:
       - Seconds that the device has to answer on a new connection.
@@ -124,6 +93,7 @@ options:
       - Not used. The device decides which address the service leads to.
 extends_documentation_fragment:
   - connection_pipelining
+  - iotops.tunnel.opening
   - iotops.tunnel.ssh
 """
 

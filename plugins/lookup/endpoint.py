@@ -45,38 +45,12 @@ options:
     description: Path of the URL, with its query if it has one.
     type: string
     default: ""
-  open:
-    description:
-      - What to do where the hub holds no tunnel to the thing that works, or only one whose life is nearly over. AWS
-        charges for each tunnel that is opened.
-      - With V(reuse), the thing's open tunnel, if this collection opened it, is taken over by rotating its source
-        token. If there is none, one is opened.
-      - With V(always), a tunnel is opened.
-      - With V(never), the lookup fails.
-    type: string
-    choices: [reuse, always, never]
-    default: reuse
-    env:
-      - name: IOTOPS_TUNNEL_OPEN
-    vars:
-      - name: iotops_tunnel_open
-  services:
-    description: Services of a tunnel that is opened.
-    type: list
-    elements: string
-    default: [SSH1, HTTP1]
-    vars:
-      - name: iotops_tunnel_services
-  wait_for_destination:
-    description: Seconds that the device has to connect to a tunnel that was opened or taken over just now.
-    type: integer
-    default: 30
-    vars:
-      - name: iotops_tunnel_wait
   timeout:
     description: Seconds to wait for the hub's own end of the tunnel.
-    type: integer
+    type: int
     default: 10
+extends_documentation_fragment:
+  - iotops.tunnel.opening
 notes:
   - The hub reaches the control API as the environment of Ansible says (E(AWS_PROFILE), E(AWS_REGION) and so on).
 seealso:

@@ -108,13 +108,13 @@ options:
       - "C(certificate_days), under: notice 60, warning 30, critical 7."
     type: dict
     default: {}
+extends_documentation_fragment:
+  - iotops.tunnel.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying anything.
     support: full
     details: Only reads.
   diff_mode:
-    description: Will return details on what has changed when in diff mode.
     support: N/A
 seealso:
   - module: iotops.tunnel.health

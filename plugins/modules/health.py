@@ -19,11 +19,6 @@ description:
 author:
   - The iotops.tunnel authors (@iotops)
 options:
-  thing_name:
-    description:
-      - Name of the thing.
-      - The variable C(iotops_tunnel_thing), then the host's name in the inventory, is used when this is not set.
-    type: str
   service:
     description:
       - Name of the service that leads to the device's HTTP server.
@@ -59,6 +54,7 @@ options:
 extends_documentation_fragment:
   - iotops.tunnel.attributes
   - iotops.tunnel.attributes.action
+  - iotops.tunnel.thing
 attributes:
   check_mode:
     support: full

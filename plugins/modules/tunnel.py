@@ -28,11 +28,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  thing_name:
-    description:
-      - Name of the thing, which is the device's name in AWS IoT.
-      - The variable C(iotops_tunnel_thing), then the host's name in the inventory, is used when this is not set.
-    type: str
   tunnel_id:
     description:
       - ID of a certain tunnel. Without it, the tunnel is found by its thing and services.
@@ -98,6 +93,7 @@ extends_documentation_fragment:
   - iotops.tunnel.aws.module
   - iotops.tunnel.attributes
   - iotops.tunnel.attributes.action
+  - iotops.tunnel.thing
 attributes:
   check_mode:
     support: full

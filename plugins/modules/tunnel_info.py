@@ -20,11 +20,6 @@ description:
 author:
   - The iotops.tunnel authors (@iotops)
 options:
-  thing_name:
-    description:
-      - Name of the thing whose tunnels are listed.
-      - The variable C(iotops_tunnel_thing), then the host's name in the inventory, is used when this is not set.
-    type: str
   all_things:
     description:
       - Whether to list the tunnels of all things, and those without one.
@@ -50,13 +45,14 @@ options:
 extends_documentation_fragment:
   - iotops.tunnel.aws
   - iotops.tunnel.aws.module
+  - iotops.tunnel.attributes
+  - iotops.tunnel.attributes.action
+  - iotops.tunnel.thing
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying anything.
     support: full
     details: Only reads.
   diff_mode:
-    description: Will return details on what has changed when in diff mode.
     support: N/A
 seealso:
   - module: iotops.tunnel.tunnel
