@@ -27,7 +27,7 @@ FOLDERS = {
 }
 
 # Examples that are run here, in this order, after the tunnels have been opened. Those of other plugins are checked for
-# syntax only: they want what this machine has not, such as an account of AWS, or a device with systemd and a VNC server.
+# syntax only: they want what this machine has not, such as an account of AWS, or a VNC server.
 RUN = ("iotops.tunnel.health", "iotops.tunnel.tunnel_info", "iotops.tunnel.tunnel")
 
 # What ansible-test wants of EXAMPLES is YAML; these are settings, and are read otherwise.

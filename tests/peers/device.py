@@ -56,7 +56,8 @@ class Sshd:
         self.host_key = host_key or make_ssh_key(folder / "host_key")
         authorized = folder / "authorized_keys"
         authorized.write_text(Path(f"{authorized_key}.pub").read_text())
-        # A home of its own: what the shell of this machine's user reads at its start is no part of a device.
+        # A home of its own: what the shell of this machine's user reads at its start is no part of a device. What the tasks
+        # of a killed test leave goes with it.
         home = folder / "home"
         home.mkdir(exist_ok=True)
         config = folder / "sshd_config"
@@ -65,7 +66,7 @@ class Sshd:
             f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\n"
             f"PasswordAuthentication {'yes' if accounts else 'no'}\n"
             "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 100\n"
-            + ("" if accounts else f"SetEnv HOME={home}\n")
+            f'SetEnv "TMPDIR={home}"{"" if accounts else f' "HOME={home}"'}\n'
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

@@ -34,7 +34,6 @@ class NetworkNamespace:
         slot = self._claim()
         self.here, there = (f"{BLOCK}.{4 * slot + number}" for number in (1, 2))
         try:
-            _run("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
             _run("ip", "address", "add", f"{self.here}/30", "dev", self.name)
             _run("ip", "link", "set", self.name, "up")
             _run("ip", "-n", self.name, "address", "add", f"{there}/30", "dev", "eth0")
@@ -52,17 +51,18 @@ class NetworkNamespace:
         _run("ip", "netns", "delete", self.name)
 
     def _claim(self) -> int:
-        """Make the namespace, whose name nobody else can have then; return the number in it."""
+        """Make a namespace and a cable, whose name nobody else can have then; return the number in it.
+
+        A killed test's namespace may be deleted and live on with a process in it, and so may the cable.
+        """
         for slot in range(SLOTS):
             self.name = f"iotops-test{slot}"
             self.enter = ("ip", "netns", "exec", self.name)
-            try:
-                _run("ip", "netns", "add", self.name)
-            except subprocess.CalledProcessError as error:
-                if b"File exists" not in error.stderr:
-                    raise
-            else:
+            if not _make("ip", "netns", "add", self.name):
+                continue
+            if _make("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name):
                 return slot
+            _run("ip", "netns", "delete", self.name)
         raise RuntimeError(f"{SLOTS} tests have left their namespaces iotops-test0 … here")
 
     def drop_packets(self) -> None:
@@ -77,3 +77,14 @@ class NetworkNamespace:
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
+
+
+def _make(*command: str) -> bool:
+    """Whether the name was free."""
+    try:
+        _run(*command)
+    except subprocess.CalledProcessError as error:
+        if b"File exists" not in error.stderr:
+            raise
+        return False
+    return True
