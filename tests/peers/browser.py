@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -97,7 +98,8 @@ def _tab(page: Path, width: int, height: int = 900, *, dark: bool = False) -> It
     ]
     port_file = home / "profile" / "DevToolsActivePort"
     try:
-        with Process(command, home / "log") as browser:
+        # It leaves files where temporary ones belong.
+        with Process(command, home / "log", {**os.environ, "TMPDIR": str(home)}) as browser:
             wait_for(port_file.exists, "Chromium listens", 60)
             port, path = wait_for(lambda: _two_lines(port_file), "Chromium says where it listens")
             assert browser.popen.poll() is None, browser.output()
