@@ -16,17 +16,11 @@ from peers.fleet import Fleet
 THINGS = ("device-1", "device-2", "device-3")
 
 FIX = """
-- name: Note that the fix was here
-  ansible.builtin.copy:
-    content: fixed
-    dest: "{{ roots[inventory_hostname] }}/fixed"
-    mode: "0600"
-
-- name: Change the page
-  ansible.builtin.copy:
-    content: "{{ inventory_hostname }} is {{ 'sick' if inventory_hostname == breaks else 'well' }}\\n"
-    dest: "{{ roots[inventory_hostname] }}/index.html"
-    mode: "0600"
+- name: Note that the fix was here, and change the page
+  ansible.builtin.raw: >-
+    touch {{ roots[inventory_hostname] }}/fixed;
+    echo {{ inventory_hostname }} is {{ 'sick' if inventory_hostname == breaks else 'well' }}
+    >{{ roots[inventory_hostname] }}/index.html
 """
 
 GATE = """
