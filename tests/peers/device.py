@@ -56,17 +56,18 @@ class Sshd:
         self.host_key = host_key or make_ssh_key(folder / "host_key")
         authorized = folder / "authorized_keys"
         authorized.write_text(Path(f"{authorized_key}.pub").read_text())
-        # A home of its own: what the shell of this machine's user reads at its start is no part of a device. What the tasks
-        # of a killed test leave goes with it.
+        # A home of its own: what the shell of this machine's user reads at its start is no part of a device. What the
+        # tasks of a killed test leave goes with it.
         home = folder / "home"
         home.mkdir(exist_ok=True)
+        environment = f"TMPDIR={home}" if accounts else f"HOME={home} TMPDIR={home}"
         config = folder / "sshd_config"
         config.write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {self.host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\n"
             f"PasswordAuthentication {'yes' if accounts else 'no'}\n"
             "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 100\n"
-            f'SetEnv "TMPDIR={home}"{"" if accounts else f' "HOME={home}"'}\n'
+            f"SetEnv {environment}\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
