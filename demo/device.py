@@ -96,6 +96,8 @@ class Device:
             "PrintMotd": "no",
             "Subsystem": "sftp internal-sftp",
             "LogLevel": "VERBOSE",
+            # A device has not the .bashrc of who shows the demo, which a shell would read before each command.
+            "SetEnv": f'"HOME={self.folder}"',
         }
         config = self._secrets / "sshd_config"
         config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
