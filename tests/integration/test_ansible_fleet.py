@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from peers.agents import AgentFleet
+from peers.fleet import AgentFleet
 from peers.terminal import Terminal
 
 PLAY = r"""

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from peers.agents import AgentFleet
 from peers.collection import installed_collection
+from peers.fleet import AgentFleet
 
 FOLDERS = {
     "modules": "module",
@@ -70,7 +70,8 @@ def plugins() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[AgentFleet]:
     with AgentFleet("thing-1", "thing-2") as running:
-        (running.hardware.http.root / "health").write_text("well\n")
+        for device in running.devices.values():
+            (device.http.root / "health").write_text("well\n")
         yield running
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from .agent import AgentProcess
 from .collection import Controller
-from .device import Device, Sshd, make_ssh_key
+from .device import Device, make_ssh_key
 from .service import TunnelingService
 
 __all__ = ["AgentFleet", "Fleet"]
@@ -115,12 +115,20 @@ class Fleet:
 class AgentFleet:
     """Use it as a context manager: inside, every device's agent waits for tunnels, and its host key is known.
 
-    Every device has an sshd and an agent of its own, each a process of its own.
+    Every device has servers and an agent of its own, each a process of its own.
+
+    Args:
+        things: names of the devices.
+        absent: names of devices that are hosts of the inventory, and do not exist.
+        variables: inventory variables of all hosts.
     """
 
-    def __init__(self, *things: str) -> None:
+    def __init__(self, *things: str, absent: Sequence[str] = (), variables: Mapping[str, Any] | None = None) -> None:
         self.things = things
+        self._absent = absent
+        self._variables = variables or {}
         self._stack = ExitStack()
+        self.devices: dict[str, Device] = {}
 
     def __enter__(self) -> AgentFleet:
         with ExitStack() as stack:
@@ -128,20 +136,23 @@ class AgentFleet:
             stack.callback(shutil.rmtree, self.home, ignore_errors=True)
             key = make_ssh_key(self.home / "key")
             self.service = stack.enter_context(TunnelingService("--mqtt-port", "0"))
-            variables = {"ansible_user": getpass.getuser(), "ansible_ssh_private_key_file": str(key)}
-            hosts: dict[str, dict[str, Any]] = {thing: {} for thing in self.things}
+            variables = {
+                "ansible_user": getpass.getuser(),
+                "ansible_ssh_private_key_file": str(key),
+                **self._variables,
+            }
+            hosts: dict[str, dict[str, Any]] = {thing: {} for thing in (*self.things, *self._absent)}
             self.controller = stack.enter_context(Controller(self.service.environment, hosts, variables))
 
             def start(thing: str) -> str:
-                sshd = Sshd(self.home / thing, key)
-                stack.callback(sshd.stop)
-                # Every service that a tunnel is opened with needs an address; nobody asks for HTTP1.
-                services = f"SSH1={sshd.port},HTTP1={sshd.port}"
-                self.service.add_thing(thing, self.home / thing, "--services", services)
-                agent = AgentProcess(self.home / thing)
+                device = self.devices[thing] = Device(thing, self.service, self.home, key)
+                stack.push(device)
+                services = f"SSH1={device.sshd.port},HTTP1={device.http.port}"
+                self.service.add_thing(thing, self.home / f"{thing}-agent", "--services", services)
+                agent = AgentProcess(self.home / f"{thing}-agent")
                 stack.callback(agent.stop)
                 agent.start()
-                return sshd.host_key_line(thing)
+                return device.sshd.host_key_line(thing)
 
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 self.controller.known_hosts.write_text("".join(pool.map(start, self.things)))

@@ -16,6 +16,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
+from .process import wait_for
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -184,8 +188,9 @@ class TunnelingService:
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None
         process, self._process = self._process, None
-        if process.poll() is None:
-            process.send_signal(number)
+        # Its broker, if it has one: the kernel ends it too, and it writes into the state directory then.
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
+        process.send_signal(number)
         try:
             return process.wait(STOP_DEADLINE)
         except subprocess.TimeoutExpired:
@@ -195,6 +200,14 @@ class TunnelingService:
         finally:
             assert process.stdout is not None
             process.stdout.close()
+            wait_for(lambda: all(map(_has_ended, children)), "the service's broker ends")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def read_exports(lines: str) -> dict[str, str]:
