@@ -158,6 +158,26 @@ def test_a_closed_tunnel_is_replaced(service: TunnelingService, controller: Path
     assert greeting(thing) == b"SSH-2.0-"
 
 
+def test_a_tunnel_that_was_closed_while_no_hub_ran_is_replaced(
+    service: TunnelingService, controller: Path, thing: str, device: Device
+) -> None:
+    """The next hub reads of it in its file, and is asked for it before it has learned that it is gone."""
+    first = ensure(thing)
+    os.kill(first["hub_pid"], signal.SIGKILL)
+    service.boto3_client().close_tunnel(tunnelId=first["tunnel_id"])
+    os.kill(service.pid, signal.SIGSTOP)
+    try:
+        ensure_thing = ThreadPoolExecutor(1).submit(ensure, thing)
+        wait_for(lambda: (client.status() or {"opening": ()})["opening"] == [thing], "the next hub is asked")
+    finally:
+        os.kill(service.pid, signal.SIGCONT)
+    join_first_tunnel(service, device, thing)
+
+    second = ensure_thing.result(30)
+    assert second["tunnel_id"] != first["tunnel_id"]
+    assert open_tunnels(service, thing) == [second["tunnel_id"]]
+
+
 def test_a_tunnel_about_to_expire_is_renewed_and_finishes_what_it_carries(
     service: TunnelingService, controller: Path, device: Device
 ) -> None:

@@ -103,17 +103,28 @@ class Hub:
 
     async def _ensure(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._counted_as_opening(request["thing"]):
-            if request["open"] == "never":
-                tunnel = self._find(request)
-            else:
-                async with self._lock(request["thing"]):
-                    tunnel = await self._provide(request)
-            await tunnel.wait_linked(request["timeout"])
+            try:
+                tunnel = await self._linked(request)
+            except HubError as error:
+                if error.code != "tunnel-closed" or request["open"] == "never":
+                    raise
+                # Somebody closed it while no link was up to tell this hub: it was just started, or the link was lost.
+                tunnel = await self._linked(request)
             tunnel.check_offers(request["service"])
             await self._listen(tunnel, request["ports"])
             if tunnel.record.awaited_since is not None and request["open"] != "never":
                 await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
         return {**tunnel.row(), "hub_pid": os.getpid()}
+
+    async def _linked(self, request: Mapping[str, Any]) -> HeldTunnel:
+        """The tunnel that a request is to have, once its link is up."""
+        if request["open"] == "never":
+            tunnel = self._find(request)
+        else:
+            async with self._lock(request["thing"]):
+                tunnel = await self._provide(request)
+        await tunnel.wait_linked(request["timeout"])
+        return tunnel
 
     async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None]) -> None:
         """Have a tunnel's services listen where the user wants them to."""
