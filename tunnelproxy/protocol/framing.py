@@ -53,6 +53,10 @@ _LENGTH_BYTES = 2
 _MOST_KNOWN = 256
 """Connections whose messages a parser knows again."""
 
+_LONGEST_HEAD = 160
+"""Bytes that data has beside its payload, with the longest service ID and the highest numbers. A peer that sends more,
+in fields that data does not have, must not make the parser grow by that."""
+
 _PAYLOAD_TAG = Message.PAYLOAD_FIELD_NUMBER << 3 | 2
 
 
@@ -151,7 +155,7 @@ class Parser:
 
     def _learn(self, encoded: Bytes, size: int) -> None:
         """Know the head again, if the payload is what comes last: so this end writes it, and others may not."""
-        if size <= 0 or _rest_is_payload(encoded, size) is None:
+        if not 0 < size <= _LONGEST_HEAD or _rest_is_payload(encoded, size) is None:
             return
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()

@@ -51,6 +51,17 @@ def test_a_parser_that_remembers_says_what_one_that_does_not_says(sent: list[Mes
         assert found == message
 
 
+def test_a_parser_does_not_keep_what_no_data_has() -> None:
+    parser = Parser()
+    for number in range(20):
+        head = Message(type=Message.DATA, streamId=1 + number, availableServiceIds=["s" * 100] * 500)
+        parser.parse(frame(head, b"x")[2:])
+    assert sum(map(len, parser._known)) == 0
+    longest = Message(type=Message.DATA, streamId=2**31 - 1, serviceId="s" * 128, connectionId=2**32 - 1)
+    parser.parse(frame(longest, b"x")[2:])
+    assert len(parser._known) == 1
+
+
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_a_parser_takes_no_garbage_for_what_it_knows(head: bytes, garbage: bytes) -> None:
     parser = Parser()
