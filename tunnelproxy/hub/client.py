@@ -384,10 +384,9 @@ def _insist(ask: Callable[[], T]) -> T:
 
 def _ask_running(op: str, otherwise: dict[str, Any], **fields: Any) -> dict[str, Any]:
     try:
-        connection = _connect()
+        return _insist(lambda: _check(_exchange(_connect(), {"op": op, **fields}, START_SECONDS)))
     except _NotRunningError:
         return otherwise
-    return _check(_exchange(connection, {"op": op, **fields}, START_SECONDS))
 
 
 def _ask_for_stream(request: dict[str, Any], timeout: float) -> int:

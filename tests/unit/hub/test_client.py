@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,20 @@ def test_looking_starts_no_hub() -> None:
     assert not client.holds("any")
     assert not client.release("any")
     assert not client.stop()
+
+
+def test_a_hub_that_is_being_killed_is_none(folder: Path) -> None:
+    """For a moment it may still take connections, and then end them."""
+    folder.mkdir(mode=0o700)
+    path = folder / client.SOCKET_NAME
+    with socket.socket(socket.AF_UNIX) as dying, ThreadPoolExecutor(1) as pool:
+        dying.bind(str(path))
+        dying.listen()
+        found = pool.submit(client.status)
+        connection, _ = dying.accept()
+        path.unlink()
+        connection.close()
+        assert found.result(10) is None
 
 
 def test_the_client_needs_the_standard_library_only() -> None:
