@@ -134,7 +134,6 @@ from ansible.plugins.connection.ssh import Connection as SshConnection
 from ansible.utils.display import Display
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
 from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_ports
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure import explain_break, explain_ssh_failure
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 display = Display()
@@ -301,14 +300,17 @@ class Connection(SshConnection):
                 os.unlink(self._complaint())
 
     def _explain(self, stderr, *, ssh_failed=False):
+        # Few workers need it, and each would compile it afresh.
+        from ansible_collections.iotops.tunnel.plugins.plugin_utils import ssh_failure  # noqa: PLC0415  as above
+
         with (
             contextlib.suppress(FileNotFoundError),
             open(self._complaint(), encoding="utf-8", errors="replace") as file,
         ):
             stderr += "\n" + file.read()
-        sentence = explain_ssh_failure(stderr, self._thing(), self._service())
+        sentence = ssh_failure.explain_ssh_failure(stderr, self._thing(), self._service())
         if sentence is None and ssh_failed:
-            sentence = explain_break(
+            sentence = ssh_failure.explain_break(
                 stderr, self._thing(), self._service(), hub_pid=self._hub_pid, still_up=self._is_still_up
             )
         if sentence:

@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-import json
-
-import yaml
-from ansible.module_utils.common.yaml import SafeLoader  # libyaml's, where there is one
 from ansible.plugins.connection import ssh
 
 # These speak of ansible-core's releases; in a collection's documentation they would be read as this collection's.
-_CORE_RELEASE_KEYS = ("version_added", "deprecated")
+_CORE_RELEASE_KEYS = ("version_added:", "deprecated:")
 
 
 class ModuleDocFragment:
@@ -20,14 +16,29 @@ class ModuleDocFragment:
 
     # An instance attribute on purpose: ansible-test's sanity checks import the class without a usable ansible-core.
     def __init__(self):
-        # In each worker, and so for each task of each host: 6 ms, where yaml.safe_load takes 32.
-        options = yaml.load(ssh.DOCUMENTATION, Loader=SafeLoader)["options"]  # noqa: S506
-        self.DOCUMENTATION = json.dumps({"options": _without_core_releases(options)})
+        self.DOCUMENTATION = options_of(ssh.DOCUMENTATION)
 
 
-def _without_core_releases(value):
-    if isinstance(value, dict):
-        return {key: _without_core_releases(item) for key, item in value.items() if key not in _CORE_RELEASE_KEYS}
-    if isinstance(value, list):
-        return [_without_core_releases(item) for item in value]
-    return value
+def options_of(documentation):
+    """The options of a plugin's documentation, as YAML, without what tells of its releases.
+
+    Cut out, not parsed: each worker does it, and so each task of each host, and to parse and write it again takes 6 ms.
+    """
+    lines = iter(documentation.splitlines())
+    options = [next(line for line in lines if line.strip() == "options:")]
+    left_out = None
+    for line in lines:
+        depth = _depth(line)
+        if depth is not None and depth <= _depth(options[0]):
+            break
+        if left_out is not None and (depth is None or depth > left_out):
+            continue
+        left_out = depth if line.lstrip().startswith(_CORE_RELEASE_KEYS) else None
+        if left_out is None:
+            options.append(line)
+    return "\n".join(options)
+
+
+def _depth(line):
+    """How far a line is indented, or None for an empty one."""
+    return len(line) - len(line.lstrip()) if line.strip() else None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,11 @@ import yaml
 from ansible.plugins.connection import ssh
 
 from peers.collection import installed_collection
+
+
+@pytest.fixture
+def options_of():
+    return importlib.import_module("ansible_collections.iotops.tunnel.plugins.doc_fragments.ssh").options_of
 
 
 def documentation(kind: str, name: str) -> dict:
@@ -29,6 +35,43 @@ def test_the_connection_has_every_option_of_the_installed_ssh():
     assert options["timeout"]["default"] == 10
     assert options["ssh_args"]["default"] == theirs["ssh_args"]["default"]
     assert "default" in options["pipelining"]
+
+
+def test_the_options_are_those_that_ssh_has_but_for_its_releases(options_of):
+    def without_releases(value):
+        if isinstance(value, dict):
+            left_out = ("version_added", "deprecated")
+            return {key: without_releases(item) for key, item in value.items() if key not in left_out}
+        return [without_releases(item) for item in value] if isinstance(value, list) else value
+
+    theirs = yaml.safe_load(ssh.DOCUMENTATION)
+    assert yaml.safe_load(options_of(ssh.DOCUMENTATION)) == {"options": without_releases(theirs["options"])}
+
+
+def test_what_tells_of_a_release_is_left_out_wherever_it_stands(options_of):
+    documentation = """
+    name: x
+    options:
+      one:
+        deprecated:
+          why: it is old
+
+          version: "9"
+        description: |
+          First.
+
+          Second.
+      two:
+        env:
+          - name: TWO
+            version_added: "2.7"
+      three: {}
+    notes:
+      - not an option
+    """
+    assert yaml.safe_load(options_of(documentation)) == {
+        "options": {"one": {"description": "First.\n\nSecond.\n"}, "two": {"env": [{"name": "TWO"}]}, "three": {}}
+    }
 
 
 @pytest.mark.parametrize(
