@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import sys
 
-from . import ansible_fleet, fleet, proxies, service_capacity
+from . import ansible_fleet, fleet, proxies, service_capacity, starts
 
 COMMANDS = {
     "proxies": proxies.main,
     "fleet": fleet.main,
     "service": service_capacity.main,
     "ansible": ansible_fleet.main,
+    "starts": starts.main,
 }
 
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What starts often: an import in each of Ansible's workers, and a connector for each ssh connection.
+
+The import and the connector are measured as Ansible has them, from the installed collection; the connector beside a
+Python that does nothing, and the whole ssh connection beside one that goes straight to the same SSH server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from peers.fleet import Fleet
+
+from .figures import Figures
+
+__all__ = ["main"]
+
+THING = "device-1"
+# Ansible's loader of collections compiles what it imports each time; the connector finds bytecode.
+IMPORTS = {"compiled afresh": ("-B", "-X", "pycache_prefix=/nonexistent"), "from bytecode": ()}
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks starts", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="of which the median counts (%(default)s)")
+    rounds = parser.parse_args(arguments).rounds
+    figures = Figures("What starts often")
+    with Fleet(THING) as fleet:
+        collection = Path(fleet.controller.environment["ANSIBLE_COLLECTIONS_PATH"])
+        package = collection / "ansible_collections" / "iotops" / "tunnel"
+        connector = [sys.executable, "-I", "-S", str(package / "tunnelproxy" / "hub" / "connector.py"), THING, "SSH1"]
+        straight, through = _ssh_commands(fleet, connector)
+        environment = fleet.controller.environment
+        for number in range(rounds + 1):
+            measured = Figures("") if number == 0 else figures  # the first finds nothing in memory
+            for what, options in IMPORTS.items():
+                measured.add(
+                    f"import tunnelproxy.hub.client, {what} [ms]", "wall", _import_seconds(package, options) * 1000
+                )
+            _time(measured, "python that does nothing [ms]", lambda: _run([sys.executable, "-I", "-S", "-c", ""]))
+            _time(measured, "connector, until ssh has its stream [ms]", lambda: _take_stream(connector, environment))
+            _time(measured, "ssh straight to the SSH server [ms]", lambda: _run(straight, environment))
+            _time(measured, "ssh through the tunnel [ms]", lambda: _run(through, environment))
+    figures.show("starts")
+
+
+def _ssh_commands(fleet: Fleet, connector: Sequence[str]) -> tuple[list[str], list[str]]:
+    device = fleet.devices[THING]
+    common = [
+        *("ssh", "-F", "none", "-o", "BatchMode=yes", "-o", f"HostKeyAlias={THING}", "-o", "ControlPath=none"),
+        *("-o", f"UserKnownHostsFile={fleet.controller.known_hosts}", "-i", str(fleet.home / "key")),
+        *("-l", device.ssh_user),
+    ]
+    command = " ".join(connector)
+    through = ["-o", f"ProxyCommand={command}", "-o", "ProxyUseFdpass=yes"]
+    return (
+        [*common, "-p", str(device.sshd.port), "127.0.0.1", "true"],
+        [*common, *through, THING, "true"],
+    )
+
+
+def _import_seconds(package: Path, options: Sequence[str]) -> float:
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(package)!r}); began = time.perf_counter(); "
+        "import tunnelproxy.hub.client; print(time.perf_counter() - began)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", *options, "-c", code], check=True, capture_output=True, text=True
+    )
+    return float(done.stdout)
+
+
+def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command} ended with {done.returncode}: {done.stderr}")
+
+
+def _take_stream(connector: Sequence[str], environment: dict[str, str]) -> None:
+    """As ssh does with ProxyUseFdpass: the connector's standard output is a socket, and the stream comes over it."""
+    ours, its = socket.socketpair()
+    with ours, its, subprocess.Popen(connector, env=environment, stdin=subprocess.DEVNULL, stdout=its) as process:
+        _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_LEN(4))
+        for _, _, data in ancillary:
+            for descriptor in array.array("i", data):
+                os.close(descriptor)
+        if not ancillary:
+            raise SystemExit(f"{connector} ended without a stream")
+        process.wait()
+
+
+def _time(figures: Figures, what: str, action: Callable[[], None]) -> None:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    action()
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    figures.add(what, "wall", wall * 1000)
+    figures.add(what, "CPU", cpu * 1000)
