@@ -185,16 +185,19 @@ def _client(region: str | None, variables: frozenset[tuple[str, str]]) -> Any:
     """One client per way to reach the control API: making one takes longer than asking it."""
     import boto3
     from botocore.config import Config
+    from botocore.session import get_session
 
     aws = dict(variables)
+    core = get_session()
     session = boto3.session.Session(
+        botocore_session=core,
         aws_access_key_id=aws.get("AWS_ACCESS_KEY_ID"),
         aws_secret_access_key=aws.get("AWS_SECRET_ACCESS_KEY"),
         aws_session_token=aws.get("AWS_SESSION_TOKEN"),
         profile_name=aws.get("AWS_PROFILE"),
         region_name=region or aws.get("AWS_REGION") or aws.get("AWS_DEFAULT_REGION"),
     )
-    return session.client(
+    client = session.client(
         "iotsecuretunneling",
         endpoint_url=aws.get("AWS_ENDPOINT_URL_IOTSECURETUNNELING") or aws.get("AWS_ENDPOINT_URL"),
         verify=aws.get("AWS_CA_BUNDLE"),
@@ -205,6 +208,9 @@ def _client(region: str | None, variables: frozenset[tuple[str, str]]) -> Any:
             max_pool_connections=10,
         ),
     )
+    # What botocore has read of AWS's regions and services is 7 MB, and it keeps that for the next client.
+    getattr(core.get_component("data_loader"), "_cache", {}).clear()
+    return client
 
 
 def _open_tunnels(client: Any, thing: str) -> Iterator[dict[str, Any]]:
