@@ -126,6 +126,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -138,6 +139,8 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 display = Display()
 
+_SURE_SECONDS = 10.0
+
 # What HTTP allows in the first line of a request.
 _HTTP_PATH = re.compile(r"/[!-~]*\Z")
 
@@ -147,8 +150,9 @@ class Connection(SshConnection):
 
     transport = "iotops.tunnel.ssh"
 
-    # The hub that had the tunnel when this task began.
+    # The hub that had the tunnel when this task began, and until when that need not be asked again.
     _hub_pid = None
+    _sure_until = 0.0
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         """Read the options, then make the thing the host: it alone names the control socket and the host key."""
@@ -160,22 +164,28 @@ class Connection(SshConnection):
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         """Run a command on the device."""
-        self._ensure_tunnel()
+        self._ensure_tunnel_of_task()
         return super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
 
     def put_file(self, in_path, out_path):
         """Copy a file to the device."""
-        self._ensure_tunnel()
+        self._ensure_tunnel_of_task()
         return super().put_file(in_path, out_path)
 
     def fetch_file(self, in_path, out_path):
         """Copy a file from the device."""
-        self._ensure_tunnel()
+        self._ensure_tunnel_of_task()
         return super().fetch_file(in_path, out_path)
 
     def transport_test(self, connect_timeout):
         """See whether there is a tunnel that is up, for wait_for_connection, which opens none: it may ask for hours."""
         self._ensure_tunnel(open_policy="never")
+
+    def _ensure_tunnel_of_task(self):
+        """Ask once for the steps of a task that follow each other: it makes a folder, copies a file, and so on."""
+        if time.monotonic() >= self._sure_until:
+            self._ensure_tunnel()
+            self._sure_until = time.monotonic() + _SURE_SECONDS
 
     def _ensure_tunnel(self, open_policy=None):
         """See to it that the hub has a tunnel that is up; fail before ssh runs if not."""
@@ -279,6 +289,7 @@ class Connection(SshConnection):
         try:
             returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
         except AnsibleConnectionFailure as error:
+            self._sure_until = 0.0
             # Also raised where the device is reached, and a password is not asked for.
             self._explain(str(error), ssh_failed="Data could not be sent" in str(error))
             raise
@@ -292,6 +303,7 @@ class Connection(SshConnection):
             # sftp and scp run no command of the user's.
             runs_command = to_bytes(self.get_option("ssh_executable")) in cmd
             if returncode == 255 or (returncode and not runs_command):
+                self._sure_until = 0.0
                 words = to_text(stderr, errors="surrogate_or_replace")
                 self._explain(words, ssh_failed=returncode == 255)
             return returncode, stdout, stderr

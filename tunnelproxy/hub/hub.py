@@ -128,6 +128,9 @@ class Hub:
 
     async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None]) -> None:
         """Have a tunnel's services listen where the user wants them to."""
+        if not ports:
+            # As most want it, with each task of each host: no look at all other tunnels.
+            return
         thing = tunnel.record.thing
         for other in self._tunnels.values():
             if other is tunnel or not other.alive:
