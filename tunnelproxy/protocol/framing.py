@@ -31,6 +31,7 @@ __all__ = [
     "ProtocolError",
     "frame",
     "parse",
+    "prefix",
 ]
 
 MAX_PAYLOAD = 63 * 1024
@@ -110,13 +111,17 @@ def frame(message: Message, payload: bytes = b"") -> bytes:
     """
     encoded: bytes = message.SerializeToString()
     if not payload:
-        return len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+        return prefix(len(encoded)) + encoded
     size = len(payload)
     if size > MAX_PAYLOAD:
         raise ValueError(f"a payload of {size} bytes is over the limit of {MAX_PAYLOAD}")
     head = _payload_head(size)
-    length = len(encoded) + len(head) + size
-    return b"".join((length.to_bytes(_LENGTH_BYTES, "big"), encoded, head, payload))
+    return b"".join((prefix(len(encoded) + len(head) + size), encoded, head, payload))
+
+
+def prefix(size: int) -> bytes:
+    """What stands before an encoded message of so many bytes."""
+    return size.to_bytes(_LENGTH_BYTES, "big")
 
 
 class Parser:

@@ -15,7 +15,7 @@ from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes, FrameReader, Message, Parser, ProtocolError, frame
+from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes, FrameReader, Message, Parser, ProtocolError, frame, prefix
 from .admission import Admission, Admissions
 from .circuit import Circuit
 from .frame_rules import BrokenRule, FrameRules
@@ -291,7 +291,7 @@ class Connection(asyncio.Protocol):
             for encoded in self._reader.feed(data):
                 message, _ = self._parser.parse(encoded)
                 if rules.check(message) and circuit.consider(self, message):
-                    passed += (len(encoded).to_bytes(2, "big"), encoded)
+                    passed += (prefix(len(encoded)), encoded)
                 else:
                     whole = False
             whole = whole and self._reader.between_messages

@@ -2,7 +2,8 @@
 """The WebSocket between a proxy and the tunneling service.
 
 websockets' sans-I/O protocol inside an asyncio protocol class: what arrives goes to the receiver in the same turn of
-the event loop, without a task or a queue in between.
+the event loop, without a task or a queue in between. TLS is asyncio's: OpenSSL right on the socket, without
+asyncio's buffers in between, moved no more bytes a second, and cost small messages a tenth more.
 
 A dead service is found in two ways, because a service need not answer pings: the kernel gives up when what was sent
 (the pings, if nothing else) stays unacknowledged, and, once a service has answered one ping, silence after a later one
