@@ -3,10 +3,13 @@
 
 Every device is an sshd, a destination proxy and a tunnel of its own. Devices, tunneling service and controller are on
 this machine, and share its processors: what the proxies and the service take counts against the tunnels, although in
-the field it is the work of other machines; and there is no distance, so that nothing hides it. Each round runs both
-ways, one after the other, with the order changing from round to round:
+the field it is the work of other machines; and there is no distance, so that nothing hides it, unless one asks for
+some. Each round runs both ways, one after the other, with the order changing from round to round:
 
-    python -m benchmarks ansible --hosts 50 --rounds 7
+    python -m benchmarks ansible --hosts 10 50 --rounds 7 --delay 50
+
+With that delay each of the two WebSockets between controller and device takes 50 ms in each direction. The device is
+then 100 ms away, and so it is by plain ssh: each direction of that takes 100 ms.
 
 Three jobs are timed, as whole processes:
 
@@ -25,16 +28,19 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from peers.distance import Distance
 from peers.fleet import Fleet
 
-from .figures import RESULTS
+from .figures import RESULTS, Figures, add_delay, delay_suffix
+from .plots import plot_bars
 
 HERE = Path(__file__).resolve().parent
 WAYS = ("tunnel", "ssh")
@@ -62,10 +68,15 @@ class Timing:
 
 
 class Bench:
-    """The fleet, and how to run a job by one of the two ways."""
+    """The fleet, and how to run a job by one of the two ways.
 
-    def __init__(self, fleet: Fleet, *, pipelining: bool) -> None:
+    Args:
+        ssh_ports: where plain ssh finds each device's SSH server.
+    """
+
+    def __init__(self, fleet: Fleet, ssh_ports: dict[str, int], *, pipelining: bool) -> None:
         self.fleet = fleet
+        self._ssh_ports = ssh_ports
         self.controller = fleet.controller
         self._runs = 0
         self._payload = fleet.home / "payload"
@@ -116,7 +127,7 @@ class Bench:
         for thing, device in self.fleet.devices.items():
             hosts[thing] = {"folder": str(device.folder / way)}
             if way == "ssh":
-                hosts[thing] |= {"ansible_host": "127.0.0.1", "ansible_port": device.sshd.port}
+                hosts[thing] |= {"ansible_host": "127.0.0.1", "ansible_port": self._ssh_ports[thing]}
             (device.folder / way).mkdir()
         if way == "ssh":
             common["ansible_connection"] = "ansible.builtin.ssh"
@@ -142,31 +153,55 @@ class Bench:
 def main(arguments: list[str]) -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks ansible", description=__doc__.splitlines()[0])
-    parser.add_argument("--hosts", type=int, default=50, metavar="N")
+    parser.add_argument(
+        "--hosts", type=int, nargs="+", default=[1, 10, 50], metavar="N", help="one fleet after another"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of the play")
     parser.add_argument("--ping-rounds", type=int, default=11, metavar="N", help="of either ping")
     parser.add_argument("--pipelining", action="store_true", help="Ansible's default is without")
     parser.add_argument("--only", choices=sorted(GOALS), action="append", help="this job only")
+    add_delay(parser)
     options = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    things = [f"device-{number:02}" for number in range(1, options.hosts + 1)]
-    print(f"Setting up {len(things)} devices …", flush=True)
-    with Fleet(*things) as fleet:
-        bench = Bench(fleet, pipelining=options.pipelining)
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "pipelining": options.pipelining,
+        "delay_ms": options.delay,
+        "fleets": {str(hosts): measure_fleet(hosts, options) for hosts in options.hosts},
+    }
+    show(report)
+    name = f"ansible{delay_suffix(options.delay)}"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, name)
+
+
+def measure_fleet(hosts: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What the report says of one size."""
+    things = [f"device-{number:02}" for number in range(1, hosts + 1)]
+    print(f"Setting up {hosts} devices …", flush=True)
+    with Fleet(*things, delay=options.delay) as fleet, ssh_ports(fleet, 2 * options.delay) as ports:
+        bench = Bench(fleet, ports, pipelining=options.pipelining)
         rounds = {"play": options.rounds, "ping warm": options.ping_rounds, "ping cold": options.ping_rounds}
         wanted = {name: number for name, number in rounds.items() if name in (options.only or GOALS)}
         results = {name: measure(bench, name, number) for name, number in wanted.items()}
-        report = {
-            "machine": machine(),
-            "hosts": len(things),
-            "pipelining": options.pipelining,
+        return {
+            "load": [round(load, 1) for load in os.getloadavg()],
             "jobs": {name: summary(name, timings) for name, timings in results.items()},
             "processes": bench.processes(),
         }
-    show(report)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "ansible.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+@contextmanager
+def ssh_ports(fleet: Fleet, milliseconds: float) -> Iterator[dict[str, int]]:
+    """Where plain ssh finds the devices, so far away."""
+    ports = {thing: device.sshd.port for thing, device in fleet.devices.items()}
+    if not milliseconds:
+        yield ports
+        return
+    with Distance(list(ports.values()), milliseconds, fleet.home / "distance-ssh.log") as distance:
+        yield dict(zip(ports, distance.ports))
 
 
 def measure(bench: Bench, name: str, rounds: int) -> dict[str, Timing]:
@@ -209,7 +244,6 @@ def machine() -> dict[str, Any]:
 
     return {
         "processors": os.cpu_count(),
-        "load": [round(load, 1) for load in os.getloadavg()],
         "python": platform.python_version(),
         "ansible": first_line("ansible", "--version"),
         "ssh": first_line("ssh", "-V"),
@@ -217,23 +251,50 @@ def machine() -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
-    pipelining = "with" if report["pipelining"] else "without"
-    print(f"\n{report['hosts']} hosts, {report['hosts']} forks, {pipelining} pipelining; {report['machine']}")
-    columns = ("job", "tunnel s", "ssh s", "ratio", "goal", "by round", "cpu tunnel", "cpu ssh", "ours cpu", "logins")
+    print(f"\n{title(report)}; {report['machine']}")
+    columns = ("hosts", "job", "tunnel s", "ssh s", "ratio", "goal", "by round")
+    columns += ("cpu tunnel", "cpu ssh", "ours cpu", "logins")
     rows = []
-    for name, job in report["jobs"].items():
+    jobs = [(hosts, *item) for hosts, fleet in report["fleets"].items() for item in fleet["jobs"].items()]
+    for hosts, name, job in jobs:
         tunnel, ssh, by_round = job["tunnel"], job["ssh"], job["ratio_by_round"]
         spread = f"{by_round['median']:.3f} ({by_round['min']:.2f} to {by_round['max']:.2f})"
         logins = f"{tunnel['connections']:.0f}/{ssh['connections']:.0f}"
         figures = (f"{tunnel['wall']:.2f}", f"{ssh['wall']:.2f}", f"{job['ratio']:.3f}", f"{job['goal']:.2f}", spread)
         seconds = (f"{tunnel['ansible']:.2f}", f"{ssh['ansible']:.2f}", f"{tunnel['ours']:.2f}")
-        rows.append((name, *figures, *seconds, logins))
+        rows.append((hosts, name, *figures, *seconds, logins))
     widths = [max(len(row[column]) for row in [columns, *rows]) for column in range(len(columns))]
     for row in [columns, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    processes = report["processes"]
-    print(
-        f"on the controller: 1 hub of {processes['hub_rss_mib']:.0f} MiB, "
-        f"{processes['others']} other processes of ours, "
-        f"{processes['control_masters']} control masters of ssh (both ways)"
-    )
+    for hosts, fleet in report["fleets"].items():
+        processes = fleet["processes"]
+        print(
+            f"on the controller of {hosts}: 1 hub of {processes['hub_rss_mib']:.0f} MiB, "
+            f"{processes['others']} other processes of ours, "
+            f"{processes['control_masters']} control masters of ssh (both ways)"
+        )
+
+
+def title(report: dict[str, Any]) -> str:
+    """The circumstances in words."""
+    words = f"As many forks as hosts, {'with' if report['pipelining'] else 'without'} pipelining"
+    if report["delay_ms"]:
+        delay = report["delay_ms"]
+        words += f"\n{delay:g} ms each way on both WebSockets of a tunnel, {2 * delay:g} ms each way for plain ssh"
+    return words
+
+
+def plot(report: dict[str, Any], name: str) -> None:
+    """Draw the walls of all rounds: those of the play, and those of the pings, which are shorter."""
+    figures = Figures(title(report))
+    pictures: dict[str, dict[str, str]] = {"play": {}, "ping": {}}
+    for hosts, fleet in report["fleets"].items():
+        for job, done in fleet["jobs"].items():
+            what = f"{job}, {hosts} hosts"
+            pictures[job.split()[0]][what] = f"{job},\n{hosts} host{'' if hosts == '1' else 's'}"
+            for way in WAYS:
+                for wall in done[way]["rounds"]["wall"]:
+                    figures.add(what, way, wall)
+    for picture, rows in pictures.items():
+        if rows:
+            plot_bars(figures, name.replace("ansible", f"ansible-{picture}"), rows, "s")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -12,9 +13,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["RESULTS", "Figures", "percentile"]
+__all__ = ["RESULTS", "Figures", "add_delay", "delay_suffix", "percentile"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def add_delay(parser: argparse.ArgumentParser) -> None:
+    """Add the option for distance."""
+    parser.add_argument(
+        "--delay",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="what each direction of a WebSocket takes (%(default)s); by the other ways, the far end is as far away",
+    )
+
+
+def delay_suffix(delay: float) -> str:
+    """What sets the results with distance apart from those without."""
+    return f"-delay-{delay:g}" if delay else ""
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -11,6 +11,8 @@ import matplotlib as mpl
 mpl.use("Agg")  # no screen
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from .figures import RESULTS, Figures
 
@@ -42,14 +44,7 @@ def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str) -> P
             places, heights, width * 0.92, yerr=spans, label=way, color=_COLOURS[number % 4], ecolor="#444", capsize=2
         )
     axes.set_xticks(range(len(rows)), rows.values())
-    axes.set_ylabel(unit)
-    axes.set_title(figures.title)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    path = RESULTS / f"{name}.png"
-    chart.savefig(path, dpi=80)
-    plt.close(chart)
-    return path
+    return _finish(chart, axes, figures.title, name, unit)
 
 
 def plot_growth(figures: Figures, name: str, rows: dict[str, str], unit: str) -> Path:
@@ -65,9 +60,14 @@ def plot_growth(figures: Figures, name: str, rows: dict[str, str], unit: str) ->
             color=_COLOURS[(number + 1) % 4],
         )
     axes.set_xlabel("tunnels")
-    axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
-    axes.set_title(figures.title)
+    return _finish(chart, axes, figures.title, name, unit)
+
+
+def _finish(chart: Figure, axes: Axes, title: str, name: str, unit: str) -> Path:
+    """What all charts have; write it, and return where it is."""
+    axes.set_ylabel(unit)
+    axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     path = RESULTS / f"{name}.png"

@@ -2,6 +2,10 @@
 """One tunnel beside plain TCP, a stunnel pair and ``ssh -L``: throughput, echo, connections, start, memory, CPU.
 
 Each round measures every way in turn, so that whatever else the machine does meets them all alike.
+
+With ``--delay 50`` each of the tunnel's two WebSockets takes 50 ms in each direction, and each direction of the other
+ways 100 ms, so that the server is as far away by each. Bulk data then goes as fast as windows let it: see
+:mod:`peers.distance` for what this shows and what not.
 """
 
 from __future__ import annotations
@@ -18,13 +22,15 @@ from typing import Any
 
 from peers.process import Process
 
-from .figures import Figures, percentile
+from .figures import Figures, add_delay, delay_suffix, percentile
 from .plots import plot_bars
 from .ways import Way, all_ways
 
 __all__ = ["compare", "main"]
 
 MEGA = 1_000_000
+BULK = 400
+BULK_DELAYED = 10
 ECHO_SECONDS = 3.0
 ECHO_PAUSE = 0.002
 CONNECTIONS = 400
@@ -36,43 +42,55 @@ def main(arguments: list[str]) -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks proxies", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts (%(default)s)")
-    parser.add_argument("--megabytes", type=int, default=400, metavar="MB", help="in each bulk transfer (%(default)s)")
+    parser.add_argument(
+        "--megabytes", type=int, metavar="MB", help=f"in each bulk transfer ({BULK}; with a delay {BULK_DELAYED})"
+    )
+    add_delay(parser)
     options = parser.parse_args(arguments)
-    figures, memory = compare(options.rounds, options.megabytes)
-    figures.show("proxies")
-    memory.show("memory")
+    delay = options.delay
+    megabytes = options.megabytes or (BULK_DELAYED if delay else BULK)
+    figures, memory = compare(options.rounds, megabytes, delay)
+    figures.show(f"proxies{delay_suffix(delay)}")
+    if not delay:
+        memory.show("memory")
     bulk = {
         f"throughput {direction}, {number} [MB/s]": f"{direction},\n{number}"
         for number in ("1 connection", "8 connections")
         for direction in ("up", "down")
     }
-    plot_bars(figures, "throughput", bulk, "MB/s")
-    plot_bars(figures, "echo", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
+    plot_bars(figures, f"throughput{delay_suffix(delay)}", bulk, "MB/s")
+    plot_bars(figures, f"echo{delay_suffix(delay)}", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
 
 
-def compare(rounds: int, megabytes: int) -> tuple[Figures, Figures]:
-    """Measure it all; memory goes into a table of its own, with a column for each process.
+def compare(rounds: int, megabytes: int, delay: float = 0.0) -> tuple[Figures, Figures]:
+    """Measure it all; memory goes into a table of its own, with a column for each process, unless there is a delay.
 
     Args:
         rounds: how many times.
         megabytes: what each bulk transfer moves, in 10^6 bytes.
+        delay: milliseconds that each direction of a WebSocket takes.
     """
-    figures = Figures("One tunnel beside what one would use instead")
+    title = "One tunnel beside what one would use instead"
+    if delay:
+        title += f"\n{delay:g} ms each way on both of its WebSockets, {2 * delay:g} ms on the others' one connection"
+    figures = Figures(title)
     memory = Figures("Memory of each process [MB resident]")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Process([sys.executable, "-m", "benchmarks.traffic", "serve"], folder / "traffic.log") as server:
             port = int(server.wait_for_output(r"^(\d+)\n")[1])
-            with all_ways(port, folder) as ways:
-                _memory(memory, ways, "idle")
+            with all_ways(port, folder, delay) as ways:
+                if not delay:
+                    _memory(memory, ways, "idle")
                 for number in range(rounds):
                     print(f"round {number + 1} of {rounds} …", flush=True)
                     _round(figures, ways, megabytes * MEGA)
-                for way in ways:
-                    if way.processes:
-                        for direction in ("up", "down"):
-                            client("bulk", way.port, direction, 1000 * MEGA, 1)
-                _memory(memory, ways, "after 1 GB each way")
+                if not delay:
+                    for way in ways:
+                        if way.processes:
+                            for direction in ("up", "down"):
+                                client("bulk", way.port, direction, 1000 * MEGA, 1)
+                    _memory(memory, ways, "after 1 GB each way")
                 # Last, for each takes the place of the tunnel's source.
                 for _ in range(rounds):
                     _starts(figures, ways)

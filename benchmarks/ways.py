@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ways from a client to a server that are compared: none, stunnel, ssh -L, and our tunnel.
 
-Each leads from two loopback ports to the same server, and knows the processes that it consists of.
+Each leads from two loopback ports to the same server, and knows the processes that it consists of. Where there is
+distance on the way, it is no process of the way's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from peers.device import Sshd, make_ssh_key
+from peers.distance import Distance, far_away
 from peers.process import Process, free_port, wait_for
 from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
@@ -67,14 +69,34 @@ def _cpu(process: psutil.Process) -> float:
 
 
 @contextmanager
-def all_ways(server: int, folder: Path) -> Iterator[list[Way]]:
-    """All of them, to the same server."""
-    with _stunnel(server, folder) as stunnel, _ssh(server, folder) as ssh, _tunnel(server, folder) as tunnel:
-        yield [Way(LOOPBACK, server, server), stunnel, ssh, tunnel]
+def all_ways(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[Way]]:
+    """All of them, to the same server.
+
+    Args:
+        delay: milliseconds that each direction of a WebSocket takes. The tunnel has two of these, one after the other,
+            and so each direction of the other ways takes twice as long: the server is as far away by each.
+    """
+    with (
+        _distant(server, 2 * delay, folder) as plain,
+        _stunnel(server, folder, 2 * delay) as stunnel,
+        _ssh(server, folder, 2 * delay) as ssh,
+        _tunnel(server, folder, delay) as tunnel,
+    ):
+        yield [Way(LOOPBACK, plain, plain), stunnel, ssh, tunnel]
 
 
 @contextmanager
-def _stunnel(server: int, folder: Path) -> Iterator[Way]:
+def _distant(port: int, milliseconds: float, folder: Path) -> Iterator[int]:
+    """A port that leads to another, so far away; that port itself, where there is no distance."""
+    if not milliseconds:
+        yield port
+        return
+    with Distance([port], milliseconds, folder / f"distance-{port}.log") as distance:
+        yield distance.ports[0]
+
+
+@contextmanager
+def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
     certificate = folder / "stunnel.pem"
     key = folder / "stunnel.key"
     subprocess.run(
@@ -95,7 +117,7 @@ def _stunnel(server: int, folder: Path) -> Iterator[Way]:
     def start_client(port: int) -> Process:
         near = folder / f"stunnel-{port}.conf"
         near.write_text(
-            f"{common}[near]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{middle}\n"
+            f"{common}[near]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{distant}\n"
             f"CAfile = {certificate}\nverifyPeer = yes\n"
         )
         return Process(["stunnel", near], folder / f"stunnel-{port}.log")
@@ -104,15 +126,19 @@ def _stunnel(server: int, folder: Path) -> Iterator[Way]:
         other = free_port()
         return start_client(other), lambda: other
 
-    with Process(["stunnel", far], folder / "stunnel-server.log") as server_end, start_client(port) as client_end:
+    with (
+        Process(["stunnel", far], folder / "stunnel-server.log") as server_end,
+        _distant(middle, milliseconds, folder) as distant,
+        start_client(port) as client_end,
+    ):
         for process in (server_end, client_end):
             process.wait_for_output("Configuration successful")
         processes = {"server": server_end.pid, "client": client_end.pid}
         yield Way(STUNNEL, port, port, processes, start_another)
 
 
-def _ssh_command(sshd: Sshd, key: Path, port: int, server: int) -> list[str]:
-    """``ssh -L`` to a server of ours, which asks nothing."""
+def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:
+    """``ssh -L`` to the port of a server of ours, which asks nothing."""
     return [
         *(
             "ssh",
@@ -120,7 +146,7 @@ def _ssh_command(sshd: Sshd, key: Path, port: int, server: int) -> list[str]:
             "none",
             "-N",
             "-p",
-            str(sshd.port),
+            str(sshd),
             "-i",
             str(key),
             "-L",
@@ -132,20 +158,20 @@ def _ssh_command(sshd: Sshd, key: Path, port: int, server: int) -> list[str]:
 
 
 @contextmanager
-def _ssh(server: int, folder: Path) -> Iterator[Way]:
+def _ssh(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
     key = make_ssh_key(folder / "key")
     sshd = Sshd(folder / "sshd", key)
     port = free_port()
 
     def start_client(port: int) -> Process:
-        return Process(_ssh_command(sshd, key, port, server), folder / f"ssh-{port}.log")
+        return Process(_ssh_command(distant, key, port, server), folder / f"ssh-{port}.log")
 
     def start_another() -> tuple[Process, Callable[[], int]]:
         other = free_port()
         return start_client(other), lambda: other
 
     try:
-        with start_client(port) as client:
+        with _distant(sshd.port, milliseconds, folder) as distant, start_client(port) as client:
             wait_for(lambda: _listens(port), "ssh forwards its port")
             yield Way(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid}, start_another)
     finally:
@@ -160,9 +186,10 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def _tunnel(server: int, folder: Path) -> Iterator[Way]:
+def _tunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
     with (
         TunnelingService() as service,
+        far_away(service, milliseconds, folder / "distance-tunnel.log"),
         ProxyPair(service, folder, {"SSH1": server, "HTTP1": server}) as pair,
     ):
         processes = {"service": service.pid, "source": pair.source.pid, "destination": pair.destination.pid}

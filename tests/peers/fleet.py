@@ -20,6 +20,7 @@ from typing import Any
 from .agent import AgentProcess
 from .collection import Controller
 from .device import Device, make_ssh_key
+from .distance import far_away
 from .service import TunnelingService
 
 __all__ = ["AgentFleet", "Fleet"]
@@ -35,6 +36,7 @@ class Fleet:
         things: names of the devices.
         variables: inventory variables of all hosts.
         enter: for some things, the start of a command line that leads to where its SSH server is to run.
+        delay: milliseconds that each direction of every WebSocket takes.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Fleet:
         *things: str,
         variables: dict[str, Any] | None = None,
         enter: Mapping[str, Sequence[str]] | None = None,
+        delay: float = 0.0,
     ) -> None:
         self._things = things
+        self._delay = delay
         self._enter = enter or {}
         self._variables = variables or {}
         self._stack = ExitStack()
@@ -55,6 +59,7 @@ class Fleet:
             stack.callback(shutil.rmtree, self.home, ignore_errors=True)
             key = make_ssh_key(self.home / "key")
             self.service = stack.enter_context(TunnelingService())
+            stack.enter_context(far_away(self.service, self._delay, self.home / "distance.log"))
             for thing in self._things:
                 device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
                 self.devices[thing] = stack.enter_context(device)
