@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .process import Process, free_port, wait_for
 
-__all__ = ["Tinyproxy", "TlsFront"]
+__all__ = ["Tinyproxy", "TlsFront", "wait_for_port"]
 
 
 def _require(program: str, package: str) -> str:
@@ -20,7 +20,9 @@ def _require(program: str, package: str) -> str:
     return path
 
 
-def _wait_for_port(port: int) -> None:
+def wait_for_port(port: int) -> None:
+    """Wait until something listens there."""
+
     def connects() -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return True
@@ -47,7 +49,7 @@ class Tinyproxy:
             + (f"ConnectPort {connect_port}\n" if connect_port else "")
         )
         self.process = Process([_require("tinyproxy", "tinyproxy-bin"), "-d", "-c", config], folder / "tinyproxy.log")
-        _wait_for_port(self.port)
+        wait_for_port(self.port)
 
     def __enter__(self) -> Tinyproxy:
         return self
@@ -75,7 +77,7 @@ class TlsFront:
             f"cert = {certificate}\nkey = {key}\n"
         )
         self.process = Process([_require("stunnel", "stunnel4"), config], folder / "stunnel.log")
-        _wait_for_port(self.port)
+        wait_for_port(self.port)
 
     def __enter__(self) -> TlsFront:
         return self

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Several tunneling services behind one HAProxy, as docs/service.md has it, with the configuration in deploy/."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from .process import REPOSITORY, Process, free_port
+from .service import TunnelingService
+from .web_proxy import wait_for_port
+
+__all__ = ["EXAMPLE", "NAMES", "Front", "require_haproxy"]
+
+EXAMPLE = REPOSITORY / "deploy" / "haproxy.cfg"
+
+NAMES = ("127.1", "127.0.1")
+"""Names by which clients find this machine with no name server and no entry in /etc/hosts: to the system's resolver
+they are old ways to write 127.0.0.1, to TLS they are names like any other, not addresses."""
+
+
+def require_haproxy() -> str:
+    """The path of HAProxy, or a failure that says how to install it."""
+    haproxy = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    if haproxy is None:
+        raise RuntimeError("haproxy is not installed: sudo apt-get install haproxy")
+    return haproxy
+
+
+class Front:
+    """One front and the services behind it, one for each name. Use it as a context manager.
+
+    Args:
+        folder: for the front's files.
+        names: at most as many as the example has.
+        options: further options of all services.
+    """
+
+    def __init__(self, folder: Path, names: tuple[str, ...] = NAMES, *options: str) -> None:
+        self.api_port, self.data_port = free_port(), free_port()
+        self._folder = folder
+        self._names = names
+        self._options = options
+        self._stack = ExitStack()
+        self.services: list[TunnelingService] = []
+        self.process: Process
+
+    def __enter__(self) -> Front:
+        with ExitStack() as stack:
+            for number, name in enumerate(self._names, 1):
+                options = (
+                    *("--host", f"127.0.0.1{number}", "--public-name", name, "--connections-per-address", "0"),
+                    *("--api-port", str(self.api_port), "--data-port", str(self.data_port)),
+                )
+                self.services.append(stack.enter_context(TunnelingService(*options, *self._options)))
+            configuration = self._folder / "haproxy.cfg"
+            configuration.write_text(self._configuration())
+            # Without -W it is one process, and with -db it stays.
+            self.process = stack.enter_context(
+                Process([require_haproxy(), "-db", "-f", configuration], self._folder / "haproxy.log")
+            )
+            wait_for_port(self.data_port)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _configuration(self) -> str:
+        """The example, with what is true here; without MQTT, which these services do not have."""
+        true_here = {
+            "192.0.2.10:8443": f"127.0.0.1:{self.api_port}",
+            "192.0.2.10:9443": f"127.0.0.1:{self.data_port}",
+            "maxconn 40000": "maxconn 400",
+        }
+        for example, name in zip(("one.tunnels.example.com", "two.tunnels.example.com"), self._names):
+            true_here[example] = name
+        text = re.sub(r"(?m)^ *bind .* # MQTT\n", "", EXAMPLE.read_text())
+        for example, here in true_here.items():
+            assert text.count(example) == 1, f"{EXAMPLE} has no {example}"
+            text = text.replace(example, here)
+        return text
