@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import sys
 
-from . import ansible_fleet, fleet, proxies, service_capacity, starts
+from . import ansible_fleet, fleet, proxies, service_capacity, service_processes, starts
 
 COMMANDS = {
     "proxies": proxies.main,
     "fleet": fleet.main,
     "service": service_capacity.main,
+    "processes": service_processes.main,
     "ansible": ansible_fleet.main,
     "starts": starts.main,
 }

@@ -23,10 +23,10 @@ MOST_EXPOSED = 2.0
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """The unit, with a program that exists on every machine."""
-    copy = tmp_path / UNIT.name
+@pytest.fixture(params=[UNIT.name, "tunnelproxy-service@.service"])
+def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The unit, under either of its names, with a program that exists on every machine."""
+    copy = tmp_path / str(request.param)
     copy.write_text(UNIT.read_text().replace("/opt/tunnelproxy/bin/tunnelproxy", "/bin/true"))
     return copy
 
