@@ -119,6 +119,7 @@ class _End(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self.writable = False
         self._ended = False
+        self._finished = False
         self._buffer = memoryview(bytearray(CHUNK))
         self._transport: asyncio.Transport | None = None
 
@@ -162,7 +163,9 @@ class _End(asyncio.BufferedProtocol):
             return
         if piece:
             self._transport.write(piece)
-        elif self._ended:
+            return
+        self._finished = True
+        if self._ended:
             self._transport.close()
         else:
             self._transport.write_eof()
@@ -175,6 +178,8 @@ class _End(asyncio.BufferedProtocol):
         if not self._ended:
             self._ended = True
             self.outward.send(b"")
+        if self._finished and self._transport is not None:
+            self._transport.close()
 
 
 async def _carry(near: socket.socket, target: int, seconds: float, window: int) -> None:
