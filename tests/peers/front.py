@@ -73,7 +73,7 @@ class Front:
         true_here = {
             "192.0.2.10:8443": f"127.0.0.1:{self.api_port}",
             "192.0.2.10:9443": f"127.0.0.1:{self.data_port}",
-            "maxconn 40000": "maxconn 400",
+            "maxconn 40000": "maxconn 1500",
         }
         for example, name in zip(("one.tunnels.example.com", "two.tunnels.example.com"), self._names):
             true_here[example] = name
