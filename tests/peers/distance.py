@@ -29,8 +29,8 @@ KERNEL_WINDOW = 3 * 1024 * 1024
 """Where a program does not set SO_RCVBUF, Linux lets it grow to 6 MB (net.ipv4.tcp_rmem), half of which is window."""
 
 CHUNK = 64 * 1024
-# What the relay's own sockets hold comes on top of the window: little, but no less than the loopback's large segments.
-SOCKET_BUFFER = 64 * 1024
+# What the relay's own sockets hold comes on top of the window, and the kernel makes it twice as much.
+SOCKET_SHARE = 16
 
 
 class Distance:
@@ -191,7 +191,7 @@ async def _carry(near: socket.socket, target: int, seconds: float, window: int) 
     await asyncio.sleep(2 * seconds)
     await loop.create_connection(lambda: ends[0], sock=near)
     await asyncio.sleep(seconds)
-    far = _small(socket.socket())
+    far = _small(socket.socket(), window)
     far.setblocking(False)
     try:
         await loop.sock_connect(far, ("127.0.0.1", target))
@@ -201,15 +201,15 @@ async def _carry(near: socket.socket, target: int, seconds: float, window: int) 
     await loop.create_connection(lambda: ends[1], sock=far)
 
 
-def _small(sock: socket.socket) -> socket.socket:
+def _small(sock: socket.socket, window: int) -> socket.socket:
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, option, window // SOCKET_SHARE)
     return sock
 
 
 async def _relay(seconds: float, window: int, targets: Sequence[int]) -> None:
     loop = asyncio.get_running_loop()
-    listeners = [_small(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in targets]
+    listeners = [_small(socket.create_server(("127.0.0.1", 0), backlog=1024), window) for _ in targets]
     print("ready", *(listener.getsockname()[1] for listener in listeners), flush=True)
     carried = set()
 
