@@ -168,12 +168,15 @@ def main(arguments: list[str]) -> None:
         "machine": machine(),
         "pipelining": options.pipelining,
         "delay_ms": options.delay,
-        "fleets": {str(hosts): measure_fleet(hosts, options) for hosts in options.hosts},
+        "fleets": {},
     }
-    show(report)
     name = f"ansible{delay_suffix(options.delay)}"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    for hosts in options.hosts:
+        report["fleets"][str(hosts)] = measure_fleet(hosts, options)
+        # A large fleet takes so long that what there is by then should not be lost with it.
+        (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    show(report)
     plot(report, name)
 
 
