@@ -18,7 +18,7 @@ from .figures import RESULTS, Figures
 
 __all__ = ["plot_bars", "plot_growth"]
 
-_COLOURS = ("#9aa0a6", "#5b8def", "#e0a33a", "#2e8b57")
+_COLOURS = ("#9aa0a6", "#5b8def", "#2f4b8f", "#e0a33a", "#2e8b57")
 
 
 def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str) -> Path:
@@ -41,7 +41,7 @@ def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str) -> P
                 spans[0].append(middle - min(values))
                 spans[1].append(max(values) - middle)
         axes.bar(
-            places, heights, width * 0.92, yerr=spans, label=way, color=_COLOURS[number % 4], ecolor="#444", capsize=2
+            places, heights, width * 0.92, yerr=spans, label=way, color=_COLOURS[number % 5], ecolor="#444", capsize=2
         )
     axes.set_xticks(range(len(rows)), rows.values())
     return _finish(chart, axes, figures.title, name, unit)
@@ -57,7 +57,7 @@ def plot_growth(figures: Figures, name: str, rows: dict[str, str], unit: str) ->
             [statistics.median(figures.values[what][size]) for size in sizes],
             marker="o",
             label=label,
-            color=_COLOURS[(number + 1) % 4],
+            color=_COLOURS[(number + 1) % 5],
         )
     axes.set_xlabel("tunnels")
     axes.set_ylim(bottom=0)

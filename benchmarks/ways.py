@@ -22,10 +22,11 @@ from peers.process import Process, free_port, wait_for
 from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
 
-__all__ = ["LOOPBACK", "SSH", "STUNNEL", "TUNNEL", "Way", "all_ways"]
+__all__ = ["LOOPBACK", "SSH", "STUNNEL", "TUNNEL", "TWICE", "Way", "all_ways"]
 
 LOOPBACK = "plain TCP"
 STUNNEL = "stunnel pair"
+TWICE = "two stunnel pairs"
 SSH = "ssh -L"
 TUNNEL = "tunnel"
 
@@ -79,10 +80,11 @@ def all_ways(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[Way
     with (
         _distant(server, 2 * delay, folder) as plain,
         _stunnel(server, folder, 2 * delay) as stunnel,
+        _stunnel_twice(server, folder, delay) as twice,
         _ssh(server, folder, 2 * delay) as ssh,
         _tunnel(server, folder, delay) as tunnel,
     ):
-        yield [Way(LOOPBACK, plain, plain), stunnel, ssh, tunnel]
+        yield [Way(LOOPBACK, plain, plain), stunnel, twice, ssh, tunnel]
 
 
 @contextmanager
@@ -97,6 +99,7 @@ def _distant(port: int, milliseconds: float, folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
+    folder.mkdir(exist_ok=True)
     certificate = folder / "stunnel.pem"
     key = folder / "stunnel.key"
     subprocess.run(
@@ -135,6 +138,21 @@ def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
             process.wait_for_output("Configuration successful")
         processes = {"server": server_end.pid, "client": client_end.pid}
         yield Way(STUNNEL, port, port, processes, start_another)
+
+
+@contextmanager
+def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
+    """One pair after the other: the TLS work that a tunnel does, in C, with one hop more."""
+    with (
+        _stunnel(server, folder / "far", milliseconds) as far,
+        _stunnel(far.port, folder / "near", milliseconds) as near,
+    ):
+        processes = {
+            f"{place} {name}": pid
+            for place, pair in (("far", far), ("near", near))
+            for name, pid in pair.processes.items()
+        }
+        yield Way(TWICE, near.port, near.port, processes)
 
 
 def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:
