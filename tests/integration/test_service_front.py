@@ -13,6 +13,7 @@ import pytest
 
 from peers.exchange import ExchangeServer, exchange
 from peers.front import NAMES, Front
+from peers.process import wait_for
 from peers.proxies import ProxyPair, open_tunnel, start_proxy
 
 SIZE = 1_000_000
@@ -35,7 +36,8 @@ def test_each_service_carries_its_own_tunnel_through_the_ports_of_both(front: Fr
         sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", pair.ports["HTTP1"]))) for pair in pairs]
         for seed, sock in enumerate(sockets):
             outcome = exchange(sock, SIZE, seed)
-            assert server.outcomes[outcome.sent].sent == outcome.received
+            far = wait_for(lambda sent=outcome.sent: server.outcomes.get(sent), "the server has everything")
+            assert far.sent == outcome.received
         for pair in pairs:
             tunnels = pair.service.boto3_client().list_tunnels()["tunnelSummaries"]
             assert [tunnel["tunnelId"] for tunnel in tunnels] == [pair.tunnel.tunnel_id]
