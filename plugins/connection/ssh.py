@@ -287,7 +287,8 @@ class Connection(SshConnection):
     def _bare_run(self, cmd, in_data, sudoable=True, checkrc=True):
         """Run ssh, sftp or scp once, and say why if it could not reach the device."""
         try:
-            returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
+            with _plain_shell():
+                returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
         except AnsibleConnectionFailure as error:
             self._sure_until = 0.0
             # Also raised where the device is reached, and a password is not asked for.
@@ -336,6 +337,24 @@ class Connection(SshConnection):
         check = check[check.index(executable) :]
         done = subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603  as above
         return done.returncode == 0
+
+
+@contextlib.contextmanager
+def _plain_shell():
+    """Have ssh run its proxy command by /bin/sh.
+
+    It takes the user's shell, and gives it a socket; by which bash thinks that rshd has started it, and reads ~/.bashrc
+    where no other bash is above it, as under cron: that takes its time, and what it prints ssh takes for the stream.
+    """
+    users = os.environ.get("SHELL")
+    os.environ["SHELL"] = "/bin/sh"
+    try:
+        yield
+    finally:
+        if users is None:
+            del os.environ["SHELL"]
+        else:
+            os.environ["SHELL"] = users
 
 
 def _options(*options):

@@ -113,6 +113,15 @@ def test_our_way_to_the_device_wins_over_the_users_arguments(fleet: Fleet, contr
     assert command.index("ServerAliveInterval=7") < command.index("ServerAliveInterval=15")
 
 
+def test_the_users_shell_has_no_part_in_it(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    """Given a socket, and no bash above it, as under cron, bash reads ~/.bashrc, and ssh what that prints."""
+    (tmp_path / ".bashrc").write_text(f"touch {tmp_path}/read\necho Welcome, operator\n")
+    cron = {"SHELL": "/bin/bash", "SHLVL": "0", "HOME": str(tmp_path)}
+    done = controller.run("ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "echo $SSH_CONNECTION", **cron)
+    assert "CHANGED" in done.stdout, done.stdout + done.stderr
+    assert not (tmp_path / "read").exists()
+
+
 def test_each_argument_is_shown_with_its_reason(fleet: Fleet, controller: Controller) -> None:
     said = controller.run("ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "true", "-vvv").stdout
     (command,) = [line for line in said.splitlines() if "SSH: EXEC ssh" in line]
