@@ -56,21 +56,39 @@ class Wire:
     def get_extra_info(self, name: str) -> None:
         return None
 
-    def set_write_buffer_limits(self, **limits: int) -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
+    def set_write_buffer_limits(self, **limits: int) -> None:
+        """Nothing to do."""
+
+    def pause_reading(self) -> None:
+        """Nothing to do."""
+
+    def resume_reading(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def abort(self) -> None:
+        """Nothing to do."""
 
 
 class Owner:
     """Stands for a proxy."""
 
-    def services_offered(self, service_ids: tuple[str, ...]) -> None: ...
-    def connection_requested(self, connection: Connection) -> None: ...
-    def connection_ended(self, connection: Connection, local: LocalSocket) -> None: ...
-    def peer_version_found(self, version: Version) -> None: ...
-    def peer_silent(self, *, asked: bool) -> None: ...
+    def services_offered(self, service_ids: tuple[str, ...]) -> None:
+        """Nothing to do."""
+
+    def connection_requested(self, connection: Connection) -> None:
+        """Nothing to do."""
+
+    def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
+        """Nothing to do."""
+
+    def peer_version_found(self, version: Version) -> None:
+        """Nothing to do."""
+
+    def peer_silent(self, *, asked: bool) -> None:
+        """Nothing to do."""
 
 
 class End:
