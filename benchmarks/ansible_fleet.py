@@ -39,7 +39,7 @@ import psutil
 from peers.distance import Distance
 from peers.fleet import Fleet
 
-from .figures import RESULTS, Figures, add_delay, delay_suffix
+from .figures import RESULTS, Figures, add_delay, cpu_seconds, delay_suffix
 from .plots import plot_bars
 
 HERE = Path(__file__).resolve().parent
@@ -143,8 +143,7 @@ class Bench:
     def _our_seconds(self) -> float:
         proxies = [device.proxy.pid for device in self.fleet.devices.values() if device.proxy is not None]
         pids = [self.controller.hub_status()["pid"], self.fleet.service.pid, *proxies]
-        times = [psutil.Process(pid).cpu_times() for pid in pids]
-        return sum(used.user + used.system for used in times)
+        return sum(map(cpu_seconds, pids))
 
     def _logins(self) -> int:
         return sum(device.sshd.process.output().count("Accepted publickey") for device in self.fleet.devices.values())

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["RESULTS", "Figures", "add_delay", "delay_suffix", "percentile"]
+import psutil
+
+__all__ = ["RESULTS", "Figures", "add_delay", "cpu_seconds", "delay_suffix", "percentile"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,6 +34,12 @@ def add_delay(parser: argparse.ArgumentParser) -> None:
 def delay_suffix(delay: float) -> str:
     """What sets the results with distance apart from those without."""
     return f"-delay-{delay:g}" if delay else ""
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used, in user and system mode."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

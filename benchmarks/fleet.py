@@ -24,7 +24,7 @@ from peers.process import Process, free_port
 from peers.service import TunnelingService
 from tunnelproxy.hub import client as hub
 
-from .figures import Figures, percentile
+from .figures import Figures, cpu_seconds, percentile
 from .plots import plot_growth
 from .proxies import MEGA, client
 from .ways import LOOPBACK, TUNNEL
@@ -68,7 +68,7 @@ def grow(sizes: tuple[int, ...]) -> Figures:
             opened = size
             processes = {"hub": _hub_pid(), "service": service.pid, "devices": crowd.pid}
             time.sleep(SETTLE_SECONDS)  # what is measured next is an idle fleet
-            idle = {process: _cpu(pid) for process, pid in processes.items()}
+            idle = {process: cpu_seconds(pid) for process, pid in processes.items()}
             time.sleep(SETTLE_SECONDS)
             for process, pid in processes.items():
                 memory = psutil.Process(pid).memory_info().rss
@@ -77,7 +77,7 @@ def grow(sizes: tuple[int, ...]) -> Figures:
                     growth = (memory - before[process]) / (size - before[f"{process} tunnels"])
                     figures.add(f"each further tunnel in the {process} [kB]", who, growth / 1000)
                 before[process], before[f"{process} tunnels"] = memory, size
-                used = (_cpu(pid) - idle[process]) / SETTLE_SECONDS
+                used = (cpu_seconds(pid) - idle[process]) / SETTLE_SECONDS
                 figures.add(f"idle CPU of the {process} [%]", who, used * 100)
             ports = [row["services"]["HTTP1"]["port"] for row in _rows()]
             for where, targets in ((TUNNEL, ports), (LOOPBACK, [server] * len(ports))):
@@ -104,11 +104,6 @@ def _hub_pid() -> int:
     status = hub.status()
     assert status is not None
     return int(status["pid"])
-
-
-def _cpu(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
 
 
 @contextmanager

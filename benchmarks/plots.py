@@ -40,9 +40,8 @@ def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str) -> P
                 heights.append(middle)
                 spans[0].append(middle - min(values))
                 spans[1].append(max(values) - middle)
-        axes.bar(
-            places, heights, width * 0.92, yerr=spans, label=way, color=_COLOURS[number % 5], ecolor="#444", capsize=2
-        )
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.bar(places, heights, width * 0.92, yerr=spans, label=way, color=colour, ecolor="#444", capsize=2)
     axes.set_xticks(range(len(rows)), rows.values())
     return _finish(chart, axes, figures.title, name, unit)
 
@@ -57,7 +56,7 @@ def plot_growth(figures: Figures, name: str, rows: dict[str, str], unit: str) ->
             [statistics.median(figures.values[what][size]) for size in sizes],
             marker="o",
             label=label,
-            color=_COLOURS[(number + 1) % 5],
+            color=_COLOURS[(number + 1) % len(_COLOURS)],
         )
     axes.set_xlabel("tunnels")
     axes.set_ylim(bottom=0)

@@ -20,12 +20,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from peers.front import Front
 from peers.service import TunnelingService
 
-from .figures import Figures
+from .figures import Figures, cpu_seconds
 from .proxies import MEGA
 
 __all__ = ["main"]
@@ -103,13 +101,13 @@ def _run(front: Front, services: list[TunnelingService], *arguments: object) -> 
         ]
         for client in clients:
             _line(client)
-        before = {name: sum(map(_cpu, of_name)) for name, of_name in pids.items()}
+        before = {name: sum(map(cpu_seconds, of_name)) for name, of_name in pids.items()}
         for client in clients:
             assert client.stdin is not None
             client.stdin.write("go\n")
             client.stdin.flush()
         results = [json.loads(_line(client)) for client in clients]
-        cpu = {name: sum(map(_cpu, of_name)) - before[name] for name, of_name in pids.items()}
+        cpu = {name: sum(map(cpu_seconds, of_name)) - before[name] for name, of_name in pids.items()}
     number = sum(result["number"] for result in results)
     return _Run(
         number,
@@ -124,8 +122,3 @@ def _line(client: subprocess.Popen[str]) -> str:
     if not line:
         raise SystemExit(f"a client ended with {client.wait()}")
     return line
-
-
-def _cpu(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)

@@ -22,6 +22,8 @@ from peers.process import Process, free_port, wait_for
 from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
 
+from .figures import cpu_seconds
+
 __all__ = ["LOOPBACK", "SSH", "STUNNEL", "TUNNEL", "TWICE", "Way", "all_ways"]
 
 LOOPBACK = "plain TCP"
@@ -51,7 +53,7 @@ class Way:
 
     def cpu_seconds(self) -> float:
         """What its processes have used, in user and system mode."""
-        return sum(_cpu(psutil.Process(pid)) for pid in self._all())
+        return sum(map(cpu_seconds, self._all()))
 
     def memory(self) -> dict[str, int]:
         """Bytes that each of its processes has resident."""
@@ -62,11 +64,6 @@ class Way:
             child.pid for pid in self.processes.values() for child in psutil.Process(pid).children(recursive=True)
         ]
         return [*self.processes.values(), *children]
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 @contextmanager

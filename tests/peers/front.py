@@ -4,29 +4,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
 from .process import REPOSITORY, Process, free_port
 from .service import TunnelingService
-from .web_proxy import wait_for_port
+from .web_proxy import require, wait_for_port
 
-__all__ = ["EXAMPLE", "NAMES", "Front", "require_haproxy"]
+__all__ = ["EXAMPLE", "NAMES", "Front"]
 
 EXAMPLE = REPOSITORY / "deploy" / "haproxy.cfg"
 
 NAMES = ("127.1", "127.0.1")
 """Names by which clients find this machine with no name server and no entry in /etc/hosts: to the system's resolver
 they are old ways to write 127.0.0.1, to TLS they are names like any other, not addresses."""
-
-
-def require_haproxy() -> str:
-    """The path of HAProxy, or a failure that says how to install it."""
-    haproxy = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    if haproxy is None:
-        raise RuntimeError("haproxy is not installed: sudo apt-get install haproxy")
-    return haproxy
 
 
 class Front:
@@ -59,7 +50,7 @@ class Front:
             configuration.write_text(self._configuration())
             # Without -W it is one process, and with -db it stays.
             self.process = stack.enter_context(
-                Process([require_haproxy(), "-db", "-f", configuration], self._folder / "haproxy.log")
+                Process([require("haproxy", "haproxy"), "-db", "-f", configuration], self._folder / "haproxy.log")
             )
             wait_for_port(self.data_port)
             self._stack = stack.pop_all()

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from .process import Process, free_port, wait_for
 
-__all__ = ["Tinyproxy", "TlsFront", "wait_for_port"]
+__all__ = ["Tinyproxy", "TlsFront", "require", "wait_for_port"]
 
 
-def _require(program: str, package: str) -> str:
-    path = shutil.which(program)
+def require(program: str, package: str) -> str:
+    """The path of a program, or a failure that says how to install it."""
+    # Not everybody has the folders of daemons on PATH.
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if path is None:
         raise RuntimeError(f"{program} is not installed: sudo apt-get install {package}")
     return path
@@ -48,7 +50,7 @@ class Tinyproxy:
             + (f"BasicAuth {credentials}\n" if credentials else "")
             + (f"ConnectPort {connect_port}\n" if connect_port else "")
         )
-        self.process = Process([_require("tinyproxy", "tinyproxy-bin"), "-d", "-c", config], folder / "tinyproxy.log")
+        self.process = Process([require("tinyproxy", "tinyproxy-bin"), "-d", "-c", config], folder / "tinyproxy.log")
         wait_for_port(self.port)
 
     def __enter__(self) -> Tinyproxy:
@@ -76,7 +78,7 @@ class TlsFront:
             f"foreground = yes\npid =\n[front]\naccept = 127.0.0.1:{self.port}\nconnect = 127.0.0.1:{port}\n"
             f"cert = {certificate}\nkey = {key}\n"
         )
-        self.process = Process([_require("stunnel", "stunnel4"), config], folder / "stunnel.log")
+        self.process = Process([require("stunnel", "stunnel4"), config], folder / "stunnel.log")
         wait_for_port(self.port)
 
     def __enter__(self) -> TlsFront:
