@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from . import ansible_fleet, fleet, proxies, service_capacity, service_processes, starts
@@ -19,6 +20,8 @@ COMMANDS = {
 
 def main() -> None:
     """Run one benchmark, with its options, or all of them."""
+    # Where developers set it, what is measured would be compiled again and again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     what = sys.argv[1:2]
     if not what:
         for command in COMMANDS.values():

@@ -130,7 +130,8 @@ class Bench:
                 hosts[thing] |= {"ansible_host": "127.0.0.1", "ansible_port": self._ssh_ports[thing]}
             (device.folder / way).mkdir()
         if way == "ssh":
-            common["ansible_connection"] = "ansible.builtin.ssh"
+            # By this name, the default: ansible-playbook reads its options once, and not in each worker.
+            common["ansible_connection"] = "ssh"
             # The keys are known by the names of the things.
             common["ansible_ssh_common_args"] += " -o HostKeyAlias={{ inventory_hostname }}"
         path = self.fleet.home / f"{way}.json"

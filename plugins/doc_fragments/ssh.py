@@ -19,8 +19,8 @@ class ModuleDocFragment:
         self.DOCUMENTATION = options_of(ssh.DOCUMENTATION)
 
 
-def options_of(documentation):
-    """The options of a plugin's documentation, as YAML, without what tells of its releases.
+def options_of(documentation, *, unwanted=_CORE_RELEASE_KEYS):
+    """The options of a plugin's documentation, as YAML, without some keys and what they hold.
 
     Cut out, not parsed: each worker does it, and so each task of each host, and to parse and write it again takes 6 ms.
     """
@@ -33,7 +33,7 @@ def options_of(documentation):
             break
         if left_out is not None and (depth is None or depth > left_out):
             continue
-        left_out = depth if line.lstrip().startswith(_CORE_RELEASE_KEYS) else None
+        left_out = depth if line.lstrip().startswith(unwanted) else None
         if left_out is None:
             options.append(line)
     return "\n".join(options)

@@ -20,12 +20,12 @@ from typing import Any
 from .process import REPOSITORY, wait_for
 from .shared import shared_folder
 
-__all__ = ["Controller", "Installation", "Outcome", "installed_collection"]
+__all__ = ["PYTHON", "Controller", "Installation", "Outcome", "installed_collection"]
 
 # The Python whose Ansible is under test, such as one of an environment with another release of ansible-core and nothing
 # beside it but requirements.txt.
-_PYTHON = os.environ.get("TEST_ANSIBLE_PYTHON", sys.executable)
-_BIN = Path(_PYTHON).parent
+PYTHON = os.environ.get("TEST_ANSIBLE_PYTHON", sys.executable)
+_BIN = Path(PYTHON).parent
 _RESULT = re.compile(r"^(\S+) \| (\w+)!? => (\{.*?^\})", re.MULTILINE | re.DOTALL)
 
 
@@ -187,7 +187,7 @@ class Controller:
     def hub(self, *arguments: str) -> str:
         """Run ``tunnelproxy hub`` from the installed collection, and return what it printed."""
         package = installed_collection().root / "tunnelproxy"
-        return self.run(_PYTHON, package, "hub", *arguments).stdout
+        return self.run(PYTHON, package, "hub", *arguments).stdout
 
     def hub_status(self) -> dict[str, Any]:
         """What the hub says of itself."""

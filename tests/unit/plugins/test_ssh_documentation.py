@@ -34,6 +34,9 @@ def test_the_connection_has_every_option_of_the_installed_ssh():
     assert theirs.keys() <= options.keys()
     assert options["timeout"]["default"] == 10
     assert options["ssh_args"]["default"] == theirs["ssh_args"]["default"]
+    # As set by ANSIBLE_SSH_PIPELINING, or in the section [ssh_connection] of ansible.cfg, too.
+    for way in ("env", "ini", "vars"):
+        assert options["pipelining"][way] == theirs["pipelining"][way]
     assert "default" in options["pipelining"]
 
 
