@@ -67,7 +67,7 @@ def fleet() -> Iterator[Fleet]:
 
 def secrets_of(fleet: Fleet) -> set[str]:
     """The secrets there are: the AWS keys, the tokens of both ends, and the hub's client token."""
-    held = json.loads((fleet.controller.home / "hub" / "tunnels.json").read_text())
+    held = json.loads((fleet.controller.home / "hub" / "tunnels.jsonl").read_text())
     found = {value for text in _strings(held) for value in [text[1]] if text[0] in ("source_token", "client_token")}
     assert len(found) == 2
     found.add((fleet.home / "tokens" / "device-1").read_text())
@@ -122,5 +122,5 @@ def test_no_file_with_a_secret_is_left_or_open_to_others(fleet: Fleet) -> None:
     secrets = [secret.encode() for secret in secrets_of(fleet)]
     for path in fleet.controller.home.rglob("*"):
         if path.is_file() and any(secret in path.read_bytes() for secret in secrets):
-            assert path.name == "tunnels.json"
+            assert path.name == "tunnels.jsonl"
             assert path.stat().st_mode & 0o077 == 0

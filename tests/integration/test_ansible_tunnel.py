@@ -133,7 +133,7 @@ def test_diff_shows_the_tags(controller: Controller, service: TunnelingService) 
 def test_a_hub_without_the_token_gets_another(controller: Controller) -> None:
     first = controller.tunnel("thing-a")
     controller.hub("stop")
-    (controller.home / "hub" / "tunnels.json").unlink()
+    (controller.home / "hub" / "tunnels.jsonl").unlink()
 
     assert controller.tunnel("thing-a", "--check").word == "CHANGED"
     again = controller.tunnel("thing-a")

@@ -266,7 +266,7 @@ def test_a_released_tunnel_is_forgotten(service: TunnelingService, tunnel: OpenT
     assert client.holds(tunnel.tunnel_id)
     assert client.release(tunnel.tunnel_id)
     assert not client.holds(tunnel.tunnel_id)
-    assert tunnel.source_token not in (hub_folder / "tunnels.json").read_text()
+    assert tunnel.source_token not in (hub_folder / "tunnels.jsonl").read_text()
 
 
 def test_both_ends_are_described(

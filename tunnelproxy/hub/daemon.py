@@ -45,7 +45,7 @@ async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
     await _take(lock)
     path = folder / SOCKET_NAME
     path.unlink(missing_ok=True)
-    hub = Hub(folder / "tunnels.json")
+    hub = Hub(folder / "tunnels.jsonl")
     hub.restore()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)

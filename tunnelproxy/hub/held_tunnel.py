@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
+import json
 import logging
 import os
 import socket
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..addresses import Address, TcpAddress
@@ -60,14 +62,19 @@ class TunnelRecord:
     aws: Mapping[str, str] = field(default_factory=dict, repr=False)
     awaited_since: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """For the file: with the tokens, which it is there to keep, but without AWS keys."""
+    @functools.cached_property
+    def saved(self) -> str:
+        """JSON for the file: with the tokens, which it is there to keep, but without AWS keys.
+
+        Made once, for the file has the records of all tunnels, and is written with each that is opened.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         kept = {name: value for name, value in self.aws.items() if name not in _SECRET_AWS_VARIABLES}
-        return asdict(replace(self, aws=kept))
+        return json.dumps({**values, "aws": kept})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TunnelRecord:
-        """Undo :meth:`to_json`, or read an ``adopt`` request."""
+        """Undo what :attr:`saved` does, or read an ``adopt`` request."""
         return cls(**{**data, "services": tuple(data["services"])})
 
     @property
@@ -109,6 +116,13 @@ class HeldTunnel:
             for service_id, state in self._proxy.end.services.items()
             if isinstance(state.address, TcpAddress)
         }
+
+    def up_to_date(self) -> TunnelRecord:
+        """The record, with the ports as they are now."""
+        ports = self.ports
+        if ports and ports != self.record.ports:
+            self.record = replace(self.record, ports=ports)
+        return self.record
 
     async def listen(self, ports: Mapping[str, int | None]) -> None:
         """Listen on these loopback ports: 0 for any port, None for none. Other services stay as they are.

@@ -303,7 +303,5 @@ class Hub:
 
     def _save(self) -> None:
         records = [record for thing, record in self._unusable.items() if thing not in self._tunnels]
-        for tunnel in self._tunnels.values():
-            known = tunnel.record.to_json()
-            records.append(TunnelRecord.from_json({**known, "ports": tunnel.ports or known["ports"]}))
+        records += [tunnel.up_to_date() for tunnel in self._tunnels.values()]
         state_file.save(self._state, records)

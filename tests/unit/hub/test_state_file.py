@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,27 +23,27 @@ RECORD = TunnelRecord(
 
 
 def test_what_is_saved_is_loaded_but_for_the_aws_keys(tmp_path: Path) -> None:
-    path = tmp_path / "tunnels.json"
+    path = tmp_path / "tunnels.jsonl"
     state_file.save(path, [RECORD])
     assert state_file.load(path) == [replace(RECORD, aws={"AWS_REGION": "us-east-1"})]
     assert "secret-key" not in path.read_text()
 
 
 def test_the_file_is_for_this_user_alone(tmp_path: Path) -> None:
-    path = tmp_path / "tunnels.json"
+    path = tmp_path / "tunnels.jsonl"
     state_file.save(path, [RECORD])
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_tunnels_whose_life_is_over_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "tunnels.json"
+    path = tmp_path / "tunnels.jsonl"
     state_file.save(path, [replace(RECORD, expires_at=time.time() - 1), replace(RECORD, thing="thing2")])
     assert [record.thing for record in state_file.load(path)] == ["thing2"]
 
 
 @pytest.mark.parametrize("text", ["", "not json", "{}", '[{"thing": "x"}]', '[{"thing": "x", "services": 1}]'])
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "tunnels.json"
+    path = tmp_path / "tunnels.jsonl"
     path.write_text(text)
     assert state_file.load(path) == []
 
@@ -51,3 +52,18 @@ def test_secrets_are_not_in_the_record_as_it_prints() -> None:
     assert "the-source-token" not in repr(RECORD)
     assert "secret-key" not in repr(RECORD)
     assert RECORD.client_token not in repr(RECORD)
+
+
+def test_only_what_is_new_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    dumps = json.dumps
+
+    def counting(value: dict[str, object]) -> str:
+        encoded.append(value["thing"])
+        return dumps(value)
+
+    monkeypatch.setattr(json, "dumps", counting)
+    records = [replace(RECORD, thing=name) for name in "abc"]
+    state_file.save(tmp_path / "tunnels.jsonl", records)
+    state_file.save(tmp_path / "tunnels.jsonl", [*records, replace(RECORD, thing="d")])
+    assert encoded == ["a", "b", "c", "d"]
