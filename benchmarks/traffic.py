@@ -138,9 +138,10 @@ def echo(port: int, seconds: float, pause: float) -> dict[str, list[float]]:
 
 
 def echo_many(ports: list[int], seconds: float, pause: float) -> dict[str, list[float]]:
-    """The same over many connections at once, each on a port of its own."""
+    """The same over many connections at once, each on a port of its own, and at its own moment within the pause."""
 
-    async def one(port: int, trips: list[float], end: float) -> None:
+    async def one(port: int, trips: list[float], end: float, delay: float) -> None:
+        await asyncio.sleep(delay)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         writer.write(b"E.")
@@ -155,7 +156,8 @@ def echo_many(ports: list[int], seconds: float, pause: float) -> dict[str, list[
     async def all_of_them() -> list[float]:
         trips: list[float] = []
         end = time.perf_counter() + seconds
-        await asyncio.gather(*(one(port, trips, end) for port in ports))
+        delays = (pause * number / len(ports) for number in range(len(ports)))
+        await asyncio.gather(*(one(port, trips, end, delay) for port, delay in zip(ports, delays)))
         return trips
 
     return {"seconds": asyncio.run(all_of_them())}

@@ -27,6 +27,7 @@ def controller(machine: Controller, service: TunnelingService) -> Iterator[Contr
         for tunnel_id in open_tunnels(service, thing):
             client.close_tunnel(tunnelId=tunnel_id)
     machine.hub("stop")
+    (machine.home / "hub" / "tunnels.jsonl").unlink(missing_ok=True)
 
 
 def described(service: TunnelingService, outcome: Outcome) -> dict[str, Any]:
