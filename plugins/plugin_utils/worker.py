@@ -46,8 +46,13 @@ def define_options(name, documentation):
     """
     if multiprocessing.parent_process() is None:
         return
+    try:
+        options = constants.config.get_configuration_definitions("connection", "ssh")
+        define = constants.config.initialize_plugin_configuration_definitions
+    except AttributeError:
+        # Ansible does not promise that there will always be these.
+        return
     texts = [documentation, opening.ModuleDocFragment.DOCUMENTATION]
-    options = constants.config.get_configuration_definitions("connection", "ssh")
     if not options:
         texts += [ssh.DOCUMENTATION, connection_pipelining.ModuleDocFragment.DOCUMENTATION]
     if any("{{" in text for text in texts):
@@ -55,4 +60,4 @@ def define_options(name, documentation):
     for text in reversed(texts):
         for option, fields in yaml_load(options_of(text, unwanted=("description:",)))["options"].items():
             options = {**options, option: {**options.get(option, {}), **(fields or {})}}
-    constants.config.initialize_plugin_configuration_definitions("connection", name, options)
+    define("connection", name, options)
