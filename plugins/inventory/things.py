@@ -147,6 +147,7 @@ from ansible import constants
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible.plugins.loader import connection_loader
 from ansible.utils.unsafe_proxy import wrap_var
 from ansible_collections.iotops.tunnel.plugins.module_utils.aws_client import (
     BOTO3_IMPORT_ERROR,
@@ -181,6 +182,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         # All of them, or, if one will not do, none.
         for host, variables in self._hosts(self._cached(path, cache, selection, environment)).items():
             self._add(host, variables)
+        if self.get_option("set_connection"):
+            # Here, once: workers are forked from this process, and each would load it afresh for its one task.
+            connection_loader.get(CONNECTION, class_only=True)
 
     def _check_options(self, config, path):
         """Refuse what ansible-core would ignore: a filter with a slip in its name would select everything."""

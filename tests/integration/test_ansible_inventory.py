@@ -101,6 +101,14 @@ def inventory(controller: Controller, tmp_path: Path) -> Inventory:
     return Inventory(controller, tmp_path)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_connection_is_loaded_once_before_workers_are_forked(inventory: Inventory, wanted: bool) -> None:
+    path = inventory.file(query="thingName:device-0007", set_connection=wanted)
+    said = inventory.read(path, ANSIBLE_DEBUG="1")
+    assert said.returncode == 0, said.stderr
+    assert ("tunnel/plugins/connection/ssh.py" in said.stdout) is wanted
+
+
 def test_all_things_of_aws_iot_in_pages(inventory: Inventory, registry: IotRegistry) -> None:
     before = len(registry.requests())
     hosts = inventory.hosts(inventory.file())

@@ -14,7 +14,7 @@ import pytest
 from peers.collection import PYTHON, installed_collection
 
 # Reads the connection's options in a worker, then in the process that made it, and prints how often each time Ansible
-# read the documentation for them.
+# read the documentation for them, and whether the plugin was there before.
 READ_OPTIONS = """
 import json, multiprocessing, sys
 from ansible import constants
@@ -24,6 +24,8 @@ from ansible.plugins import loader
 loader.init_plugin_loader()
 if sys.argv[1] == "playbook":
     list(loader.connection_loader.all(class_only=True))
+elif sys.argv[1] == "loaded":
+    loader.connection_loader.get("iotops.tunnel.ssh", class_only=True)
 original, read = loader.add_fragments, []
 
 def add_fragments(doc, path, **arguments):
@@ -32,9 +34,10 @@ def add_fragments(doc, path, **arguments):
 
 def options():
     read.clear()
+    loaded = "ansible_collections.iotops.tunnel.plugins.connection.ssh" in sys.modules
     connection = loader.connection_loader.get("iotops.tunnel.ssh", PlayContext())
     definitions = constants.config.get_configuration_definitions("connection", connection._load_name)
-    return [definitions, sum("iotops/tunnel/plugins/connection" in path for path in read)]
+    return [definitions, sum("iotops/tunnel/plugins/connection" in path for path in read), loaded]
 
 def work(pipe):
     pipe.send(json.loads(json.dumps(options())))
@@ -96,7 +99,13 @@ def test_a_worker_knows_the_options_that_ansible_reads_from_the_documentation(co
     worker, parent = json.loads(run(READ_OPTIONS, command, collections=installed_collection().path))
     assert values(worker[0]) == values(parent[0])
     assert worker[0]["host"]["vars"] == [{"name": "inventory_hostname"}]
-    assert (worker[1], parent[1]) == (0, 1)
+    assert (worker[1:], parent[1:]) == ([0, False], [1, False])
+
+
+def test_a_worker_has_what_the_process_before_it_has_loaded():
+    worker, parent = json.loads(run(READ_OPTIONS, "loaded", collections=installed_collection().path))
+    assert worker[0] == parent[0]
+    assert (worker[1:], parent[1:]) == ([0, True], [0, True])
 
 
 def test_a_module_is_loaded_from_its_bytecode(tmp_path):
