@@ -22,7 +22,7 @@ def import_module(name):
     """Import a module of this collection from its bytecode, as Python does; Ansible's loader compiles it each time."""
     if name in sys.modules:
         return sys.modules[name]
-    package, _, leaf = name.rpartition(".")
+    package, leaf = name.rsplit(".", 1)
     folder = os.path.dirname(importlib.import_module(package).__file__)
     spec = importlib.util.spec_from_file_location(name, os.path.join(folder, f"{leaf}.py"))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
