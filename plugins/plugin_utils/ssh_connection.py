@@ -198,9 +198,8 @@ class Connection(SshConnection):
                 os.unlink(self._complaint())
 
     def _explain(self, stderr, *, ssh_failed=False):
-        # Few workers need it, and each would compile it afresh.
-        from ansible_collections.iotops.tunnel.plugins.plugin_utils import ssh_failure  # noqa: PLC0415  as above
-
+        # Here, for few workers need it.
+        ssh_failure = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure")
         with (
             contextlib.suppress(FileNotFoundError),
             open(self._complaint(), encoding="utf-8", errors="replace") as file,

@@ -47,7 +47,7 @@ def define_options(name, documentation):
     if multiprocessing.parent_process() is None:
         return
     try:
-        options = constants.config.get_configuration_definitions("connection", "ssh")
+        options = dict(constants.config.get_configuration_definitions("connection", "ssh"))
         define = constants.config.initialize_plugin_configuration_definitions
     except AttributeError:
         # Ansible does not promise that there will always be these.
@@ -59,5 +59,5 @@ def define_options(name, documentation):
         return
     for text in reversed(texts):
         for option, fields in yaml_load(options_of(text, unwanted=("description:",)))["options"].items():
-            options = {**options, option: {**options.get(option, {}), **(fields or {})}}
+            options[option] = {**options.get(option, {}), **(fields or {})}
     define("connection", name, options)
