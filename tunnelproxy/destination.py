@@ -10,6 +10,7 @@ import logging
 from .addresses import Address, UnixAddress
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
+from .transport import streams
 from .transport.link import Access
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
@@ -132,11 +133,10 @@ class DestinationProxy:
             raise TimeoutError(f"no answer within {CONNECT_SECONDS:.0f} s") from None
 
     async def _join(self, local: LocalSocket, address: Address) -> None:
-        loop = asyncio.get_running_loop()
         if isinstance(address, UnixAddress):
-            await loop.create_unix_connection(lambda: local, address.path)
+            await streams.connect_unix(lambda: local, address.path)
             return
-        await loop.create_connection(
+        await streams.connect(
             lambda: local,
             address.host or "localhost",
             address.port,

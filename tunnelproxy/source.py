@@ -12,6 +12,7 @@ from .addresses import TcpAddress
 from .errors import ConfigurationError
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
+from .transport import streams
 from .transport.link import Access, Relink
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
@@ -77,7 +78,7 @@ class SourceProxy:
             offered = ", ".join(self.end.services) or "none"
             raise ConfigurationError(f"the tunnel does not offer {service_id}; it carries {offered}")
         local = self._accept(service_id, LocalSocket(awaits_answer=awaits_answer))
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: local, sock)
+        await streams.accept(lambda: local, sock)
         return local
 
     async def start(self) -> None:
@@ -116,7 +117,7 @@ class SourceProxy:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(bind_to)
-                server = await loop.create_server(lambda: self._accept(service_id, LocalSocket()), sock=sock)
+                server = await streams.serve(lambda: self._accept(service_id, LocalSocket()), sock)
             except OSError:
                 sock.close()
                 raise

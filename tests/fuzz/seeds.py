@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunnelproxy.protocol.framing import Message, frame
 
-from .targets import GARBAGE, JOINED
+from .targets import FRAMES, GARBAGE, JOINED
 
 __all__ = ["seeds", "write_seeds"]
 
@@ -16,13 +16,19 @@ KINDS = range(18)
 
 STEPS = (0, 6, 255)
 
+FRAME_HEADS = ((0x82, 5), (0x89, 3), (0x02, 4), (0x8A, 0), (0x80, 2), (0x82, 200), (0x88, 0))
+"""First bytes and sizes: messages, pings, fragments, and a good-bye."""
+
 
 def seeds() -> list[bytes]:
     """All of them."""
     wire = b"".join(frame(message) for message in _conversation())
     garbage = [bytes((GARBAGE, kind, step)) + wire for kind in KINDS for step in STEPS]
     orders = bytes((0, 0, 1, 7, 3, 255, 5, 9, 7, 255, 0, 1, 1, 1, 2, 0, 3, 20, 6, 0, 7, 3, 0, 0, 3, 255, 7, 255))
-    return garbage + [bytes((JOINED, kind)) + orders * 3 for kind in range(8)]
+    joined = [bytes((JOINED, kind)) + orders * 3 for kind in range(8)]
+    client, server = (b"".join(_frame(*piece, mask=mask) for piece in FRAME_HEADS) for mask in (b"", b"mask"))
+    frames = [bytes((FRAMES, side, step)) + (server if side else client) for side in (0, 1) for step in STEPS]
+    return garbage + joined + frames
 
 
 def write_seeds(folder: Path) -> None:
@@ -30,6 +36,12 @@ def write_seeds(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds()):
         (folder / f"seed-{number:02}").write_bytes(seed)
+
+
+def _frame(first: int, size: int, mask: bytes) -> bytes:
+    flag = 0x80 if mask else 0
+    head = bytes((first, flag | size)) if size < 126 else bytes((first, flag | 126)) + size.to_bytes(2, "big")
+    return head + mask + bytes(size)
 
 
 def _conversation() -> list[Message]:

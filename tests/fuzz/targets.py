@@ -1,16 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the fuzzer calls with each input, and what must hold whatever the input is.
 
-The first byte chooses between two targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that knows no
-rules would, once whole and once in pieces. *Joined* takes the rest for orders to a source and a destination with a
-lossless channel between them.
+The first byte chooses between three targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that knows
+no rules would, once whole and once in pieces. *Joined* takes the rest for orders to a source and a destination with a
+lossless channel between them. *Frames* feeds the rest to a WebSocket, through our reader in pieces and to websockets
+alone, which must see the same.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from tunnelproxy.protocol.framing import MAX_MESSAGE, MAX_PAYLOAD, FrameReader, Message, ProtocolError, frame, parse
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, Protocol, Side
+
+from tunnelproxy.protocol.framing import (
+    MAX_MESSAGE,
+    MAX_PAYLOAD,
+    MAX_WEBSOCKET_MESSAGE,
+    FrameReader,
+    Message,
+    ProtocolError,
+    frame,
+    parse,
+)
 from tunnelproxy.protocol.session import (
     MAX_SERVICES,
     Connection,
@@ -22,11 +35,13 @@ from tunnelproxy.protocol.session import (
     Session,
     Version,
 )
+from tunnelproxy.protocol.websocket import MessageReader
 
-__all__ = ["GARBAGE", "JOINED", "one_input"]
+__all__ = ["FRAMES", "GARBAGE", "JOINED", "one_input"]
 
 GARBAGE = 0
 JOINED = 1
+FRAMES = 2
 
 OFFERS: tuple[tuple[str, ...], ...] = ((), ("SSH1",), ("SSH1", "HTTP1"))
 MOST_CONNECTIONS = 128
@@ -37,10 +52,13 @@ def one_input(data: bytes) -> None:
     """Run the target that an input chooses."""
     if len(data) < 3:
         return
-    if data[0] % 2 == GARBAGE:
+    target = data[0] % 3
+    if target == GARBAGE:
         _garbage(data[1], data[2], data[3:])
-    else:
+    elif target == JOINED:
         _joined(data[1], data[2:])
+    else:
+        _frames(data[1], data[2], data[3:])
 
 
 # Garbage.
@@ -59,7 +77,7 @@ class _End:
         if mode is Mode.SOURCE:
             for service_id in offered:
                 self.live.add(self.session.open(service_id))
-            self.wire += self.session.data_to_send()
+            self.wire += b"".join(self.session.data_to_send())
 
     def receive(self, data: bytes) -> None:
         if self.failure:
@@ -70,7 +88,7 @@ class _End:
                 self.events.append(event)
         except ProtocolError as error:
             self.failure = str(error)
-        self.wire += self.session.data_to_send()
+        self.wire += b"".join(self.session.data_to_send())
         assert len(self.session._reader._partial) < LENGTH_BYTES + MAX_MESSAGE
         assert len(self.session._streams) <= MAX_SERVICES
 
@@ -156,7 +174,7 @@ class _Joined:
 
     def flush(self) -> None:
         for mode, session in self.ends.items():
-            self.channels[_other(mode)] += session.data_to_send()
+            self.channels[_other(mode)] += b"".join(session.data_to_send())
 
     def check(self) -> None:
         for (mode, connection), data in self.got.items():
@@ -198,6 +216,36 @@ def _joined(kind: int, orders: bytes) -> None:
         joined.flush()
         joined.check()
     joined.drain()
+
+
+# Frames.
+
+
+def _open(side: Side) -> Protocol:
+    """A WebSocket that has shaken hands."""
+    return Protocol(side, state=OPEN, max_size=MAX_WEBSOCKET_MESSAGE)
+
+
+def _seen(websocket: Protocol) -> list[tuple[Opcode, bytes]]:
+    return [(event.opcode, bytes(event.data)) for event in websocket.events_received() if isinstance(event, Frame)]
+
+
+def _frames(kind: int, step: int, data: bytes) -> None:
+    side = Side.SERVER if kind % 2 else Side.CLIENT
+    alone, behind = _open(side), _open(side)
+    got: list[tuple[Opcode, bytes]] = []
+    reader = MessageReader(
+        behind,
+        lambda payload: got.append((Opcode.BINARY, bytes(payload))),
+        lambda: got.extend(_seen(behind)),
+    )
+    alone.receive_data(data)
+    for start in range(0, len(data), step + 1):
+        reader.feed(memoryview(reader.rest + data[start : start + step + 1]))
+        assert len(reader.rest) < 14 + MAX_WEBSOCKET_MESSAGE
+    assert got == _seen(alone)
+    assert behind.state is alone.state
+    assert behind.close_sent == alone.close_sent
 
 
 def _other(mode: Mode) -> Mode:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from peers.exchange import ExchangeServer, Outcome, exchange
 from peers.process import wait_for
 from peers.proxies import ProxyPair, peak_memory
@@ -45,6 +47,30 @@ def test_ten_connections_over_two_services_carry_20_mb_each_way(service: Tunneli
             }
             print({name: f"{peak / 1024 / 1024:.0f} MB" for name, peak in peaks.items()})
             assert max(peaks.values()) < MEMORY_LIMIT, peaks
+
+
+def test_all_arrives_without_the_extra_for_speed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = tmp_path / "missing"
+    missing.mkdir()
+    for name in ("aiofastnet", "uvloop"):
+        (missing / f"{name}.py").write_text("raise ImportError\n")
+    monkeypatch.setenv("PYTHONPATH", str(missing))
+    with (
+        ExchangeServer(5 * MEGABYTE) as server,
+        TunnelingService() as service,
+        ProxyPair(service, tmp_path, {"SSH1": server.port}) as pair,
+        ThreadPoolExecutor(3) as pool,
+    ):
+
+        def transfer(seed: int) -> Outcome:
+            with socket.create_connection(("127.0.0.1", pair.ports["SSH1"])) as sock:
+                return exchange(sock, 5 * MEGABYTE, seed)
+
+        outcomes = list(pool.map(transfer, range(3)))
+        wait_for(lambda: len(server.outcomes) == 3, "the server has noted all")
+        assert all(outcome.received == server.outcomes[outcome.sent].sent for outcome in outcomes)
+        for pid in (service.pid, pair.source.pid, pair.destination.pid):
+            assert "uvloop" not in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_what_was_sent_before_the_end_arrives_whole(service: TunnelingService, tmp_path: Path) -> None:

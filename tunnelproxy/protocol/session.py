@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Union
 
-from .framing import Bytes, FrameReader, Message, Parser, ProtocolError, frame
+from .framing import Bytes, FrameReader, Message, Parser, ProtocolError, Repetition, head
 
 __all__ = [
     "MAX_SERVICES",
@@ -131,6 +131,23 @@ class PeerVersionFound(NamedTuple):
 Event = Union[ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed, PeerVersionFound]
 
 
+class _Heads:
+    """What stands before the payloads of a connection: encoded once, and once for each size."""
+
+    __slots__ = ("_encoded", "_head", "_size")
+
+    def __init__(self) -> None:
+        self._encoded = self._head = b""
+        self._size = 0
+
+    def head(self, connection: Connection, version: Version, size: int) -> bytes:
+        if size != self._size:
+            self._encoded = self._encoded or _encode(Message.DATA, connection, version)
+            self._head = head(self._encoded, size)
+            self._size = size
+        return self._head
+
+
 @dataclass
 class _Stream:
     """What is alive of one service."""
@@ -139,7 +156,8 @@ class _Stream:
     version: Version
     """In which the far end is spoken to about this stream."""
     newest: int = _FIRST_CONNECTION_ID
-    live: set[int] = field(default_factory=set)
+    live: dict[int, _Heads] = field(default_factory=dict)
+    """The connections, by their IDs."""
 
 
 class Session:
@@ -164,8 +182,10 @@ class Session:
         self._peer_version: Version | None = None
         self._reader = FrameReader()
         self._parser = Parser()
+        self._repetition = Repetition()
+        self._repeated = Connection(NAMELESS, 0, 0)
         self._streams: dict[str, _Stream] = {}
-        self._output: list[bytes] = []
+        self._output: list[Bytes] = []
 
     # What the proxy does.
 
@@ -195,21 +215,26 @@ class Session:
             stream = _Stream(previous % _HIGHEST_STREAM_ID + 1, self.version)
             self._streams[service_id] = stream
             kind = Message.STREAM_START
-        stream.live.add(stream.newest)
+        stream.live[stream.newest] = _Heads()
         connection = Connection(service_id, stream.stream_id, stream.newest)
         self._send(kind, connection, stream.version)
         return connection
 
-    def send(self, connection: Connection, payload: bytes) -> None:
-        """Send bytes, at most :data:`~.framing.MAX_PAYLOAD` of them. Without effect once the connection has ended."""
+    def send(self, connection: Connection, payload: Bytes) -> None:
+        """Send bytes, at most :data:`~.framing.MAX_PAYLOAD` of them. Without effect once the connection has ended.
+
+        They are not copied: take :meth:`data_to_send` before they change.
+        """
         if self.is_live(connection):
-            self._send(Message.DATA, connection, self._streams[connection.service_id].version, payload)
+            stream = self._streams[connection.service_id]
+            heads = stream.live[connection.connection_id]
+            self._output += (heads.head(connection, stream.version, len(payload)), payload)
 
     def close(self, connection: Connection) -> None:
         """End a connection. Without effect if it has ended already."""
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
-            stream.live.discard(connection.connection_id)
+            del stream.live[connection.connection_id]
             kind = Message.CONNECTION_RESET if stream.version is Version.V3 else Message.STREAM_RESET
             self._send(kind, connection, stream.version)
 
@@ -220,11 +245,10 @@ class Session:
             stream is not None and stream.stream_id == connection.stream_id and connection.connection_id in stream.live
         )
 
-    def data_to_send(self) -> bytes:
-        """Take the bytes that the calls so far have made for the far end."""
-        data = b"".join(self._output)
-        self._output.clear()
-        return data
+    def data_to_send(self) -> list[Bytes]:
+        """Take what the calls so far have made for the far end, in pieces of any size."""
+        pieces, self._output = self._output, []
+        return pieces
 
     # What the far end does.
 
@@ -234,8 +258,17 @@ class Session:
         Raises:
             ProtocolError: the far end broke the protocol; what came before has been yielded.
         """
+        whole = self._reader.between_messages
+        if whole and self.is_live(self._repeated):
+            repeated = self._repetition.payload(data)
+            if repeated is not None:
+                yield DataReceived(self._repeated, repeated)
+                return
         for encoded in self._reader.feed(data):
-            yield from self._receive(*self._parser.parse(encoded))
+            message, payload = self._parser.parse(encoded)
+            if whole and message.type == Message.DATA and self._repetition.learn(data, encoded, payload):
+                self._repeated = self._identify(message)
+            yield from self._receive(message, payload)
 
     def _receive(self, message: Message, payload: Bytes) -> Iterator[Event]:
         kind = message.type
@@ -246,6 +279,7 @@ class Session:
                 yield from self._end_stream(service_id)
         elif kind == Message.SERVICE_IDS:
             offered = tuple(message.availableServiceIds)
+            self._repetition = Repetition()
             self.sole_service = offered[0] if len(offered) == 1 else (None if offered else NAMELESS)
             yield ServicesOffered(offered)
         elif not message.ignorable:
@@ -272,7 +306,7 @@ class Session:
             if kind == Message.DATA:
                 yield DataReceived(connection, payload)
             else:
-                self._streams[connection.service_id].live.discard(connection.connection_id)
+                del self._streams[connection.service_id].live[connection.connection_id]
                 yield ConnectionClosed(connection)
 
     def _identify(self, message: Message) -> Connection:
@@ -295,6 +329,7 @@ class Session:
             self.version = version
             for stream in self._streams.values():
                 stream.version = version
+                stream.live = {connection_id: _Heads() for connection_id in stream.live}
         yield PeerVersionFound(version)
 
     def _stream_started(self, connection: Connection, version: Version) -> Iterator[Event]:
@@ -302,7 +337,7 @@ class Session:
             raise ProtocolError(f"starts of streams for more than {MAX_SERVICES} services")
         yield from self._end_stream(connection.service_id)
         stream = _Stream(connection.stream_id, version)
-        stream.live.add(connection.connection_id)
+        stream.live[connection.connection_id] = _Heads()
         self._streams[connection.service_id] = stream
         yield ConnectionRequested(connection)
 
@@ -315,23 +350,29 @@ class Session:
             self.close(connection)
             yield ConnectionClosed(connection)
         else:
-            stream.live.add(connection.connection_id)
+            stream.live[connection.connection_id] = _Heads()
             yield ConnectionRequested(connection)
 
     def _end_stream(self, service_id: str) -> Iterator[Event]:
         stream = self._streams.get(service_id)
         if stream is not None:
-            live, stream.live = sorted(stream.live), set()
+            live, stream.live = sorted(stream.live), {}
             for connection_id in live:
                 yield ConnectionClosed(Connection(service_id, stream.stream_id, connection_id))
 
-    def _send(self, kind: Message.Type, connection: Connection, version: Version, payload: bytes = b"") -> None:
-        message = Message(type=kind, streamId=connection.stream_id)
-        if version is not Version.V1:
-            message.serviceId = connection.service_id
-        if version is Version.V3:
-            message.connectionId = connection.connection_id
-        self._output.append(frame(message, payload))
+    def _send(self, kind: Message.Type, connection: Connection, version: Version) -> None:
+        self._output.append(head(_encode(kind, connection, version)))
+
+
+def _encode(kind: Message.Type, connection: Connection, version: Version) -> bytes:
+    """A message about a connection, but for the payload that it may have."""
+    message = Message(type=kind, streamId=connection.stream_id)
+    if version is not Version.V1:
+        message.serviceId = connection.service_id
+    if version is Version.V3:
+        message.connectionId = connection.connection_id
+    encoded: bytes = message.SerializeToString()
+    return encoded
 
 
 def _version_of(message: Message) -> Version:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..protocol.framing import Message, frame
+from ..protocol.framing import Bytes, Message, frame
 from .limits import Pace
 from .tunnels import Mode
 
@@ -26,8 +26,8 @@ class End(Protocol):
     def version(self) -> int:
         """The version of the protocol that it negotiated."""
 
-    def send(self, data: bytes) -> None:
-        """Send whole frames."""
+    def send(self, *messages: Bytes) -> None:
+        """Send frames: each argument is whole frames, and becomes a WebSocket message."""
 
     def pause_reading(self) -> None:
         """Take nothing from the client until :meth:`resume_reading`."""
@@ -97,11 +97,11 @@ class Circuit:
             del self._streams[service]
         return True
 
-    def relay(self, end: End, data: bytes) -> None:
-        """Pass frames on to the other end."""
+    def relay(self, end: End, *messages: Bytes) -> None:
+        """Pass frames on to the other end, in the same WebSocket messages."""
         other = self._ends.get(end.mode.other)
         if other is not None:
-            other.send(data)
+            other.send(*messages)
 
     def hold_back(self, end: End) -> None:
         """An end takes no more: take nothing from the other one, nor from one that replaces it."""

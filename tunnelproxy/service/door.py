@@ -19,9 +19,9 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
-from typing import cast
+from typing import Union, cast
 
-from ..transport import receive_buffer
+from ..transport import receive_buffer, streams
 from .events import CutOff, Listener
 from .limits import Limits
 
@@ -34,6 +34,8 @@ _PAUSE_WITHOUT_RESOURCES = 0.5
 _PATIENCE = 3.0
 
 _log = logging.getLogger(__name__)
+
+_Protocol = Union[asyncio.Protocol, asyncio.BufferedProtocol]
 
 
 class Door:
@@ -113,7 +115,7 @@ class Door:
             sock.close()
             return
         self._by_address[address] += 1
-        visitor = _Visitor(cast(asyncio.Protocol, self._make_protocol()), sock, address, self._forget)
+        visitor = _Visitor(cast(_Protocol, self._make_protocol()), sock, address, self._forget)
         self._half_open[visitor.protocol] = visitor
         loop = asyncio.get_running_loop()
         visitor.since = loop.time()
@@ -122,7 +124,7 @@ class Door:
 
     async def _shake_hands(self, visitor: _Visitor) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
+            await streams.accept(
                 lambda: visitor,
                 visitor.sock,
                 ssl=self._context,
@@ -181,7 +183,7 @@ class _Visitor(asyncio.BufferedProtocol):
     task: asyncio.Task[None]
 
     def __init__(
-        self, protocol: asyncio.Protocol, sock: socket.socket, address: str, lost: Callable[[_Visitor], None]
+        self, protocol: _Protocol, sock: socket.socket, address: str, lost: Callable[[_Visitor], None]
     ) -> None:
         self.protocol = protocol
         self.sock = sock
@@ -189,6 +191,7 @@ class _Visitor(asyncio.BufferedProtocol):
         self.counted = True
         self.transport: asyncio.Transport | None = None
         self._lost = lost
+        self._buffered = protocol if isinstance(protocol, asyncio.BufferedProtocol) else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -199,10 +202,15 @@ class _Visitor(asyncio.BufferedProtocol):
         self.protocol.connection_lost(error)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._buffered is not None:
+            return cast(memoryview, self._buffered.get_buffer(sizehint))
         return receive_buffer.whole()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.protocol.data_received(bytes(receive_buffer.received(nbytes)))
+        if self._buffered is not None:
+            self._buffered.buffer_updated(nbytes)
+        elif isinstance(self.protocol, asyncio.Protocol):
+            self.protocol.data_received(bytes(receive_buffer.received(nbytes)))
 
     def eof_received(self) -> bool | None:
         return self.protocol.eof_received()

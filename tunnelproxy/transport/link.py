@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The WebSocket between a proxy and the tunneling service.
 
-websockets' sans-I/O protocol inside an asyncio protocol class: what arrives goes to the receiver in the same turn of
-the event loop, without a task or a queue in between. TLS is asyncio's: OpenSSL right on the socket, without
-asyncio's buffers in between, moved no more bytes a second, and cost small messages a tenth more.
+websockets' sans-I/O protocol inside an asyncio protocol class, and bulk data beside it (see protocol/websocket.py):
+what arrives goes to the receiver in the same turn of the event loop, without a task or a queue in between.
 
 A dead service is found in two ways, because a service need not answer pings: the kernel gives up when what was sent
 (the pings, if nothing else) stays unacknowledged, and, once a service has answered one ping, silence after a later one
@@ -17,6 +16,7 @@ import asyncio
 import logging
 import ssl
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol, cast
 
@@ -31,10 +31,12 @@ from websockets.uri import parse_uri
 from ..errors import TunnelClosed, TunnelRefused
 from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
+from ..protocol.websocket import MessageReader, encode_binary
 from . import receive_buffer
 from .endpoint import Endpoint
 from .route import Route
-from .tcp import DEAD_SECONDS, SEND_BUFFER, reason, tune
+from .streams import Reading
+from .tcp import DEAD_SECONDS, SEND_BUFFER, ReceiveBuffer, reason, tune
 from .web_proxy import WebProxyError
 
 __all__ = ["Access", "Link", "LinkLost", "LinkTaken", "Receiver", "Relink", "connect"]
@@ -147,7 +149,8 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._ping_sent_at: float | None = None
         self._last_heard = 0.0
-        self._reading = True
+        self._reading: Reading | None = None
+        self._receive_buffer = ReceiveBuffer(None)
         self._timer: asyncio.TimerHandle | None = None
         self._websocket = ClientProtocol(
             parse_uri(f"wss://{route.endpoint}/tunnel?local-proxy-mode={access.mode.value}"),
@@ -155,27 +158,26 @@ class Link(asyncio.BufferedProtocol):
             max_size=MAX_WEBSOCKET_MESSAGE,
             logger=_websocket_log,
         )
+        self._reader = MessageReader(self._websocket, self._message_received, self._process)
 
     # What the proxy does.
 
-    def send(self, data: bytes) -> None:
+    def send(self, pieces: Collection[Bytes]) -> None:
         """Send one binary WebSocket message. Check :attr:`writable` first to keep the buffer small."""
-        if self._websocket.state is State.OPEN:
-            self._websocket.send_binary(data)
-            self._flush()
+        if self._websocket.state is State.OPEN and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode_binary(pieces, masked=True))
+            self._limit_what_waits(self._transport)
 
     def pause_reading(self) -> None:
         """Leave what the far end sends in the kernel, and so with the far end."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._reading = False
-            self._transport.pause_reading()
+        if self._reading is not None:
+            self._reading.pause()
 
     def resume_reading(self) -> None:
         """Undo :meth:`pause_reading`."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._reading = True
+        if self._reading is not None:
             self._last_heard = self._loop.time()
-            self._transport.resume_reading()
+            self._reading.resume()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection with a closing handshake, which the service has two seconds to complete."""
@@ -199,8 +201,11 @@ class Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=SEND_BUFFER, low=SEND_BUFFER // 4)
+        self._reading = Reading(self._transport)
         self.writable = True
-        tune(self._transport.get_extra_info("socket"))
+        sock = self._transport.get_extra_info("socket")
+        tune(sock)
+        self._receive_buffer = ReceiveBuffer(sock)
         request = self._websocket.connect()
         request.headers["access-token"] = self._access.token
         request.headers["client-token"] = self._access.client_token
@@ -208,13 +213,12 @@ class Link(asyncio.BufferedProtocol):
         self._flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return receive_buffer.whole()
+        return receive_buffer.behind(self._reader.rest)
 
     def buffer_updated(self, nbytes: int) -> None:
         self._last_heard = self._loop.time()
-        # websockets says bytes, and takes whatever a bytearray can be extended by.
-        self._websocket.receive_data(cast(bytes, receive_buffer.received(nbytes)))
-        self._process()
+        self._receive_buffer.took(nbytes)
+        self._reader.feed(receive_buffer.received(len(self._reader.rest) + nbytes))
 
     def eof_received(self) -> None:
         self._websocket.receive_eof()
@@ -284,11 +288,14 @@ class Link(asyncio.BufferedProtocol):
         self._receiver.link_up(self)
         self._ping()
 
+    def _message_received(self, data: Bytes) -> None:
+        if self._cause is None:
+            self._receiver.data_received(data)
+
     def _frame_received(self, frame: Frame) -> None:
         # A frame in hand: data keeps its order, wherever the WebSocket messages begin and end.
         if frame.opcode in (Opcode.BINARY, Opcode.CONT):
-            if self._cause is None:
-                self._receiver.data_received(frame.data)
+            self._message_received(frame.data)
         elif frame.opcode is Opcode.TEXT:
             self.fail(LinkLost("the service sent a text message, which the protocol does not have"), 1003)
         elif frame.opcode is Opcode.PONG and self._ping_sent_at is not None:
@@ -305,6 +312,9 @@ class Link(asyncio.BufferedProtocol):
             else:
                 # The end of what the WebSocket protocol wants to send; TLS cannot close one direction only.
                 transport.close()
+        self._limit_what_waits(transport)
+
+    def _limit_what_waits(self, transport: asyncio.Transport) -> None:
         if transport.get_write_buffer_size() > SEND_LIMIT:
             self._cause = self._cause or LinkLost(f"{self._route} does not read what it is sent")
             transport.abort()
@@ -314,7 +324,8 @@ class Link(asyncio.BufferedProtocol):
             return
         now = self._loop.time()
         awaited = self._ping_sent_at is not None and self.round_trip is not None
-        if self._reading and awaited and now - self._last_heard > DEAD_SECONDS:
+        reading = self._reading is not None and not self._reading.paused
+        if reading and awaited and now - self._last_heard > DEAD_SECONDS:
             self._cause = LinkLost(f"{self._route} has been silent for {now - self._last_heard:.0f} s")
             self.abort()
             return
@@ -366,11 +377,13 @@ async def _wait(future: asyncio.Future[Any], route: Route) -> None:
 
 
 def _explain_certificate(error: ssl.SSLCertVerificationError, endpoint: Endpoint) -> str:
+    said = error.verify_message.rstrip(".")
     if error.verify_code in _OF_ANOTHER_NAME:
+        said = f"it is not valid for '{endpoint.host}'"
         remedy = "connect by a name that the certificate has (-e/--proxy-endpoint), or see who answers there"
     else:
         remedy = "name its authority with -c/--capath or AWSIOT_TUNNEL_CAPATH"
-    return f"the certificate of {endpoint} is not to be trusted ({error.verify_message.rstrip('.')}): {remedy}"
+    return f"the certificate of {endpoint} is not to be trusted ({said}): {remedy}"
 
 
 def _explain_refusal(refusal: Exception, response: Response, mode: Mode, channel_id: str) -> LinkLost | TunnelRefused:

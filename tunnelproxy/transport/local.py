@@ -7,7 +7,7 @@ import asyncio
 from typing import Protocol, cast
 
 from ..protocol.framing import MAX_PAYLOAD, Bytes
-from . import receive_buffer
+from . import receive_buffer, streams
 
 __all__ = ["RECEIVE_BUFFER", "LocalOwner", "LocalSocket"]
 
@@ -40,7 +40,7 @@ class LocalSocket(asyncio.BufferedProtocol):
     """
 
     def __init__(self, owner: LocalOwner | None = None, *, awaits_answer: bool = False) -> None:
-        self.pending = b""
+        self.pending: Bytes = b""
         """Bytes that were read and await their turn."""
         self.remembered = b""
         """Bytes that were taken, and may yet be needed again."""
@@ -53,16 +53,17 @@ class LocalSocket(asyncio.BufferedProtocol):
         self.bytes_out = 0
         self.owner = owner
         self._transport: asyncio.Transport | None = None
-        self._early: list[Bytes] = []
+        self._early: list[bytes] = []
         self._early_bytes = 0
         self._finishing = False
         self._lost = False
         self._paused = False
+        self._keeps = True
 
     # What the multiplexer does.
 
-    def take(self, most: int, *, remember: bool = False) -> bytes:
-        """Take up to ``most`` of the pending bytes, and read on when none are left.
+    def take(self, most: int, *, remember: bool = False) -> Bytes:
+        """Take up to ``most`` of the pending bytes, which may change later, and read on when none are left.
 
         Args:
             remember: keep a copy, so that :meth:`rewind` can give them again.
@@ -80,7 +81,7 @@ class LocalSocket(asyncio.BufferedProtocol):
     def rewind(self) -> None:
         """Have everything that was taken and remembered pending again."""
         self.bytes_in -= len(self.remembered)
-        self.pending = self.remembered + self.pending
+        self.pending = self.remembered + bytes(self.pending)
         self.remembered = b""
 
     def deliver(self, data: Bytes) -> None:
@@ -89,9 +90,10 @@ class LocalSocket(asyncio.BufferedProtocol):
             self._settle(answered=True)
         self.bytes_out += len(data)
         if self._transport is not None:
-            self._transport.write(data)
+            # What comes is a part of the receive buffer.
+            self._transport.write(bytes(data) if self._keeps else data)
         elif not self._lost:
-            self._early.append(data)
+            self._early.append(bytes(data))
             self._early_bytes += len(data)
             if self._early_bytes > RECEIVE_BUFFER and self.owner is not None:
                 self.owner.local_full(self)
@@ -129,7 +131,15 @@ class LocalSocket(asyncio.BufferedProtocol):
     # What the event loop reports.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # aiofastnet begins to read right after this call: even where the socket is closed within it, and then from
+        # whichever socket has its number next.
+        asyncio.get_running_loop().call_soon(self._begin, transport)
+
+    def _begin(self, transport: asyncio.BaseTransport) -> None:
+        if self._lost:
+            return
         self._transport = cast(asyncio.Transport, transport)
+        self._keeps = streams.keeps_what_is_written(transport)
         self._transport.set_write_buffer_limits(high=RECEIVE_BUFFER, low=RECEIVE_BUFFER // 4)
         early, self._early, self._early_bytes = self._early, [], 0
         if early:
@@ -143,11 +153,15 @@ class LocalSocket(asyncio.BufferedProtocol):
         return receive_buffer.received(MAX_PAYLOAD)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.pending += receive_buffer.received(nbytes)
+        came = receive_buffer.received(nbytes)
+        self.pending = bytes(self.pending) + came if self.pending else came
         self._report_ready()
-        if self.pending and self._transport is not None and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
+        if self.pending:
+            # Its turn has not come yet. Where it has, the bytes went on without a copy.
+            self.pending = bytes(self.pending)
+            if self._transport is not None and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         self.ended = True

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 TURN = 16 * 1024
 """Bytes that a connection may send in one turn while others wait."""
 
-GATHER = 32 * 1024
+GATHER = 3 * TURN
 """Bytes of turns that make a WebSocket message, if that many wait. No more than one connection may send in one message,
 so that a keystroke waits no longer beside several than beside one."""
 
@@ -254,8 +254,14 @@ class Multiplexer:
     def local_ready(self, local: LocalSocket) -> None:
         if local not in self._names or local in self._waiting or local in self._parked:
             return
-        self._waiting.append(local)
-        self.link_writable()
+        if not self._waiting and self._link is not None and self._link.writable:
+            # Nobody is before it, and what it has need not be kept.
+            self._take_turn(local, MAX_PAYLOAD)
+            self._send_output()
+        else:
+            self._waiting.append(local)
+        if self._waiting:
+            self.link_writable()
 
     def local_full(self, local: LocalSocket) -> None:
         self._slow_peers.full(local)
@@ -281,7 +287,7 @@ class Multiplexer:
         connection = self._names.get(local)
         if connection is None:
             return 0
-        data = b""
+        data: Bytes = b""
         if self._remembering:
             most = min(most, REMEMBER - len(local.remembered))
         if local.pending and most:
@@ -320,6 +326,6 @@ class Multiplexer:
         self._owner.connection_ended(connection, local)
 
     def _send_output(self) -> None:
-        data = self._session.data_to_send()
-        if data and self._link is not None:
-            self._link.send(data)
+        pieces = self._session.data_to_send()
+        if pieces and self._link is not None:
+            self._link.send(pieces)

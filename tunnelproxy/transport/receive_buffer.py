@@ -8,7 +8,7 @@ process: between ``get_buffer`` and ``buffer_updated`` the event loop does nothi
 
 from __future__ import annotations
 
-__all__ = ["received", "whole"]
+__all__ = ["behind", "received", "whole"]
 
 _view = memoryview(bytearray(256 * 1024))
 
@@ -19,6 +19,14 @@ def whole() -> memoryview:
     Not a bytearray, for asyncio slices it to put one TLS record behind another, which makes a copy of a bytearray.
     """
     return _view
+
+
+def behind(kept: bytes) -> memoryview:
+    """The buffer behind ``kept``, which is put there again: what an earlier read left unfinished."""
+    if not kept:
+        return _view
+    _view[: len(kept)] = kept
+    return _view[len(kept) :]
 
 
 def received(size: int) -> memoryview:

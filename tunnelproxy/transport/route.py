@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from . import web_proxy
+from . import streams, web_proxy
 from .endpoint import Endpoint, tls_context
 from .web_proxy import WebProxy
 
@@ -46,17 +46,16 @@ class Route:
             WebProxyError: the web proxy gave no connection.
             OSError: there is no way to the data plane, or no TLS with it.
         """
-        loop = asyncio.get_running_loop()
         host = self.endpoint.host
         if self.web_proxy is None:
-            await loop.create_connection(lambda: protocol, host, self.endpoint.port, ssl=self.tls, server_hostname=host)
+            await streams.connect(lambda: protocol, host, self.endpoint.port, ssl=self.tls, server_hostname=host)
             return
         sock = await web_proxy.open_tunnel(self.web_proxy, self.web_proxy_tls, self.endpoint)
         try:
             if sock.family == socket.AF_UNIX:
-                await loop.create_unix_connection(lambda: protocol, sock=sock, ssl=self.tls, server_hostname=host)
+                await streams.connect_unix(lambda: protocol, sock=sock, ssl=self.tls, server_hostname=host)
             else:
-                await loop.create_connection(lambda: protocol, sock=sock, ssl=self.tls, server_hostname=host)
+                await streams.connect(lambda: protocol, sock=sock, ssl=self.tls, server_hostname=host)
         except BaseException:
             sock.close()
             raise

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelproxy.protocol.framing import MAX_PAYLOAD, FrameReader, Message, Parser, ProtocolError, frame, parse
+from tunnelproxy.protocol.framing import (
+    MAX_PAYLOAD,
+    FrameReader,
+    Message,
+    Parser,
+    ProtocolError,
+    Repetition,
+    frame,
+    parse,
+)
 
 service_ids = st.text("abcXYZ019:_-", min_size=1, max_size=128)
 messages = st.builds(
@@ -49,6 +58,37 @@ def test_a_parser_that_remembers_says_what_one_that_does_not_says(sent: list[Mes
         found = Message.FromString(found.SerializeToString())
         found.payload = message.payload
         assert found == message
+
+
+@given(st.lists(messages, min_size=1, max_size=2), st.lists(messages, max_size=2), st.binary(max_size=300))
+def test_a_repetition_is_a_message_that_differs_in_its_payload_only(
+    first: list[Message], others: list[Message], payload: bytes
+) -> None:
+    parser, repetition = Parser(), Repetition()
+    learned = None
+    for _ in range(2):
+        # The second time, the parser knows what stands before the payload.
+        wire = b"".join(frame(message) for message in first)
+        for encoded in FrameReader().feed(wire):
+            _found, data = parser.parse(encoded)
+            if repetition.learn(wire, encoded, data):
+                learned = first[0]
+                assert len(first) == 1
+                assert bytes(data) == learned.payload
+    if learned is not None:
+        again = Message()
+        again.CopyFrom(learned)
+        again.payload = payload
+        others = [*others, learned, again]
+    for message in others:
+        repeated = repetition.payload(frame(message))
+        if repeated is not None:
+            assert learned is not None
+            assert bytes(repeated) == message.payload
+            same = Message()
+            same.CopyFrom(message)
+            same.payload = learned.payload
+            assert same == learned
 
 
 def test_a_parser_does_not_keep_what_no_data_has() -> None:

@@ -27,7 +27,7 @@ EVENTS = (ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed, 
 
 
 def sent_by(session: Session) -> list[Message]:
-    return [parse(encoded) for encoded in FrameReader().feed(session.data_to_send())]
+    return [parse(encoded) for encoded in FrameReader().feed(b"".join(session.data_to_send()))]
 
 
 def received(session: Session, *messages: Message) -> list[object]:
@@ -95,7 +95,7 @@ def test_nothing_goes_out_for_a_connection_that_has_ended() -> None:
     source.data_to_send()
     source.send(connection, b"late")
     source.close(connection)
-    assert source.data_to_send() == b""
+    assert source.data_to_send() == []
 
 
 def test_a_destination_reports_starts_data_and_resets_in_order() -> None:
@@ -277,6 +277,33 @@ def test_a_reset_that_may_be_the_services_own_shows_nothing(answer: Message) -> 
     assert received(source, answer) == [ConnectionClosed(connection)]
 
 
+def test_repeated_data_is_data_until_its_connection_ends() -> None:
+    source = Session(Mode.SOURCE)
+    connection, other = source.open("SSH1"), source.open("HTTP1")
+
+    def data(service_id: str, payload: bytes) -> bytes:
+        # Behind all else, as proxies write it.
+        return frame(Message(type=Message.DATA, streamId=1, serviceId=service_id, connectionId=1), payload)
+
+    def events(*pieces: bytes) -> list[object]:
+        return [event for piece in pieces for event in source.receive(piece)]
+
+    payloads = [bytes([number]) * 5000 for number in range(4)]
+    messages = [data("SSH1", payload) for payload in payloads]
+    assert events(*messages)[1:] == [DataReceived(connection, payload) for payload in payloads]
+    # As long as those, and two of those in one.
+    assert events(data("HTTP1", bytes(4999))) == [DataReceived(other, bytes(4999))]
+    assert events(messages[0] + messages[1]) == [DataReceived(connection, payload) for payload in payloads[:2]]
+    # In the middle of another message, the same bytes are a part of that.
+    outer = data("SSH1", messages[2] + b"rest")
+    start = outer.index(messages[2])
+    after = start + len(messages[2])
+    pieces = [outer[:start], outer[start:after], outer[after:]]
+    assert events(*pieces) == [DataReceived(connection, messages[2] + b"rest")]
+    source.close(connection)
+    assert events(messages[3]) == []
+
+
 def test_a_v2_far_end_is_spoken_to_without_connection_id_from_then_on() -> None:
     source = Session(Mode.SOURCE)
     connection = source.open("SSH1")
@@ -348,7 +375,7 @@ class JoinedEnds(RuleBasedStateMachine):
 
     def _flush(self) -> None:
         for session in self._ends():
-            self.channels[session.mode] += session.data_to_send()
+            self.channels[session.mode] += b"".join(session.data_to_send())
 
     @rule(number=st.integers(0, 1))
     def open(self, number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
+from tunnelproxy.protocol.framing import Bytes, FrameReader, Message, frame, parse
 from tunnelproxy.service.circuit import Circuit
 from tunnelproxy.service.tunnels import Mode
 
@@ -18,8 +18,8 @@ class RecordingEnd:
     paused: bool = False
     disconnected: list[tuple[int, str]] = field(default_factory=list)
 
-    def send(self, data: bytes) -> None:
-        self.sent += data
+    def send(self, *messages: Bytes) -> None:
+        self.sent += b"".join(messages)
 
     def pause_reading(self) -> None:
         self.paused = True

@@ -123,7 +123,7 @@ async def test_what_is_sent_arrives_and_the_round_trip_is_measured(certificates:
 
     async with server(certificates, handler) as endpoint:
         link, receiver = await link_to(endpoint, certificates)
-        link.send(b"hello")
+        link.send((b"hello",))
         await until(lambda: receiver.data == b"hello" and link.round_trip is not None)
         assert 0 < link.round_trip < 5
         link.close()
@@ -322,7 +322,7 @@ async def test_a_server_that_reads_nothing_of_what_is_sent_unasked_is_left(
     async with server(certificates, handler, ping_interval=None, close_timeout=0.1) as endpoint:
         link, _ = await link_to(endpoint, certificates)
         while not link.lost.done():
-            link.send(bytes(64 * 1024))
+            link.send((bytes(64 * 1024),))
             await asyncio.sleep(0)
         assert "does not read what it is sent" in str(await link.lost)
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
 
 from peers.event_loop import in_event_loop, until
 from tunnelproxy.protocol.framing import MAX_PAYLOAD
+from tunnelproxy.transport import streams
 from tunnelproxy.transport.local import RECEIVE_BUFFER, LocalSocket
 
 
@@ -50,6 +55,38 @@ async def test_it_reads_one_messages_worth_and_then_waits_for_its_turn() -> None
         await asyncio.sleep(0)
     await sending
     assert local.bytes_in == 3 * MAX_PAYLOAD
+
+
+def on(loop: Callable[[], asyncio.AbstractEventLoop], test: Coroutine[Any, Any, None]) -> None:
+    running = loop()
+    try:
+        running.run_until_complete(asyncio.wait_for(test, 60))
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_one_that_was_turned_away_reads_nothing_of_the_next_with_its_number(kind: str) -> None:
+    async def turn_away_and_go_on() -> None:
+        turned_away, peer = LocalSocket(Owner()), None
+        turned_away.finish()
+        ours, theirs = socket.socketpair()
+        number = ours.fileno()
+        await streams.accept(lambda: turned_away, ours)
+        await until(lambda: turned_away.ended)
+        theirs.close()
+        pairs = [socket.socketpair() for _ in range(3)]
+        (ours, peer) = next(pair for pair in pairs if pair[0].fileno() == number)
+        local = LocalSocket(Owner())
+        await streams.accept(lambda: local, ours)
+        peer.send(b"hello")
+        await until(lambda: local.pending == b"hello")
+        local.abort()
+        await until(lambda: local.ended and not local.unwritten)
+        for end in (end for pair in pairs for end in pair if end is not ours):
+            end.close()
+
+    on(pytest.importorskip(kind).new_event_loop, turn_away_and_go_on())
 
 
 @in_event_loop

@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
 
 from peers.event_loop import in_event_loop, until
-from tunnelproxy.protocol.framing import MAX_PAYLOAD, FrameReader, Message, frame, parse
+from tunnelproxy.protocol.framing import MAX_PAYLOAD, Bytes, FrameReader, Message, frame, parse
 from tunnelproxy.protocol.session import Connection, Mode, Version
 from tunnelproxy.transport.link import Link
 from tunnelproxy.transport.local import LocalSocket
@@ -33,9 +34,9 @@ class ValveLink:
     def writable(self) -> bool:
         return self.credit > 0
 
-    def send(self, data: bytes) -> None:
+    def send(self, pieces: Collection[Bytes]) -> None:
         self.credit -= 1
-        self.messages += [parse(encoded) for encoded in self._reader.feed(data)]
+        self.messages += [parse(encoded) for encoded in self._reader.feed(b"".join(pieces))]
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -113,7 +114,7 @@ async def test_connections_that_all_have_data_take_turns_with_small_chunks() -> 
     for _, peer in peers:
         peer.send(bytes(4 * TURN))
     await until(lambda: all(len(local.pending) >= TURN for local in rig.multiplexer.connections.values()))
-    rig.link.credit = 3
+    rig.link.credit = 2
     rig.multiplexer.link_writable()
     turns = [(message.connectionId, len(message.payload)) for message in rig.data()]
     assert turns == [(1, TURN), (2, TURN), (3, TURN), (1, TURN), (2, TURN), (3, TURN)]

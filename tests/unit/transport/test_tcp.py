@@ -6,10 +6,20 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 
-from tunnelproxy.transport.tcp import DEAD_SECONDS, SEND_BUFFER, reason, tune
+from tunnelproxy.transport.tcp import (
+    DEAD_SECONDS,
+    LARGEST_RECEIVE_BUFFER,
+    RECEIVE_BUFFER,
+    SEND_BUFFER,
+    ReceiveBuffer,
+    reason,
+    tune,
+)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
@@ -25,6 +35,7 @@ def test_what_is_no_tcp_socket_is_left_alone() -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         tune(sock)
+        ReceiveBuffer(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
 
 
@@ -39,3 +50,33 @@ def test_what_is_no_tcp_socket_is_left_alone() -> None:
 )
 def test_the_cause_is_said(error: OSError, words: str) -> None:
     assert reason(error) == words
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def buffer_of(sock: socket.socket) -> int:
+    # Linux says twice what it was told.
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems round in their own ways")
+def test_the_receive_buffer_is_as_large_as_the_speed_deserves() -> None:
+    clock = Clock()
+    with socket.socket() as sock:
+        buffer = ReceiveBuffer(sock, clock)
+        assert buffer_of(sock) == RECEIVE_BUFFER
+        grown = min(LARGEST_RECEIVE_BUFFER, int(Path("/proc/sys/net/core/rmem_max").read_text()))
+        for bytes_per_second, expected in ((10**6, RECEIVE_BUFFER), (10**9, grown), (10**6, RECEIVE_BUFFER)):
+            for _ in range(16):
+                clock.now += 65536 / bytes_per_second
+                buffer.took(65536)
+            assert buffer_of(sock) == expected
+
+
+def test_there_may_be_no_socket_to_have_a_buffer() -> None:
+    ReceiveBuffer(None).took(10**9)

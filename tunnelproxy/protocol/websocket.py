@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Binary WebSocket messages, as bulk data needs them: with one copy each way, which masking makes anyway.
+
+websockets knows the whole of the protocol, and copies a message four times, for it takes bytes in any pieces. Nearly
+all that a tunnel carries are binary messages in one frame. Here they are cut out of what came, where it lies, and
+written. Handshakes, pings, closes, fragments, and whatever breaks the rules are websockets' business: it is handed them
+frame by frame, and so is between two frames whenever a message is cut out beside it.
+
+Source: RFC 6455, sections 5.2 and 5.3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from typing import Callable, cast
+
+from websockets.frames import Opcode
+from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
+
+from .framing import MAX_WEBSOCKET_MESSAGE, Bytes
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:
+    from websockets.utils import apply_mask
+
+__all__ = ["MessageReader", "encode_binary"]
+
+_END_OF_HEAD = b"\r\n\r\n"
+_LONGEST_HEAD = 32 * 1024
+"""Bytes of an HTTP response's head that are waited for; with more of them, websockets' own limits are exceeded."""
+
+_FINAL = 0x80
+_BINARY = Opcode.BINARY.value
+_CONTROL = 0x08
+_MASKED = 0x80
+_KNOWN = frozenset(
+    (
+        *(opcode | final for opcode in (Opcode.CONT, Opcode.TEXT, Opcode.BINARY) for final in (0, _FINAL)),
+        *(opcode | _FINAL for opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG)),
+    )
+)
+"""First bytes of the frames that there are without extensions."""
+_TWO_BYTES, _EIGHT_BYTES = 126, 127
+
+
+def _make_masks() -> Iterator[bytes]:
+    """Unpredictable, as section 5.3 wants them; many with one system call."""
+    while True:
+        pool = os.urandom(1024)
+        yield from (pool[start : start + 4] for start in range(0, len(pool), 4))
+
+
+_masks = _make_masks()
+
+
+def encode_binary(pieces: Collection[Bytes], *, masked: bool) -> bytes:
+    """Encode a binary message.
+
+    Args:
+        pieces: its payload.
+        masked: as a client must.
+    """
+    size = sum(map(len, pieces))
+    flag = _MASKED if masked else 0
+    if size < _TWO_BYTES:
+        head = bytes((_FINAL | _BINARY, flag | size))
+    elif size < 0x10000:
+        head = bytes((_FINAL | _BINARY, flag | _TWO_BYTES)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((_FINAL | _BINARY, flag | _EIGHT_BYTES)) + size.to_bytes(8, "big")
+    if not masked:
+        return b"".join((head, *pieces))
+    mask = next(_masks)
+    encoded: list[Bytes] = [head, mask]
+    for piece in pieces:
+        encoded.append(apply_mask(piece, mask))
+        turn = len(piece) % 4
+        if turn:
+            mask = mask[turn:] + mask[:turn]
+    return b"".join(encoded)
+
+
+class MessageReader:
+    """Cuts what comes over a WebSocket connection into messages.
+
+    Args:
+        websocket: takes all that is no binary message in one frame.
+        message: is called with the payload of such a message, which may change after the call.
+        others: is called when websockets has been given something: it may have events, or something to send.
+    """
+
+    def __init__(self, websocket: Protocol, message: Callable[[Bytes], None], others: Callable[[], None]) -> None:
+        self.rest = b""
+        """What has come of a frame that is not whole yet: to be put in front of what comes next."""
+        self._websocket = websocket
+        self._message = message
+        self._others = others
+        self._masked = websocket.side is SERVER
+        self._in_fragments = False
+        # Once websockets stopped at something other than the end of a frame, it has all that follows.
+        self._given_up = False
+
+    def feed(self, data: memoryview) -> None:
+        """Take what came, with :attr:`rest` in front."""
+        self.rest = b""
+        start = 0
+        while start < len(data):
+            state = self._websocket.state
+            # A server takes the head of its client's request before it reads here.
+            if self._given_up or (state is not OPEN and (self._masked or state is not CONNECTING)):
+                self._given_up = True
+                self._hand_over(data[start:])
+                return
+            after = self._frame(data, start) if state is OPEN else self._head(data, start)
+            if not after:
+                self.rest = bytes(data[start:])
+                return
+            start = after
+
+    def _head(self, data: memoryview, start: int) -> int:
+        """Hand over the head of the response to the handshake, and return where it ends, or 0 if it is not whole."""
+        end = bytes(data[start : start + _LONGEST_HEAD]).find(_END_OF_HEAD)
+        if end < 0 and len(data) - start < _LONGEST_HEAD:
+            return 0
+        after = len(data) if end < 0 else start + end + len(_END_OF_HEAD)
+        self._hand_over(data[start:after])
+        self._given_up = self._websocket.state is not OPEN
+        return after
+
+    def _frame(self, data: memoryview, start: int) -> int:
+        """Take the frame that begins there, and return where it ends, or 0 if it is not whole."""
+        end = len(data)
+        if end - start < 2:
+            return 0
+        first, second = data[start], data[start + 1]
+        body = start + 2
+        size = second & ~_MASKED
+        if size >= _TWO_BYTES:
+            body += 2 if size == _TWO_BYTES else 8
+            if body > end:
+                return 0
+            size = int.from_bytes(data[start + 2 : body], "big")
+        if first not in _KNOWN or size > MAX_WEBSOCKET_MESSAGE or bool(second & _MASKED) is not self._masked:
+            self._given_up = True
+            self._hand_over(data[start:])
+            return end
+        if self._masked:
+            body += 4
+        after = body + size
+        if after > end:
+            return 0
+        if first == _FINAL | _BINARY and not self._in_fragments:
+            payload = data[body:after]
+            self._message(apply_mask(payload, bytes(data[body - 4 : body])) if self._masked else payload)
+            return after
+        if not first & _CONTROL:
+            self._in_fragments = not first & _FINAL
+        self._hand_over(data[start:after])
+        return after
+
+    def _hand_over(self, data: memoryview) -> None:
+        # websockets says bytes, and takes whatever a bytearray can be extended by.
+        self._websocket.receive_data(cast(bytes, data))
+        self._others()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections of the event loop, or, where it is installed (the extra ``speed``), of aiofastnet.
+
+Both are asyncio transports. aiofastnet's call OpenSSL without Python in between, and write several TLS records with one
+system call: an eighth less of the processors' time for bulk data, a quarter for eight connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from types import ModuleType
+from typing import Any, Callable
+
+try:
+    import aiofastnet
+
+    _fast: ModuleType | None = aiofastnet
+except ImportError:
+    _fast = None
+
+__all__ = ["Reading", "accept", "connect", "connect_unix", "keeps_what_is_written", "serve"]
+
+Factory = Callable[[], asyncio.BaseProtocol]
+
+if _fast is not None:
+    # It logs OpenSSL's opinion of a certificate as an error of the program; the exception says the same.
+    logging.getLogger("aiofastnet").setLevel(logging.CRITICAL)
+
+_TLS_RECORD = 16 * 1024 + 64
+
+_BUFFERS = {
+    # What one read takes from the kernel.
+    "ssl_incoming_bio_size": 16 * _TLS_RECORD,
+    # What is encrypted for one write. It waits beside what the transport says that waits: no more than a message.
+    "ssl_outgoing_bio_size": 4 * _TLS_RECORD,
+}
+
+
+async def connect(factory: Factory, *where: Any, **options: Any) -> None:
+    """As :meth:`asyncio.loop.create_connection`."""
+    loop = asyncio.get_running_loop()
+    if _fast is None:
+        await loop.create_connection(factory, *where, **options)
+    else:
+        await _fast.create_connection(loop, factory, *where, **_with_buffers(options))
+
+
+async def connect_unix(factory: Factory, path: str | None = None, **options: Any) -> None:
+    """As :meth:`asyncio.loop.create_unix_connection`."""
+    loop = asyncio.get_running_loop()
+    if _fast is None:
+        await loop.create_unix_connection(factory, path, **options)
+    else:
+        await _fast.create_unix_connection(loop, factory, path, **_with_buffers(options))
+
+
+async def accept(factory: Factory, sock: socket.socket, **options: Any) -> None:
+    """As :meth:`asyncio.loop.connect_accepted_socket`."""
+    loop = asyncio.get_running_loop()
+    if _fast is None:
+        await loop.connect_accepted_socket(factory, sock, **options)
+    else:
+        await _fast.connect_accepted_socket(loop, factory, sock, **_with_buffers(options))
+
+
+async def serve(factory: Factory, sock: socket.socket) -> asyncio.AbstractServer:
+    """As :meth:`asyncio.loop.create_server`, without TLS."""
+    loop = asyncio.get_running_loop()
+    if _fast is None:
+        return await loop.create_server(factory, sock=sock)
+    server: asyncio.AbstractServer = await _fast.create_server(loop, factory, sock=sock)
+    return server
+
+
+def keeps_what_is_written(transport: asyncio.BaseTransport) -> bool:
+    """Whether a transport may hold on to what it is given to write, and not to a copy of it."""
+    return _fast is None or not isinstance(transport, _fast.Transport)
+
+
+class Reading:
+    """Whether a transport reads: changed between two reads, never within one.
+
+    aiofastnet forgets what it has of a read that was paused within it until more comes: at the end of a transfer, until
+    the next ping. What the transport brings until it pauses is bounded by its buffer.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.paused = False
+        self._transport = transport
+        self._pausing: asyncio.Handle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def pause(self) -> None:
+        """Leave what comes in the kernel, and so with the far end."""
+        if not self.paused:
+            self.paused = True
+            self._pausing = self._loop.call_soon(self._pause)
+
+    def resume(self) -> None:
+        """Undo :meth:`pause`."""
+        self.paused = False
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
+        elif not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _pause(self) -> None:
+        self._pausing = None
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+
+def _with_buffers(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, **_BUFFERS} if options.get("ssl") else options
