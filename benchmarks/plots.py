@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 
 import matplotlib as mpl
@@ -21,13 +22,14 @@ __all__ = ["plot_bars", "plot_growth"]
 _COLOURS = ("#9aa0a6", "#5b8def", "#2f4b8f", "#e0a33a", "#2e8b57")
 
 
-def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str) -> Path:
+def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str, *, without: Collection[str] = ()) -> Path:
     """A group of bars for each of some rows: the median of each way, and its least and greatest value as a line.
 
     Args:
         rows: what was measured, with what to call it below the bars.
+        without: ways that are not drawn, beside which the others would be too small to see.
     """
-    ways = list(dict.fromkeys(who for what in rows for who in figures.values[what]))
+    ways = list(dict.fromkeys(who for what in rows for who in figures.values[what] if who not in without))
     chart, axes = plt.subplots(figsize=(1.2 + 1.7 * len(rows), 4), layout="constrained")
     width = 0.8 / len(ways)
     for number, way in enumerate(ways):

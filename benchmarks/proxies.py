@@ -24,7 +24,7 @@ from peers.process import Process
 
 from .figures import Figures, add_delay, delay_suffix, percentile
 from .plots import plot_bars
-from .ways import Way, all_ways
+from .ways import LOOPBACK, Way, all_ways
 
 __all__ = ["compare", "main"]
 
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         for number in ("1 connection", "8 connections")
         for direction in ("up", "down")
     }
-    plot_bars(figures, f"throughput{delay_suffix(delay)}", bulk, "MB/s")
+    plot_bars(figures, f"throughput{delay_suffix(delay)}", bulk, "MB/s", without=(LOOPBACK,))
     plot_bars(figures, f"echo{delay_suffix(delay)}", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
 
 
