@@ -72,6 +72,19 @@ def test_a_tunnel_is_held_to_its_bandwidth_and_loses_nothing() -> None:
     assert 0.9 < seconds < 2.5
 
 
+def test_what_waits_for_its_turn_arrives_though_its_sender_has_gone() -> None:
+    pieces = [data(50_000) for _ in range(16)]
+    with TunnelingService("--bandwidth-per-tunnel", "1M") as service, ExitStack() as stack:
+        source, destination = both_ends(service, stack)
+        for piece in pieces:
+            source.send(piece)
+        source.close()
+        received = b""
+        while len(received) < len(b"".join(pieces)):
+            received += destination.recv(timeout=10)
+    assert received == b"".join(pieces)
+
+
 def test_idle_connections_do_not_keep_a_tunnel_from_working_nor_others_from_coming() -> None:
     options = ("--max-half-open", "64", "--handshake-time", "2")
     with TunnelingService(*options) as service, ExitStack() as stack:

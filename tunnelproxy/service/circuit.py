@@ -98,9 +98,9 @@ class Circuit:
         return True
 
     def relay(self, end: End, *messages: Bytes) -> None:
-        """Pass frames on to the other end, in the same WebSocket messages."""
+        """Pass frames on to the other end, in the same WebSocket messages; nothing of an end that was replaced."""
         other = self._ends.get(end.mode.other)
-        if other is not None:
+        if other is not None and self._ends.get(end.mode) is end:
             other.send(*messages)
 
     def hold_back(self, end: End) -> None:

@@ -153,6 +153,16 @@ def test_one_that_joins_is_held_back_while_the_other_takes_no_more() -> None:
     assert not new.paused
 
 
+def test_what_a_replaced_end_still_has_goes_nowhere() -> None:
+    here, there, newer = source(), destination(), source()
+    joined = circuit(here, there)
+    joined.attach(newer)
+    joined.relay(here, frame(start(1)))
+    assert there.messages == []
+    joined.relay(newer, frame(start(1)), frame(start(2)))
+    assert [stream for _, stream, _ in there.messages] == [1, 2]
+
+
 def test_an_end_that_was_replaced_holds_nobody_back() -> None:
     here, old, new = source(), destination(), destination()
     joined = circuit(here, old, new)
