@@ -192,6 +192,8 @@ class Repetition:
     comparison then, in place of cutting out the frame, decoding it, and finding its connection.
     """
 
+    __slots__ = ("_head", "_size")
+
     def __init__(self) -> None:
         self._head = b""
         self._size = 0

@@ -91,6 +91,8 @@ class MessageReader:
         others: is called when websockets has been given something: it may have events, or something to send.
     """
 
+    __slots__ = ("_given_up", "_in_fragments", "_masked", "_message", "_others", "_websocket", "rest")
+
     def __init__(self, websocket: Protocol, message: Callable[[Bytes], None], others: Callable[[], None]) -> None:
         self.rest = b""
         """What has come of a frame that is not whole yet: to be put in front of what comes next."""

@@ -86,6 +86,8 @@ class Reading:
     the next ping. What the transport brings until it pauses is bounded by its buffer.
     """
 
+    __slots__ = ("_loop", "_pausing", "_transport", "paused")
+
     def __init__(self, transport: asyncio.Transport) -> None:
         self.paused = False
         self._transport = transport

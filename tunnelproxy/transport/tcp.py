@@ -57,6 +57,8 @@ class ReceiveBuffer:
         clock: gives seconds.
     """
 
+    __slots__ = ("_bytes", "_clock", "_since", "_size", "_sock")
+
     def __init__(self, sock: socket.socket | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._sock = sock if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) else None
         self._clock = clock

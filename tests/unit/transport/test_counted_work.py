@@ -30,7 +30,7 @@ from tunnelproxy.transport.route import Route
 MESSAGES = 20
 CALLS_PER_MESSAGE_SENT = 53
 CALLS_PER_MESSAGE_RECEIVED = 45
-BYTES_PER_IDLE_LINK = 15_000
+BYTES_PER_IDLE_LINK = 16_000
 
 
 class Wire:
