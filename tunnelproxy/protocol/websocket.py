@@ -137,6 +137,8 @@ class MessageReader:
         if end - start < 2:
             return 0
         first, second = data[start], data[start + 1]
+        if first not in _KNOWN or bool(second & _MASKED) is not self._masked:
+            return self._give_up(data, start)
         body = start + 2
         size = second & ~_MASKED
         if size >= _TWO_BYTES:
@@ -144,10 +146,8 @@ class MessageReader:
             if body > end:
                 return 0
             size = int.from_bytes(data[start + 2 : body], "big")
-        if first not in _KNOWN or size > MAX_WEBSOCKET_MESSAGE or bool(second & _MASKED) is not self._masked:
-            self._given_up = True
-            self._hand_over(data[start:])
-            return end
+        if size > MAX_WEBSOCKET_MESSAGE:
+            return self._give_up(data, start)
         if self._masked:
             body += 4
         after = body + size
@@ -156,11 +156,16 @@ class MessageReader:
         if first == _FINAL | _BINARY and not self._in_fragments:
             payload = data[body:after]
             self._message(apply_mask(payload, bytes(data[body - 4 : body])) if self._masked else payload)
-            return after
-        if not first & _CONTROL:
-            self._in_fragments = not first & _FINAL
-        self._hand_over(data[start:after])
+        else:
+            if not first & _CONTROL:
+                self._in_fragments = not first & _FINAL
+            self._hand_over(data[start:after])
         return after
+
+    def _give_up(self, data: memoryview, start: int) -> int:
+        self._given_up = True
+        self._hand_over(data[start:])
+        return len(data)
 
     def _hand_over(self, data: memoryview) -> None:
         # websockets says bytes, and takes whatever a bytearray can be extended by.
