@@ -42,7 +42,6 @@ class Peer(asyncio.BufferedProtocol):
     def __init__(self, *, pauses: bool = False) -> None:
         self.data = b""
         self.pauses = pauses
-        self.paused_at = 0
         self.ended = False
         self.transport: asyncio.Transport
         self.reading: streams.Reading
