@@ -138,7 +138,7 @@ class _Heads:
 
     def __init__(self) -> None:
         self._encoded = self._head = b""
-        self._size = 0
+        self._size: int | None = None
 
     def head(self, connection: Connection, version: Version, size: int) -> bytes:
         if size != self._size:

@@ -86,6 +86,11 @@ def test_data_goes_out_with_all_the_ids() -> None:
     source.data_to_send()
     source.send(connection, b"hello")
     assert sent_by(source) == [about(Message.DATA, payload=b"hello")]
+    source.close(connection)
+    again = source.open("SSH1")
+    source.data_to_send()
+    source.send(again, b"")
+    assert sent_by(source) == [about(Message.DATA, stream=2)]
 
 
 def test_nothing_goes_out_for_a_connection_that_has_ended() -> None:

@@ -49,14 +49,6 @@ class Receiver:
         self.down = True
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("tls")
-    made = Certificates(folder / "keys", folder / "ca")
-    made.ensure("localhost")
-    return made
-
-
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
 

@@ -43,14 +43,6 @@ class Receiver:
         pass
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("tls")
-    made = Certificates(folder / "keys", folder / "ca")
-    made.ensure("localhost")
-    return made
-
-
 def answer(status: int, words: str = "") -> Step:
     return lambda connection: connection.respond(http.HTTPStatus(status), words)
 

@@ -19,14 +19,6 @@ from tunnelproxy.transport.endpoint import tls_context
 RECORD = 16 * 1024
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("tls")
-    made = Certificates(folder / "keys", folder / "ca")
-    made.ensure("localhost")
-    return made
-
-
 @pytest.fixture(params=["aiofastnet", "the event loop"], autouse=True)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "aiofastnet":
