@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the hub asks of the control API: the state of a tunnel's ends; and tunnels, found, opened and taken over.
 
-boto3 is imported when the first call is made: it is large, and most hubs never need it. All calls of one way to reach
-the API (keys, region, endpoint) go through one client, whose adaptive retries hold the rate below what AWS throttles.
+boto3's core, botocore, is imported when the first call is made: it is large, and most hubs never need it. The client is
+the same as boto3's, without the 2 MB of what boto3 has beside it. All calls of one way to reach the API (keys, region,
+endpoint) go through one client, whose adaptive retries hold the rate below what AWS throttles.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class ControlPlane:
         return await asyncio.get_running_loop().run_in_executor(None, self._explained, call)
 
     def _explained(self, call: Callable[[], T]) -> T:
-        """Make a call of boto3's; its errors become sentences."""
+        """Make a call of botocore's; its errors become sentences."""
         try:
             from botocore import exceptions as aws_errors
         except ImportError:
@@ -183,22 +184,17 @@ class ControlPlane:
 @functools.lru_cache(maxsize=16)
 def _client(region: str | None, variables: frozenset[tuple[str, str]]) -> Any:
     """One client per way to reach the control API: making one takes longer than asking it."""
-    import boto3
     from botocore.config import Config
-    from botocore.session import get_session
+    from botocore.session import Session
 
     aws = dict(variables)
-    core = get_session()
-    session = boto3.session.Session(
-        botocore_session=core,
+    core = Session(profile=aws.get("AWS_PROFILE"))
+    client = core.create_client(
+        "iotsecuretunneling",
+        region_name=region or aws.get("AWS_REGION") or aws.get("AWS_DEFAULT_REGION"),
         aws_access_key_id=aws.get("AWS_ACCESS_KEY_ID"),
         aws_secret_access_key=aws.get("AWS_SECRET_ACCESS_KEY"),
         aws_session_token=aws.get("AWS_SESSION_TOKEN"),
-        profile_name=aws.get("AWS_PROFILE"),
-        region_name=region or aws.get("AWS_REGION") or aws.get("AWS_DEFAULT_REGION"),
-    )
-    client = session.client(
-        "iotsecuretunneling",
         endpoint_url=aws.get("AWS_ENDPOINT_URL_IOTSECURETUNNELING") or aws.get("AWS_ENDPOINT_URL"),
         verify=aws.get("AWS_CA_BUNDLE"),
         config=Config(

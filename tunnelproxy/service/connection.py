@@ -269,6 +269,8 @@ class Connection(asyncio.BufferedProtocol):
         self._admissions.redeem(admission)
         self._respond(response)
         self._join(admission)
+        # websockets keeps the request as long as the connection: 3 kB, and an access token.
+        request.headers.clear()
 
     def _accept(self, request: Request, tunnel: Tunnel) -> Response:
         """Negotiate the subprotocol.

@@ -284,6 +284,8 @@ class Link(asyncio.BufferedProtocol):
             self.abort()
             return
         self.version = next(v for v, name in SUBPROTOCOLS.items() if name == self._websocket.subprotocol)
+        # websockets keeps the response as long as the connection: 3 kB.
+        response.headers.clear()
         self.opened.set_result(None)
         self._receiver.link_up(self)
         self._ping()
