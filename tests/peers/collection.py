@@ -66,6 +66,15 @@ def _install(folder: Path) -> None:
     galaxy("build", REPOSITORY, "--output-path", folder / "build")
     (tarball,) = (folder / "build").glob("*.tar.gz")
     galaxy("install", tarball, "--offline", "--collections-path", folder)
+    # As the first start leaves it, unless PYTHONDONTWRITEBYTECODE is set: every hub would compile it all then.
+    compiling = [
+        PYTHON,
+        "-m",
+        "compileall",
+        "-q",
+        str(folder / "ansible_collections" / "iotops" / "tunnel" / "tunnelproxy"),
+    ]
+    subprocess.run(compiling, check=True)
 
 
 @dataclass(frozen=True)
