@@ -67,14 +67,8 @@ def _install(folder: Path) -> None:
     (tarball,) = (folder / "build").glob("*.tar.gz")
     galaxy("install", tarball, "--offline", "--collections-path", folder)
     # As the first start leaves it, unless PYTHONDONTWRITEBYTECODE is set: every hub would compile it all then.
-    compiling = [
-        PYTHON,
-        "-m",
-        "compileall",
-        "-q",
-        str(folder / "ansible_collections" / "iotops" / "tunnel" / "tunnelproxy"),
-    ]
-    subprocess.run(compiling, check=True)
+    package = Installation(tarball, folder).root / "tunnelproxy"
+    subprocess.run([PYTHON, "-m", "compileall", "-q", package], check=True)
 
 
 @dataclass(frozen=True)

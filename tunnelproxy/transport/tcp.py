@@ -60,7 +60,7 @@ class ReceiveBuffer:
     __slots__ = ("_bytes", "_clock", "_since", "_size", "_sock")
 
     def __init__(self, sock: socket.socket | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._sock = sock if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) else None
+        self._sock = _if_tcp(sock)
         self._clock = clock
         self._size = 0
         self._bytes = 0
@@ -88,7 +88,8 @@ class ReceiveBuffer:
 
 def tune(sock: socket.socket | None) -> None:
     """Keep the queue of what is to be sent short, and have the kernel give up on a peer that acknowledges nothing."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    sock = _if_tcp(sock)
+    if sock is None:
         return
     options = (
         (socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, SEND_BUFFER),
@@ -96,6 +97,10 @@ def tune(sock: socket.socket | None) -> None:
     )
     for level, option, value in options:
         _set_option(sock, level, option, value)
+
+
+def _if_tcp(sock: socket.socket | None) -> socket.socket | None:
+    return sock if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
 def _set_option(sock: socket.socket, level: int, option: int, value: int) -> None:

@@ -73,14 +73,6 @@ def notification(token: str, *services: str, **changes: Any) -> bytes:
     return json.dumps({**content, **changes}).encode()
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("tls")
-    made = Certificates(folder / "keys", folder / "ca")
-    made.ensure("localhost")
-    return made
-
-
 @pytest.fixture
 def config(tmp_path: Path, certificates: Certificates) -> AgentConfig:
     """The port is missing: each test has a data plane of its own."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tests of the transport share."""
+"""What unit tests share."""
 
 from __future__ import annotations
 
