@@ -14,6 +14,7 @@ from typing import Callable
 
 from .client import SOCKET_NAME, HubError, directory
 from .hub import Hub
+from .ssh_names import SshNames
 
 __all__ = ["AlreadyRunningError", "serve"]
 
@@ -22,7 +23,10 @@ log = logging.getLogger(__name__)
 ENDING_SECONDS = 5.0
 LOCK_POLL_SECONDS = 0.1
 IDLE_CHECK_SECONDS = 5.0
-LONGEST_REQUEST = 64 * 1024
+LONGEST_REQUEST = 4 * 1024 * 1024
+"""With all of a caller's environment, for which Linux sets a limit of 2 MiB to begin with."""
+
+READ_BYTES = 64 * 1024
 REQUEST_SECONDS = 10.0
 
 
@@ -45,7 +49,7 @@ async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
     await _take(lock)
     path = folder / SOCKET_NAME
     path.unlink(missing_ok=True)
-    hub = Hub(folder / "tunnels.jsonl")
+    hub = Hub(folder / "tunnels.jsonl", SshNames.of_this_user())
     hub.restore()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
@@ -137,7 +141,7 @@ async def _read_line(connection: socket.socket) -> bytes:
     loop = asyncio.get_running_loop()
     line = b""
     while not line.endswith(b"\n"):
-        data = await loop.sock_recv(connection, LONGEST_REQUEST)
+        data = await loop.sock_recv(connection, READ_BYTES)
         if not data or len(line) > LONGEST_REQUEST:
             raise OSError("a request without an end")
         line += data

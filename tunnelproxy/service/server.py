@@ -244,6 +244,7 @@ async def _running(
         Access(identity, store.find_tunnel),
         find_key=store.find_key,
         region=identity.region,
+        account_id=identity.account_id,
         clock=time.time,
         replays=Replays(time.monotonic),
         notify=record,

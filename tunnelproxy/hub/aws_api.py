@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control API through botocore, boto3's core: what a control process does for the hub.
+
+A control process has the environment and the working directory of one caller, so botocore finds what ``aws`` would find
+in the caller's shell: profiles, single sign-on, ``credential_process``, roles, proxies, and authorities. It resolves
+credentials for each request, as each run of ``aws`` does. Where all that they come from is files, it does so when one
+of the files has changed, for a role that is assumed costs a call.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from botocore.config import Config
+from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError, ProfileNotFound
+from botocore.session import Session
+
+from . import aws_errors
+from .account import Account
+from .client import HubError
+from .stamps import stamp
+from .tags import MANAGED_TAGS, OWNER_TAG
+
+__all__ = ["AwsApi"]
+
+log = logging.getLogger(__name__)
+
+TUNNELING = "iotsecuretunneling"
+REGISTRY = "iot"
+
+CONNECT_SECONDS = 5.0
+CALL_SECONDS = 20.0
+ATTEMPTS = 6
+DEFAULT_LIFETIME = timedelta(hours=12)
+
+ACCOUNT_HEADER = "x-iotops-account"
+"""In which the tunneling service tells its account ID; AWS tells it by its Security Token Service."""
+
+_FROM_FILES = (
+    "env",
+    "explicit",
+    "config-file",
+    "shared-credentials-file",
+    "sso",
+    "assume-role",
+    "assume-role-with-web-identity",
+)
+"""What botocore calls credentials that change only where a file changes, or when they expire, which it sees to."""
+
+_MOST_PAGES = 20
+_NEAREST = 3
+
+
+class _Login(NamedTuple):
+    """Credentials, region and configuration as they were found, and what they were found in."""
+
+    session: Session
+    credentials: Any
+    region: str
+    stamps: dict[str, str]
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it stays the same as long as the files do."""
+        return self.credentials.method in _FROM_FILES
+
+
+class AwsApi:
+    """Makes calls, as one caller.
+
+    Args:
+        verify: whether to verify the certificate of the control API.
+    """
+
+    def __init__(self, *, verify: bool = True) -> None:
+        self._verify = verify
+        self._lock = threading.Lock()
+        self._login: _Login | None = None
+        self._clients: dict[tuple[object, ...], Any] = {}
+        self._accounts: dict[tuple[str, str, str], Account] = {}
+        self._loader: Any = None
+
+    def identify(self, thing: str) -> dict[str, Any]:
+        """The account that calls go to.
+
+        Returns:
+            its ``key``; in ``watch`` the stamps of the files that say so; in ``lasts`` whether it stays so while they
+            stay.
+        """
+        with self._explained(f"find out which account {thing} is in", TUNNELING):
+            login = self._log_in()
+            client = self._client(TUNNELING)
+            endpoint = _endpoint_of(client)
+            known_by = (login.credentials.get_frozen_credentials().access_key, login.region, endpoint)
+            if known_by not in self._accounts:
+                self._accounts[known_by] = self._ask_for_account(client, endpoint, thing)
+            return {"key": self._accounts[known_by].key, "watch": login.stamps, "lasts": login.lasts}
+
+    def end_states(self, tunnel_id: str) -> dict[str, Any]:
+        """What DescribeTunnel says of a tunnel: ``tunnel`` (``GONE`` where there is none), the ends, ARN and owner."""
+        with self._explained(f"describe tunnel {tunnel_id}", TUNNELING):
+            client = self._client(TUNNELING)
+            try:
+                tunnel = client.describe_tunnel(tunnelId=tunnel_id)["tunnel"]
+            except client.exceptions.ResourceNotFoundException:
+                return {"tunnel": "GONE"}
+        return {
+            "tunnel": tunnel.get("status", ""),
+            "destination": _end_state(tunnel, "destination"),
+            "arn": tunnel.get("tunnelArn", ""),
+            "owner": _tags(tunnel).get(OWNER_TAG, ""),
+        }
+
+    def take(self, thing: str, service: str, life: float, owner: str, *, take_over: bool) -> dict[str, Any] | None:
+        """Find an open tunnel of a thing that carries a service, and rotate its source token; None if there is none.
+
+        Of several, the one whose destination is connected, and else the newest, is taken.
+
+        Args:
+            life: seconds that the tunnel must have left.
+            owner: only one of this owner's is taken.
+            take_over: take anybody's that the collection opened; it is the owner's from then on.
+        """
+        with self._explained(f"find the tunnels of {thing}", TUNNELING):
+            client = self._client(TUNNELING)
+            found = [
+                tunnel
+                for tunnel in _open_tunnels(client, thing)
+                if service in _services(tunnel)
+                and (_expiry(tunnel) or math.inf) > time.time() + life
+                and (take_over or _tags(tunnel).get(OWNER_TAG) == owner)
+            ]
+            if not found:
+                return None
+            tunnel = next((each for each in found if _end_state(each, "destination") == "connected"), found[0])
+            if _tags(tunnel).get(OWNER_TAG) != owner:
+                # First, so that whoever loses the tunnel is told by whom.
+                client.tag_resource(resourceArn=tunnel["tunnelArn"], tags=[{"key": OWNER_TAG, "value": owner}])
+            rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
+            return _found(client, tunnel, rotated["sourceAccessToken"])
+
+    def open(self, thing: str, services: Sequence[str], owner: str) -> dict[str, Any]:
+        """Open a tunnel to a thing (OpenTunnel; AWS charges for it)."""
+        with self._explained(f"open a tunnel to {thing}", TUNNELING):
+            client = self._client(TUNNELING)
+            tags = {**MANAGED_TAGS, OWNER_TAG: owner}
+            opened = client.open_tunnel(
+                destinationConfig={"thingName": thing, "services": list(services)},
+                tags=[{"key": key, "value": value} for key, value in tags.items()],
+            )
+            # All that DescribeTunnel would say: should it be refused, a tunnel that was paid for would be lost.
+            tunnel = {
+                "tunnelId": opened["tunnelId"],
+                "tunnelArn": opened["tunnelArn"],
+                "destinationConfig": {"services": list(services)},
+                "createdAt": datetime.now().astimezone(),
+                "timeoutConfig": {"maxLifetimeTimeoutMinutes": DEFAULT_LIFETIME.total_seconds() / 60},
+            }
+            return _found(client, tunnel, opened["sourceAccessToken"])
+
+    def check_registered(self, thing: str) -> None:
+        """Raise HubError where the registry does not know a thing, with the names that are most like it.
+
+        Where the caller may not ask the registry, nothing is known, and nothing is raised.
+        """
+        try:
+            with self._explained(f"look {thing} up in the registry", REGISTRY):
+                registry = self._client(REGISTRY)
+                registry.describe_thing(thingName=thing)
+        except HubError as error:
+            if error.code != "not-found":
+                log.info("whether %s is registered is not known: %s", thing, error)
+                return
+        else:
+            return
+        nearest = difflib.get_close_matches(thing, self._registered(), _NEAREST)
+        hint = f"did you mean {', '.join(nearest)}? " if nearest else ""
+        raise HubError(
+            f"the registry has no thing {thing}: {hint}Enrol it, correct the name (iotops_tunnel_thing, or the host's "
+            "name), or set iotops_tunnel_unregistered=true to open tunnels to things that are not registered",
+            code="unknown-thing",
+        )
+
+    def call(self, api: str, operation: str, parameters: dict[str, Any], purpose: str) -> dict[str, Any]:
+        """Make one call, whichever.
+
+        Args:
+            api: botocore's name of it: ``iotsecuretunneling`` or ``iot``.
+            operation: the method of botocore's client.
+            purpose: what for, after "Could not".
+        """
+        try:
+            with self._explained(purpose, api):
+                answer: dict[str, Any] = getattr(self._client(api), operation)(**parameters)
+        except HubError as error:
+            raise HubError(f"Could not {purpose}: {error}.", code=error.code) from None
+        answer.pop("ResponseMetadata", None)
+        return answer
+
+    def _registered(self) -> list[str]:
+        """The names in the registry, as many as are soon read."""
+        names: list[str] = []
+        request: dict[str, Any] = {}
+        try:
+            with self._explained("list things", REGISTRY):
+                for _ in range(_MOST_PAGES):
+                    page = self._client(REGISTRY).list_things(**request)
+                    names += [thing["thingName"] for thing in page["things"]]
+                    if not page.get("nextToken"):
+                        break
+                    request["nextToken"] = page["nextToken"]
+        except HubError:
+            pass
+        return names
+
+    @contextmanager
+    def _explained(self, purpose: str, api: str) -> Iterator[None]:
+        """Make sentences of botocore's errors; and have credentials that are refused looked up again."""
+        try:
+            yield
+        except HubError:
+            raise
+        except Exception as error:
+            with self._lock:
+                region = self._login.region if self._login else ""
+                self._login = None
+            endpoint = getattr(error, "kwargs", {}).get("endpoint_url") or os.environ.get(_ENDPOINT_VARIABLES[api], "")
+            failure = aws_errors.explain(error, api=api, endpoint=endpoint, region=region, environment=os.environ)
+            if failure is None:
+                raise
+            log.info("could not %s: %s", purpose, failure.sentence)
+            raise HubError(failure.sentence, code=failure.code) from None
+
+    def _log_in(self) -> _Login:
+        """The caller's credentials and configuration, as they are now."""
+        with self._lock:
+            login = self._login
+            if login is None or not login.lasts or login.stamps != _stamps(login.session):
+                login = self._login = self._find_login()
+            return login
+
+    def _find_login(self) -> _Login:
+        session = Session()
+        if self._loader is None:
+            self._loader = session.get_component("data_loader")
+        session.register_component("data_loader", self._loader)
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        # Only the command line reads AWS_REGION, not botocore.
+        region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
+        if not region:
+            raise NoRegionError
+        return _Login(session, credentials, region, _stamps(session))
+
+    def _client(self, api: str) -> Any:
+        """A client for the credentials of now; making one takes longer than asking it."""
+        login = self._log_in()
+        frozen = login.credentials.get_frozen_credentials()
+        key = (api, frozen, login.region, repr(login.session.full_config))
+        with self._lock:
+            if key not in self._clients:
+                # Those of credentials that were replaced go, once there are some.
+                self._clients = {known: client for known, client in self._clients.items() if known[1:] == key[1:]}
+                self._clients[key] = self._make_client(api, login)
+            return self._clients[key]
+
+    def _make_client(self, api: str, login: _Login) -> Any:
+        retries: Any = {"mode": "adaptive"}
+        if not login.session.get_config_variable("max_attempts"):
+            retries["max_attempts"] = ATTEMPTS
+        return login.session.create_client(
+            api,
+            region_name=login.region,
+            endpoint_url=self._registry_endpoint(login) if api == REGISTRY else None,
+            verify=None if self._verify else False,
+            config=Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=CALL_SECONDS,
+                retries=retries,
+                max_pool_connections=10,
+            ),
+        )
+
+    def _registry_endpoint(self, login: _Login) -> str | None:
+        """The tunneling service answers for its registry too: its keys are never sent to AWS's."""
+        if os.environ.get(_ENDPOINT_VARIABLES[REGISTRY]) or os.environ.get("AWS_ENDPOINT_URL"):
+            return None
+        tunneling = login.session.create_client(TUNNELING, region_name=login.region)
+        return _endpoint_of(tunneling) or None
+
+    def _ask_for_account(self, client: Any, endpoint: str, thing: str) -> Account:
+        if not endpoint:
+            login = self._log_in()
+            try:
+                sts: Any = login.session.create_client(
+                    "sts", region_name=login.region, config=Config(connect_timeout=CONNECT_SECONDS)
+                )
+                arn = sts.get_caller_identity()["Arn"]
+                return Account(arn.split(":")[1], arn.split(":")[4], login.region)
+            except ClientError:
+                raise
+            except Exception as error:  # a network that lets nothing through but what tunnels need
+                log.info("the Security Token Service does not say which account this is: %s", type(error).__name__)
+        listed = client.list_tunnels(maxResults=1)
+        headers = listed["ResponseMetadata"].get("HTTPHeaders", {})
+        region = client.meta.region_name
+        if headers.get(ACCOUNT_HEADER):
+            return Account("aws", headers[ACCOUNT_HEADER], region, endpoint)
+        if listed.get("tunnelSummaries"):
+            return Account.from_arn(listed["tunnelSummaries"][0]["tunnelArn"], endpoint)
+        try:
+            return Account.from_arn(self._client(REGISTRY).describe_thing(thingName=thing)["thingArn"], endpoint)
+        except ClientError:
+            return Account("aws", "", region, endpoint)
+
+
+_ENDPOINT_VARIABLES = {TUNNELING: "AWS_ENDPOINT_URL_IOTSECURETUNNELING", REGISTRY: "AWS_ENDPOINT_URL_IOT"}
+
+
+def _endpoint_of(client: Any) -> str:
+    """The URL that a client calls; empty for AWS's own."""
+    found = urlsplit(client.meta.endpoint_url)
+    host = found.hostname or ""
+    if host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
+        return ""
+    return f"{found.scheme}://{found.netloc}".lower()
+
+
+def _stamps(session: Session) -> dict[str, str]:
+    """What tells that one of the files in which credentials are found has changed."""
+    paths = [
+        session.get_config_variable("config_file"),
+        session.get_config_variable("credentials_file"),
+        os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"),
+        "~/.aws/sso/cache",
+    ]
+    scoped = _scoped_config(session)
+    paths.append(scoped.get("web_identity_token_file"))
+    # A script that prints credentials, and what it is given.
+    paths += shlex.split(scoped.get("credential_process", ""))
+    full = (os.path.abspath(os.path.expanduser(path)) for path in paths if path)
+    return {path: stamp(path) for path in full}
+
+
+def _scoped_config(session: Session) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = session.get_scoped_config()
+    except ProfileNotFound:
+        return {}
+    return found
+
+
+def _open_tunnels(client: Any, thing: str) -> Iterator[dict[str, Any]]:
+    """The open tunnels of a thing that the collection opened, the newest first, as DescribeTunnel shows them."""
+    request: dict[str, Any] = {"thingName": thing}
+    while True:
+        page = client.list_tunnels(**request)
+        for summary in page.get("tunnelSummaries", ()):
+            if summary.get("status") != "OPEN":
+                continue
+            tunnel = client.describe_tunnel(tunnelId=summary["tunnelId"])["tunnel"]
+            if tunnel["status"] == "OPEN" and _tags(tunnel).items() >= MANAGED_TAGS.items():
+                yield tunnel
+        if not page.get("nextToken"):
+            return
+        request["nextToken"] = page["nextToken"]
+
+
+def _found(client: Any, tunnel: Mapping[str, Any], source_token: str) -> dict[str, Any]:
+    return {
+        "tunnel_id": tunnel["tunnelId"],
+        "arn": tunnel["tunnelArn"],
+        "region": client.meta.region_name,
+        "services": _services(tunnel),
+        "expires_at": _expiry(tunnel),
+        "source_token": source_token,
+    }
+
+
+def _services(tunnel: Mapping[str, Any]) -> list[str]:
+    return list(tunnel.get("destinationConfig", {}).get("services", ()))
+
+
+def _tags(tunnel: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in tunnel.get("tags", ())}
+
+
+def _end_state(tunnel: Mapping[str, Any], end: str) -> str:
+    return str(tunnel.get(f"{end}ConnectionState", {}).get("status", "unknown")).lower()
+
+
+def _expiry(tunnel: Mapping[str, Any]) -> float | None:
+    created: datetime | None = tunnel.get("createdAt")
+    minutes = tunnel.get("timeoutConfig", {}).get("maxLifetimeTimeoutMinutes")
+    return None if created is None or minutes is None else (created + timedelta(minutes=minutes)).timestamp()

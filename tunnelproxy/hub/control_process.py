@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control processes that the hub starts: one for each distinct environment of those who ask it for something.
+
+So a control call sees exactly what ``aws`` would see in the caller's shell, nothing of an earlier caller stays, and
+botocore, which takes 20 MB, is not in the hub. They end when nobody has needed them for a minute, and with the hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .account import Account
+from .client import HubError
+from .stamps import stamp
+
+__all__ = ["CallerControl", "Callers", "EndStates", "FoundTunnel"]
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 60.0
+ASK_SECONDS = 10.0
+"""How long to wait for the state of a tunnel's ends; a control process that is started takes half a second of it."""
+
+CALL_SECONDS = 120.0
+"""AWS throttles calls, and the waits before they are made again count."""
+
+STALE_SECONDS = 1.0
+"""How long credentials of a program, container or machine are taken for those of the same account without asking."""
+
+_LONGEST_ANSWER = 64 * 1024 * 1024
+_LAST_LINES = 5
+# They differ from shell to shell and run to run, and tell nothing.
+_OF_NO_ACCOUNT = ("_", "OLDPWD", "SHLVL")
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class EndStates:
+    """What DescribeTunnel says of a tunnel.
+
+    Attributes:
+        tunnel: ``OPEN``, ``CLOSED``, ``GONE`` where the service does not know it, or empty where nobody could say.
+        destination: ``connected``, ``disconnected``, or ``unknown``.
+        owner: who opened it, or took it over.
+    """
+
+    tunnel: str = ""
+    destination: str = "unknown"
+    arn: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class FoundTunnel:
+    """An open tunnel, with a source token that nobody has used.
+
+    Attributes:
+        expires_at: when its life ends, in seconds since the epoch.
+    """
+
+    tunnel_id: str
+    arn: str
+    region: str
+    services: tuple[str, ...]
+    expires_at: float | None
+    source_token: str = field(repr=False)
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> FoundTunnel:
+        return cls(**{**answer, "services": tuple(answer["services"])})
+
+
+@dataclass
+class _Known:
+    """The account that a caller's calls go to, and what says that it is still so."""
+
+    account: Account
+    watch: Mapping[str, str]
+    lasts: bool
+    at: float
+
+    def holds(self) -> bool:
+        if not self.lasts and time.monotonic() >= self.at + STALE_SECONDS:
+            return False
+        return all(stamp(path) == before for path, before in self.watch.items())
+
+
+class Callers:
+    """Who has asked, by what their control calls are to see."""
+
+    def __init__(self) -> None:
+        self._callers: dict[str, CallerControl] = {}
+
+    def of(self, described: Mapping[str, Any]) -> CallerControl:
+        """The one whom a request describes; see :class:`~.client.Caller`."""
+        kept = {name: value for name, value in described["environment"].items() if name not in _OF_NO_ACCOUNT}
+        told = json.dumps([sorted(kept.items()), described["directory"], described["python"], described["verify"]])
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        if digest not in self._callers:
+            self._callers[digest] = CallerControl(described)
+        return self._callers[digest]
+
+    async def tidy(self, in_use: Sequence[CallerControl]) -> None:
+        """End the processes that nobody needs, and forget callers who have no tunnel."""
+        for digest, caller in list(self._callers.items()):
+            if caller.idle_for(IDLE_SECONDS):
+                await caller.stop()
+                if caller not in in_use:
+                    del self._callers[digest]
+
+    async def stop(self) -> None:
+        """End all processes."""
+        await asyncio.gather(*(caller.stop() for caller in self._callers.values()))
+        self._callers.clear()
+
+
+class CallerControl:
+    """The control API as one caller reaches it."""
+
+    def __init__(self, described: Mapping[str, Any]) -> None:
+        self.environment: Mapping[str, str] = described["environment"]
+        self.directory: str = described["directory"]
+        self._python: str = described["python"]
+        self._verify: bool = described["verify"]
+        self._process: _Process | None = None
+        self._starting = asyncio.Lock()
+        self._identifying = asyncio.Lock()
+        self._known: _Known | None = None
+        self._last_used = time.monotonic()
+
+    async def account(self, thing: str) -> Account:
+        """The account that calls go to, asked for anew where files have changed that it may depend on.
+
+        Raises:
+            HubError: it cannot be found out: credentials are missing, or refused.
+        """
+        self._last_used = time.monotonic()
+        async with self._identifying:
+            if self._known is None or not self._known.holds():
+                answer = await self._ask("identify", CALL_SECONDS, thing=thing)
+                account = Account.from_key(answer["key"])
+                self._known = _Known(account, answer["watch"], answer["lasts"], time.monotonic())
+            return self._known.account
+
+    def learn(self, account: Account) -> None:
+        """Take the word of an ARN for what the service did not tell before."""
+        if self._known is not None:
+            self._known.account = account
+
+    async def end_states(self, tunnel_id: str) -> EndStates:
+        """The state of a tunnel's ends; nothing is known where there is no answer in time."""
+        try:
+            return EndStates(**await self._ask("end_states", ASK_SECONDS, tunnel_id=tunnel_id))
+        except HubError as error:
+            log.warning("the state of tunnel %s is not known: %s", tunnel_id, error)
+        return EndStates()
+
+    async def take(self, thing: str, service: str, life: float, owner: str, *, take_over: bool) -> FoundTunnel | None:
+        """Find an open tunnel and rotate its source token; see :meth:`.aws_api.AwsApi.take`.
+
+        Raises:
+            HubError: the control API does not do it.
+        """
+        found = await self._ask(
+            "take", CALL_SECONDS, thing=thing, service=service, life=life, owner=owner, take_over=take_over
+        )
+        return None if found is None else FoundTunnel.from_answer(found)
+
+    async def open(self, thing: str, services: Sequence[str], owner: str) -> FoundTunnel:
+        """Open a tunnel to a thing (OpenTunnel; AWS charges for it).
+
+        Raises:
+            HubError: the control API does not do it.
+        """
+        return FoundTunnel.from_answer(
+            await self._ask("open", CALL_SECONDS, thing=thing, services=list(services), owner=owner)
+        )
+
+    async def check_registered(self, thing: str) -> None:
+        """Raise HubError where the registry says that there is no such thing."""
+        await self._ask("check_registered", CALL_SECONDS, thing=thing)
+
+    async def call(self, api: str, operation: str, parameters: Mapping[str, Any], purpose: str) -> dict[str, Any]:
+        """Make one call, whichever; see :meth:`.aws_api.AwsApi.call`."""
+        answer: dict[str, Any] = await self._ask(
+            "call", CALL_SECONDS, api=api, operation=operation, parameters=dict(parameters), purpose=purpose
+        )
+        return answer
+
+    def idle_for(self, seconds: float) -> bool:
+        """Whether nobody has needed it for so long, and nobody waits for an answer."""
+        busy = self._process is not None and self._process.waited_for
+        return not busy and time.monotonic() - self._last_used >= seconds
+
+    async def stop(self) -> None:
+        """End the process, if there is one."""
+        process, self._process = self._process, None
+        if process is not None:
+            await process.stop()
+
+    async def _ask(self, op: str, seconds: float, **arguments: Any) -> Any:
+        self._last_used = time.monotonic()
+        try:
+            async with self._starting:
+                if self._process is None or not self._process.alive:
+                    self._process = await _Process.start(self._python, self.environment, self.directory, self._verify)
+            return await asyncio.wait_for(self._process.ask(op, arguments), seconds)
+        except asyncio.TimeoutError:
+            raise HubError(f"the control API gave no answer within {seconds:.0f} s", code="control-api") from None
+        except OSError as error:
+            raise HubError(
+                f"the control process cannot be started with {self._python}: {error.strerror}", code="hub-failed"
+            ) from None
+        finally:
+            self._last_used = time.monotonic()
+
+
+class _Process:
+    """A control process that runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._said: deque[str] = deque(maxlen=_LAST_LINES)
+        self._reading = asyncio.ensure_future(self._read())
+        self._listening = asyncio.ensure_future(self._listen())
+
+    @classmethod
+    async def start(cls, python: str, environment: Mapping[str, str], directory: str, verify: bool) -> _Process:
+        command = [python, str(_PACKAGE), "hub", "control", *([] if verify else ["--no-verify"])]
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(environment),
+                cwd=_existing(directory),
+                # No terminal to ask for a password on, and no signal of the hub's.
+                start_new_session=True,
+                limit=_LONGEST_ANSWER,
+            )
+        )
+
+    @property
+    def alive(self) -> bool:
+        return not self._reading.done()
+
+    @property
+    def waited_for(self) -> bool:
+        return bool(self._waiting)
+
+    async def ask(self, op: str, arguments: Mapping[str, Any]) -> Any:
+        number = next(self._numbers)
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            assert self._process.stdin is not None  # noqa: S101  start() gave it one
+            request = json.dumps({"id": number, "op": op, "arguments": arguments})
+            self._process.stdin.write(request.encode() + b"\n")
+            with contextlib.suppress(ConnectionError):  # _read() tells why
+                await self._process.stdin.drain()
+            if not self.alive:
+                raise self._ended()
+            return await future
+        finally:
+            del self._waiting[number]
+
+    async def stop(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if self._waiting:
+            # Whoever waits is told, and calls under way are not waited for.
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await asyncio.gather(self._reading, self._listening)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101  start() gave it one
+        while line := await self._process.stdout.readline():
+            reply = json.loads(line)
+            future = self._waiting.get(reply["id"])
+            if future is None or future.done():
+                continue
+            if "error" in reply:
+                future.set_exception(HubError(reply["error"], code=reply["code"]))
+            else:
+                future.set_result(reply["result"])
+        await self._process.wait()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(self._ended())
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101  start() gave it one
+        while line := await self._process.stderr.readline():
+            self._said.append(line.decode("utf-8", "replace").strip())
+
+    def _ended(self) -> HubError:
+        said = f": {self._said[-1]}" if self._said else ""
+        return HubError(f"the control process ended before it answered{said}", code="control-api")
+
+
+def _existing(directory: str) -> str:
+    return directory if os.path.isdir(directory) else "/"
