@@ -38,12 +38,13 @@ class ActionModule(ActionBase):
         result.update(changed=False, thing_name=thing)
         try:
             service = valid_name("service", options["service"])
-            client.ensure(thing, service, timeout=options["timeout"])
-            self._look(thing, service, result)
+            account = client.ensure(thing, service, timeout=options["timeout"])["account"]
+            self._look(thing, service, account, result)
             answer = client.ask_health(
                 thing,
                 service,
                 options["path"],
+                account=account,
                 headers={name: str(value) for name, value in options["headers"].items()},
                 content_limit=CONTENT_LIMIT if options["return_content"] else 0,
                 timeout=options["timeout"],
@@ -60,12 +61,12 @@ class ActionModule(ActionBase):
             result.update(failed=True, msg=msg)
         return result
 
-    def _look(self, thing: str, service: str, result: dict) -> None:
+    def _look(self, thing: str, service: str, account: str, result: dict) -> None:
         """Put the state of both ends, and the address on the loopback if there is one, into the result."""
         row = client.describe(thing)
         result.update({key: row.get(key) for key in ("source", "destination", "round_trip_ms")})
         if row.get("destination") == "disconnected":
-            raise client.explain(thing, service, refused=True)
+            raise client.explain(thing, service, refused=True, account=account)
         port = row["services"][service].get("port")
         if port:
             result["url"] = f"http://127.0.0.1:{port}/"

@@ -66,6 +66,8 @@ class Fleet:
             variables = {
                 "ansible_user": next(iter(self.devices.values())).ssh_user,
                 "ansible_ssh_private_key_file": str(key),
+                # Their tokens are copied by hand, so nobody has enrolled them.
+                "iotops_tunnel_unregistered": True,
                 **self._variables,
             }
             # An address that is the same for all, as in the inventories of those who come from port forwarding.
