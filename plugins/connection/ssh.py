@@ -19,8 +19,8 @@ description:
   - Runs the ssh, sftp and scp of the controller like P(ansible.builtin.ssh#connection), whose options it has, over a
     stream of the secure tunnel that the hub holds for the device.
   - Where the hub holds none, it uses an open tunnel of one's own again, or opens one; see O(open).
-  - The device is known by its account and its thing name, in SSH's known hosts (see O(host_key_alias)) as well as in the
-    path of its control socket. C(ansible_host) and C(ansible_port) mean nothing here.
+  - The device is known by its account and its thing name, in SSH's known hosts (see O(host_key_alias)) as well as in
+    the path of its control socket. C(ansible_host) and C(ansible_port) mean nothing here.
   - A host's variables say which account it is in, such as C(iotops_tunnel_profile), C(iotops_tunnel_region) and, for a
     tunneling service of one's own, C(iotops_tunnel_endpoint_url). What they leave open, the task's C(environment) and
     then the environment of Ansible says, as it would to C(aws).
@@ -97,8 +97,8 @@ options:
     description:
       - The name by which SSH's known hosts know the device.
       - With V(auto), it is the thing's name in the first account in which this controller has met that name, and
-        C(THING.ACCOUNT.REGION), such as V(gw.123456789012.eu-central-1), in any other. Which account was the first is kept
-        in C(ssh-names.jsonl), in E(IOTOPS_TUNNEL_DIR) or C(~/.local/state/tunnelproxy).
+        C(THING.ACCOUNT.REGION), such as V(gw.123456789012.eu-central-1), in any other. Which account was the first is
+        kept in C(ssh-names.jsonl), in E(IOTOPS_TUNNEL_DIR) or C(~/.local/state/tunnelproxy).
       - With V(account), it is C(THING.ACCOUNT.REGION) always, for known hosts that several controllers share.
       - With V(thing), it is the thing's name always. Things of one name in two accounts must then have one host key.
     type: string

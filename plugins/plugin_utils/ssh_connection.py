@@ -313,7 +313,7 @@ def _plain_shell():
 
 
 def _check_delegate(thing, host, delegate):
-    """Refuse a delegate's thing that is made of the name of the host which the task is for: it would be reached instead."""
+    """Refuse a delegate's thing that is made of the name of the host which the task is for, and would be reached."""
 
     def names(name):
         return re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", thing) is not None
@@ -321,8 +321,8 @@ def _check_delegate(thing, host, delegate):
     if host and host != delegate and names(host) and not names(delegate):
         raise ValueError(
             f"delegate_to: {delegate} would reach {thing}, for iotops_tunnel_thing of {delegate} is made of "
-            f"inventory_hostname, which is {host} in this task. Write the thing's name out, or leave it unset where it is "
-            "the host's name."
+            f"inventory_hostname, which is {host} in this task. Write the thing's name out, or leave it unset where it "
+            "is the host's name."
         )
 
 

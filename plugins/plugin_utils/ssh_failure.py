@@ -74,11 +74,11 @@ def explain_break(stderr: str, way: Way, *, hub_pid: int | None, still_up: Calla
         return None
     if still_up():
         return (
-            f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that Ansible "
-            "takes the host for unreachable. The connection is up: have the command end with another status."
+            f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that "
+            "Ansible takes the host for unreachable. The connection is up: have the command end with another status."
         )
     why = client.explain_break(way.thing, way.service, hub_pid=hub_pid, account=way.account)
     return (
-        f"The SSH connection to {way.thing} broke off: {why}. What the task did until then is not known: look, then run it "
-        "again."
+        f"The SSH connection to {way.thing} broke off: {why}. What the task did until then is not known: look, then run "
+        "it again."
     )
