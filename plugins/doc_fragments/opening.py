@@ -18,8 +18,8 @@ options:
       - With V(reuse), an open tunnel of the same O(owner) is used again by rotating its source token. If there is none,
         one is opened. Tunnels of other owners stay as they are, and so do their connections.
       - With V(take_over), an open tunnel of any owner is used, if this collection opened it. It belongs to O(owner)
-        from then on, and the connections of whoever had it end; their tasks fail with the name of the new owner. If there is
-        none, one is opened.
+        from then on, and the connections of whoever had it end; their tasks fail with the name of the new owner. If
+        there is none, one is opened.
       - With V(always), a tunnel is opened.
       - With V(never), there is no way to the device until M(iotops.tunnel.tunnel) or the playbook
         C(iotops.tunnel.open) has opened a tunnel.

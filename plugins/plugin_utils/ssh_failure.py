@@ -79,6 +79,6 @@ def explain_break(stderr: str, way: Way, *, hub_pid: int | None, still_up: Calla
         )
     why = client.explain_break(way.thing, way.service, hub_pid=hub_pid, account=way.account)
     return (
-        f"The SSH connection to {way.thing} broke off: {why}. What the task did until then is not known: look, then run "
-        "it again."
+        f"The SSH connection to {way.thing} broke off: {why}. What the task did until then is not known: look, then "
+        "run it again."
     )
