@@ -10,6 +10,8 @@ of the files has changed, for a role that is assumed costs a call.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import logging
 import math
 import os
@@ -88,24 +90,27 @@ class AwsApi:
         self._lock = threading.Lock()
         self._login: _Login | None = None
         self._clients: dict[tuple[object, ...], Any] = {}
-        self._accounts: dict[tuple[str, str, str], Account] = {}
         self._loader: Any = None
 
-    def identify(self, thing: str) -> dict[str, Any]:
+    def identify(self, thing: str, known: Mapping[str, str]) -> dict[str, Any]:
         """The account that calls go to.
 
+        Args:
+            thing: one that may be there, by which some services tell.
+            known: accounts by what :attr:`known_by` of an earlier answer was.
+
         Returns:
-            its ``key``; in ``watch`` the stamps of the files that say so; in ``lasts`` whether it stays so while they
-            stay.
+            its ``key``, and what it is ``known_by``; in ``watch`` the stamps of the files that say so; in ``lasts``
+            whether it stays so while they stay.
         """
         with self._explained(f"find out which account {thing} is in", TUNNELING):
             login = self._log_in()
             client = self._client(TUNNELING)
             endpoint = _endpoint_of(client)
-            known_by = (login.credentials.get_frozen_credentials().access_key, login.region, endpoint)
-            if known_by not in self._accounts:
-                self._accounts[known_by] = self._ask_for_account(client, endpoint, thing)
-            return {"key": self._accounts[known_by].key, "watch": login.stamps, "lasts": login.lasts}
+            leads_there = (login.credentials.get_frozen_credentials().access_key, login.region, endpoint)
+            known_by = hashlib.sha256(json.dumps(leads_there).encode()).hexdigest()
+            key = known.get(known_by) or self._ask_for_account(client, endpoint, thing).key
+            return {"key": key, "known_by": known_by, "watch": login.stamps, "lasts": login.lasts}
 
     def end_states(self, tunnel_id: str) -> dict[str, Any]:
         """What DescribeTunnel says of a tunnel: ``tunnel`` (``GONE`` where there is none), the ends, ARN and owner."""

@@ -127,6 +127,8 @@ def explain(
 
 # --- Whose call it was.
 
+_MOST_WORDS = 400
+
 
 @dataclass(frozen=True)
 class _Caller:
@@ -221,18 +223,21 @@ class _Caller:
         """What to set to change the region."""
         set_by = [name for name in ("AWS_REGION", "AWS_DEFAULT_REGION") if self.environment.get(name)]
         if not set_by and self.profiles.get(self.profile, {}).get("region"):
-            return (
-                f"the region of the profile {self.profile} (`aws configure set region REGION --profile {self.profile}`)"
-            )
+            return f"the region of the profile {self.profile} ({self.set_region})"
         return set_by[0] if set_by else "AWS_REGION"
 
-    def words(self, text: str, limit: int = 300) -> str:
+    @property
+    def set_region(self) -> str:
+        """The command that sets the region of the profile in use."""
+        return f"`aws configure set region REGION --profile {shlex.quote(self.profile)}`"
+
+    def words(self, text: str, limit: int = _MOST_WORDS) -> str:
         """The words of another program: on one line, printable, no longer than the limit, and without secrets."""
         for name in _SECRET_VARIABLES:
             secret = self.environment.get(name, "")
             if len(secret) >= _SHORTEST_SECRET:
                 text = text.replace(secret, "***")
-        text = _SECRETS.sub("***", _COLOURS.sub("", text))
+        text = _SECRETS.sub(lambda found: found["arn"] or "***", _COLOURS.sub("", text))
         text = "".join(char if char.isprintable() else " " for char in text)
         text = " ".join(text.split()).rstrip(". ")
         # Programs say last what it was.
@@ -251,11 +256,12 @@ _SECRET_VARIABLES = (
 _SHORTEST_SECRET = 8
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _SECRETS = re.compile(
-    r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}"  # access key IDs
+    r"(?P<arn>\barn:aws[^\s,;]*)"  # names of things, which are none, but may look like a key
+    r"|(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}"  # access key IDs
     r"|\beyJ[\w-]{10,}(?:\.[\w-]*)*"  # JSON web tokens
     r"|(?<=://)[^\s/@]+@"  # who logs in to a URL
     # Secret access keys and session tokens: long, and of letters of both cases and digits.
-    r"|(?<![\w/+=])(?=[\w/+=]*[A-Z])(?=[\w/+=]*[a-z])(?=[\w/+=]*[0-9])[\w/+=]{40,}"
+    r"|(?<![A-Za-z0-9/+=])(?=[a-z0-9/+=]*[A-Z])(?=[A-Z0-9/+=]*[a-z])(?=[A-Za-z/+=]*[0-9])[A-Za-z0-9/+=]{40,}"
 )
 
 
@@ -299,7 +305,9 @@ class _Case:
 
     @property
     def endpoint_setting(self) -> str:
-        """The environment variable that names the endpoint; empty where none does."""
+        """The environment variable that names the endpoint; empty where none does, or it is not that one's fault."""
+        if self.in_credentials:
+            return ""
         for name in (f"AWS_ENDPOINT_URL_{self.api.name.upper()}", "AWS_ENDPOINT_URL"):
             if self.caller.environment.get(name):
                 return name
@@ -320,7 +328,7 @@ class _Case:
         """Whether it arose while botocore looked for credentials."""
         return self.passed("botocore.credentials", "botocore.tokens")
 
-    def words(self, text: object, limit: int = 300) -> str:
+    def words(self, text: object, limit: int = _MOST_WORDS) -> str:
         return self.caller.words(str(text), limit)
 
     def _modules(self) -> Iterator[str]:
@@ -355,7 +363,7 @@ def _credentials(sentence: str) -> Failure:
 def _no_such_profile(case: _Case) -> Failure:
     caller, name = case.caller, str(case.kwargs.get("profile", ""))
     if not name:
-        return _credentials(f"{caller.variable} is set to nothing: unset it, or set it to the name of a profile")
+        return _credentials(f"{caller.variable} is empty: unset it, or set it to the name of a profile")
     near = difflib.get_close_matches(name, caller.profiles, 1)
     other = f"{shlex.quote(near[0])}, or another" if near else "one"
     return _credentials(
@@ -458,7 +466,7 @@ def _process_failed(case: _Case, said: object) -> Failure:
     words = case.words(said, _MOST_STDERR)
     return _credentials(
         f"the credential_process of the profile {profile} failed ({words or 'without a word'}): "
-        "run it by hand, without a terminal, until it works"
+        "run it by hand to see why; it must work without a terminal"
     )
 
 
@@ -513,11 +521,10 @@ def _unusable_credentials(case: _Case) -> Failure:
 
 
 def _no_region(case: _Case) -> Failure:
-    profile = shlex.quote(case.caller.profile)
     return Failure(
         "wrong-region",
-        "no AWS region is set: set AWS_REGION, or the region of the profile "
-        f"{case.caller.profile} (`aws configure set region REGION --profile {profile}`); {_OWN_SERVICE}",
+        f"no AWS region is set: set AWS_REGION, or the region of the profile {case.caller.profile} "
+        f"({case.caller.set_region}); {_OWN_SERVICE}",
     )
 
 
@@ -591,7 +598,7 @@ def _is_unknown(region: str) -> bool:
 
 def _proxy_not_reached(case: _Case) -> Failure:
     error = case.kwargs.get("error")
-    proxy = _SECRETS.sub("", str(case.kwargs.get("proxy_url")))
+    proxy = _origin(str(case.kwargs.get("proxy_url")))
     scheme = "http" if case.endpoint.startswith("http:") else "https"
     names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
     name = next((name for name in names if case.caller.environment.get(name)), names[0])
@@ -731,14 +738,15 @@ _BY_CLASS: Mapping[str, Callable[[_Case], Failure]] = {
 
 
 def _of_python(case: _Case, error: BaseException) -> Failure | None:
-    if case.passed("getpass") or (isinstance(error, EOFError) and case.in_credentials):
+    asked = isinstance(error, Exception) and case.passed("getpass")
+    if asked or (isinstance(error, EOFError) and case.in_credentials):
+        # Only for such a code is anybody asked. getpass does not foresee that standard input is closed.
         return _mfa_code_wanted(case)
     if isinstance(error, OSError):
         return _of_system(case, error)
-    if isinstance(error, ValueError) and case.passed("botocore.configprovider"):
-        return _bad_setting(case)
-    if case.in_credentials and isinstance(error, (ValueError, LookupError, TypeError, AttributeError, RuntimeError)):
-        return _unusable_credentials(case)
+    if case.in_credentials and not case.passed("botocore.configprovider"):
+        nonsense = isinstance(error, (ValueError, LookupError, TypeError, AttributeError, RuntimeError))
+        return _unusable_credentials(case) if nonsense else None
     if isinstance(error, ValueError) and case.passed("botocore.session", "botocore.client", "botocore.endpoint"):
         return _bad_endpoint(case) if str(error).startswith("Invalid endpoint: ") else _bad_setting(case)
     return None
@@ -746,7 +754,7 @@ def _of_python(case: _Case, error: BaseException) -> Failure | None:
 
 def _of_system(case: _Case, error: OSError) -> Failure:
     caller, path = case.caller, str(error.filename or "")
-    reason = case.words(error.strerror or error)
+    reason = case.words(error.strerror or error) or type(error).__name__
     if path and path == caller.environment.get("AWS_WEB_IDENTITY_TOKEN_FILE", ""):
         return _credentials(
             f"the web identity token file {path} cannot be read ({reason}): check AWS_WEB_IDENTITY_TOKEN_FILE"
@@ -909,7 +917,9 @@ def _role_refused(case: _Case, operation: str, kind: str, message: str) -> Failu
     keys = f"the keys of the profile {source}" if source else "the keys that assume it"
     if kind in (*_KEYS_REFUSED, *_KEYS_EXPIRED):
         return _credentials(f"AWS STS refuses {who} ({said}): check {keys}")
-    return _credentials(f"AWS STS refuses {who} ({said}): allow {keys} to assume {role}, there and in its trust policy")
+    return _credentials(
+        f"AWS STS refuses {who} ({said}): allow it in the policy of {keys} and in the trust policy of {role}"
+    )
 
 
 def _role(caller: _Caller, message: str) -> tuple[str, str]:

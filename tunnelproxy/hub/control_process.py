@@ -23,6 +23,7 @@ from typing import Any
 
 from .account import Account
 from .client import HubError
+from .known_accounts import KnownAccounts
 from .stamps import stamp
 
 __all__ = ["CallerControl", "Callers", "EndStates", "FoundTunnel"]
@@ -98,9 +99,14 @@ class _Known:
 
 
 class Callers:
-    """Who has asked, by what their control calls are to see."""
+    """Who has asked, by what their control calls are to see.
 
-    def __init__(self) -> None:
+    Args:
+        known: which accounts access keys are of.
+    """
+
+    def __init__(self, known: KnownAccounts) -> None:
+        self._known = known
         self._callers: dict[str, CallerControl] = {}
 
     def of(self, described: Mapping[str, Any]) -> CallerControl:
@@ -109,7 +115,7 @@ class Callers:
         told = json.dumps([sorted(kept.items()), described["directory"], described["python"], described["verify"]])
         digest = hashlib.sha256(told.encode()).hexdigest()
         if digest not in self._callers:
-            self._callers[digest] = CallerControl(described)
+            self._callers[digest] = CallerControl(described, self._known)
         return self._callers[digest]
 
     async def tidy(self, in_use: Sequence[CallerControl]) -> None:
@@ -129,7 +135,8 @@ class Callers:
 class CallerControl:
     """The control API as one caller reaches it."""
 
-    def __init__(self, described: Mapping[str, Any]) -> None:
+    def __init__(self, described: Mapping[str, Any], accounts: KnownAccounts) -> None:
+        self._accounts = accounts
         self.environment: Mapping[str, str] = described["environment"]
         self.directory: str = described["directory"]
         self._python: str = described["python"]
@@ -149,8 +156,10 @@ class CallerControl:
         self._last_used = time.monotonic()
         async with self._identifying:
             if self._known is None or not self._known.holds():
-                answer = await self._ask("identify", CALL_SECONDS, thing=thing)
+                answer = await self._ask("identify", CALL_SECONDS, thing=thing, known=dict(self._accounts))
                 account = Account.from_key(answer["key"])
+                if account.account_id:
+                    self._accounts.learn(answer["known_by"], account.key)
                 self._known = _Known(account, answer["watch"], answer["lasts"], time.monotonic())
             return self._known.account
 

@@ -62,8 +62,7 @@ def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
 
         def unable(op: str) -> Callable[..., Any]:
             raise HubError(
-                f"the Python that runs Ansible has no {missing}: {sys.executable} -m pip install "
-                "boto3",
+                f"the Python that runs Ansible has no {missing}: {sys.executable} -m pip install boto3",
                 code="no-boto3",
             )
 

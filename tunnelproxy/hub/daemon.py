@@ -49,7 +49,7 @@ async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
     await _take(lock)
     path = folder / SOCKET_NAME
     path.unlink(missing_ok=True)
-    hub = Hub(folder / "tunnels.jsonl", SshNames.of_this_user())
+    hub = Hub(folder, SshNames.of_this_user())
     hub.restore()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)

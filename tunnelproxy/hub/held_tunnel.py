@@ -112,7 +112,7 @@ class TunnelRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TunnelRecord:
-        """Undo what :attr:`saved` does; what releases before 0.2 saved has no account, and no way of its own."""
+        """Undo what :attr:`saved` does; what earlier releases saved has no account, and no way."""
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
         way = data.get("way") or {"endpoint": data.get("endpoint"), "capath": data.get("capath")}
@@ -234,11 +234,11 @@ class HeldTunnel:
         Raises:
             HubError: it is not, and why.
         """
-        await self._settled(timeout)
+        await self.settle(timeout)
         if not self.linked:
             raise await self._not_linked(f"no answer within {timeout:.0f} s")
 
-    async def _settled(self, timeout: float) -> None:
+    async def settle(self, timeout: float) -> None:
         """Wait until the link is up, or cannot be for now."""
         if not self.linked and self.alive:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -318,7 +318,7 @@ class HeldTunnel:
                 "same user and ssh arguments), or give the device a proxy that speaks V3",
                 code="busy",
             )
-        await self._settled(SETTLE_SECONDS)
+        await self.settle(SETTLE_SECONDS)
         if isinstance(self._proxy.end.cause, TunnelRefused) and not self.linked:
             return await self._not_linked("")
         return self._explained_by(await self.ask_ends(), service_id, refused=refused)

@@ -23,6 +23,7 @@ from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
 from .client import HubError
 from .control_process import CallerControl, Callers, FoundTunnel
 from .held_tunnel import HeldTunnel, TunnelRecord, Way
+from .known_accounts import KnownAccounts
 from .ssh_names import SshNames, qualified_name
 
 __all__ = ["Hub"]
@@ -43,12 +44,17 @@ _NAME = re.compile(r"(?!-)[a-zA-Z0-9:_-]{1,128}\Z")
 
 
 class Hub:
-    """Every tunnel of one user on one controller, by the account that it was opened in and the thing at its far end."""
+    """Every tunnel of one user on one controller, by the account that it was opened in and the thing at its far end.
 
-    def __init__(self, state: Path, names: SshNames) -> None:
-        self._state = state
+    Args:
+        folder: for what the next hub is to know.
+        names: by which ssh knows things.
+    """
+
+    def __init__(self, folder: Path, names: SshNames) -> None:
+        self._state = folder / "tunnels.jsonl"
         self._names = names
-        self._callers = Callers()
+        self._callers = Callers(KnownAccounts(folder / "accounts.jsonl"))
         self._tunnels: dict[TunnelKey, HeldTunnel] = {}
         self._unusable: dict[TunnelKey, TunnelRecord] = {}
         """What the hub before left and this one cannot use, such as for a wrong web proxy; the next one may."""
@@ -144,7 +150,21 @@ class Hub:
         else:
             async with self._lock(key):
                 tunnel = await self._provide(key, caller, request)
+        tunnel = await self._by_the_callers_way(tunnel, caller, request["timeout"])
         await tunnel.wait_linked(request["timeout"])
+        return tunnel
+
+    async def _by_the_callers_way(self, tunnel: HeldTunnel, caller: CallerControl, timeout: float) -> HeldTunnel:
+        """A tunnel, linked by the newest caller's way to the data plane where its own leads nowhere."""
+        way = Way.of(caller)
+        if tunnel.linked or way == tunnel.record.way:
+            return tunnel
+        await tunnel.settle(timeout)
+        if tunnel.linked or not tunnel.alive:
+            return tunnel
+        async with self._lock(tunnel.record.key):
+            if self._tunnels.get(tunnel.record.key) is tunnel:
+                return await self._hold(replace(tunnel.up_to_date(), way=way), caller)
         return tunnel
 
     async def _key(self, caller: CallerControl, thing: str) -> TunnelKey:
@@ -268,11 +288,7 @@ class Hub:
         held = self._tunnels.get(key)
         if held is not None and held.alive and not held.record.expires_within(RENEW_SECONDS):
             held.caller = caller
-            way = Way.of(caller)
-            if held.linked or way == held.record.way:
-                return held
-            # It cannot be reached by the way that it had: take the newest caller's.
-            return await self._hold(replace(held.up_to_date(), way=way), caller)
+            return held
         found = await self._find_or_open(key, caller, request)
         account = Account.from_arn(found.arn, key.account.endpoint)
         if account != key.account:

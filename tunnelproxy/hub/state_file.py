@@ -23,7 +23,7 @@ def load(path: Path) -> list[TunnelRecord]:
             records = [TunnelRecord.from_json(json.loads(line)) for line in lines]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("what the last hub left in %s cannot be read (%s): starting without it", path, type(error).__name__)
         return []
     return [record for record in records if not record.expires_within(0)]
