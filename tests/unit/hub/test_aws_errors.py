@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from typing import Any, NamedTuple
 
 import pytest
+from botocore import exceptions
 from botocore.config import Config
 from botocore.session import Session
 from cryptography import x509
@@ -234,7 +236,7 @@ def sts_error(code: str, message: str) -> str:
 
 PROCESS = "credential_process = "
 MUST_PRINT = "run it by hand; it must print a JSON object with Version 1, AccessKeyId and SecretAccessKey"
-BY_HAND = "run it by hand, without a terminal, until it works"
+BY_HAND = "run it by hand to see why; it must work without a terminal"
 OLD_KEYS = json.dumps(
     {"Version": 1, "AccessKeyId": ACCESS_KEY, "SecretAccessKey": SECRET_KEY, "Expiration": "2020-01-01T00:00:00Z"}
 )
@@ -377,6 +379,18 @@ def test_the_process_of_a_source_profile_is_named_by_it(shell: Shell) -> None:
     assert shell.tells().sentence.startswith("the credential_process of the profile vault failed")
 
 
+@pytest.mark.skipif(not hasattr(exceptions, "LoginError"), reason="this botocore knows no such login")
+@pytest.mark.skipif(find_spec("awscrt") is not None, reason="this botocore can use such a login")
+def test_a_login_that_needs_another_package(shell: Shell) -> None:
+    shell.config_file.write_text("[profile console]\nlogin_session = me\n")
+    shell.export(AWS_PROFILE="console")
+    sentence = (
+        "the profile console has the credentials of `aws login`, which botocore uses with awscrt only: run "
+        f"`{sys.executable} -m pip install 'botocore[crt]'`"
+    )
+    assert shell.tells() == ("MissingDependencyException", "wrong-credentials", sentence)
+
+
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [("stagign", "set {} to staging, or another that"), ("x", "set {} to one that")],
@@ -394,7 +408,7 @@ def test_no_such_profile(shell: Shell, variable: str, name: str, remedy: str) ->
 
 def test_a_profile_without_a_name(shell: Shell) -> None:
     shell.export(AWS_PROFILE="")
-    sentence = "AWS_PROFILE is set to nothing: unset it, or set it to the name of a profile"
+    sentence = "AWS_PROFILE is empty: unset it, or set it to the name of a profile"
     assert shell.tells() == ("ProfileNotFound", "wrong-credentials", sentence)
 
 
@@ -513,6 +527,13 @@ def test_a_role_that_wants_a_code(shell: Shell, redirection: str, raised: str) -
             id="half",
         ),
         pytest.param(
+            {**KEYS, "AWS_SESSION_TOKEN": TOKEN, "AWS_CREDENTIAL_EXPIRATION": "2020-01-01T00:00:00+00:00"},
+            "RuntimeError",
+            "the AWS keys in AWS_ACCESS_KEY_ID have expired: replace AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+            "AWS_SESSION_TOKEN, or unset them",
+            id="old ones, as `aws configure export-credentials` writes them",
+        ),
+        pytest.param(
             {"AWS_WEB_IDENTITY_TOKEN_FILE": "/gone/token", "AWS_ROLE_ARN": ROLE},
             "FileNotFoundError",
             "the web identity token file /gone/token cannot be read (No such file or directory): check "
@@ -608,8 +629,8 @@ BASE_AND_OPS = f"[profile base]\n{KEYS_IN_FILE}[profile ops]\nrole_arn = {ROLE}\
             "AccessDenied",
             f"User: arn:aws:iam::123456789012:user/me is not authorized to perform: sts:AssumeRole on resource: {ROLE}",
             "AWS STS refuses the role of the profile ops (AccessDenied: User: arn:aws:iam::123456789012:user/me is not "
-            f"authorized to perform: sts:AssumeRole on resource: {ROLE}): allow the keys of the profile base to assume "
-            f"{ROLE}, there and in its trust policy",
+            f"authorized to perform: sts:AssumeRole on resource: {ROLE}): allow it in the policy of the keys of the "
+            f"profile base and in the trust policy of {ROLE}",
         ),
         (
             "InvalidClientTokenId",
@@ -911,6 +932,7 @@ def test_a_server_without_tls(shell: Shell) -> None:
 
 # --- What services answer.
 
+SSO_USER = "arn:aws:sts::123456789012:assumed-role/AWSReservedSSO/Administrator0Access1For2Everybody3In4All/me"
 IN_REGION = "{url} (region eu-central-1)"
 
 
@@ -956,6 +978,14 @@ IN_REGION = "{url} (region eu-central-1)"
             "the AWS keys in AWS_ACCESS_KEY_ID lack a permission (AccessDeniedException: User: me is not authorized to "
             "perform: iot:ListTunnels): allow the iot: actions for tunnels in their policy",
             id="a permission that is lacking",
+        ),
+        pytest.param(
+            403,
+            {"__type": "AccessDeniedException", "message": f"User: {SSO_USER} may not"},
+            "no-permission",
+            f"the AWS keys in AWS_ACCESS_KEY_ID lack a permission (AccessDeniedException: User: {SSO_USER} may not): "
+            "allow the iot: actions for tunnels in their policy",
+            id="a name that looks like a key",
         ),
         pytest.param(
             403,
@@ -1169,6 +1199,29 @@ def test_errors_of_elsewhere_are_not_explained(error: BaseException) -> None:
 def test_the_operating_system_is_quoted() -> None:
     failure = explain(PermissionError(13, "Permission denied", "/root/x"), api="iot", environment={})
     assert failure == Failure("bad-input", "/root/x cannot be used (Permission denied): check the AWS_ variables")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "RefreshWithMFAUnsupportedError",
+            "the role of the profile me wants an MFA code, and there is no terminal to ask for it on: ",
+        ),
+        pytest.param(
+            "LoginRefreshRequired",
+            "the login session of the profile me cannot be used (Your session has expired or credentials have changed. "
+            "Please reauthenticate using 'aws login'): run `aws login --profile me`",
+            marks=pytest.mark.skipif(not hasattr(exceptions, "LoginError"), reason="this botocore knows no such login"),
+        ),
+    ],
+)
+def test_what_takes_hours_or_a_browser(name: str, sentence: str) -> None:
+    """The two that are not produced, but made: credentials that expire, and a login of AWS's console."""
+    failure = explain(getattr(exceptions, name)(), api="iot", environment={"AWS_PROFILE": "me"})
+    assert failure is not None
+    assert failure.code == "wrong-credentials"
+    assert failure.sentence.startswith(sentence)
 
 
 def test_each_api_is_one_that_botocore_has() -> None:
