@@ -95,7 +95,7 @@ class AccountFleet:
         device = self.devices[host] = Device(THING, service, self.home / host, self._key)
         stack.push(device)
         (device.http.root / "index.html").write_text(host)
-        (device.folder / "home" / "whoami").write_text(host)
+        (device.folder / "home" / "whoami").write_text(f"{host}\n")
         ports = f"SSH1={device.sshd.port},HTTP1={device.http.port}"
         service.add_thing(THING, self.home / f"{host}-agent", "--services", ports)
         agent = AgentProcess(self.home / f"{host}-agent")

@@ -129,7 +129,7 @@ class StaticKeys(Source):
     """Keys in the environment."""
 
     name = "static"
-    words = r"there are no complete AWS credentials.*AWS_PROFILE.*AWS_ACCESS_KEY_ID"
+    words = r"keys in the environment are not complete: set AWS_SECRET_ACCESS_KEY"
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -149,7 +149,7 @@ class Profile(Source):
     """A profile in the shared credentials file."""
 
     name = "profile"
-    words = r"\bfield\b.*AWS_PROFILE"
+    words = r"there is no profile field in .*: set AWS_PROFILE"
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "AWS_PROFILE": "field"}
@@ -170,7 +170,7 @@ class CredentialProcess(Source):
     """A program that a profile names, which prints credentials."""
 
     name = "credential_process"
-    words = r"credential_process.*\bvault\b.*the vault is sealed"
+    words = r"credential_process of the profile vault failed \(the vault is sealed\): run it by hand"
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -257,10 +257,11 @@ class SingleSignOn(_Served):
     """IAM Identity Center: a token that ``aws sso login`` left in the home folder, and its portal."""
 
     name = "sso"
-    words = r"\bfield-sso\b.*aws sso login --profile field-sso"
+    words = r"SSO session of the profile field-sso has expired: run `aws sso login --profile field-sso`"
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
+        self._logged_in = False
         (self.aws / "config").write_text(
             "[sso-session company]\nsso_start_url = https://company.example/start\nsso_region = us-east-1\n"
             "[profile field-sso]\nsso_session = company\nsso_account_id = 123456789012\nsso_role_name = operator\n"
@@ -271,14 +272,16 @@ class SingleSignOn(_Served):
 
     def use(self, keys: Keys) -> None:
         super().use(keys)
-        self._log_in(hours=8)
+        # As the portal has other keys while the session lasts, and nothing here tells.
+        if not self._logged_in:
+            self._log_in(hours=8)
 
     def break_it(self) -> None:
         """The session is over, as each morning."""
-        super().break_it()
         self._log_in(hours=-1)
 
     def _log_in(self, hours: int) -> None:
+        self._logged_in = hours > 0
         token = self.aws / "sso" / "cache" / f"{hashlib.sha1(b'company', usedforsecurity=False).hexdigest()}.json"
         token.parent.mkdir(parents=True, exist_ok=True)
         token.write_text(
@@ -337,7 +340,7 @@ class AssumedRole(_Sts):
     """A profile with a role, which another profile's keys may assume."""
 
     name = "role"
-    words = r"\bfield-role\b.*sts:AssumeRole"
+    words = r"role of the profile field-role \(AccessDenied: .*sts:AssumeRole.*\): allow the keys of the profile anna"
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -359,7 +362,7 @@ class WebIdentity(_Sts):
     """A role that a token in a file may assume, as in a pod of Kubernetes or a CI job."""
 
     name = "web identity"
-    words = r"AWS_WEB_IDENTITY_TOKEN_FILE"
+    words = r"web identity token file .* cannot be read .*: check AWS_WEB_IDENTITY_TOKEN_FILE"
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -375,7 +378,8 @@ class WebIdentity(_Sts):
 
     def use(self, keys: Keys) -> None:
         super().use(keys)
-        self._token.write_text("of the identity provider")
+        if not self._token.exists():
+            self._token.write_text("of the identity provider")
 
     def break_it(self) -> None:
         """The file is gone, as where a volume is not mounted."""
@@ -386,7 +390,9 @@ class Container(_Served):
     """The credentials of a task in a container, from an agent beside it."""
 
     name = "container"
-    words = r"AWS_CONTAINER_CREDENTIALS_FULL_URI"
+    words = (
+        r"container's role cannot be fetched \(.*this task has no role.*\): check AWS_CONTAINER_CREDENTIALS_FULL_URI"
+    )
 
     def environment(self) -> dict[str, str]:
         return {
@@ -405,7 +411,7 @@ class InstanceMetadata(_Served):
     """The metadata service of an instance (IMDSv2)."""
 
     name = "instance metadata"
-    words = r"there are no complete AWS credentials"
+    words = r"there are no AWS credentials: set AWS_PROFILE"
 
     def environment(self) -> dict[str, str]:
         return {"HOME": str(self.home), "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.url}
