@@ -174,7 +174,10 @@ class Hub:
             HubError: the control API does not say which account the caller is in.
         """
         _check_name("thing", thing)
-        key = TunnelKey(await caller.account(thing), thing)
+        try:
+            key = TunnelKey(await caller.account(thing), thing)
+        except HubError as error:
+            raise _not_found(thing, error) from None
         legacy = self._tunnels.get(TunnelKey(UNKNOWN_ACCOUNT, thing))
         if legacy is not None:
             await self._settle_account(legacy, key, caller)
@@ -243,7 +246,7 @@ class Hub:
         except ConfigurationError as error:
             raise HubError(str(error), code="bad-input") from None
         except LinkLost as error:
-            raise HubError(f"no tunnel is opened, for it would not be linked: {error}", code="not-linked") from None
+            raise HubError(str(error), code="not-linked") from None
         self._probed = {known: until for known, until in self._probed.items() if until > now}
         self._probed[tried] = now + PROBE_SECONDS
 
@@ -323,7 +326,7 @@ class Hub:
             await self._check_before_opening(caller, key.account, key.thing, request)
             opened = await caller.open(key.thing, request["services"], owner)
         except HubError as error:
-            raise HubError(f"no tunnel to {key} could be found or opened: {error}", code=error.code) from None
+            raise _not_found(key, error) from None
         log.info("opened the tunnel %s to %s", opened.tunnel_id, key)
         return opened
 
@@ -471,6 +474,10 @@ class Hub:
         records = [record for key, record in self._unusable.items() if key not in self._tunnels]
         records += [tunnel.up_to_date() for tunnel in self._tunnels.values()]
         state_file.save(self._state, records)
+
+
+def _not_found(what: object, error: HubError) -> HubError:
+    return HubError(f"no tunnel to {what} could be found or opened: {error}", code=error.code)
 
 
 def _is(tunnel: HeldTunnel, request: Mapping[str, Any]) -> bool:
