@@ -78,7 +78,7 @@ def refuse_device_facts(facts: Mapping | None, host: str) -> None:
         facts: the task's variable C(ansible_facts), as it is.
         host: the inventory's name for it, to be named in the message.
     """
-    names = [name for name in facts or () if name in REFUSED_NAMES or str(name).startswith(_PREFIX)]
+    names = _refused(facts or {})
     if names:
         # What is called inventory_hostname then, and given here as the host, is what the device says it is.
         who = "This host" if "inventory_hostname" in names else host
@@ -90,9 +90,16 @@ def refuse_device_facts(facts: Mapping | None, host: str) -> None:
         )
 
 
+def _refused(facts: Mapping) -> list[str]:
+    names = [name for name in facts if name in REFUSED_NAMES or str(name).startswith(_PREFIX)]
+    # In a loop, ansible-core lays those of the item before in here (C(_execute) in ansible.executor.task_executor).
+    inner = facts.get("ansible_facts")
+    return names + _refused(inner) if isinstance(inner, Mapping) else names
+
+
 def _spelled(names: Iterable[str]) -> str:
     """The first names; the device has chosen them, and they are to be put into a message."""
-    every = sorted(names)
+    every = sorted(set(names))
     shown = [name if _PLAIN_NAME.match(name) else ascii(name)[:60] for name in every[:_MOST_NAMES]]
     more = len(every) - len(shown)
     return ", ".join(shown) + (f", and {more} more" if more else "")

@@ -23,7 +23,7 @@ PLAUSIBLE: dict[str, Any] = {
 }
 
 
-def hostile_python(path: Path, facts: Mapping[str, Any] | None = None, **answer: Any) -> Path:
+def hostile_python(path: Path, facts: Mapping[str, Any], answer: Mapping[str, Any]) -> Path:
     """Make a program for ``ansible_python_interpreter``, and return its path.
 
     Args:
@@ -31,7 +31,7 @@ def hostile_python(path: Path, facts: Mapping[str, Any] | None = None, **answer:
         facts: the ``ansible_facts`` of its answers.
         answer: what else is in them.
     """
-    text = json.dumps({**PLAUSIBLE, **answer, "ansible_facts": dict(facts or {})})
+    text = json.dumps({**PLAUSIBLE, **answer, "ansible_facts": dict(facts)})
     path.with_suffix(".json").write_text(text)
     # Without an argument, with pipelining, the module comes by its standard input.
     path.write_text(f"#!/bin/sh\n[ $# -gt 0 ] || cat >/dev/null\nexec cat '{path.with_suffix('.json')}'\n")

@@ -64,6 +64,12 @@ def test_what_devices_really_say_is_fine(device_facts):
     device_facts.refuse_device_facts({}, "valve-1")
 
 
+def test_what_the_item_before_has_said_counts(device_facts):
+    """As ansible-core has it in a loop."""
+    assert "set: iotops_tunnel_thing. " in refusal(device_facts, ansible_facts={"iotops_tunnel_thing": "pump"})
+    assert refusal(device_facts, ansible_facts={"distribution": "Debian"}) == ""
+
+
 def test_a_host_that_names_itself_is_not_called_so(device_facts):
     assert refusal(device_facts, inventory_hostname="valve-1").startswith("This host has facts")
 
