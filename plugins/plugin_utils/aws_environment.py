@@ -55,23 +55,32 @@ REQUIRED_TOGETHER = ("access_key", "secret_key")
 def caller_for(
     options: Mapping[str, Any],
     *,
+    variables: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     task_environment: Mapping[str, str] | None = None,
 ) -> Caller:
     """Return who asks the hub: this process, as the options have it.
 
     From weak to strong: C(defaults), which are those of ansible.cfg; the environment; the task's C(environment);
-    C(options), which are a task's, or a host's variables. Raise ValueError with a sentence.
+    C(variables), which are a host's; C(options), which are a task's. A plugin whose options come from variables gives
+    those as C(options). Raise ValueError with a sentence.
     """
+    configured = _as_variables(defaults or {})
     merged: dict[str, str] = {}
-    for source in (_as_variables(defaults or {}), os.environ, task_environment or {}, _as_variables(options)):
+    for source in (
+        configured,
+        {name: value for name, value in os.environ.items() if value or name not in configured},
+        task_environment or {},
+        _as_variables(variables or {}),
+        _as_variables(options),
+    ):
         for stronger, weaker in _REPLACES:
             if any(source.get(name) for name in stronger):
                 for name in weaker:
                     merged.pop(name, None)
         merged.update({name: str(value) for name, value in source.items()})
-    verify = {**(defaults or {}), **options}.get("validate_certs")
-    return Caller(merged, current_directory(), verify=verify is None or bool(verify))
+    verify = [layer.get("validate_certs") for layer in (options, variables or {}, defaults or {})]
+    return Caller(merged, current_directory(), verify=bool(next((each for each in verify if each is not None), True)))
 
 
 def _as_variables(options: Mapping[str, Any]) -> dict[str, str]:
