@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Callable
+from typing import Any, Callable, TextIO
 
 from .client import HubError
 
@@ -30,8 +31,7 @@ def serve(*, verify: bool) -> None:
     Args:
         verify: whether to verify the certificate of the control API.
     """
-    # What botocore's credential providers print, or their programs, is no answer.
-    answers, sys.stdout = sys.stdout, sys.stderr
+    requests, answers = _take_standard_streams()
     operations = _operations(verify)
     writing = threading.Lock()
 
@@ -49,8 +49,22 @@ def serve(*, verify: bool) -> None:
             answers.flush()
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for line in sys.stdin:
+        for line in requests:
             pool.submit(answer, json.loads(line))
+
+
+def _take_standard_streams() -> tuple[TextIO, TextIO]:
+    """Keep standard input and output from others.
+
+    What a ``credential_process`` prints is no answer; and a program that asks for a password, or botocore for an MFA
+    code, finds the end of its input.
+    """
+    requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, answers
 
 
 def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
@@ -58,11 +72,11 @@ def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
     try:
         from .aws_api import AwsApi
     except ImportError as error:
-        missing = error.name
+        why = str(error)
 
         def unable(op: str) -> Callable[..., Any]:
             raise HubError(
-                f"the Python that runs Ansible has no {missing}: {sys.executable} -m pip install boto3",
+                f"the Python that runs Ansible cannot use boto3 ({why}): {sys.executable} -m pip install boto3",
                 code="no-boto3",
             )
 
