@@ -117,6 +117,8 @@ def _control(options: argparse.Namespace) -> int:
     from ..hub.control_worker import serve
 
     logs.configure(options.verbose, options.log_format)
+    # It logs what it raises, and that, not redacted, is told by the sentence for it.
+    logging.getLogger("botocore").setLevel(logging.CRITICAL)
     serve(verify=options.verify)
     return 0
 

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from botocore.config import Config
 from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError, ProfileNotFound
 from botocore.session import Session
+from botocore.utils import JSONFileCache
 
 from . import aws_errors
 from .account import Account
@@ -260,6 +261,9 @@ class AwsApi:
         if self._loader is None:
             self._loader = session.get_component("data_loader")
         session.register_component("data_loader", self._loader)
+        # Where ``aws`` keeps them: whoever has given it the MFA code of a role need not give it here.
+        cached = JSONFileCache(os.path.expanduser("~/.aws/cli/cache"))
+        session.get_component("credential_provider").get_provider("assume-role").cache = cached
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
@@ -326,9 +330,10 @@ class AwsApi:
         if listed.get("tunnelSummaries"):
             return Account.from_arn(listed["tunnelSummaries"][0]["tunnelArn"], endpoint)
         try:
-            return Account.from_arn(self._client(REGISTRY).describe_thing(thingName=thing)["thingArn"], endpoint)
+            known = self._client(REGISTRY).describe_thing(thingName=thing or "any")
         except ClientError:
             return Account("aws", "", region, endpoint)
+        return Account.from_arn(known["thingArn"], endpoint)
 
 
 _ENDPOINT_VARIABLES = {TUNNELING: "AWS_ENDPOINT_URL_IOTSECURETUNNELING", REGISTRY: "AWS_ENDPOINT_URL_IOT"}
@@ -350,6 +355,7 @@ def _stamps(session: Session) -> dict[str, str]:
         session.get_config_variable("credentials_file"),
         os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"),
         "~/.aws/sso/cache",
+        "~/.aws/cli/cache",
     ]
     scoped = _scoped_config(session)
     paths.append(scoped.get("web_identity_token_file"))

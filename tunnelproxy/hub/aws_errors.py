@@ -429,8 +429,8 @@ def _mfa_code_wanted(case: _Case) -> Failure:
     caller = case.caller
     return _credentials(
         f"the role of the profile {caller.profile_with('mfa_serial')} wants an MFA code, and there is no terminal to "
-        'ask for it on: run `eval "$(aws configure export-credentials --format env --profile '
-        f'{shlex.quote(caller.profile)})"`, enter the code there, then try again'
+        f"ask for it on: run `aws sts get-caller-identity --profile {shlex.quote(caller.profile)}` and enter the code "
+        "there, then try again"
     )
 
 

@@ -216,11 +216,15 @@ def ensure(
     )
 
 
-def locate(thing: str, *, caller: Caller | None = None, timeout: float = OPENING_SECONDS) -> dict[str, Any]:
+def locate(thing: str | None, *, caller: Caller | None = None, timeout: float = OPENING_SECONDS) -> dict[str, Any]:
     """Find out which account a thing is in, as the caller's environment has it. Opens nothing.
 
+    Args:
+        thing: None to ask for the account alone.
+
     Returns:
-        ``account``, by which requests name it; ``name``, by which ssh knows the thing there; ``region``.
+        ``account``, by which requests name it, and ``account_name``, by which messages do; ``region``; and of a thing
+        ``ssh_name`` and ``qualified_name``, by which ssh knows it there.
 
     Raises:
         HubError: the control API does not say.

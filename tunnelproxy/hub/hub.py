@@ -195,7 +195,11 @@ class Hub:
             self._save()
 
     async def _locate(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        key = await self._key(self._callers.of(request["caller"]), request["thing"])
+        caller, thing = self._callers.of(request["caller"]), request["thing"]
+        if thing is None:
+            account = await caller.account("")
+            return {"account": account.key, "account_name": str(account), "region": account.region}
+        key = await self._key(caller, thing)
         return {**self._named(key), "region": key.account.region}
 
     def _named(self, key: TunnelKey) -> dict[str, Any]:
