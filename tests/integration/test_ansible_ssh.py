@@ -75,7 +75,30 @@ def test_delegation_reaches_the_delegate(fleet: Fleet, controller: Controller, t
         assert f'"{host}={device.sshd.port}' in done.stdout
 
 
-def test_resetting_and_waiting_open_no_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+def test_a_delegate_whose_thing_is_made_of_the_hosts_name_is_refused(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    """The variable is templated with the name of the host that the task is for: it would be reached instead."""
+    playbook = tmp_path / "delegate.yml"
+    playbook.write_text("""
+- hosts: device-1
+  gather_facts: false
+  vars:
+    iotops_tunnel_thing: "{{ inventory_hostname }}"
+  tasks:
+    - ansible.builtin.raw: echo here=${SSH_CONNECTION##* }
+      changed_when: false
+    - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
+      delegate_to: device-2
+      changed_when: false
+""")
+    done = controller.playbook(playbook, "-v")
+    assert f"here={fleet.devices['device-1'].sshd.port}" in done.stdout
+    assert "delegate_to: device-2 would reach device-1" in done.stdout
+    assert not re.search(r"there=\d", done.stdout)
+
+
+def test_resetting_and_waiting_open_no_further_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     playbook = tmp_path / "reset.yml"
     playbook.write_text("""
 - hosts: devices
@@ -203,12 +226,14 @@ def test_a_thing_without_a_tunnel_is_unreachable_where_none_may_be_opened(fleet:
     assert tunnels_to_nobody(fleet) == []
 
 
-def test_waiting_for_a_connection_opens_no_tunnel(fleet: Fleet, controller: Controller) -> None:
-    waiting = ("-a", "timeout=2 sleep=1", *NOBODY)
+def test_waiting_for_a_connection_opens_one_tunnel_and_keeps_to_its_time(fleet: Fleet, controller: Controller) -> None:
+    waiting = ("-a", "timeout=2 sleep=1 connect_timeout=1", *NOBODY, "-e", "iotops_tunnel_wait=60")
     outcome = controller.module("ansible.builtin.wait_for_connection", "device-1", *waiting)["device-1"]
     assert outcome.word != "SUCCESS"
-    assert "there is no tunnel to nobody" in outcome.message
-    assert tunnels_to_nobody(fleet) == []
+    assert "nobody did not connect to its tunnel" in outcome.message
+    assert outcome.result["elapsed"] < 30
+    (tunnel_id,) = tunnels_to_nobody(fleet)
+    fleet.service.boto3_client().close_tunnel(tunnelId=tunnel_id, delete=True)
 
 
 def test_a_tunnel_is_opened_for_a_thing_without_one(fleet: Fleet, controller: Controller) -> None:
