@@ -12,8 +12,8 @@ short_description: Open, reuse, rotate and close multiplexed secure tunnels
 version_added: 0.1.0
 description:
   - Opens a tunnel of AWS IoT Secure Tunneling, or of the self-hosted tunneling service, to a device, and hands its
-    source token to the hub on the controller. From then on the connection plugin P(iotops.tunnel.ssh#connection)
-    reaches the device.
+    source token to the hub on the controller. The connection plugin P(iotops.tunnel.ssh#connection) then reaches the
+    device.
   - Reuses an open tunnel to the same thing with the same services, if this collection opened it for the same O(owner).
     Its tags C(iotops:managed-by) and C(iotops:owner) tell. Where the hub does not hold its token, the source token is
     rotated. Tunnels of other owners stay as they are.
@@ -94,8 +94,8 @@ options:
     description:
       - Whether to take over a tunnel that another owner opened.
       - With O(state=present), an open tunnel to the thing with the same services is used, whoever this collection
-        opened it for, if O(owner) has none. It belongs to O(owner) from then on, and its source token is rotated. That
-        ends the connections of its owner before, whose tasks fail with the name of the new one.
+        opened it for, if O(owner) has none. It then belongs to O(owner), and its source token is rotated. That ends the
+        connections of its previous owner, whose tasks fail with the name of the new one.
       - With O(state=absent), all open tunnels to the thing that this collection opened are closed, whoever for.
     type: bool
     default: false

@@ -44,7 +44,7 @@ class TaskAccount:
 
     def __init__(self, action, options: dict, task_vars: dict) -> None:
         variables = _host_variables(action._templar, task_vars)
-        defaults = _configured()
+        defaults = configured_options()
         try:
             self.caller: Caller = caller_for(
                 options, variables=variables, task_environment=_task_environment(action), defaults=defaults
@@ -95,7 +95,7 @@ def _task_environment(action) -> dict[str, str]:
     return {name: str(value) for name, value in environment.items() if value is not None}
 
 
-def _configured() -> dict:
+def configured_options() -> dict:
     """What ansible.cfg says, and defaults: the connection plugin has all of these options."""
     name = connection_loader.get(CONNECTION, class_only=True)._load_name
     known = constants.config.get_configuration_definitions("connection", name)
