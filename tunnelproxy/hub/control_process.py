@@ -153,7 +153,6 @@ class CallerControl:
         Raises:
             HubError: it cannot be found out: credentials are missing, or refused.
         """
-        self._last_used = time.monotonic()
         async with self._identifying:
             if self._known is None or not self._known.holds():
                 answer = await self._ask("identify", CALL_SECONDS, thing=thing, known=dict(self._accounts))
