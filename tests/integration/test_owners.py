@@ -23,6 +23,8 @@ from peers.fleet import AgentFleet
 from peers.process import wait_for
 
 SECONDS = float(os.environ.get("TEST_OWNERS_SECONDS", "10"))
+pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
+
 OWNERS = ("alice", "bob", "carol", "ci")
 OWNER_TAG = "iotops:owner"
 

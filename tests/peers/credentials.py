@@ -46,6 +46,9 @@ __all__ = [
 
 ROLE = "arn:aws:iam::123456789012:role/operator"
 
+LIFETIME = dt.timedelta(minutes=5)
+"""Of temporary credentials. botocore does not keep those that have less than ten left: each use gets others."""
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -290,7 +293,7 @@ class SingleSignOn(_Served):
                     "startUrl": "https://company.example/start",
                     "region": "us-east-1",
                     "accessToken": "of the portal",
-                    "expiresAt": _time(hours),
+                    "expiresAt": _time(dt.timedelta(hours=hours)),
                 }
             )
         )
@@ -298,7 +301,7 @@ class SingleSignOn(_Served):
     def answer(self, request: _Request) -> _Answer:
         if request.headers.get("x-amz-sso_bearer_token") != "of the portal" or self._keys is None:
             return _Answer(401, json.dumps({"__type": "UnauthorizedException", "message": "Session token not found"}))
-        expires_at = dt.datetime.fromisoformat(_time(hours=1).replace("Z", "+00:00"))
+        expires_at = dt.datetime.now(dt.timezone.utc) + LIFETIME
         return _Answer(
             200,
             json.dumps(
@@ -340,7 +343,9 @@ class AssumedRole(_Sts):
     """A profile with a role, which another profile's keys may assume."""
 
     name = "role"
-    words = r"role of the profile field-role \(AccessDenied: .*sts:AssumeRole.*\): allow the keys of the profile anna"
+    words = (
+        r"role of the profile field-role \(AccessDenied: .*sts:AssumeRole.*\): allow .* the keys of the profile anna"
+    )
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -447,9 +452,9 @@ def _credentials(keys: Keys, token: str) -> dict[str, str]:
         "AccessKeyId": keys.access_key_id,
         "SecretAccessKey": keys.secret_access_key,
         token: keys.session_token,
-        "Expiration": _time(hours=1),
+        "Expiration": _time(LIFETIME),
     }
 
 
-def _time(hours: int) -> str:
-    return f"{dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}"
+def _time(away: dt.timedelta) -> str:
+    return f"{dt.datetime.now(dt.timezone.utc) + away:%Y-%m-%dT%H:%M:%SZ}"
