@@ -82,6 +82,9 @@ class TunnelTask:
     def named(self) -> Tunnel:
         """The tunnel that the option C(tunnel_id) names, which must be open, and usable by this owner."""
         tunnel = self.api.describe(self.options["tunnel_id"])
+        if tunnel.thing_name:
+            # It comes from the service, and goes into requests and to the hub.
+            valid_name("thing", tunnel.thing_name)
         if not tunnel.is_open:
             raise TunnelTaskError(
                 f"Tunnel {tunnel.tunnel_id} is closed, and no closed tunnel opens again. Leave out tunnel_id to open "
@@ -101,7 +104,8 @@ class TunnelTask:
     def managed(self):
         """Generate the open tunnels to the thing that this task may use or close, newest first."""
         for tunnel in self.api.tunnels(self.thing, "open"):
-            if tunnel.is_ours and (self.options["take_over"] or tunnel.owner == self.owner):
+            is_usable = self.options["take_over"] or tunnel.owner == self.owner
+            if tunnel.is_ours and tunnel.thing_name == self.thing and is_usable:
                 yield tunnel
 
     def open(self) -> Tunnel | None:
@@ -210,8 +214,7 @@ class TunnelTask:
             self.result.update(
                 tunnel_id=tunnel.tunnel_id,
                 tunnel_arn=tunnel.arn,
-                # It comes from the service, and goes into requests and to the hub.
-                thing_name=valid_name("thing", tunnel.thing_name) if tunnel.thing_name else self.thing,
+                thing_name=valid_name("thing", tunnel.thing_name or self.thing),
                 status=tunnel.status,
                 services=list(tunnel.services),
                 tags=tunnel.tags,
