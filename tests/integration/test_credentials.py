@@ -128,6 +128,17 @@ def test_a_role_that_wants_an_mfa_code_says_so_and_waits_for_nobody(
     assert re.search(r"field-role.*MFA", refused.value.message)
 
 
+def test_a_role_is_assumed_where_nothing_can_be_written_in_the_home_folder(
+    fleet: AgentFleet, hub: None, tmp_path: Path
+) -> None:
+    with AssumedRole(tmp_path / "home") as role:
+        role.use(keys := add_keys(fleet.service, "read-only"))
+        # Nobody can make a folder here, as in an execution environment without a home folder of its own.
+        (role.aws / "cli").touch()
+        list_tunnels(environment_of(fleet, role), tmp_path)
+    assert last_key(fleet, "ListTunnels") == keys.name
+
+
 def test_without_a_region_the_remedies_are_named(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with StaticKeys(tmp_path / "home") as source:
         source.use(add_keys(fleet.service, "no-region"))
