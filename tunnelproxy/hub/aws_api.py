@@ -19,7 +19,7 @@ import shlex
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -77,6 +77,15 @@ class _Login(NamedTuple):
     def lasts(self) -> bool:
         """Whether it stays the same as long as the files do."""
         return self.credentials.method in _FROM_FILES
+
+
+class _RoleCache(JSONFileCache):
+    """Credentials of roles, where ``aws`` keeps them: whoever has given it an MFA code need not give one here."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        # Without a home folder that can be written, as in a container, the role is assumed once for each process.
+        with suppress(OSError):
+            super().__setitem__(key, value)
 
 
 class AwsApi:
@@ -261,9 +270,8 @@ class AwsApi:
         if self._loader is None:
             self._loader = session.get_component("data_loader")
         session.register_component("data_loader", self._loader)
-        # Where ``aws`` keeps them: whoever has given it the MFA code of a role need not give it here.
-        cached = JSONFileCache(os.path.expanduser("~/.aws/cli/cache"))
-        session.get_component("credential_provider").get_provider("assume-role").cache = cached
+        roles = session.get_component("credential_provider").get_provider("assume-role")
+        roles.cache = _RoleCache(os.path.expanduser("~/.aws/cli/cache"))
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
