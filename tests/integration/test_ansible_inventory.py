@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -448,6 +449,24 @@ def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inv
     assert "AKIATEMPLATE" not in keys.stdout
     assert "registry alone" not in words_of(keys)
     assert '"msg": "AKIATEMPLATE/secret"' in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_tasks_for_the_hosts_go_to_their_account(inventory: Inventory, service: TunnelingService) -> None:
+    options = options_for(service)
+    profiles = inventory.folder / "credentials"
+    keys = f"aws_access_key_id = {options.pop('access_key')}\naws_secret_access_key = {options.pop('secret_key')}\n"
+    profiles.write_text(f"[own]\n{keys}")
+    path = inventory.file(
+        **options, profile="own", attributes={"site": "north"}, filters=["thing_name is match('.*1$')"]
+    )
+    outcome = inventory.controller.module(
+        "iotops.tunnel.tunnel_info",
+        "device-0001",
+        *("-i", str(path)),
+        env={"AWS_SHARED_CREDENTIALS_FILE": str(profiles)},
+    )["device-0001"]
+    assert outcome.word == "SUCCESS", outcome.message
+    assert outcome.result["account"].endswith(f"/us-east-1 at {urlsplit(service.api).netloc}")
 
 
 def test_encrypted_keys_are_passed_on_as_they_are(inventory: Inventory) -> None:
