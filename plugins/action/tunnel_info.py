@@ -12,9 +12,6 @@ from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_account import 
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing import thing_of_task
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
-ANY_THING = "any"
-"""Stands for a thing where the task is about no certain one: the account is that of all."""
-
 
 class ActionModule(ActionBase):
     """Calls the control API through the hub."""
@@ -35,7 +32,7 @@ class ActionModule(ActionBase):
         caller = caller_of_task(self, options, task_vars)
         try:
             tunnels = [facts(tunnel) for tunnel in find(ControlApi(caller), thing, options)]
-            where = client.locate(thing or ANY_THING, caller=caller)
+            where = client.locate(thing, caller=caller)
         except client.HubError as error:
             result.update(changed=False, failed=True, msg=str(error))
             return result

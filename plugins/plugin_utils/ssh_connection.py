@@ -24,6 +24,7 @@ from ansible_collections.iotops.tunnel.plugins.plugin_utils.worker import import
 client = import_module("ansible_collections.iotops.tunnel.tunnelproxy.hub.client")
 aws_environment = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment")
 device_facts = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts")
+OWNER_VARIABLE = "IOTOPS_TUNNEL_OWNER"
 display = Display()
 
 _SURE_SECONDS = 10.0
@@ -43,9 +44,12 @@ class Connection(SshConnection):
     # Where the tunnel is: what client.locate and client.ensure say.
     _where = None
     _thing_name = None
+    # Whether the user says where the control socket is.
+    _has_control_path = False
     # Why the device must not be reached, whatever the hub says.
     _refusal = None
     _caller = None
+    _owner = None
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         """Read the options; the thing is the host, until the hub has said by which name ssh knows it in its account."""
@@ -56,11 +60,17 @@ class Connection(SshConnection):
         self._thing_name = self.get_option("thing_name") or delegate or host
         self._where = None
         self._sure_until = 0.0
+        self._has_control_path = bool(self.get_option("control_path"))
         try:
             device_facts.refuse_device_facts(self.get_option("facts"), delegate or host)
             if delegate and self.get_option("thing_name"):
                 _check_delegate(self._thing_name, host, delegate)
             self._caller = self._find_caller(var_options or {}, task_keys.get("environment"))
+            # The task's environment is in the caller's, and stronger than what the option has from Ansible's.
+            in_environment = (
+                "iotops_tunnel_owner" not in (var_options or {}) and OWNER_VARIABLE in self._caller.environment
+            )
+            self._owner = None if in_environment else self.get_option("owner")
         except ValueError as error:
             self._refusal = str(error)
         else:
@@ -74,7 +84,8 @@ class Connection(SshConnection):
         for name in aws_environment.AWS_OPTIONS:
             layer = given if f"iotops_tunnel_{name}" in variables else defaults
             layer[name] = self.get_option(name)
-        environment = task_environment if isinstance(task_environment, dict) else {}
+        layers = task_environment if isinstance(task_environment, list) else [task_environment]
+        environment = {name: value for layer in layers if isinstance(layer, dict) for name, value in layer.items()}
         return aws_environment.caller_for(given, defaults=defaults, task_environment=environment)
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
@@ -123,11 +134,16 @@ class Connection(SshConnection):
                 ports=self._ports(),
                 wait=float(self.get_option("wait_for_destination")) if wait is None else wait,
                 timeout=float(self.get_option("timeout")),
-                owner=self.get_option("owner"),
+                owner=self._owner,
                 unregistered=self.get_option("unregistered"),
                 caller=self._caller,
             )
         self._hub_pid = row.get("hub_pid")
+        if row.get("taken_from"):
+            display.warning(
+                f"The tunnel of {thing} was {row['taken_from']}'s, whose connections to the device have ended; it is "
+                f"{row['owner']}'s now."
+            )
         self._is_at(row)
 
     def _locate(self):
@@ -139,6 +155,10 @@ class Connection(SshConnection):
     def _is_at(self, where):
         self._where = where
         self.set_option("host", where["ssh_name"])
+        if not self._has_control_path:
+            # Not of the host's name alone: things of one name in two accounts never share a connection.
+            name = f"{where['account']}/{where['ssh_name']}"
+            self.set_option("control_path", self._create_control_path(name, None, self.get_option("remote_user")))
 
     @contextlib.contextmanager
     def _unreachable(self, thing):
@@ -152,11 +172,7 @@ class Connection(SshConnection):
 
     def _host_key_alias(self):
         names = {"thing": self._thing(), "account": self._where["qualified_name"]}
-        return names.get(self.get_option("host_key_alias"), self._where["ssh_name"])
-
-    def _create_control_path(self, host, port, user, connection=None, pid=None):
-        """Name the control socket; things of one name in two accounts have two, whatever ssh calls them."""
-        return super()._create_control_path(f"{self._where['account']}/{host}", port, user, connection, pid)
+        return names.get(self.get_option("host_key_alias"), self._where["host_key_name"])
 
     def _ports(self):
         try:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from botocore.config import Config
@@ -61,8 +61,14 @@ _FROM_FILES = (
 )
 """What botocore calls credentials that change only where a file changes, or when they expire, which it sees to."""
 
+_ISSUED = ("sso", "assume-role", "assume-role-with-web-identity")
+"""Credentials that somebody has issued, and may have revoked before they expire."""
+
 _MOST_PAGES = 20
 _NEAREST = 3
+
+
+T = TypeVar("T")
 
 
 class _Login(NamedTuple):
@@ -82,6 +88,13 @@ class _Login(NamedTuple):
 class _RoleCache(JSONFileCache):
     """Credentials of roles, where ``aws`` keeps them: whoever has given it an MFA code need not give one here."""
 
+    def __init__(self, folder: str, *, unread: bool) -> None:
+        super().__init__(folder)
+        self._unread = unread
+
+    def __contains__(self, key: str) -> bool:
+        return not self._unread and super().__contains__(key)
+
     def __setitem__(self, key: str, value: Any) -> None:
         # Without a home folder that can be written, as in a container, the role is assumed once for each process.
         with suppress(OSError):
@@ -99,6 +112,7 @@ class AwsApi:
         self._verify = verify
         self._lock = threading.Lock()
         self._login: _Login | None = None
+        self._issue_afresh = False
         self._clients: dict[tuple[object, ...], Any] = {}
         self._loader: Any = None
 
@@ -113,7 +127,8 @@ class AwsApi:
             its ``key``, and what it is ``known_by``; in ``watch`` the stamps of the files that say so; in ``lasts``
             whether it stays so while they stay.
         """
-        with self._explained(f"find out which account {thing} is in", TUNNELING):
+
+        def identify() -> dict[str, Any]:
             login = self._log_in()
             client = self._client(TUNNELING)
             endpoint = _endpoint_of(client)
@@ -122,14 +137,22 @@ class AwsApi:
             key = known.get(known_by) or self._ask_for_account(client, endpoint, thing).key
             return {"key": key, "known_by": known_by, "watch": login.stamps, "lasts": login.lasts}
 
+        return self._made(f"find out which account {thing} is in", TUNNELING, identify)
+
     def end_states(self, tunnel_id: str) -> dict[str, Any]:
         """What DescribeTunnel says of a tunnel: ``tunnel`` (``GONE`` where there is none), the ends, ARN and owner."""
-        with self._explained(f"describe tunnel {tunnel_id}", TUNNELING):
+
+        def describe() -> dict[str, Any] | None:
             client = self._client(TUNNELING)
             try:
-                tunnel = client.describe_tunnel(tunnelId=tunnel_id)["tunnel"]
+                found: dict[str, Any] = client.describe_tunnel(tunnelId=tunnel_id)["tunnel"]
             except client.exceptions.ResourceNotFoundException:
-                return {"tunnel": "GONE"}
+                return None
+            return found
+
+        tunnel = self._made(f"describe tunnel {tunnel_id}", TUNNELING, describe)
+        if tunnel is None:
+            return {"tunnel": "GONE"}
         return {
             "tunnel": tunnel.get("status", ""),
             "destination": _end_state(tunnel, "destination"),
@@ -147,7 +170,8 @@ class AwsApi:
             owner: only one of this owner's is taken.
             take_over: take anybody's that the collection opened; it is the owner's from then on.
         """
-        with self._explained(f"find the tunnels of {thing}", TUNNELING):
+
+        def take() -> dict[str, Any] | None:
             client = self._client(TUNNELING)
             found = [
                 tunnel
@@ -163,11 +187,18 @@ class AwsApi:
                 # First, so that whoever loses the tunnel is told by whom.
                 client.tag_resource(resourceArn=tunnel["tunnelArn"], tags=[{"key": OWNER_TAG, "value": owner}])
             rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
-            return _found(client, tunnel, rotated["sourceAccessToken"])
+            before = _tags(tunnel).get(OWNER_TAG, "nobody")
+            return {
+                **_found(client, tunnel, rotated["sourceAccessToken"]),
+                "taken_from": before if before != owner else "",
+            }
+
+        return self._made(f"find the tunnels of {thing}", TUNNELING, take)
 
     def open(self, thing: str, services: Sequence[str], owner: str) -> dict[str, Any]:
         """Open a tunnel to a thing (OpenTunnel; AWS charges for it)."""
-        with self._explained(f"open a tunnel to {thing}", TUNNELING):
+
+        def open_it() -> dict[str, Any]:
             client = self._client(TUNNELING)
             tags = {**MANAGED_TAGS, OWNER_TAG: owner}
             opened = client.open_tunnel(
@@ -184,15 +215,19 @@ class AwsApi:
             }
             return _found(client, tunnel, opened["sourceAccessToken"])
 
+        return self._made(f"open a tunnel to {thing}", TUNNELING, open_it)
+
     def check_registered(self, thing: str) -> None:
         """Raise HubError where the registry does not know a thing, with the names that are most like it.
 
         Where the caller may not ask the registry, nothing is known, and nothing is raised.
         """
         try:
-            with self._explained(f"look {thing} up in the registry", REGISTRY):
-                registry = self._client(REGISTRY)
-                registry.describe_thing(thingName=thing)
+            self._made(
+                f"look {thing} up in the registry",
+                REGISTRY,
+                lambda: self._client(REGISTRY).describe_thing(thingName=thing),
+            )
         except HubError as error:
             if error.code != "not-found":
                 log.info("whether %s is registered is not known: %s", thing, error)
@@ -213,14 +248,14 @@ class AwsApi:
         Args:
             api: botocore's name of it: ``iotsecuretunneling`` or ``iot``.
             operation: the method of botocore's client.
-            purpose: what for, after "Could not".
+            purpose: what for, in words that follow "Could not".
         """
-        try:
-            with self._explained(purpose, api):
-                answer: dict[str, Any] = getattr(self._client(api), operation)(**parameters)
-        except HubError as error:
-            raise HubError(f"Could not {purpose}: {error}.", code=error.code) from None
+        answer = self._made(purpose, api, lambda: self._answer(api, operation, parameters))
         answer.pop("ResponseMetadata", None)
+        return answer
+
+    def _answer(self, api: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._client(api), operation)(**parameters)
         return answer
 
     def _registered(self) -> list[str]:
@@ -239,9 +274,23 @@ class AwsApi:
             pass
         return names
 
+    def _made(self, purpose: str, api: str, call: Callable[[], T]) -> T:
+        """Make a call, and once more with new credentials where those that somebody had issued are refused."""
+        try:
+            with self._explained(purpose, api):
+                return call()
+        except HubError as error:
+            with self._lock:
+                login, self._login = self._login, None
+                self._issue_afresh = login is not None and login.credentials.method in _ISSUED
+                if error.code != "wrong-credentials" or not self._issue_afresh:
+                    raise
+        with self._explained(purpose, api):
+            return call()
+
     @contextmanager
     def _explained(self, purpose: str, api: str) -> Iterator[None]:
-        """Make sentences of botocore's errors; and have credentials that are refused looked up again."""
+        """Make sentences of botocore's errors."""
         try:
             yield
         except HubError:
@@ -249,7 +298,6 @@ class AwsApi:
         except Exception as error:
             with self._lock:
                 region = self._login.region if self._login else ""
-                self._login = None
             endpoint = getattr(error, "kwargs", {}).get("endpoint_url") or os.environ.get(_ENDPOINT_VARIABLES[api], "")
             failure = aws_errors.explain(error, api=api, endpoint=endpoint, region=region, environment=os.environ)
             if failure is None:
@@ -271,7 +319,8 @@ class AwsApi:
             self._loader = session.get_component("data_loader")
         session.register_component("data_loader", self._loader)
         roles = session.get_component("credential_provider").get_provider("assume-role")
-        roles.cache = _RoleCache(os.path.expanduser("~/.aws/cli/cache"))
+        roles.cache = _RoleCache(os.path.expanduser("~/.aws/cli/cache"), unread=self._issue_afresh)
+        self._issue_afresh = False
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError

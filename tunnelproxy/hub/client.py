@@ -192,7 +192,8 @@ def ensure(
         caller: whose environment says which account is meant; by default this process's.
 
     Returns:
-        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``.
+        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``, and in ``taken_from`` the
+        owner that it was just taken from.
 
     Raises:
         HubError: there is no tunnel, it is not linked, or it does not carry the service; the text says why.
@@ -224,7 +225,7 @@ def locate(thing: str | None, *, caller: Caller | None = None, timeout: float = 
 
     Returns:
         ``account``, by which requests name it, and ``account_name``, by which messages do; ``region``; and of a thing
-        ``ssh_name`` and ``qualified_name``, by which ssh knows it there.
+        ``ssh_name``, ``host_key_name`` and ``qualified_name``, by which ssh knows it there.
 
     Raises:
         HubError: the control API does not say.

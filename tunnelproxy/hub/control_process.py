@@ -30,6 +30,9 @@ __all__ = ["CallerControl", "Callers", "EndStates", "FoundTunnel"]
 
 log = logging.getLogger(__name__)
 
+MOST_PROCESSES = 10
+"""Each takes 50 MB. Callers beyond these wait until one has its answer, and takes the place of the longest unused."""
+
 IDLE_SECONDS = 60.0
 ASK_SECONDS = 10.0
 """How long to wait for the state of a tunnel's ends; a control process that is started takes half a second of it."""
@@ -69,6 +72,7 @@ class FoundTunnel:
 
     Attributes:
         expires_at: when its life ends, in seconds since the epoch.
+        taken_from: the owner that it had, if that was another.
     """
 
     tunnel_id: str
@@ -77,6 +81,7 @@ class FoundTunnel:
     services: tuple[str, ...]
     expires_at: float | None
     source_token: str = field(repr=False)
+    taken_from: str = ""
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> FoundTunnel:
@@ -108,6 +113,7 @@ class Callers:
     def __init__(self, known: KnownAccounts) -> None:
         self._known = known
         self._callers: dict[str, CallerControl] = {}
+        self._answered = asyncio.Condition()
 
     def of(self, described: Mapping[str, Any]) -> CallerControl:
         """The one whom a request describes; see :class:`~.client.Caller`."""
@@ -115,8 +121,23 @@ class Callers:
         told = json.dumps([sorted(kept.items()), described["directory"], described["python"], described["verify"]])
         digest = hashlib.sha256(told.encode()).hexdigest()
         if digest not in self._callers:
-            self._callers[digest] = CallerControl(described, self._known)
+            self._callers[digest] = CallerControl(described, self._known, self)
         return self._callers[digest]
+
+    async def make_room(self) -> None:
+        """Wait until one more process may run."""
+        async with self._answered:
+            while len(running := [caller for caller in self._callers.values() if caller.running]) >= MOST_PROCESSES:
+                unused = [caller for caller in running if caller.idle_for(0.0)]
+                if unused:
+                    await max(unused, key=lambda caller: caller.unused_seconds).stop()
+                else:
+                    await self._answered.wait()
+
+    async def tell_answered(self) -> None:
+        """Let those who wait for room look again."""
+        async with self._answered:
+            self._answered.notify_all()
 
     async def tidy(self, in_use: Sequence[CallerControl]) -> None:
         """End the processes that nobody needs, and forget callers who have no tunnel."""
@@ -135,8 +156,9 @@ class Callers:
 class CallerControl:
     """The control API as one caller reaches it."""
 
-    def __init__(self, described: Mapping[str, Any], accounts: KnownAccounts) -> None:
+    def __init__(self, described: Mapping[str, Any], accounts: KnownAccounts, callers: Callers) -> None:
         self._accounts = accounts
+        self._callers = callers
         self.environment: Mapping[str, str] = described["environment"]
         self.directory: str = described["directory"]
         self._python: str = described["python"]
@@ -146,6 +168,7 @@ class CallerControl:
         self._identifying = asyncio.Lock()
         self._known: _Known | None = None
         self._last_used = time.monotonic()
+        self._asking = 0
 
     async def account(self, thing: str) -> Account:
         """The account that calls go to, asked for anew where files have changed that it may depend on.
@@ -207,10 +230,19 @@ class CallerControl:
         )
         return answer
 
+    @property
+    def running(self) -> bool:
+        """Whether it has a process."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def unused_seconds(self) -> float:
+        """How long nobody has needed it."""
+        return time.monotonic() - self._last_used
+
     def idle_for(self, seconds: float) -> bool:
         """Whether nobody has needed it for so long, and nobody waits for an answer."""
-        busy = self._process is not None and self._process.waited_for
-        return not busy and time.monotonic() - self._last_used >= seconds
+        return self._asking == 0 and self.unused_seconds >= seconds
 
     async def stop(self) -> None:
         """End the process, if there is one."""
@@ -220,11 +252,15 @@ class CallerControl:
 
     async def _ask(self, op: str, seconds: float, **arguments: Any) -> Any:
         self._last_used = time.monotonic()
+        self._asking += 1
         try:
             async with self._starting:
-                if self._process is None or not self._process.alive:
+                if not self.running:
+                    await asyncio.wait_for(self._callers.make_room(), seconds)
                     self._process = await _Process.start(self._python, self.environment, self.directory, self._verify)
-            return await asyncio.wait_for(self._process.ask(op, arguments), seconds)
+                process = self._process
+            assert process is not None  # noqa: S101  it was started above
+            return await asyncio.wait_for(process.ask(op, arguments), seconds)
         except asyncio.TimeoutError:
             raise HubError(f"the control API gave no answer within {seconds:.0f} s", code="control-api") from None
         except OSError as error:
@@ -232,7 +268,9 @@ class CallerControl:
                 f"the control process cannot be started with {self._python}: {error.strerror}", code="hub-failed"
             ) from None
         finally:
+            self._asking -= 1
             self._last_used = time.monotonic()
+            await self._callers.tell_answered()
 
 
 class _Process:
@@ -266,10 +304,6 @@ class _Process:
     @property
     def alive(self) -> bool:
         return not self._reading.done()
-
-    @property
-    def waited_for(self) -> bool:
-        return bool(self._waiting)
 
     async def ask(self, op: str, arguments: Mapping[str, Any]) -> Any:
         number = next(self._numbers)

@@ -150,6 +150,8 @@ class HeldTunnel:
     def __init__(self, record: TunnelRecord, caller: CallerControl | None = None) -> None:
         self.record = record
         self.caller = caller
+        self.taken_from = ""
+        """Whose it was, until whoever had it taken over is told."""
         access = Access(Mode.SOURCE, record.source_token, record.client_token)
         route = record.way.route(record.region)
         self._proxy = SourceProxy(route, access, self._plan, bind_address="127.0.0.1")

@@ -141,7 +141,8 @@ class Hub:
             await self._listen(tunnel, request["ports"])
             if tunnel.record.awaited_since is not None and request["open"] != "never":
                 await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
-        return {**self._row(tunnel), "hub_pid": os.getpid()}
+        taken_from, tunnel.taken_from = tunnel.taken_from, ""
+        return {**self._row(tunnel), "hub_pid": os.getpid(), "taken_from": taken_from}
 
     async def _linked(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> HeldTunnel:
         """The tunnel that a request is to have, once its link is up."""
@@ -207,7 +208,8 @@ class Hub:
         return {
             "account": key.account.key,
             "account_name": str(key.account),
-            "ssh_name": self._names.of(key),
+            "ssh_name": self._names.host(key),
+            "host_key_name": self._names.host_key(key),
             "qualified_name": qualified_name(key),
         }
 
@@ -255,8 +257,11 @@ class Hub:
         self._probed[tried] = now + PROBE_SECONDS
 
     async def _call(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        caller = self._callers.of(request["caller"])
-        return await caller.call(request["api"], request["operation"], request["parameters"], request["purpose"])
+        caller, purpose = self._callers.of(request["caller"]), request["purpose"]
+        try:
+            return await caller.call(request["api"], request["operation"], request["parameters"], purpose)
+        except HubError as error:
+            raise HubError(f"Could not {purpose}: {error}.", code=error.code) from None
 
     async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None]) -> None:
         """Have a tunnel's services listen where the user wants them to."""
@@ -315,7 +320,9 @@ class Hub:
             chosen_ports=held.record.chosen_ports if held is not None else {},
             awaited_since=time.time(),
         )
-        return await self._hold(record, caller)
+        tunnel = await self._hold(record, caller)
+        tunnel.taken_from = found.taken_from
+        return tunnel
 
     async def _find_or_open(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> FoundTunnel:
         policy, owner = request["open"], request["owner"]
@@ -325,7 +332,8 @@ class Hub:
                     key.thing, request["service"], RENEW_SECONDS, owner, take_over=policy == "take_over"
                 )
                 if taken is not None:
-                    log.info("took up the open tunnel %s of %s", taken.tunnel_id, key)
+                    whose = f", which was {taken.taken_from}'s" if taken.taken_from else ""
+                    log.info("took up the open tunnel %s of %s%s", taken.tunnel_id, key, whose)
                     return taken
             await self._check_before_opening(caller, key.account, key.thing, request)
             opened = await caller.open(key.thing, request["services"], owner)

@@ -15,42 +15,46 @@ OTHER_REGION = TunnelKey(Account("aws", "123456789012", "us-east-1"), "gw")
 
 def test_in_one_account_each_thing_has_its_own_name(tmp_path: Path) -> None:
     names = SshNames(tmp_path / "names")
-    assert names.of(FIRST) == "gw"
-    assert names.of(FIRST._replace(thing="pump")) == "pump"
+    pump = FIRST._replace(thing="pump")
+    assert [(names.host(key), names.host_key(key)) for key in (FIRST, pump)] == [("gw", "gw"), ("pump", "pump")]
 
 
 def test_the_same_name_elsewhere_is_another(tmp_path: Path) -> None:
     names = SshNames(tmp_path / "names")
-    names.of(FIRST)
-    assert names.of(OTHER_ACCOUNT) == "gw.210987654321.eu-central-1"
-    assert names.of(OTHER_REGION) == "gw.123456789012.us-east-1"
-    assert names.of(FIRST) == "gw"
+    names.host(FIRST)
+    assert names.host(OTHER_ACCOUNT) == names.host_key(OTHER_ACCOUNT) == "gw.210987654321.eu-central-1"
+    assert names.host(OTHER_REGION) == names.host_key(OTHER_REGION) == "gw.123456789012.us-east-1"
+    assert names.host(FIRST) == names.host_key(FIRST) == "gw"
 
 
 def test_the_next_hub_gives_the_same_names(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "names"
-    SshNames(path).of(FIRST)
+    SshNames(path).host(FIRST)
     names = SshNames(path)
-    assert names.of(OTHER_ACCOUNT) == qualified_name(OTHER_ACCOUNT)
-    assert names.of(FIRST) == "gw"
+    assert names.host(OTHER_ACCOUNT) == qualified_name(OTHER_ACCOUNT)
+    assert names.host(FIRST) == "gw"
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_a_service_that_has_moved_keeps_the_names_of_its_things(tmp_path: Path) -> None:
+def test_a_service_that_has_moved_keeps_host_keys_but_shares_no_connections_with_its_copy(tmp_path: Path) -> None:
     names = SshNames(tmp_path / "names")
-    moved = [FIRST._replace(account=FIRST.account._replace(endpoint=f"https://127.0.0.1:{port}")) for port in (1, 2)]
-    assert [names.of(key) for key in moved] == ["gw", "gw"]
+    moved = [FIRST._replace(account=FIRST.account._replace(endpoint=f"https://127.0.0.1:{port}")) for port in (1, 2, 3)]
+    assert [names.host_key(key) for key in moved] == ["gw", "gw", "gw"]
+    assert names.host(moved[0]) == "gw"
+    assert len({names.host(key) for key in moved}) == 3
+    elsewhere = OTHER_REGION._replace(account=moved[0].account._replace(region="us-east-1"))
+    assert names.host_key(elsewhere) == "gw.123456789012.us-east-1"
 
 
 @pytest.mark.parametrize("text", ["not json\n", "[1, 2, 3]\n", "\x00"])
 def test_a_damaged_file_ends_nothing(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "names"
     path.write_text(text)
-    assert SshNames(path).of(FIRST) == "gw"
+    assert SshNames(path).host(FIRST) == "gw"
     assert "cannot be read" in caplog.text
 
 
 def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    assert SshNames(tmp_path / "file" / "names").of(FIRST) == "gw"
+    assert SshNames(tmp_path / "file" / "names").host(FIRST) == "gw"
     assert "cannot be kept" in caplog.text
