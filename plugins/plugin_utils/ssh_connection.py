@@ -66,11 +66,10 @@ class Connection(SshConnection):
             if delegate and self.get_option("thing_name"):
                 _check_delegate(self._thing_name, host, delegate)
             self._caller = self._find_caller(var_options or {}, task_keys.get("environment"))
-            # The task's environment is in the caller's, and stronger than what the option has from Ansible's.
-            in_environment = (
-                "iotops_tunnel_owner" not in (var_options or {}) and OWNER_VARIABLE in self._caller.environment
-            )
-            self._owner = None if in_environment else self.get_option("owner")
+            self._owner = self.get_option("owner")
+            if "iotops_tunnel_owner" not in (var_options or {}):
+                # The task's environment is in the caller's, and stronger than Ansible's own, which the option has.
+                self._owner = self._caller.environment.get(OWNER_VARIABLE) or self._owner
         except ValueError as error:
             self._refusal = str(error)
         else:
