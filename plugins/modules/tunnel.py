@@ -142,13 +142,13 @@ EXAMPLES = r"""
       iotops.tunnel.tunnel:
         state: absent
 
-- name: Use the tunnel that a job of the CI system left open
-  iotops.tunnel.tunnel:
-    owner: ci
+    - name: Use the tunnel that a job of the CI system left open
+      iotops.tunnel.tunnel:
+        owner: ci
 
-- name: Take a tunnel over from a colleague, whose connections end
-  iotops.tunnel.tunnel:
-    take_over: true
+    - name: Take a tunnel over from a colleague, whose connections end
+      iotops.tunnel.tunnel:
+        take_over: true
 """
 
 RETURN = r"""
