@@ -138,6 +138,10 @@ EXAMPLES = r"""
       iotops.tunnel.tunnel:
         rotate: destination
 
+    - name: Take a tunnel over from a colleague, whose connections end
+      iotops.tunnel.tunnel:
+        take_over: true
+
     - name: Close the tunnel
       iotops.tunnel.tunnel:
         state: absent
@@ -146,8 +150,9 @@ EXAMPLES = r"""
       iotops.tunnel.tunnel:
         owner: ci
 
-    - name: Take a tunnel over from a colleague, whose connections end
+    - name: Close the tunnels of all owners
       iotops.tunnel.tunnel:
+        state: absent
         take_over: true
 """
 

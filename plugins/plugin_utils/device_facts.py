@@ -19,7 +19,7 @@ from ansible import constants
 
 __all__ = ["REFUSED_NAMES", "DeviceFactsError", "refuse_device_facts"]
 
-_PREFIX = "iotops_"
+_PREFIX = "iotops_tunnel_"
 
 # Those that no variable can hide, not even in a loop, or that decide nothing; real facts may be called so.
 # ansible-core itself makes a fact C(ansible_facts) of the interpreter that it found for a delegated task.

@@ -148,7 +148,10 @@ class AgentFleet:
                 "ansible_ssh_private_key_file": str(key),
                 **self._variables,
             }
-            hosts: dict[str, dict[str, Any]] = {thing: {} for thing in (*self.things, *self._absent)}
+            hosts: dict[str, dict[str, Any]] = {
+                **{thing: {} for thing in self.things},
+                **{thing: {"iotops_tunnel_unregistered": True} for thing in self._absent},
+            }
             self.controller = stack.enter_context(Controller(self.service.environment, hosts, variables))
 
             def start(thing: str) -> str:

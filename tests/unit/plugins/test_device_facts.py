@@ -36,7 +36,7 @@ def refusal(device_facts, **facts) -> str:
     "name",
     [
         "iotops_tunnel_thing",
-        "iotops_anything",
+        "iotops_tunnel_anything",
         "groups",
         "hostvars",
         "playbook_dir",
@@ -75,7 +75,7 @@ def test_a_host_that_names_itself_is_not_called_so(device_facts):
 
 
 def test_names_that_a_device_chose_cannot_paint_or_flood_the_terminal(device_facts):
-    names = {f"iotops_{number}\x1b[31m{'x' * 1000}": 1 for number in range(100)}
+    names = {f"iotops_tunnel_{number}\x1b[31m{'x' * 1000}": 1 for number in range(100)}
     said = refusal(device_facts, **names)
     assert "\x1b" not in said
     assert "and 95 more" in said
