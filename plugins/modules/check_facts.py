@@ -14,8 +14,8 @@ description:
   - Every answer of a module may have facts, and Ansible makes variables of them that outrank those of the inventory and
     the defaults of roles. A device that has been taken over could so choose another device for the rest of its tasks,
     or a path on the controller.
-  - Fails for a host whose facts have an option of this collection, which are those whose names begin with C(iotops_tunnel_),
-    or a variable of Ansible itself, such as C(inventory_hostname) or C(playbook_dir).
+  - Fails for a host whose facts have an option of this collection, whose names begin with C(iotops_tunnel_), or a
+    variable of Ansible itself, such as C(inventory_hostname) or C(playbook_dir).
   - The connection P(iotops.tunnel.ssh#connection), the lookup, and the other modules look for themselves. This module
     is for plays that write on the controller what their variables say, with C(delegate_to) or C(connection=local). The
     roles and playbooks of the collection use it.
