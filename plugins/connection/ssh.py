@@ -32,8 +32,9 @@ options:
     description:
       - Name of the thing.
       - The host's name in the inventory is used when this is not set. With C(delegate_to), that is the delegate's.
-      - Not to be made of C(inventory_hostname), which with C(delegate_to) is the name of the host that the task is for.
-        Where a delegate's thing would be that, the task is refused.
+      - With C(delegate_to), C(inventory_hostname) is the delegate's name in this and all other variables
+        C(iotops_tunnel_*) of the delegate, where Ansible otherwise has the name of the host that the task is for. Where
+        one of the task's own C(vars) is made of it, the task is refused, for it could mean either.
     type: string
     vars:
       - name: iotops_tunnel_thing

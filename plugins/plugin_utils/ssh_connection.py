@@ -27,6 +27,7 @@ device_facts = import_module("ansible_collections.iotops.tunnel.plugins.plugin_u
 OWNER_VARIABLE = "IOTOPS_TUNNEL_OWNER"
 display = Display()
 
+_PREFIX = "iotops_tunnel_"
 _SURE_SECONDS = 10.0
 
 # What HTTP allows in the first line of a request.
@@ -50,11 +51,47 @@ class Connection(SshConnection):
     _refusal = None
     _caller = None
     _owner = None
+    # The host's variables as they are, and what templates them, until set_options.
+    _unresolved = None
+
+    def _resolve_option_variables(self, variables, templar):
+        """Leave the collection's variables for set_options, which knows the delegate; ansible-core calls that next."""
+        self._unresolved = variables, templar
+        others = {name: value for name, value in variables.items() if not name.startswith(_PREFIX)}
+        return super()._resolve_option_variables(others, templar)
+
+    def _resolve_own_variables(self, task_keys):
+        """Template the collection's variables; raise ValueError where a delegate's would be ambiguous.
+
+        In a delegate's variables, ansible-core leaves C(inventory_hostname) the name of the host that the task is for:
+        made of that, they would lead to the host's device, or into its account.
+        """
+        if self._unresolved is None:
+            return {}
+        (variables, templar), self._unresolved = self._unresolved, None
+        resolve = super()._resolve_option_variables
+        own = {name: value for name, value in variables.items() if name.startswith(_PREFIX)}
+        delegate = task_keys.get("delegate_to")
+        if not delegate:
+            return resolve(own, templar)
+        templar.available_variables = {**variables, "inventory_hostname": delegate}
+        try:
+            found = resolve(own, templar)
+        finally:
+            templar.available_variables = variables
+        of_task = {name: value for name, value in own.items() if name in (task_keys.get("vars") or ())}
+        _check_delegate(delegate, found, resolve(of_task, templar), of_task)
+        return found
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         """Read the options; the thing is the host, until the hub has said by which name ssh knows it in its account."""
-        super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         task_keys = task_keys or {}
+        self._refusal = None
+        try:
+            var_options = {**(var_options or {}), **self._resolve_own_variables(task_keys)}
+        except ValueError as error:
+            self._refusal = str(error)
+        super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         # With delegate_to, inventory_hostname still is the host that the task is for.
         delegate, host = task_keys.get("delegate_to"), self.get_option("host")
         self._thing_name = self.get_option("thing_name") or delegate or host
@@ -63,17 +100,13 @@ class Connection(SshConnection):
         self._has_control_path = bool(self.get_option("control_path"))
         try:
             device_facts.refuse_device_facts(self.get_option("facts"), delegate or host)
-            if delegate and self.get_option("thing_name"):
-                _check_delegate(self._thing_name, host, delegate)
             self._caller = self._find_caller(var_options or {}, task_keys.get("environment"))
             self._owner = self.get_option("owner")
             if "iotops_tunnel_owner" not in (var_options or {}):
                 # The task's environment is in the caller's, and stronger than Ansible's own, which the option has.
                 self._owner = self._caller.environment.get(OWNER_VARIABLE) or self._owner
         except ValueError as error:
-            self._refusal = str(error)
-        else:
-            self._refusal = None
+            self._refusal = self._refusal or str(error)
         self.set_option("host", self._thing_name)
         self.set_option("port", None)
 
@@ -327,18 +360,15 @@ def _plain_shell():
             os.environ["SHELL"] = users
 
 
-def _check_delegate(thing, host, delegate):
-    """Refuse a delegate's thing that is made of the name of the host which the task is for, and would be reached."""
-
-    def names(name):
-        return re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", thing) is not None
-
-    if host and host != delegate and names(host) and not names(delegate):
-        raise ValueError(
-            f"delegate_to: {delegate} would reach {thing}, for iotops_tunnel_thing of {delegate} is made of "
-            f"inventory_hostname, which is {host} in this task. Write the thing's name out, or leave it unset where it "
-            "is the host's name."
-        )
+def _check_delegate(delegate, found, as_host, names):
+    """Refuse a task's own variable that is one thing for the delegate and another for the host; values may be secret."""
+    for name in names:
+        if found.get(name) != as_host.get(name):
+            raise ValueError(
+                f"delegate_to: {delegate} is ambiguous: the task's own {name} is made of inventory_hostname, and differs "
+                f"between the host that the task is for and {delegate}. Set {name} for {delegate} in the inventory, or "
+                "write its value out in the task."
+            )
 
 
 def _options(*options):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -75,26 +76,111 @@ def test_delegation_reaches_the_delegate(fleet: Fleet, controller: Controller, t
         assert f'"{host}={device.sshd.port}' in done.stdout
 
 
-def test_a_delegate_whose_thing_is_made_of_the_hosts_name_is_refused(
+@pytest.mark.parametrize(
+    "thing",
+    [
+        "{{ inventory_hostname }}",
+        "{{ inventory_hostname.split('.')[0] | lower }}",
+        "device-{{ inventory_hostname | regex_replace('^.*-', '') }}",
+        "{{ things[inventory_hostname] }}",
+    ],
+)
+def test_a_thing_made_of_inventory_hostname_is_the_delegates(
+    fleet: Fleet, controller: Controller, tmp_path: Path, thing: str
+) -> None:
+    """ansible-core templates a delegate's variables with the name of the host that the task is for."""
+    playbook = tmp_path / "delegate.yml"
+    playbook.write_text(f"""
+- hosts: device-1
+  gather_facts: false
+  vars:
+    iotops_tunnel_thing: "{thing}"
+    things: {{device-1: device-1, device-2: device-2}}
+  tasks:
+    - ansible.builtin.raw: echo here=${{SSH_CONNECTION##* }}
+      changed_when: false
+    - ansible.builtin.raw: echo there=${{SSH_CONNECTION##* }}
+      delegate_to: device-2
+      changed_when: false
+    - ansible.builtin.raw: echo back=${{SSH_CONNECTION##* }}
+      changed_when: false
+""")
+    done = controller.playbook(playbook, "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word, device in (("here", "device-1"), ("there", "device-2"), ("back", "device-1")):
+        assert f"{word}={fleet.devices[device].sshd.port}" in done.stdout
+
+
+def test_a_host_without_a_thing_delegates_to_one_by_its_own_account(
     fleet: Fleet, controller: Controller, tmp_path: Path
 ) -> None:
-    """The variable is templated with the name of the host that the task is for: it would be reached instead."""
+    """What the delegate's variables look up by name need not be there for the host that the task is for."""
+    playbook = tmp_path / "delegate.yml"
+    playbook.write_text("""
+- hosts: localhost
+  gather_facts: false
+  vars:
+    accounts: {device-2: {region: eu-central-1}}
+  tasks:
+    - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
+      delegate_to: device-2
+      connection: iotops.tunnel.ssh
+      changed_when: false
+""")
+    region = "{{ accounts[inventory_hostname].region | default('nowhere') }}"
+    own = tmp_path / "host_vars" / "device-2.yml"
+    own.parent.mkdir()
+    own.write_text(f'iotops_tunnel_region: "{region}"\n')
+    done = controller.playbook(playbook, "-v")
+    assert done.returncode != 0
+    assert "eu-central-1" in done.stdout
+    assert "nowhere" not in done.stdout
+    own.write_text("iotops_tunnel_thing: \"{{ {'device-2': 'device-2'}[inventory_hostname] }}\"\n")
+    done = controller.playbook(playbook, "-v")
+    assert f"there={fleet.devices['device-2'].sshd.port}" in done.stdout, done.stdout
+
+
+def test_a_literal_thing_of_a_delegate_is_reached_whatever_the_host_is_called(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    inventory = json.loads(controller.inventory.read_text())
+    hosts = inventory["devices"]["hosts"]
+    inventory["devices"]["hosts"] = {
+        "device": hosts["device-1"],
+        "backup": {**hosts["device-2"], "iotops_tunnel_thing": "device-2"},
+    }
+    other, playbook = tmp_path / "other.json", tmp_path / "delegate.yml"
+    other.write_text(json.dumps(inventory))
+    playbook.write_text("""
+- hosts: device
+  gather_facts: false
+  tasks:
+    - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
+      delegate_to: backup
+      changed_when: false
+""")
+    done = controller.playbook(playbook, "-v", "-i", other)
+    assert f"there={fleet.devices['device-2'].sshd.port}" in done.stdout, done.stdout
+
+
+def test_a_tasks_own_variable_made_of_inventory_hostname_is_refused_with_a_delegate(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    """Whose name it means there, the host's or the delegate's, nobody can tell."""
     playbook = tmp_path / "delegate.yml"
     playbook.write_text("""
 - hosts: device-1
   gather_facts: false
-  vars:
-    iotops_tunnel_thing: "{{ inventory_hostname }}"
   tasks:
-    - ansible.builtin.raw: echo here=${SSH_CONNECTION##* }
-      changed_when: false
     - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
       delegate_to: device-2
+      vars:
+        iotops_tunnel_thing: "{{ inventory_hostname }}"
       changed_when: false
 """)
     done = controller.playbook(playbook, "-v")
-    assert f"here={fleet.devices['device-1'].sshd.port}" in done.stdout
-    assert "delegate_to: device-2 would reach device-1" in done.stdout
+    assert "UNREACHABLE" in done.stdout
+    assert "delegate_to: device-2 is ambiguous: the task's own iotops_tunnel_thing" in done.stdout
     assert not re.search(r"there=\d", done.stdout)
 
 
