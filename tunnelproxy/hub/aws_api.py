@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import random
 import shlex
 import threading
 import time
@@ -44,8 +45,17 @@ REGISTRY = "iot"
 
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 20.0
+OPEN_SECONDS = 60.0
 ATTEMPTS = 6
 DEFAULT_LIFETIME = timedelta(hours=12)
+
+CLOCKS_DIFFER = timedelta(minutes=2)
+"""By how much the service's clock may be behind this machine's: its own tells when a tunnel was opened."""
+
+STALE_SECONDS = 3.0
+"""How long credentials of a program, container or machine count as those of now."""
+
+_THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown")
 
 ACCOUNT_HEADER = "x-iotops-account"
 """In which the tunneling service tells its account ID; AWS tells it by its Security Token Service."""
@@ -61,8 +71,8 @@ _FROM_FILES = (
 )
 """What botocore calls credentials that change only where a file changes, or when they expire, which it sees to."""
 
-_ISSUED = ("sso", "assume-role", "assume-role-with-web-identity")
-"""Credentials that somebody has issued, and may have revoked before they expire."""
+_GIVEN = ("env", "explicit", "config-file", "shared-credentials-file")
+"""Credentials that are as they are; others somebody has issued, and may have revoked before they expire."""
 
 _MOST_PAGES = 20
 _NEAREST = 3
@@ -78,11 +88,16 @@ class _Login(NamedTuple):
     credentials: Any
     region: str
     stamps: dict[str, str]
+    good_until: float
 
     @property
     def lasts(self) -> bool:
         """Whether it stays the same as long as the files do."""
         return self.credentials.method in _FROM_FILES
+
+    def holds(self) -> bool:
+        """Whether there is no need to look again."""
+        return (self.lasts or time.monotonic() < self.good_until) and self.stamps == _stamps(self.session)
 
 
 class _RoleCache(JSONFileCache):
@@ -160,15 +175,18 @@ class AwsApi:
             "owner": _tags(tunnel).get(OWNER_TAG, ""),
         }
 
-    def take(self, thing: str, service: str, life: float, owner: str, *, take_over: bool) -> dict[str, Any] | None:
+    def take(
+        self, thing: str, service: str, life: float, owner: str, *, take_over: bool, held: Sequence[str]
+    ) -> dict[str, Any] | None:
         """Find an open tunnel of a thing that carries a service, and rotate its source token; None if there is none.
 
-        Of several, the one whose destination is connected, and else the newest, is taken.
+        Of several, one whose destination is connected, then one's own, then the newest, is taken.
 
         Args:
             life: seconds that the tunnel must have left.
             owner: only one of this owner's is taken.
             take_over: take anybody's that the collection opened; it is the owner's from then on.
+            held: the IDs of tunnels that the hub holds, which are left to it.
         """
 
         def take() -> dict[str, Any] | None:
@@ -177,45 +195,67 @@ class AwsApi:
                 tunnel
                 for tunnel in _open_tunnels(client, thing)
                 if service in _services(tunnel)
+                and tunnel["tunnelId"] not in held
                 and (_expiry(tunnel) or math.inf) > time.time() + life
-                and (take_over or _tags(tunnel).get(OWNER_TAG) == owner)
+                and (take_over or _owner(tunnel) == owner)
             ]
             if not found:
                 return None
-            tunnel = next((each for each in found if _end_state(each, "destination") == "connected"), found[0])
-            if _tags(tunnel).get(OWNER_TAG) != owner:
-                # First, so that whoever loses the tunnel is told by whom.
-                client.tag_resource(resourceArn=tunnel["tunnelArn"], tags=[{"key": OWNER_TAG, "value": owner}])
-            rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
-            before = _tags(tunnel).get(OWNER_TAG, "nobody")
-            return {
-                **_found(client, tunnel, rotated["sourceAccessToken"]),
-                "taken_from": before if before != owner else "",
-            }
+            found.sort(key=lambda each: (_end_state(each, "destination") != "connected", _owner(each) != owner))
+            return _taken(client, found[0], owner)
 
         return self._made(f"find the tunnels of {thing}", TUNNELING, take)
 
     def open(self, thing: str, services: Sequence[str], owner: str) -> dict[str, Any]:
         """Open a tunnel to a thing (OpenTunnel; AWS charges for it)."""
+        purpose, began = f"open a tunnel to {thing}", datetime.now().astimezone()
+        tags = {**MANAGED_TAGS, OWNER_TAG: owner}
+        request = {
+            "destinationConfig": {"thingName": thing, "services": list(services)},
+            "tags": [{"key": key, "value": value} for key, value in tags.items()],
+        }
+        try:
+            opened = self._made(purpose, TUNNELING, lambda: self._open_once(request))
+        except HubError as error:
+            if error.code != "control-api":
+                raise
+            # It may have been opened, and only its answer be lost.
+            found = self._made(purpose, TUNNELING, lambda: self._opened_since(thing, owner, began))
+            if found is None:
+                raise
+            return found
+        # All that DescribeTunnel would say: should it be refused, a tunnel that was paid for would be lost.
+        tunnel = {
+            "tunnelId": opened["tunnelId"],
+            "tunnelArn": opened["tunnelArn"],
+            "destinationConfig": {"services": list(services)},
+            "createdAt": datetime.now().astimezone(),
+            "timeoutConfig": {"maxLifetimeTimeoutMinutes": DEFAULT_LIFETIME.total_seconds() / 60},
+        }
+        return _found(self._client(TUNNELING), tunnel, opened["sourceAccessToken"])
 
-        def open_it() -> dict[str, Any]:
-            client = self._client(TUNNELING)
-            tags = {**MANAGED_TAGS, OWNER_TAG: owner}
-            opened = client.open_tunnel(
-                destinationConfig={"thingName": thing, "services": list(services)},
-                tags=[{"key": key, "value": value} for key, value in tags.items()],
-            )
-            # All that DescribeTunnel would say: should it be refused, a tunnel that was paid for would be lost.
-            tunnel = {
-                "tunnelId": opened["tunnelId"],
-                "tunnelArn": opened["tunnelArn"],
-                "destinationConfig": {"services": list(services)},
-                "createdAt": datetime.now().astimezone(),
-                "timeoutConfig": {"maxLifetimeTimeoutMinutes": DEFAULT_LIFETIME.total_seconds() / 60},
-            }
-            return _found(client, tunnel, opened["sourceAccessToken"])
+    def _open_once(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Call OpenTunnel, and again only where it was throttled: with no answer it may have been carried out."""
+        client = self._client(TUNNELING, repeats=False)
+        for attempt in range(ATTEMPTS - 1):
+            try:
+                return dict(client.open_tunnel(**request))
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _THROTTLED:
+                    raise
+                log.info("OpenTunnel is throttled; trying it again")
+                time.sleep(random.uniform(0.5, 2.0) * 2**attempt)  # noqa: S311  who comes when, not a secret
+        return dict(client.open_tunnel(**request))
 
-        return self._made(f"open a tunnel to {thing}", TUNNELING, open_it)
+    def _opened_since(self, thing: str, owner: str, began: datetime) -> dict[str, Any] | None:
+        """The tunnel of an owner that has been opened since, with a new token."""
+        client = self._client(TUNNELING)
+        for tunnel in _open_tunnels(client, thing):
+            if _owner(tunnel) == owner and tunnel["createdAt"] >= began - CLOCKS_DIFFER:
+                if _end_state(tunnel, "source") == "connected":
+                    continue  # somebody else's who has the same name
+                return _taken(client, tunnel, owner)
+        return None
 
     def check_registered(self, thing: str) -> None:
         """Raise HubError where the registry does not know a thing, with the names that are most like it.
@@ -255,6 +295,8 @@ class AwsApi:
         return answer
 
     def _answer(self, api: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        if operation == "open_tunnel":
+            return self._open_once(parameters)
         answer: dict[str, Any] = getattr(self._client(api), operation)(**parameters)
         return answer
 
@@ -282,7 +324,7 @@ class AwsApi:
         except HubError as error:
             with self._lock:
                 login, self._login = self._login, None
-                self._issue_afresh = login is not None and login.credentials.method in _ISSUED
+                self._issue_afresh = login is not None and login.credentials.method not in _GIVEN
                 if error.code != "wrong-credentials" or not self._issue_afresh:
                     raise
         with self._explained(purpose, api):
@@ -309,7 +351,7 @@ class AwsApi:
         """The caller's credentials and configuration, as they are now."""
         with self._lock:
             login = self._login
-            if login is None or not login.lasts or login.stamps != _stamps(login.session):
+            if login is None or not login.holds():
                 login = self._login = self._find_login()
             return login
 
@@ -321,30 +363,40 @@ class AwsApi:
         roles = session.get_component("credential_provider").get_provider("assume-role")
         roles.cache = _RoleCache(os.path.expanduser("~/.aws/cli/cache"), unread=self._issue_afresh)
         self._issue_afresh = False
+        began, stamps = time.monotonic(), _stamps(session)
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
+        credentials.get_frozen_credentials()
+        now = time.monotonic()
         # Only the command line reads AWS_REGION, not botocore.
         region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
         if not region:
             raise NoRegionError
-        return _Login(session, credentials, region, _stamps(session))
+        # What takes long to get is kept longer, so that not each request takes as long.
+        return _Login(session, credentials, region, stamps, now + max(STALE_SECONDS, 3 * (now - began)))
 
-    def _client(self, api: str) -> Any:
-        """A client for the credentials of now; making one takes longer than asking it."""
+    def _client(self, api: str, *, repeats: bool = True) -> Any:
+        """A client for the credentials of now; making one takes longer than asking it.
+
+        Args:
+            repeats: whether it may make a call again that has had no answer.
+        """
         login = self._log_in()
         frozen = login.credentials.get_frozen_credentials()
-        key = (api, frozen, login.region, repr(login.session.full_config))
+        key = (api, repeats, frozen, login.region, repr(login.session.full_config))
         with self._lock:
             if key not in self._clients:
                 # Those of credentials that were replaced go, once there are some.
-                self._clients = {known: client for known, client in self._clients.items() if known[1:] == key[1:]}
-                self._clients[key] = self._make_client(api, login)
+                self._clients = {known: client for known, client in self._clients.items() if known[2:] == key[2:]}
+                self._clients[key] = self._make_client(api, login, repeats=repeats)
             return self._clients[key]
 
-    def _make_client(self, api: str, login: _Login) -> Any:
+    def _make_client(self, api: str, login: _Login, *, repeats: bool) -> Any:
         retries: Any = {"mode": "adaptive"}
-        if not login.session.get_config_variable("max_attempts"):
+        if not repeats:
+            retries = {"mode": "standard", "total_max_attempts": 1}
+        elif not login.session.get_config_variable("max_attempts"):
             retries["max_attempts"] = ATTEMPTS
         return login.session.create_client(
             api,
@@ -353,7 +405,7 @@ class AwsApi:
             verify=None if self._verify else False,
             config=Config(
                 connect_timeout=CONNECT_SECONDS,
-                read_timeout=CALL_SECONDS,
+                read_timeout=CALL_SECONDS if repeats else OPEN_SECONDS,
                 retries=retries,
                 max_pool_connections=10,
             ),
@@ -455,6 +507,30 @@ def _found(client: Any, tunnel: Mapping[str, Any], source_token: str) -> dict[st
         "expires_at": _expiry(tunnel),
         "source_token": source_token,
     }
+
+
+def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Rotate the source token of a tunnel; it is the owner's from then on."""
+    before = _owner(tunnel)
+
+    def tag(name: str) -> None:
+        client.tag_resource(resourceArn=tunnel["tunnelArn"], tags=[{"key": OWNER_TAG, "value": name}])
+
+    if before != owner:
+        # First, so that whoever loses the tunnel is told by whom.
+        tag(owner)
+    try:
+        rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
+    except Exception:
+        if before and before != owner:
+            tag(before)
+        raise
+    taken_from = (before or "nobody") if before != owner else ""
+    return {**_found(client, tunnel, rotated["sourceAccessToken"]), "taken_from": taken_from}
+
+
+def _owner(tunnel: Mapping[str, Any]) -> str:
+    return _tags(tunnel).get(OWNER_TAG, "")
 
 
 def _services(tunnel: Mapping[str, Any]) -> list[str]:

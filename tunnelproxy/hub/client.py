@@ -55,6 +55,9 @@ DIRECTORY_VARIABLE = "IOTOPS_TUNNEL_DIR"
 SOCKET_NAME = "hub.sock"
 START_LOCK_NAME = "start.lock"
 
+PROTOCOL = 2
+"""That of requests and replies. A hub of another release may hold tunnels whose account it does not know."""
+
 START_SECONDS = 20.0
 OPEN_SECONDS = 20.0
 """How long a device may take to answer on a new stream: its proxy gives up on a closed port after 10 s and on a silent
@@ -211,7 +214,7 @@ def ensure(
         services=list(services),
         ports=dict(ports or {}),
         wait=wait,
-        owner=owner or _owner(caller),
+        owner=_owner(owner, caller),
         unregistered=unregistered,
         caller=caller.described(),
     )
@@ -237,6 +240,7 @@ def prepare(
     thing: str | None,
     services: Sequence[str],
     *,
+    ports: Mapping[str, int | None] | None = None,
     unregistered: bool = False,
     caller: Caller | None = None,
     timeout: float = OPENING_SECONDS,
@@ -246,6 +250,7 @@ def prepare(
     Args:
         thing: None for a tunnel whose token is copied to a device.
         services: those that it is to carry.
+        ports: where they are to listen on the loopback, as for :func:`ensure`.
         unregistered: whether it is enough that the thing may exist.
 
     Raises:
@@ -256,6 +261,7 @@ def prepare(
         timeout,
         thing=thing,
         services=list(services),
+        ports=dict(ports or {}),
         unregistered=unregistered,
         caller=(caller or Caller.here()).described(),
     )
@@ -580,10 +586,23 @@ def _ask_for_stream(request: dict[str, Any], timeout: float) -> int:
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         if not descriptors:
             _check(_decode(reply))
+        if f'"protocol": {PROTOCOL}'.encode() not in reply:
+            os.close(descriptors[0])
+            raise _other_release()
         return descriptors[0]
 
 
+def _other_release() -> HubError:
+    return HubError(
+        "the hub that runs is of another release of iotops.tunnel: end it with `tunnelproxy hub stop`; its connections "
+        "end, and the next one takes over its tunnels",
+        code="other-release",
+    )
+
+
 def _check(reply: dict[str, Any]) -> dict[str, Any]:
+    if reply.get("protocol") != PROTOCOL:
+        raise _other_release()
     if "error" in reply:
         raise HubError(reply["error"], code=reply.get("code", "hub-failed"))
     return reply
@@ -614,7 +633,7 @@ def _no_answer(request: dict[str, Any], error: OSError) -> HubError:
 
 
 def _send(connection: _Connection, request: dict[str, Any]) -> None:
-    connection.sendall(_encode(request).encode() + b"\n")
+    connection.sendall(_encode({"protocol": PROTOCOL, **request}).encode() + b"\n")
 
 
 def _encode(value: Any) -> str:
@@ -703,7 +722,7 @@ def _log_path() -> str:
     return os.path.join(directory(), "hub.log")
 
 
-def _owner(caller: Caller) -> str:
+def _owner(owner: str | None, caller: Caller) -> str:
     from .tags import OWNER_VARIABLE, default_owner, valid_owner
 
-    return valid_owner(caller.environment.get(OWNER_VARIABLE) or default_owner())
+    return valid_owner(owner or caller.environment.get(OWNER_VARIABLE) or "") or default_owner()

@@ -14,12 +14,13 @@ import itertools
 import json
 import logging
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from .account import Account
 from .client import HubError
@@ -34,8 +35,8 @@ MOST_PROCESSES = 10
 """Each takes 50 MB. Callers beyond these wait until one has its answer, and takes the place of the longest unused."""
 
 IDLE_SECONDS = 60.0
-ASK_SECONDS = 10.0
-"""How long to wait for the state of a tunnel's ends; a control process that is started takes half a second of it."""
+ASK_SECONDS = 30.0
+"""How long to wait for the state of a tunnel's ends; a program that gives credentials may take most of it."""
 
 CALL_SECONDS = 120.0
 """AWS throttles calls, and the waits before they are made again count."""
@@ -43,6 +44,9 @@ CALL_SECONDS = 120.0
 STALE_SECONDS = 1.0
 """How long credentials of a program, container or machine are taken for those of the same account without asking."""
 
+ENDING_SECONDS = 1.0
+
+_ONLY_READS = ("identify", "end_states", "check_registered")
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _LAST_LINES = 5
 # They differ from shell to shell and run to run, and tell nothing.
@@ -113,44 +117,73 @@ class Callers:
     def __init__(self, known: KnownAccounts) -> None:
         self._known = known
         self._callers: dict[str, CallerControl] = {}
-        self._answered = asyncio.Condition()
+        self._places = asyncio.Semaphore(MOST_PROCESSES)
+        self._waiting = 0
+        self._ending: set[asyncio.Task[None]] = set()
 
     def of(self, described: Mapping[str, Any]) -> CallerControl:
         """The one whom a request describes; see :class:`~.client.Caller`."""
         kept = {name: value for name, value in described["environment"].items() if name not in _OF_NO_ACCOUNT}
-        told = json.dumps([sorted(kept.items()), described["directory"], described["python"], described["verify"]])
-        digest = hashlib.sha256(told.encode()).hexdigest()
+        directory = described["directory"]
+        told = json.dumps(
+            [sorted(kept.items()), directory, _identity(directory), described["python"], described["verify"]]
+        )
+        digest = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
         if digest not in self._callers:
             self._callers[digest] = CallerControl(described, self._known, self)
         return self._callers[digest]
 
-    async def make_room(self) -> None:
-        """Wait until one more process may run."""
-        async with self._answered:
-            while len(running := [caller for caller in self._callers.values() if caller.running]) >= MOST_PROCESSES:
-                unused = [caller for caller in running if caller.idle_for(0.0)]
+    async def start(self, python: str, caller: CallerControl, *, verify: bool) -> _Process:
+        """Start a process, once one more may run.
+
+        Raises:
+            OSError: it cannot be started.
+            ValueError: the environment is none that a process can have.
+        """
+        self._waiting += 1
+        try:
+            if self._places.locked():
+                unused = [each for each in self._callers.values() if each.running and each.idle_for(0.0)]
                 if unused:
-                    await max(unused, key=lambda caller: caller.unused_seconds).stop()
-                else:
-                    await self._answered.wait()
+                    self.end(max(unused, key=lambda each: each.unused_seconds))
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            process = await _Process.start(python, caller.environment, caller.directory, verify)
+        except BaseException:
+            self._places.release()
+            raise
+        process.when_gone(self._places.release)
+        return process
 
-    async def tell_answered(self) -> None:
-        """Let those who wait for room look again."""
-        async with self._answered:
-            self._answered.notify_all()
+    def answered(self, caller: CallerControl) -> None:
+        """Someone has an answer: whoever waits for a place may have this one's."""
+        if self._waiting and caller.running and caller.idle_for(0.0):
+            self.end(caller)
 
-    async def tidy(self, in_use: Sequence[CallerControl]) -> None:
+    def end(self, caller: CallerControl) -> None:
+        """Have the process of a caller end, if there is one."""
+        process = caller.let_go()
+        if process is not None:
+            ending = asyncio.ensure_future(process.stop())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    def tidy(self, in_use: Sequence[CallerControl]) -> None:
         """End the processes that nobody needs, and forget callers who have no tunnel."""
         for digest, caller in list(self._callers.items()):
             if caller.idle_for(IDLE_SECONDS):
-                await caller.stop()
+                self.end(caller)
                 if caller not in in_use:
                     del self._callers[digest]
 
     async def stop(self) -> None:
         """End all processes."""
-        await asyncio.gather(*(caller.stop() for caller in self._callers.values()))
+        for caller in self._callers.values():
+            self.end(caller)
         self._callers.clear()
+        await asyncio.gather(*self._ending)
 
 
 class CallerControl:
@@ -198,14 +231,23 @@ class CallerControl:
             log.warning("the state of tunnel %s is not known: %s", tunnel_id, error)
         return EndStates()
 
-    async def take(self, thing: str, service: str, life: float, owner: str, *, take_over: bool) -> FoundTunnel | None:
+    async def take(
+        self, thing: str, service: str, life: float, owner: str, *, take_over: bool, held: Sequence[str]
+    ) -> FoundTunnel | None:
         """Find an open tunnel and rotate its source token; see :meth:`.aws_api.AwsApi.take`.
 
         Raises:
             HubError: the control API does not do it.
         """
         found = await self._ask(
-            "take", CALL_SECONDS, thing=thing, service=service, life=life, owner=owner, take_over=take_over
+            "take",
+            CALL_SECONDS,
+            thing=thing,
+            service=service,
+            life=life,
+            owner=owner,
+            take_over=take_over,
+            held=list(held),
         )
         return None if found is None else FoundTunnel.from_answer(found)
 
@@ -244,33 +286,49 @@ class CallerControl:
         """Whether nobody has needed it for so long, and nobody waits for an answer."""
         return self._asking == 0 and self.unused_seconds >= seconds
 
-    async def stop(self) -> None:
-        """End the process, if there is one."""
+    def let_go(self) -> _Process | None:
+        """Give the process up, for somebody to end it."""
         process, self._process = self._process, None
-        if process is not None:
-            await process.stop()
+        return process
 
     async def _ask(self, op: str, seconds: float, **arguments: Any) -> Any:
         self._last_used = time.monotonic()
         self._asking += 1
         try:
-            async with self._starting:
-                if not self.running:
-                    await asyncio.wait_for(self._callers.make_room(), seconds)
-                    self._process = await _Process.start(self._python, self.environment, self.directory, self._verify)
-                process = self._process
-            assert process is not None  # noqa: S101  it was started above
-            return await asyncio.wait_for(process.ask(op, arguments), seconds)
+            return await asyncio.wait_for(self._answer(op, arguments), seconds)
         except asyncio.TimeoutError:
             raise HubError(f"the control API gave no answer within {seconds:.0f} s", code="control-api") from None
         except OSError as error:
             raise HubError(
                 f"the control process cannot be started with {self._python}: {error.strerror}", code="hub-failed"
             ) from None
+        except ValueError as error:
+            raise HubError(
+                f"the environment of this task, or of Ansible, cannot be passed on ({error}): see to its variables",
+                code="bad-input",
+            ) from None
         finally:
             self._asking -= 1
             self._last_used = time.monotonic()
-            await self._callers.tell_answered()
+            self._callers.answered(self)
+
+    async def _answer(self, op: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await (await self._running_process()).ask(op, arguments)
+        except _EndedError:
+            if op not in _ONLY_READS:
+                raise
+        return await (await self._running_process()).ask(op, arguments)
+
+    async def _running_process(self) -> _Process:
+        async with self._starting:
+            if self._process is None or not self._process.alive:
+                self._process = await self._callers.start(self._python, self, verify=self._verify)
+            return self._process
+
+
+class _EndedError(HubError):
+    """A control process ended before it answered."""
 
 
 class _Process:
@@ -320,40 +378,65 @@ class _Process:
         finally:
             del self._waiting[number]
 
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Have something called once it has ended."""
+        self._reading.add_done_callback(lambda _: call())
+
     async def stop(self) -> None:
+        """End it, and what it has started: a program that gives credentials may hang."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        if self._waiting:
-            # Whoever waits is told, and calls under way are not waited for.
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        if not self._waiting:
+            await asyncio.wait({self._reading}, timeout=ENDING_SECONDS)
+        # It has a session, and so a process group, of its own.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         await asyncio.gather(self._reading, self._listening)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  start() gave it one
-        while line := await self._process.stdout.readline():
-            reply = json.loads(line)
-            future = self._waiting.get(reply["id"])
-            if future is None or future.done():
-                continue
-            if "error" in reply:
-                future.set_exception(HubError(reply["error"], code=reply["code"]))
-            else:
-                future.set_result(reply["result"])
+        try:
+            while line := await self._process.stdout.readline():
+                self._hand_over(json.loads(line))
+        except ValueError:
+            log.warning("a control process answers with something that is no answer")
+            self._process.kill()
         await self._process.wait()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(self._ended())
+
+    def _hand_over(self, reply: Mapping[str, Any]) -> None:
+        future = self._waiting.get(reply["id"])
+        if future is None or future.done():
+            return
+        if "error" in reply:
+            future.set_exception(HubError(reply["error"], code=reply["code"]))
+        else:
+            future.set_result(reply["result"])
 
     async def _listen(self) -> None:
         assert self._process.stderr is not None  # noqa: S101  start() gave it one
         while line := await self._process.stderr.readline():
             self._said.append(line.decode("utf-8", "replace").strip())
 
-    def _ended(self) -> HubError:
-        said = f": {self._said[-1]}" if self._said else ""
-        return HubError(f"the control process ended before it answered{said}", code="control-api")
+    def _ended(self) -> _EndedError:
+        said = f" ({self._said[-1]})" if self._said else ""
+        return _EndedError(
+            f"the control process ended before it answered{said}: run the task again, or see hub.log",
+            code="control-api",
+        )
 
 
 def _existing(directory: str) -> str:
-    return directory if os.path.isdir(directory) else "/"
+    """The directory, or the root where it is gone, or where this user may not be."""
+    return directory if os.path.isdir(directory) and os.access(directory, os.X_OK) else "/"
+
+
+def _identity(path: str) -> list[int]:
+    """What tells a directory from one of the same path that was made later."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_dev, found.st_ino]

@@ -10,9 +10,9 @@ import logging
 import os
 import socket
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
-from .client import SOCKET_NAME, HubError, directory
+from .client import PROTOCOL, SOCKET_NAME, HubError, directory
 from .hub import Hub
 from .ssh_names import SshNames
 
@@ -116,13 +116,13 @@ async def _answer(connection: socket.socket, hub: Hub) -> None:
     try:
         line = await asyncio.wait_for(_read_line(connection), REQUEST_SECONDS)
         try:
-            reply, stream = await hub.answer(json.loads(line))
+            reply, stream = await hub.answer(_checked(json.loads(line)))
             keep_open = "stopping" in reply
         except HubError as error:
             reply = {"error": str(error), "code": error.code}
         except (ValueError, KeyError, TypeError) as error:
             reply = {"error": f"the hub does not understand the request ({type(error).__name__})", "code": "bad-input"}
-        data = json.dumps(reply).encode() + b"\n"
+        data = json.dumps({"protocol": PROTOCOL, **reply}).encode() + b"\n"
         if stream is not None:
             socket.send_fds(connection, [data], [stream.fileno()])
         else:
@@ -135,6 +135,17 @@ async def _answer(connection: socket.socket, hub: Hub) -> None:
         if not keep_open:
             # Who asked the hub to stop learns by the end of the connection, and so of the process, that it has.
             connection.close()
+
+
+def _checked(request: dict[str, Any]) -> dict[str, Any]:
+    """The request, unless it is of a release that this hub does not understand; any may have it stop."""
+    if request.get("protocol") != PROTOCOL and request.get("op") != "stop":
+        raise HubError(
+            "the hub that runs is of another release of iotops.tunnel than this request: end it with `tunnelproxy hub "
+            "stop`; its connections end, and the next one takes over its tunnels",
+            code="other-release",
+        )
+    return request
 
 
 async def _read_line(connection: socket.socket) -> bytes:

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
 from .client import HubError
 from .control_process import CallerControl, EndStates
 
-__all__ = ["HeldTunnel", "TunnelRecord", "Way"]
+__all__ = ["HeldTunnel", "TunnelRecord", "Way", "check_port"]
 
 log = logging.getLogger(__name__)
 
@@ -196,23 +196,14 @@ class HeldTunnel:
         """
         for service_id, port in ports.items():
             self.check_offers(service_id)
-            if _is_ssh(service_id) and port is not None:
-                raise HubError(
-                    f"{service_id} of {self.record.thing} gets no port: other users of this machine could reach the "
-                    "device by it. ssh needs none; take it out of iotops_tunnel_ports, or the option ports",
-                    code="bad-input",
-                )
             now = self.ports.get(service_id)
             if port == now or (port == 0 and now is not None):
                 continue
+            check_port(service_id, port, self.record.thing, its_own=self.ports.values())
             try:
                 await self._proxy.listen(service_id, None if port is None else TcpAddress(None, port))
             except ConfigurationError as error:
-                raise HubError(
-                    f"{service_id} of {self.record.thing} cannot have port {port} on 127.0.0.1: {_reason(error)}. "
-                    f"Choose another (iotops_tunnel_ports, or the option ports), or {service_id}=any",
-                    code="port-in-use",
-                ) from None
+                raise _port_in_use(service_id, port, self.record.thing, _reason(error)) from None
         self.record = replace(self.record, chosen_ports={**self.record.chosen_ports, **ports})
 
     async def stop_listening(self) -> None:
@@ -265,6 +256,13 @@ class HeldTunnel:
                     f"{states.owner} took over the tunnel of {thing} ({self.record.name}): agree on who works with the "
                     f"device; your next task opens a tunnel of your own, unless iotops_tunnel_open is never",
                     code="taken-over",
+                )
+            if states.owner and code == "token-unknown":
+                return HubError(
+                    f"{words} is used from elsewhere: another hub, or job, of {states.owner} reused it, or somebody "
+                    "rotated its token. Give those that run at the same time owners of their own "
+                    "(IOTOPS_TUNNEL_OWNER), or one hub (IOTOPS_TUNNEL_DIR); your next task gets a tunnel",
+                    code="reused-elsewhere",
                 )
             return HubError(f"{words} does not work: {cause}; or {self._reopen()}", code=code)
         return HubError(f"{words} is not linked: {cause or otherwise}", code=code)
@@ -420,6 +418,30 @@ class HeldTunnel:
             f"open another (iotops_tunnel_open=reuse, or the module iotops.tunnel.tunnel with "
             f"thing_name={self.record.thing})"
         )
+
+
+def check_port(service_id: str, port: int | None, thing: str, *, its_own: Collection[int]) -> None:
+    """Raise HubError where a service cannot listen there: 0 for any port, None for none.
+
+    Args:
+        its_own: the ports that the thing's services have already.
+    """
+    if _is_ssh(service_id) and port is not None:
+        raise HubError(
+            f"{service_id} of {thing} gets no port: other users of this machine could reach the device by it. ssh "
+            "needs none; take it out of iotops_tunnel_ports, or the option ports",
+            code="bad-input",
+        )
+    if port and port not in its_own and not _is_free(port):
+        raise _port_in_use(service_id, port, thing, "another program listens there")
+
+
+def _port_in_use(service_id: str, port: int | None, thing: str, why: str) -> HubError:
+    return HubError(
+        f"{service_id} of {thing} cannot have port {port} on 127.0.0.1: {why}. Choose another (iotops_tunnel_ports, or "
+        f"the option ports), or {service_id}=any",
+        code="port-in-use",
+    )
 
 
 def _code_of(cause: Exception | None) -> str:

@@ -22,7 +22,7 @@ from . import state_file
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
 from .client import HubError
 from .control_process import CallerControl, Callers, FoundTunnel
-from .held_tunnel import HeldTunnel, TunnelRecord, Way
+from .held_tunnel import HeldTunnel, TunnelRecord, Way, check_port
 from .known_accounts import KnownAccounts
 from .ssh_names import SshNames, qualified_name
 
@@ -67,6 +67,8 @@ class Hub:
         """When the ways to data planes were tried with success."""
         self.stopping = asyncio.Event()
         self._last_used = asyncio.get_running_loop().time()
+        self._answering = 0
+        """How many requests are under way."""
 
     def restore(self) -> None:
         """Take over the tunnels that the hub before this one left."""
@@ -82,7 +84,7 @@ class Hub:
     def idle_for(self, seconds: float) -> bool:
         """Whether, for so long, nobody asked for anything and no tunnel worked or could work again by itself."""
         now = asyncio.get_running_loop().time()
-        if any(tunnel.alive for tunnel in self._tunnels.values()):
+        if self._answering or any(tunnel.alive for tunnel in self._tunnels.values()):
             self._last_used = now
         return now - self._last_used >= seconds
 
@@ -91,7 +93,7 @@ class Hub:
         done = [tunnel for tunnel in self._retired if not tunnel.busy]
         self._retired = [tunnel for tunnel in self._retired if tunnel not in done]
         await asyncio.gather(*(tunnel.stop() for tunnel in done))
-        await self._callers.tidy([tunnel.caller for tunnel in self._tunnels.values() if tunnel.caller is not None])
+        self._callers.tidy([tunnel.caller for tunnel in self._tunnels.values() if tunnel.caller is not None])
 
     async def stop(self) -> None:
         """Disconnect every tunnel; what is needed to go on stays in the file."""
@@ -122,8 +124,12 @@ class Hub:
         operation = operations.get(str(request.get("op")))
         if operation is None:
             raise HubError(f"this hub does not know the request '{request.get('op')}': stop it (tunnelproxy hub stop)")
-        self._last_used = asyncio.get_running_loop().time()
-        result = await operation(request)
+        self._answering += 1
+        try:
+            result = await operation(request)
+        finally:
+            self._answering -= 1
+            self._last_used = asyncio.get_running_loop().time()
         return result if isinstance(result, tuple) else (result, None)
 
     async def _ensure(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,15 +234,8 @@ class Hub:
         self, caller: CallerControl, account: Account, thing: str | None, request: Mapping[str, Any]
     ) -> None:
         """See to all that can fail before a tunnel is paid for: names, the way to the data plane, and the registry."""
-        services: Sequence[str] = request["services"]
-        for service in services:
-            _check_name("service", service)
-        if not services or len(set(services)) != len(services):
-            raise HubError(
-                f"a tunnel carries at least one service, and each once, not {', '.join(services) or 'none'}: set "
-                "iotops_tunnel_services, or the option services",
-                code="bad-input",
-            )
+        before = None if thing is None else self._tunnels.get(TunnelKey(account, thing))
+        _check_services(request, {} if before is None else before.ports)
         await self._probe(Way.of(caller), account.region)
         if thing is not None and not request["unregistered"]:
             await caller.check_registered(thing)
@@ -327,9 +326,11 @@ class Hub:
     async def _find_or_open(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> FoundTunnel:
         policy, owner = request["open"], request["owner"]
         try:
+            await self._probe(Way.of(caller), key.account.region)
             if policy in ("reuse", "take_over"):
+                held = [tunnel.record.tunnel_id for tunnel in self._tunnels.values() if tunnel.alive]
                 taken = await caller.take(
-                    key.thing, request["service"], RENEW_SECONDS, owner, take_over=policy == "take_over"
+                    key.thing, request["service"], RENEW_SECONDS, owner, take_over=policy == "take_over", held=held
                 )
                 if taken is not None:
                     whose = f", which was {taken.taken_from}'s" if taken.taken_from else ""
@@ -504,6 +505,33 @@ def _account(key: str) -> Account:
         return Account.from_key(key)
     except ValueError as error:
         raise HubError(str(error), code="bad-input") from None
+
+
+def _check_services(request: Mapping[str, Any], ports_before: Mapping[str, int]) -> None:
+    """Raise HubError where a tunnel with these services would not be what is asked for.
+
+    Args:
+        ports_before: where the services of the thing's last tunnel listen.
+    """
+    services: Sequence[str] = request["services"]
+    for service in services:
+        _check_name("service", service)
+    if not services or len(set(services)) != len(services):
+        raise HubError(
+            f"a tunnel carries at least one service, and each once, not {', '.join(services) or 'none'}: set "
+            "iotops_tunnel_services, or the option services",
+            code="bad-input",
+        )
+    ports: Mapping[str, int | None] = request.get("ports") or {}
+    for service in (*filter(None, [request.get("service")]), *ports):
+        if service not in services:
+            raise HubError(
+                f"a tunnel with {', '.join(services)} does not carry {service}: add it to iotops_tunnel_services, or "
+                "the option services",
+                code="service-not-offered",
+            )
+    for service, port in ports.items():
+        check_port(service, port, request["thing"] or "the tunnel", its_own=ports_before.values())
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -12,9 +12,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from . import json_lines
+
 __all__ = ["KnownAccounts"]
 
 log = logging.getLogger(__name__)
+
+PAIR = 2
 
 
 class KnownAccounts(Mapping[str, str]):
@@ -26,14 +30,11 @@ class KnownAccounts(Mapping[str, str]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, str] = {}
-        try:
-            with path.open(encoding="utf-8") as lines:
-                self._known = dict(map(json.loads, lines))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            log.warning("which accounts the last hub knew cannot be read from %s: %s", path, error)
+        self._known: dict[str, str] = {
+            str(value[0]): str(value[1])
+            for value in json_lines.read(path)
+            if isinstance(value, list) and len(value) == PAIR
+        }
 
     def __getitem__(self, digest: str) -> str:
         return self._known[digest]
@@ -50,7 +51,6 @@ class KnownAccounts(Mapping[str, str]):
             return
         self._known[digest] = account
         try:
-            with self._path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps([digest, account]) + "\n")
+            json_lines.replace(self._path, (json.dumps(pair) for pair in self._known.items()))
         except OSError as error:
             log.warning("an account cannot be remembered in %s: %s", self._path, error.strerror)

@@ -6,7 +6,8 @@ name is met keeps it, for good; the thing of that name in any other account is `
 never takes one for the other. A file remembers, for host keys outlive the hub.
 
 A tunneling service that has moved keeps the host keys of its things. But its copy, which has the same account ID, may
-have other devices: their control sockets are never shared.
+have other devices: their control sockets are never shared. ssh makes no difference between upper and lower case, AWS
+does: of two such things, the second has a name with a digest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import os
 from pathlib import Path
 
+from . import json_lines
 from .account import Account, TunnelKey
 from .client import DIRECTORY_VARIABLE, directory
 
@@ -30,7 +32,7 @@ FILE_NAME = "ssh-names.jsonl"
 def qualified_name(key: TunnelKey) -> str:
     """The name that a thing has in one account alone. The name of a thing has no dots."""
     account = key.account
-    return f"{key.thing}.{account.account_id or 'unknown'}.{account.region}"
+    return f"{key.thing}.{account.account_id or f'unknown-{_digest(account.endpoint)}'}.{account.region}"
 
 
 class SshNames:
@@ -42,14 +44,14 @@ class SshNames:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._first: dict[str, Account] = {}
-        try:
-            with path.open(encoding="utf-8") as lines:
-                self._first = {thing: Account.from_key(account) for thing, account in map(json.loads, lines)}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError) as error:
-            log.warning("which account a name of ssh's is for cannot be read from %s: %s", path, error)
+        self._first: dict[str, TunnelKey] = {}
+        """Who has the plain name, by that in lower case."""
+        for value in json_lines.read(path):
+            try:
+                thing, account = value
+                self._first[thing.lower()] = TunnelKey(Account.from_key(account), thing)
+            except (ValueError, TypeError, AttributeError):
+                log.warning("a line of %s is none that this release understands, and is left out", path)
 
     @classmethod
     def of_this_user(cls) -> SshNames:
@@ -61,30 +63,42 @@ class SshNames:
 
     def host(self, key: TunnelKey) -> str:
         """The host that ssh connects to: no two things have the same."""
-        first = self._first_account(key)
-        if first == key.account:
+        if self._first_of(key) == key:
             return key.thing
-        if key.account.endpoint and first._replace(endpoint="") == key.account._replace(endpoint=""):
-            digest = hashlib.sha256(key.account.endpoint.encode()).hexdigest()
-            return f"{qualified_name(key)}.{digest[:8]}"
-        return qualified_name(key)
+        # A service of one's own may have a copy with the same account ID.
+        at = f".{_digest(key.account.endpoint)}" if key.account.endpoint else ""
+        return f"{self._told_apart(key)}{at}"
 
     def host_key(self, key: TunnelKey) -> str:
         """The name of the host key."""
-        same = self._first_account(key)._replace(endpoint="") == key.account._replace(endpoint="")
-        return key.thing if same else qualified_name(key)
+        first = self._first_of(key)
+        same = first.thing == key.thing and _without_endpoint(first.account) == _without_endpoint(key.account)
+        return key.thing if same else self._told_apart(key)
 
-    def _first_account(self, key: TunnelKey) -> Account:
-        """The account that has the plain name of a thing: from now on that of this one, if none has."""
-        if key.thing not in self._first:
-            self._first[key.thing] = key.account
-            self._remember(key.thing, key.account.key)
-        return self._first[key.thing]
+    def _told_apart(self, key: TunnelKey) -> str:
+        spelled = "" if self._first_of(key).thing == key.thing else f".{_digest(key.thing)}"
+        return f"{qualified_name(key)}{spelled}"
 
-    def _remember(self, thing: str, account: str) -> None:
+    def _first_of(self, key: TunnelKey) -> TunnelKey:
+        """The thing that has the plain name: from now on this one, if none has."""
+        plain = key.thing.lower()
+        if plain not in self._first:
+            self._first[plain] = key
+            self._remember()
+        return self._first[plain]
+
+    def _remember(self) -> None:
+        lines = (json.dumps([first.thing, first.account.key]) for first in self._first.values())
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps([thing, account]) + "\n")
+            json_lines.replace(self._path, lines)
         except OSError as error:
-            log.warning("which account the name %s is for cannot be kept in %s: %s", thing, self._path, error.strerror)
+            log.warning("which account names are for cannot be kept in %s: %s", self._path, error.strerror)
+
+
+def _without_endpoint(account: Account) -> Account:
+    return account._replace(endpoint="") if account.account_id else account
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 __all__ = ["MANAGED_TAGS", "OWNER_TAG", "OWNER_VARIABLE", "default_owner", "valid_owner"]
 
@@ -12,8 +11,6 @@ MANAGED_TAGS = {"iotops:managed-by": "iotops.tunnel"}
 OWNER_TAG = "iotops:owner"
 OWNER_VARIABLE = "IOTOPS_TUNNEL_OWNER"
 
-# What AWS allows in a tag's value.
-_UNFIT = re.compile(r"[^A-Za-z0-9 +=._:/@-]+")
 _LONGEST = 256
 
 
@@ -29,5 +26,21 @@ def default_owner() -> str:
 
 
 def valid_owner(text: str) -> str:
-    """A text as the value of a tag may be."""
-    return _UNFIT.sub("-", text).strip()[:_LONGEST]
+    """A text as the value of a tag may be; two texts never become the same.
+
+    Source: botocore's model, ``TagValue``: letters, numbers, separators, and ``_.:/=+-@``.
+    """
+    text = text.strip()
+    fit = "".join(char if _is_fit(char) else "-" for char in text)
+    if fit == text and len(fit) <= _LONGEST:
+        return fit
+    import hashlib
+
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{fit[: _LONGEST - len(digest) - 1]}-{digest}"
+
+
+def _is_fit(char: str) -> bool:
+    import unicodedata
+
+    return char in "_.:/=+-@" or unicodedata.category(char)[0] in "LNZ"
