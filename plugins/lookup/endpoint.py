@@ -89,10 +89,13 @@ _raw:
 """
 
 from ansible.errors import AnsibleLookupError
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import AWS_OPTIONS, caller_for
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import (
+    AWS_OPTIONS,
+    caller_for,
+    opener_for,
+)
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts import refuse_device_facts
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_environment import task_environment
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
@@ -109,18 +112,24 @@ class LookupModule(LookupBase):
         try:
             refuse_device_facts(self.get_option("facts"), str((variables or {}).get("inventory_hostname")))
             caller = self._caller(variables or {}, kwargs)
+            opener = opener_for(caller, *self._layers(("owner", "unregistered"), variables or {}, kwargs))
             thing = valid_name("thing", self._option("thing") or (variables or {}).get("inventory_hostname"))
-            return [self._endpoint(thing, valid_name("service", service), caller) for service in terms]
+            return [self._endpoint(thing, valid_name("service", service), caller, opener) for service in terms]
         except (client.HubError, ValueError) as error:
             # ansible-core adds a cause's words to these.
             raise AnsibleLookupError(str(error)) from None
 
     def _caller(self, variables, direct):
+        given, defaults = self._layers(AWS_OPTIONS, variables, direct)
+        return caller_for(given, defaults=defaults, task_environment=task_environment(self._templar))
+
+    def _layers(self, names, variables, direct):
+        """Options that the lookup's arguments and the host's variables set, and those that they do not."""
         given, defaults = {}, {}
-        for name in AWS_OPTIONS:
+        for name in names:
             layer = given if name in direct or f"iotops_tunnel_{name}" in variables else defaults
             layer[name] = self._option(name)
-        return caller_for(given, defaults=defaults, task_environment=task_environment(self._templar))
+        return given, defaults
 
     def _option(self, name):
         """An option; those that come from variables may be templates."""
@@ -132,7 +141,7 @@ class LookupModule(LookupBase):
             raise ValueError(f"The path {path!r} does not begin with a slash. Write path='/{path}'.")
         return path
 
-    def _endpoint(self, thing, service, caller):
+    def _endpoint(self, thing, service, caller, opener):
         path = self._path()
         row = client.ensure(
             thing,
@@ -141,8 +150,8 @@ class LookupModule(LookupBase):
             services=[valid_name("service", name) for name in self._option("services")],
             wait=float(self._option("wait_for_destination")),
             timeout=float(self._option("timeout")),
-            owner=self._option("owner"),
-            unregistered=boolean(self._option("unregistered")),
+            owner=opener.owner,
+            unregistered=opener.unregistered,
             caller=caller,
         )
         port = row["services"].get(service, {}).get("port")

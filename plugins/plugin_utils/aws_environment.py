@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.iotops.tunnel.tunnelproxy.hub.client import Caller, current_directory
+from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import OWNER_VARIABLE, default_owner, valid_owner
+
+UNREGISTERED_VARIABLE = "IOTOPS_TUNNEL_UNREGISTERED"
 
 # By option, the environment variables that it stands for.
 _VARIABLES = {
@@ -46,6 +50,11 @@ _REPLACES = (
     (_CONTROL_API, (*_CONTROL_API, "AWS_ENDPOINT_URL_IOT", "AWSIOT_TUNNEL_ENDPOINT")),
 )
 
+# What a task's environment says of the account. The rest of it is for programs on the device, may be made of facts of
+# that, and would be the environment of programs on the controller: of credential_process, for one.
+_TAKEN_PREFIX = "AWS_"
+_TAKEN_FROM_TASKS = {"AWSIOT_TUNNEL_ENDPOINT", "AWSIOT_TUNNEL_CAPATH", OWNER_VARIABLE, UNREGISTERED_VARIABLE}
+
 AWS_OPTIONS = (*_VARIABLES, "validate_certs")
 """The options, which have the same names in modules and plugins, and as variables with C(iotops_tunnel_) before."""
 
@@ -61,16 +70,16 @@ def caller_for(
 ) -> Caller:
     """Return who asks the hub: this process, as the options have it.
 
-    From weak to strong: C(defaults), which are those of ansible.cfg; the environment; the task's C(environment);
-    C(variables), which are a host's; C(options), which are a task's. A plugin whose options come from variables gives
-    those as C(options). Raise ValueError with a sentence.
+    From weak to strong: C(defaults), which are those of ansible.cfg; the environment; what the task's C(environment)
+    says of the account, and nothing else of it; C(variables), which are a host's; C(options), which are a task's. A
+    plugin whose options come from variables gives those as C(options). Raise ValueError with a sentence.
     """
     configured = _as_variables(defaults or {})
     merged: dict[str, str] = {}
     for source in (
         configured,
         {name: value for name, value in os.environ.items() if value or name not in configured},
-        task_environment or {},
+        _about_the_account(task_environment or {}),
         _as_variables(variables or {}),
         _as_variables(options),
     ):
@@ -81,6 +90,38 @@ def caller_for(
         merged.update({name: str(value) for name, value in source.items()})
     verify = [layer.get("validate_certs") for layer in (options, variables or {}, defaults or {})]
     return Caller(merged, current_directory(), verify=bool(next((each for each in verify if each is not None), True)))
+
+
+class Opener(NamedTuple):
+    """For whom tunnels are opened, and whether also to things that the registry does not know."""
+
+    owner: str
+    unregistered: bool
+
+
+def opener_for(caller: Caller, *layers: Mapping[str, Any]) -> Opener:
+    """Return who opens tunnels: as the layers of options say, strongest first.
+
+    The caller's environment, which has the task's, comes before the last layer. That is ansible.cfg's, in which plugins
+    also have Ansible's own environment.
+    """
+    inherited = {"owner": caller.environment.get(OWNER_VARIABLE)}
+    inherited["unregistered"] = caller.environment.get(UNREGISTERED_VARIABLE) or None
+    ordered = (*layers[:-1], inherited, layers[-1])
+    owner = next(filter(None, (layer.get("owner") for layer in ordered)), "")
+    unregistered = [layer.get("unregistered") for layer in ordered]
+    return Opener(
+        valid_owner(str(owner)) or default_owner(),
+        boolean(next((each for each in unregistered if each is not None), False), strict=False),
+    )
+
+
+def _about_the_account(environment: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: str(value)
+        for name, value in environment.items()
+        if value is not None and (name.startswith(_TAKEN_PREFIX) or name in _TAKEN_FROM_TASKS)
+    }
 
 
 def _as_variables(options: Mapping[str, Any]) -> dict[str, str]:

@@ -22,9 +22,9 @@ from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_p
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.worker import import_module
 
 client = import_module("ansible_collections.iotops.tunnel.tunnelproxy.hub.client")
+import_module("ansible_collections.iotops.tunnel.tunnelproxy.hub.tags")  # which aws_environment imports
 aws_environment = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment")
 device_facts = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts")
-OWNER_VARIABLE = "IOTOPS_TUNNEL_OWNER"
 display = Display()
 
 _PREFIX = "iotops_tunnel_"
@@ -50,7 +50,7 @@ class Connection(SshConnection):
     # Why the device must not be reached, whatever the hub says.
     _refusal = None
     _caller = None
-    _owner = None
+    _opener = None
     # The host's variables as they are, and what templates them, until set_options.
     _unresolved = None
 
@@ -101,10 +101,7 @@ class Connection(SshConnection):
         try:
             device_facts.refuse_device_facts(self.get_option("facts"), delegate or host)
             self._caller = self._find_caller(var_options or {}, task_keys.get("environment"))
-            self._owner = self.get_option("owner")
-            if "iotops_tunnel_owner" not in (var_options or {}):
-                # The task's environment is in the caller's, and stronger than Ansible's own, which the option has.
-                self._owner = self._caller.environment.get(OWNER_VARIABLE) or self._owner
+            self._opener = self._find_opener(var_options or {})
         except ValueError as error:
             self._refusal = self._refusal or str(error)
         self.set_option("host", self._thing_name)
@@ -119,6 +116,14 @@ class Connection(SshConnection):
         layers = task_environment if isinstance(task_environment, list) else [task_environment]
         environment = {name: value for layer in layers if isinstance(layer, dict) for name, value in layer.items()}
         return aws_environment.caller_for(given, defaults=defaults, task_environment=environment)
+
+    def _find_opener(self, variables):
+        """For whom tunnels are opened, and to what."""
+        given, defaults = {}, {}
+        for name in ("owner", "unregistered"):
+            layer = given if f"{_PREFIX}{name}" in variables else defaults
+            layer[name] = self.get_option(name)
+        return aws_environment.opener_for(self._caller, given, defaults)
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         """Run a command on the device."""
@@ -166,8 +171,8 @@ class Connection(SshConnection):
                 ports=self._ports(),
                 wait=float(self.get_option("wait_for_destination")) if wait is None else wait,
                 timeout=float(self.get_option("timeout")),
-                owner=self._owner,
-                unregistered=self.get_option("unregistered"),
+                owner=self._opener.owner,
+                unregistered=self._opener.unregistered,
                 caller=self._caller,
             )
         self._hub_pid = row.get("hub_pid")
@@ -361,13 +366,13 @@ def _plain_shell():
 
 
 def _check_delegate(delegate, found, as_host, names):
-    """Refuse a task's own variable that is one thing for the delegate and another for the host; values may be secret."""
+    """Refuse a task's own variable that differs between delegate and host. Not with its values, which may be secret."""
     for name in names:
         if found.get(name) != as_host.get(name):
             raise ValueError(
-                f"delegate_to: {delegate} is ambiguous: the task's own {name} is made of inventory_hostname, and differs "
-                f"between the host that the task is for and {delegate}. Set {name} for {delegate} in the inventory, or "
-                "write its value out in the task."
+                f"delegate_to: {delegate} is ambiguous: the task's own {name} is made of inventory_hostname, and "
+                f"differs between the host that the task is for and {delegate}. Set {name} for {delegate} in the "
+                "inventory, or write its value out in the task."
             )
 
 

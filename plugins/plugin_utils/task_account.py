@@ -14,16 +14,13 @@ from __future__ import annotations
 from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.loader import connection_loader
 from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import AWS_OPTIONS
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import caller_for
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import caller_for, opener_for
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts import DeviceFactsError, refuse_device_facts
 from ansible_collections.iotops.tunnel.tunnelproxy.hub.client import Caller
-from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import OWNER_VARIABLE, default_owner, valid_owner
 
 CONNECTION = "iotops.tunnel.ssh"
-UNREGISTERED_VARIABLE = "IOTOPS_TUNNEL_UNREGISTERED"
 
 _VARIABLES = {**AWS_OPTIONS, "owner": {"type": "str"}, "unregistered": {"type": "bool"}}
 
@@ -52,12 +49,7 @@ class TaskAccount:
         except ValueError as error:
             # ansible-core adds a cause's words to these.
             raise AnsibleActionFail(str(error)) from None
-        inherited = self.caller.environment
-        layers = (options, variables, {"unregistered": inherited.get(UNREGISTERED_VARIABLE) or None}, defaults)
-        unregistered = [layer.get("unregistered") for layer in layers]
-        self.unregistered = boolean(next((each for each in unregistered if each is not None), False), strict=False)
-        owners = (options.get("owner"), variables.get("owner"), inherited.get(OWNER_VARIABLE), defaults.get("owner"))
-        self.owner = valid_owner(next(filter(None, owners), "")) or default_owner()
+        self.owner, self.unregistered = opener_for(self.caller, options, variables, defaults)
 
 
 def caller_of_task(action, options: dict, task_vars: dict) -> Caller:

@@ -21,6 +21,7 @@ import pytest
 from peers.collection import Controller
 from peers.fleet import AgentFleet
 from peers.process import wait_for
+from tunnelproxy.hub.tags import valid_owner
 
 SECONDS = float(os.environ.get("TEST_OWNERS_SECONDS", "10"))
 pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
@@ -157,6 +158,28 @@ def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
     # And alice goes on with a tunnel of her own.
     assert succeeded(raw(controllers["alice"], "echo well"))
     assert sorted(owners(fleet).values()) == ["alice", "bob"]
+
+
+@pytest.mark.parametrize("how", ["connection", "lookup", "module"])
+def test_the_owner_of_a_tasks_environment_counts_before_ansibles_own(
+    fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path, how: str
+) -> None:
+    task = {
+        "connection": "ansible.builtin.raw: echo well",
+        "lookup": "ansible.builtin.debug: {msg: \"{{ lookup('iotops.tunnel.endpoint', 'HTTP1') }}\"}",
+        "module": "iotops.tunnel.tunnel:",
+    }[how]
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(f"""
+- hosts: pump
+  gather_facts: false
+  tasks:
+    - {task}
+      environment: {{IOTOPS_TUNNEL_OWNER: "carol;s job"}}
+""")
+    done = controllers["alice"].playbook(playbook)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(owners(fleet).values()) == [valid_owner("carol;s job")]
 
 
 def test_ones_own_tunnel_is_reused_by_a_hub_that_knows_nothing(

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tunnelproxy.hub.tags import valid_owner
+
 KEYS = {"AWS_ACCESS_KEY_ID": "environment", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
 MODULE = "ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment"
 
@@ -53,9 +55,45 @@ def test_an_option_counts_before_a_variable_and_that_before_the_environments(
 def test_the_rest_of_the_environment_is_the_callers(caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "controller")
     monkeypatch.setenv("https_proxy", "controller")
-    environment = caller_for({}, task_environment={"https_proxy": "task"}).environment
-    assert environment["AWS_CONFIG_FILE"] == "controller"
-    assert environment["https_proxy"] == "task"
+    environment = caller_for({}).environment
+    assert environment["AWS_CONFIG_FILE"] == environment["https_proxy"] == "controller"
+
+
+TAKEN = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_ROLE_ARN", "AWSIOT_TUNNEL_ENDPOINT", "AWSIOT_TUNNEL_CAPATH")
+LEFT = (
+    "PATH",
+    "HOME",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "LD_PRELOAD",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "no_proxy",
+    "BOTO_CONFIG",
+)
+
+
+def test_a_tasks_environment_which_is_the_devices_only_says_which_account(
+    caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = (*TAKEN, "IOTOPS_TUNNEL_OWNER", "IOTOPS_TUNNEL_UNREGISTERED")
+    monkeypatch.setenv("PATH", "/controllers")
+    before = caller_for({}).environment
+    environment = caller_for({}, task_environment=dict.fromkeys((*taken, *LEFT), "task")).environment
+    assert {name: environment[name] for name in taken} == dict.fromkeys(taken, "task")
+    assert {name: environment.get(name) for name in LEFT} == {name: before.get(name) for name in LEFT}
+    assert environment["PATH"] == "/controllers"
+
+
+def test_the_owner_is_the_strongest_layers_fit_for_a_tag(
+    caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener_for = importlib.import_module(MODULE).opener_for
+    monkeypatch.setenv("IOTOPS_TUNNEL_OWNER", "controller")
+    task = caller_for({}, task_environment={"IOTOPS_TUNNEL_OWNER": "task", "IOTOPS_TUNNEL_UNREGISTERED": "yes"})
+    assert opener_for(caller_for({}), {}, {"owner": "ini"}) == ("controller", False)
+    assert opener_for(task, {}, {"owner": "controller", "unregistered": False}) == ("task", True)
+    assert opener_for(task, {"owner": "a;b", "unregistered": False}, {"owner": "ini"}) == (valid_owner("a;b"), False)
 
 
 def test_an_empty_variable_of_the_environment_leaves_what_is_configured(
