@@ -121,12 +121,6 @@ class Circuit:
         if other is not None:
             other.resume_reading()
 
-    def reset_session(self) -> None:
-        """Tell both ends that every stream has ended."""
-        for end in self._ends.values():
-            end.send(frame(Message(type=Message.SESSION_RESET)))
-        self._streams.clear()
-
     def _separate(self, end: End) -> None:
         self.let_go(end)
         other = self._ends.get(end.mode.other)

@@ -275,10 +275,11 @@ class Connection(asyncio.BufferedProtocol):
     def _accept(self, request: Request, tunnel: Tunnel) -> Response:
         """Negotiate the subprotocol.
 
-        A tunnel that was opened without services has one that has no name, and only V1 messages do without names.
+        A tunnel that was opened without services carries one without a name, and messages without a service ID are
+        V1's: who offers V1 gets it. AWS's reference 3.3.1 offers V3 only, and leaves the service ID out there.
         """
-        supported = [name for name, version in SUBPROTOCOLS.items() if tunnel.services or version == 1]
-        self._websocket.available_subprotocols = [Subprotocol(name) for name in supported]
+        preferred = list(SUBPROTOCOLS) if tunnel.services else list(reversed(list(SUBPROTOCOLS)))
+        self._websocket.available_subprotocols = [Subprotocol(name) for name in preferred]
         return self._websocket.accept(request)
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -312,17 +313,11 @@ class Connection(asyncio.BufferedProtocol):
     def _handle_events(self) -> None:
         for event in self._websocket.events_received():
             # After a close was sent, what still comes counts no more.
-            if isinstance(event, Frame) and self._websocket.state is OPEN:
-                self._read_frame(event)
-
-    def _read_frame(self, event: Frame) -> None:
-        if event.opcode is Opcode.TEXT:
-            self._reject(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
-        elif event.opcode in (Opcode.BINARY, Opcode.CONT):
-            self._message_received(bytes(event.data))
+            if isinstance(event, Frame) and event.opcode is Opcode.TEXT and self._websocket.state is OPEN:
+                self._reject(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
 
     def _message_received(self, data: Bytes) -> None:
-        """Take what a WebSocket message, or a fragment of one, brought."""
+        """Take what a binary WebSocket message brought."""
         if self._rules is None or self._circuit is None:
             return
         try:

@@ -168,10 +168,3 @@ def test_an_end_that_was_replaced_holds_nobody_back() -> None:
     joined = circuit(here, old, new)
     joined.hold_back(old)
     assert not here.paused
-
-
-def test_a_session_reset_goes_to_both_ends() -> None:
-    here, there = source(), destination()
-    joined = circuit(here, there)
-    joined.reset_session()
-    assert here.messages == there.messages == [(Message.SESSION_RESET, 0, "")]
