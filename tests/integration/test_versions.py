@@ -14,7 +14,7 @@ import pytest
 
 from peers.exchange import ExchangeServer, exchange
 from peers.process import wait_for
-from peers.proxies import ProxyPair
+from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
 from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
 
@@ -184,3 +184,29 @@ def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: Tu
         assert sock.recv(100) == b"answer"
         pair.source.wait_for_output("the destination speaks V3")
         assert "V1" not in pair.source.output()
+
+
+def test_a_source_that_names_no_service_but_its_connections_is_answered_alike(
+    service: TunnelingService, tmp_path: Path
+) -> None:
+    """As AWS's reference 3.3 does in a tunnel that was opened without services, where it offers V3 only."""
+    opened = service.boto3_client().open_tunnel()
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        arguments = ["-d", str(server.getsockname()[1])]
+        destination = stack.enter_context(
+            start_proxy(service, opened["destinationAccessToken"], arguments, tmp_path / "log")
+        )
+        destination.wait_for_output("will connect to")
+        source = stack.enter_context(service.connect("source", opened["sourceAccessToken"], version=3))
+        assert parse(source.recv(timeout=10)[2:]) == Message(type=Message.SERVICE_IDS)
+        for kind, connection_id in ((Message.STREAM_START, 1), (Message.CONNECTION_START, 2)):
+            source.send(frame(Message(type=kind, streamId=1, connectionId=connection_id)))
+            server.settimeout(20)
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.sendall(b"answer")
+                answer = parse(source.recv(timeout=10)[2:])
+            assert answer == Message(type=Message.DATA, streamId=1, connectionId=connection_id, payload=b"answer")
+            ended = parse(source.recv(timeout=10)[2:])
+            assert ended == Message(type=Message.CONNECTION_RESET, streamId=1, connectionId=connection_id)

@@ -377,6 +377,7 @@ def _encode(kind: Message.Type, connection: Connection, version: Version) -> byt
 
 def _version_of(message: Message) -> Version:
     """The version that a message about a stream is in, by the fields that it has."""
-    if not message.serviceId:
-        return Version.V1
-    return Version.V3 if message.connectionId else Version.V2
+    if message.connectionId:
+        # AWS's reference 3.3 names the connection, and no service, in a tunnel that was opened without services.
+        return Version.V3
+    return Version.V2 if message.serviceId else Version.V1

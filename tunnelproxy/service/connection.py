@@ -257,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, request: Request) -> None:
         try:
             admission = self._admissions.check(read_handshake(request.path, request.headers))
-            response = self._accept(request, admission.tunnel)
+            response = self._accept(request, admission)
         except Refusal as refusal:
             self._refuse(refusal)
             return
@@ -272,13 +272,14 @@ class Connection(asyncio.BufferedProtocol):
         # websockets keeps the request as long as the connection: 3 kB, and an access token.
         request.headers.clear()
 
-    def _accept(self, request: Request, tunnel: Tunnel) -> Response:
+    def _accept(self, request: Request, admission: Admission) -> Response:
         """Negotiate the subprotocol.
 
-        A tunnel that was opened without services carries one without a name, and messages without a service ID are
-        V1's: who offers V1 gets it. AWS's reference 3.3.1 offers V3 only, and leaves the service ID out there.
+        A tunnel that was opened without services carries one without a name. A source that offers V1 gets it there, for
+        no message may have a service ID. A destination follows its source: AWS's reference 3.3.1 offers V3 only.
         """
-        preferred = list(SUBPROTOCOLS) if tunnel.services else list(reversed(list(SUBPROTOCOLS)))
+        oldest_first = not admission.tunnel.services and admission.mode is Mode.SOURCE
+        preferred = sorted(SUBPROTOCOLS, key=SUBPROTOCOLS.__getitem__, reverse=not oldest_first)
         self._websocket.available_subprotocols = [Subprotocol(name) for name in preferred]
         return self._websocket.accept(request)
 
