@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -112,7 +113,7 @@ ROWS = [
     ),
     Row(
         "Service twice in `-s` or `-d`",
-        "-s SSH1={port},SSH1={busy}",
+        "-s SSH1={port},SSH1={busy},HTTP1=0",
         "SSH1 is given twice; localhost:{port}, the first, counts",
         "SSH1: listening on 127.0.0.1:{port}",
     ),
@@ -180,8 +181,13 @@ ROWS = [
         strict="unrecognized arguments: --mo --loc --verb",
     ),
     Row(
+        "Word that belongs to no option",
+        "-m src -k true",
+        "there is a word too many, which belongs to no option; it counts for nothing",
+    ),
+    Row(
         "Empty client token",
-        "-m src --client-token=",
+        "-m src -i ''",
         "a client token has 32 to 128 letters, .*; the empty one counts for none",
         strict="a client token has 32 to 128 letters",
     ),
@@ -198,7 +204,7 @@ class Stage:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             # Braces are JSON's, too.
             (folder / name).write_text(text.replace("{port}", self._names["port"]).replace("{busy}", str(busy)))
-        self.arguments = row.arguments.format(**self._names).split()
+        self.arguments = shlex.split(row.arguments.format(**self._names))
         self._service = service
 
     def fill(self, text: str) -> str:

@@ -25,16 +25,16 @@ class PatientListening:
     Args:
         plan: gives each service its address.
         bind_address: the host to listen on where that gives none.
-        attempts: after how many in vain to give up, where not one service has a port; None for never.
+        retries: how often to try again before giving up, where not one service has a port; None for ever.
         pause: seconds between two attempts.
     """
 
-    def __init__(self, plan: Plan, bind_address: str, attempts: int | None, pause: float) -> None:
+    def __init__(self, plan: Plan, bind_address: str, retries: int | None, pause: float) -> None:
         self.begun = asyncio.Event()
         """Set when each address has been tried once."""
         self._plan = plan
         self._bind_address = bind_address
-        self._attempts = attempts
+        self._retries = retries
         self._pause = pause
         self._waiting: dict[str, TcpAddress] = {}
 
@@ -57,12 +57,12 @@ class PatientListening:
         await source.end.ready.wait()
         count = len(self._waiting)
         said: dict[str, str] = {}
-        for attempt in itertools.count(1):
+        for retries in itertools.count():
             problems = await self._try_all(source)
             self.begun.set()
             if not problems:
                 return
-            if len(problems) == count and attempt == self._attempts:
+            if len(problems) == count and retries == self._retries:
                 _give_up(problems.values())
             for name, problem in problems.items():
                 if said.get(name) != problem:

@@ -40,6 +40,10 @@ CLIENT_TYPES = ("auto", *Version.__members__)
 
 MODES = {"src": Mode.SOURCE, "source": Mode.SOURCE, "dst": Mode.DESTINATION, "destination": Mode.DESTINATION}
 
+_WORD_TOO_MANY = (
+    "there is a word too many, which belongs to no option",
+    "it counts for nothing: is a comma missing before it?",
+)
 _NOT_IN_A_FILE = ("help", "version", "config", "export-default-settings")
 _YES = ("true", "yes", "on", "1", "")
 _NO = ("false", "no", "off", "0")
@@ -110,13 +114,14 @@ def read_options(arguments: Sequence[str], hidden: Mapping[str, str]) -> Options
     """
     full, abbreviated = expand(arguments, list(_LABELS), _REFERENCE)
     parser = Parser(**_PARSER)
-    given = {**_parse(parser, full), **hidden}
-    options = Options(given)
+    given, amiss = _parse(parser, full)
+    given.update(hidden)
+    options = Options(given, amiss=amiss)
     if "config" in given:
         file = Path(given["config"])
-        words, amiss = _read_config(file)
-        from_file = _parse(Parser(**_PARSER, place=f"{file}: "), words)
-        options = Options({**from_file, **given}, file, frozenset(from_file) - frozenset(given), amiss)
+        words, amiss_there = _read_config(file)
+        from_file, _ = _parse(Parser(**_PARSER, place=f"{file}: "), words)
+        options = Options({**from_file, **given}, file, frozenset(from_file) - frozenset(given), (*amiss, *amiss_there))
     if options.strict and abbreviated:
         parser.error(f"unrecognized arguments: {' '.join(abbreviated)}")
     if options.strict and options.amiss:
@@ -124,15 +129,16 @@ def read_options(arguments: Sequence[str], hidden: Mapping[str, str]) -> Options
     return options
 
 
-def _parse(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """The values that are given, by the names of their long options."""
+def _parse(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
+    """The values that are given, by the names of their long options, and what is amiss."""
     _add_options(parser)
     found, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        # Without values: a misspelt --access-token's is secret.
-        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["there is a word too many"]
+    # Without values: a misspelt --access-token's is secret.
+    names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    if names:
         parser.error(f"unrecognized arguments: {' '.join(names)}")
-    return {name.replace("_", "-"): value for name, value in vars(found).items()}
+    values = {name.replace("_", "-"): value for name, value in vars(found).items()}
+    return values, (_WORD_TOO_MANY,) if unknown else ()
 
 
 def _read_config(file: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:

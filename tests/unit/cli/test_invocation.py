@@ -350,6 +350,7 @@ class TestValues:
             (["-d", ""], "-d/--destination-app: '' is not an address"),
             (["-m", "src", "-b", "192.0.2.1"], "-b/--local-bind-address: cannot listen on '192.0.2.1'"),
             (["-m", "src", "-b", "a..b"], "-b/--local-bind-address: cannot listen on 'a..b'"),
+            (["-m", "src", "secret"], "there is a word too many, which belongs to no option"),
             (["-m", "src", "-y", "V4"], "-y/--destination-client-type: 'V4' is none of auto, V1, V2, V3"),
             (["-m", "src", "-r", "mars"], "-r/--region: 'mars' is not an AWS region"),
             (["-m", "src", "-e", "a b"], "-e/--proxy-endpoint: 'a b' is not an endpoint"),
@@ -426,7 +427,7 @@ class TestValues:
             (["--c", "x"], "unrecognized arguments: --c"),
             (["--acces-token", "secret"], "unrecognized arguments: --acces-token"),
             (["--acces-token=secret"], "unrecognized arguments: --acces-token"),
-            (["secret"], "unrecognized arguments: there is a word too many"),
+            (["secret", "--wrong"], "unrecognized arguments: --wrong"),
         ],
     )
     def test_what_the_parser_refuses(
