@@ -16,7 +16,7 @@ from peers.exchange import ExchangeServer, exchange
 from peers.process import wait_for
 from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
-from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
+from tunnelproxy.protocol.framing import Message, frame, parse
 
 SIZE = 5 * 1000 * 1000
 
@@ -144,25 +144,6 @@ def test_a_second_connection_to_a_v2_device_is_turned_away(
         with connect(pair, "SSH1") as second:
             assert second.recv(1) == b""
         pair.source.wait_for_output("SSH1: turned a connection away: the destination speaks V2")
-
-
-def test_a_device_that_understands_nothing_newer_gets_v1_with_all_that_was_sent(
-    service: TunnelingService, tmp_path: Path
-) -> None:
-    """As AWS's service does with a V1 device: what is not V1 never comes back."""
-    with ExitStack() as stack:
-        pair = stack.enter_context(ProxyPair(service, tmp_path, {"SSH1": 1}))
-        device = stack.enter_context(replace_destination(service, pair))
-        sock = stack.enter_context(connect(pair, "SSH1"))
-        sock.sendall(b"sent once")
-        received: list[Message] = []
-        while not any(message.payload == b"sent once" and not message.serviceId for message in received):
-            received += [parse(encoded) for encoded in FrameReader().feed(device.recv(timeout=20))]
-        stream_id = received[-1].streamId
-        device.send(frame(Message(type=Message.DATA, streamId=stream_id, payload=b"answer")))
-        assert sock.recv(100) == b"answer"
-        sock.sendall(b"and more")
-        assert parse(device.recv(timeout=10)[2:]) == Message(type=Message.DATA, streamId=stream_id, payload=b"and more")
 
 
 def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: TunnelingService, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class TunnelRecord:
         aws: how to reach the control API, by the names of environment variables.
         awaited_since: while its device is given time to come: when the hub opened it or took it over, in seconds since
             the epoch.
+        destination_version: what its device was found to speak, where it is to be spoken to in that from the start.
     """
 
     thing: str
@@ -61,6 +62,7 @@ class TunnelRecord:
     chosen_ports: Mapping[str, int | None] = field(default_factory=dict)
     aws: Mapping[str, str] = field(default_factory=dict, repr=False)
     awaited_since: float | None = None
+    destination_version: str | None = None
 
     @functools.cached_property
     def saved(self) -> str:
@@ -95,7 +97,9 @@ class HeldTunnel:
         endpoint = Endpoint.parse(record.endpoint) if record.endpoint else Endpoint.of_region(record.region)
         access = Access(Mode.SOURCE, record.source_token, record.client_token)
         route = find_route(endpoint, os.environ, capath=record.capath)
-        self._proxy = SourceProxy(route, access, self._plan, bind_address="127.0.0.1")
+        self._proxy = SourceProxy(
+            route, access, self._plan, bind_address="127.0.0.1", answers_v1_only=record.destination_version == "V1"
+        )
         self._running = asyncio.ensure_future(self._run())
 
     @property
@@ -118,10 +122,12 @@ class HeldTunnel:
         }
 
     def up_to_date(self) -> TunnelRecord:
-        """The record, with the ports as they are now."""
+        """The record, with the ports and the device as they are now."""
         ports = self.ports
         if ports and ports != self.record.ports:
             self.record = replace(self.record, ports=ports)
+        if self._proxy.answers_v1_only and self.record.destination_version is None:
+            self.record = replace(self.record, destination_version="V1")
         return self.record
 
     async def listen(self, ports: Mapping[str, int | None]) -> None:
