@@ -7,6 +7,7 @@ The source runs in this process, so that it loses patience in a second.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import socketserver
@@ -21,6 +22,7 @@ from peers.proxies import OpenTunnel, open_tunnel
 from peers.reference import ReferenceDestination
 from peers.service import TunnelingService
 from tunnelproxy.addresses import TcpAddress
+from tunnelproxy.hub.held_tunnel import HeldTunnel, TunnelRecord
 from tunnelproxy.protocol.session import Mode, Version
 from tunnelproxy.source import SourceProxy
 from tunnelproxy.transport.endpoint import Endpoint, tls_context
@@ -174,6 +176,33 @@ def test_what_was_found_spares_the_next_source_the_wait(
             async with source(service, tunnel, answers_v1_only=True) as proxy:
                 with Client(proxy, "SSH") as client:
                     await client.hears(BANNER)
+
+    check()
+
+
+def test_the_hub_remembers_what_it_found(
+    service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hear_banner(held: HeldTunnel) -> TunnelRecord:
+        try:
+            await held.wait_linked(10)
+            with await held.open_stream("SSH", 10, speaks_first=True) as stream:
+                stream.setblocking(False)
+                assert await asyncio.get_running_loop().sock_recv(stream, 100) == BANNER
+            return held.up_to_date()
+        finally:
+            await held.stop()
+
+    @in_event_loop
+    async def check() -> None:
+        record = TunnelRecord(
+            "thing", tunnel.tunnel_id, "us-east-1", tunnel.source_token, ("SSH",), service.data, service.ca
+        )
+        with destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True):
+            found = await hear_banner(HeldTunnel(record))
+            assert found.destination_version == "V1"
+            monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 60)
+            assert await hear_banner(HeldTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
 
     check()
 

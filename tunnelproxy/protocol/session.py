@@ -381,11 +381,13 @@ class Session:
 
         Other resets may be the service's own.
         """
-        version = _version_of(message)
         service_id = self.sole_service if self.version is Version.V1 else message.serviceId or self.sole_service
         stream = self._streams.get(service_id) if service_id is not None else None
         if stream is not None and stream.stream_id != message.streamId:
             stream = None
+        if stream is not None and stream.heard:
+            return
+        version = _version_of(message)
         if kind == Message.CONNECTION_RESET and version is Version.V3:
             if stream is None or not stream.live or message.connectionId != stream.asked:
                 return
@@ -393,7 +395,7 @@ class Session:
             return
         news = self._peer_version is None
         self._peer_version = self._peer_version or version
-        if stream is not None and not stream.heard:
+        if stream is not None:
             stream.heard = True
             news = news or self._probing
             if version is not Version.V3 and stream.version is Version.V3:
