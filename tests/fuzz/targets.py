@@ -129,7 +129,7 @@ class _Joined:
     def __init__(self, versions: tuple[Version, Version], services: tuple[str, ...]) -> None:
         self.services = services
         self.ends = {
-            Mode.SOURCE: Session(Mode.SOURCE, versions[0]),
+            Mode.SOURCE: Session(Mode.SOURCE, versions[0], probing=True),
             Mode.DESTINATION: Session(Mode.DESTINATION, versions[1]),
         }
         self.channels = dict.fromkeys(Mode, b"")
@@ -145,9 +145,11 @@ class _Joined:
     def open(self, argument: int) -> None:
         service_id = self.services[argument % len(self.services)]
         source = self.ends[Mode.SOURCE]
-        # As a source proxy does: no second connection before the version is known to be V3.
-        if source.is_idle(service_id) or (source.version is source._peer_version is Version.V3):
+        # As a source proxy does: no second connection before the far end is known to speak V3.
+        if source.can_open(service_id):
             self.known[Mode.SOURCE].append(source.open(service_id))
+        else:
+            source.ask_version(service_id)
 
     def send(self, mode: Mode, argument: int) -> None:
         connection = self._pick(mode, argument)

@@ -216,11 +216,6 @@ class Session:
         latest = max((stream.stream_id for stream in self._streams.values()), default=self._before_first_stream_id)
         return latest % _HIGHEST_STREAM_ID + 1
 
-    def is_idle(self, service_id: str) -> bool:
-        """Whether a service has no connection. In V1 and V2 it can have one at a time."""
-        stream = self._streams.get(service_id)
-        return stream is None or not stream.live
-
     def can_open(self, service_id: str) -> bool:
         """Whether a service may have a further connection now."""
         stream = self._streams.get(service_id)

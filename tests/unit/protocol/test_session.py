@@ -296,11 +296,11 @@ def test_an_old_source_has_one_connection_and_ends_it_with_its_stream(version: V
     source = Session(Mode.SOURCE, version)
     received(source, OFFER_SSH)
     connection = source.open("SSH1")
-    assert not source.is_idle("SSH1")
+    assert not source.can_open("SSH1")
     with pytest.raises(RuntimeError, match="has one connection per service"):
         source.open("SSH1")
     source.close(connection)
-    assert source.is_idle("SSH1")
+    assert source.can_open("SSH1")
     assert sent_by(source) == [
         Message(type=Message.STREAM_START, streamId=1, serviceId=service_id),
         Message(type=Message.STREAM_RESET, streamId=1, serviceId=service_id),
@@ -527,7 +527,7 @@ class JoinedEnds(RuleBasedStateMachine):
     @rule(number=st.integers(0, 1))
     def open(self, number: int) -> None:
         service = self.services[number % len(self.services)]
-        if self.version is not Version.V3 and not self.source.is_idle(service):
+        if self.version is not Version.V3 and not self.source.can_open(service):
             return
         self.known[Mode.SOURCE].append(self.source.open(service))
         self._flush()
