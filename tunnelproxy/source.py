@@ -175,10 +175,11 @@ class SourceProxy:
             log.info("the destination speaks %s", version)
         self._found_version = version
         if self._trying_v1:
-            self._trying_v1, self.answers_v1_only = False, True
+            # The reference of 2.x answers V1 too, where the tunnel has one service, and shows that it is newer.
+            self._trying_v1, self.answers_v1_only = False, version is Version.V1
         told = self._told_version
-        unlike_told = told is not None and told is not version and Version.V1 in (told, version)
-        if unlike_told or (version is Version.V1 and len(self.end.services) > 1):
+        unlike_told = told is not None and told is not version
+        if version is Version.V1 and (unlike_told or len(self.end.services) > 1):
             self._refuse_version(version)
         else:
             self.refusal = None

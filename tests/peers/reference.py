@@ -73,6 +73,9 @@ class ReferenceRules:
         if self._deaf:
             return
         kind, name = message.type, "" if self._version is Version.V1 else message.serviceId
+        if self._version is Version.V2 and len(self._services) == 1:
+            # As 2.1 to 3.0 do, whatever the message names; 3.1 and newer do not.
+            (name,) = self._services
         known = {Message.DATA, Message.STREAM_START, Message.STREAM_RESET, Message.SESSION_RESET, Message.SERVICE_IDS}
         if self._version is Version.V3:
             known |= {Message.CONNECTION_START, Message.CONNECTION_RESET}
