@@ -40,6 +40,11 @@ test-fleet: system-packages test-packages $(INSTALLED) ## test twenty devices wi
 	@TEST_FLEET=20 TEST_OFFLINE=60 PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/pytest -s --timeout 600 tests/integration/test_fleet.py tests/integration/test_device_offline.py $(ARGS)
 
+.PHONY: test-accounts
+test-accounts: system-packages test-packages $(INSTALLED) ## 200 commands on two accounts in two regions; four operators on one device for a minute
+	@TEST_ACCOUNTS_COMMANDS=200 TEST_OWNERS_SECONDS=60 PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/pytest -s --timeout 900 tests/integration/test_two_accounts.py tests/integration/test_owners.py $(ARGS)
+
 .PHONY: test-report
 test-report: system-packages test-packages $(INSTALLED) ## diagnose twelve devices that ail; needs root, takes minutes
 	@scripts/system-packages debootstrap chromium

@@ -90,7 +90,7 @@ def grow(sizes: tuple[int, ...]) -> Figures:
 
 
 def _open(number: int) -> dict[str, object]:
-    return hub.ensure(f"device-{number}", open_policy="always", wait=60.0, timeout=60.0)
+    return hub.ensure(f"device-{number}", open_policy="always", wait=60.0, timeout=60.0, unregistered=True)
 
 
 def _rows() -> list[dict[str, Any]]:

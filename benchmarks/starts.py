@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> None:
     with Fleet(THING) as fleet:
         collection = Path(fleet.controller.environment["ANSIBLE_COLLECTIONS_PATH"])
         package = collection / "ansible_collections" / "iotops" / "tunnel"
-        connector = [sys.executable, "-I", "-S", str(package / "tunnelproxy" / "hub" / "connector.py"), THING, "SSH1"]
+        account = fleet.tunnel(THING)["account"]
+        path = package / "tunnelproxy" / "hub" / "connector.py"
+        connector = [sys.executable, "-I", "-S", str(path), account, THING, "SSH1"]
         straight, through = _ssh_commands(fleet, connector)
         environment = fleet.controller.environment
         for number in range(rounds + 1):

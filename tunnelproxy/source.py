@@ -40,6 +40,7 @@ class SourceProxy:
         bind_address: the host to listen on where the plan gives none.
         destination_version: the version that the destination speaks; None to find out.
         answers_v1_only: whether it was found, earlier in the life of this tunnel, to answer nothing but V1.
+        expects_v1: whether the thing was found so by an earlier tunnel, and may be another device, or a newer one, now.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
@@ -54,6 +55,7 @@ class SourceProxy:
         patience: Patience = PATIENT,
         destination_version: Version | None = None,
         answers_v1_only: bool = False,
+        expects_v1: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
@@ -69,6 +71,7 @@ class SourceProxy:
         self._trying_v1 = False
         """Whether this link speaks V1 to see if the destination answers that."""
         self._try_v1_next = answers_v1_only
+        self._expects_v1 = expects_v1
         self._early: dict[LocalSocket, tuple[str, asyncio.TimerHandle]] = {}
 
     async def run(self) -> None:
@@ -166,6 +169,7 @@ class SourceProxy:
             owner,
             version=self._told_version or (Version.V1 if old else Version.V3),
             probing=self._told_version is None and not old,
+            expects_v1=self._expects_v1,
             first_stream_id=before.next_stream_id if before is not None else 1,
             stall_seconds=self._stall_seconds,
         )

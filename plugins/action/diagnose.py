@@ -1,16 +1,33 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action plugin of iotops.tunnel.diagnose: tells the module the controller's clock, and allows for the way."""
+"""Action plugin of iotops.tunnel.diagnose: tells the module the controller's clock, and takes no more than a diagnosis.
+
+A device that has been taken over may answer what it likes. What is none of the module's own words goes no further than
+here: facts, which would become variables, and all that has a meaning for Ansible.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.judgement import SEVERITIES, worst
+from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.reading import bounded
 
 RULE = "clock_offset_seconds"
+
+NONSENSE = (
+    "What this device answered is not a diagnosis. See whether its Python, and the device itself, can be trusted."
+)
+
+# In JSON. With 200 lines of each log it is a quarter of that.
+ANSWER_LIMIT = 1024 * 1024
+
+# Why there is no answer, in ansible-core's own words, and what it has of a job that has only begun.
+_OF_A_FAILURE = ("rc", "module_stdout", "module_stderr", "exception")
+_OF_A_JOB = ("ansible_job_id", "started", "finished", "results_file")
 
 
 class ActionModule(ActionBase):
@@ -25,10 +42,63 @@ class ActionModule(ActionBase):
         started = time.time()
         arguments = {"controller_time": started, **self._task.args}
         said = self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=self._task.async_val)
-        result.update(said)
+        result.update(_own_words(said))
         if "controller_time" not in self._task.args:
             _take_off(result, time.time() - started)
         return result
+
+
+def _own_words(said: dict) -> dict:
+    """What the module may have said, or a failure."""
+    words = {"changed": False}
+    # The interpreter that ansible-core has found on the device: it has dropped what the device says of that.
+    found = {name: value for name, value in _facts(said).items() if str(name).startswith("discovered_interpreter_")}
+    if found:
+        words["ansible_facts"] = found
+    if said.get("failed"):
+        words.update({key: said[key] for key in _OF_A_FAILURE if key in said})
+        words.update(failed=True, msg=bounded(str(said.get("msg") or "")))
+    elif "ansible_job_id" in said:
+        words.update({key: said[key] for key in _OF_A_JOB if key in said})
+    elif _is_diagnosis(said):
+        findings = bounded(said["findings"])
+        words.update(
+            severity=worst(findings),
+            findings=findings,
+            not_looked_at=bounded(said["not_looked_at"]),
+            facts=bounded(said["facts"]),
+            seconds=said.get("seconds"),
+        )
+    else:
+        words.update(failed=True, msg=NONSENSE)
+    return words
+
+
+def _facts(said: dict) -> dict:
+    facts = said.get("ansible_facts")
+    return facts if isinstance(facts, dict) else {}
+
+
+def _is_diagnosis(said: dict) -> bool:
+    findings, not_looked_at, facts = (said.get(key) for key in ("findings", "not_looked_at", "facts"))
+    return (
+        _are_texts(findings, ("section", "severity", "rule", "message"))
+        and all(finding["severity"] in SEVERITIES for finding in findings)
+        and said.get("severity") == worst(findings)
+        and _are_texts(not_looked_at, ("section", "reason"))
+        and isinstance(facts, dict)
+        and all(isinstance(section, dict) for section in facts.values())
+        and isinstance(said.get("seconds"), (int, float, type(None)))
+        and len(json.dumps([findings, not_looked_at, facts], default=str)) <= ANSWER_LIMIT
+    )
+
+
+def _are_texts(rows, keys: tuple) -> bool:
+    """Whether these are dictionaries of texts with exactly those keys."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and set(row) == set(keys) and all(isinstance(value, str) for value in row.values())
+        for row in rows
+    )
 
 
 def _take_off(result: dict, seconds: float) -> None:
@@ -36,14 +106,9 @@ def _take_off(result: dict, seconds: float) -> None:
 
     An offset that this explains is none.
     """
-    facts = result.get("facts")
-    clock = facts.get("time") if isinstance(facts, dict) else None
-    offset = clock.get("controller_offset_s") if isinstance(clock, dict) else None
-    findings = result.get("findings")
-    if not isinstance(offset, (int, float)) or not 0 < offset <= seconds or not isinstance(findings, list):
-        return
-    clock["controller_offset_s"] = 0.0
-    # A hostile device may put anything here; the role finds that out.
-    if all(isinstance(each, dict) and each.get("severity") in SEVERITIES for each in findings):
-        result["findings"] = [each for each in findings if each.get("rule") != RULE]
+    clock = result.get("facts", {}).get("time", {})
+    offset = clock.get("controller_offset_s")
+    if isinstance(offset, (int, float)) and 0 < offset <= seconds:
+        clock["controller_offset_s"] = 0.0
+        result["findings"] = [each for each in result["findings"] if each["rule"] != RULE]
         result["severity"] = worst(result["findings"])

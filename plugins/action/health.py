@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
+from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import AWS_OPTIONS, REQUIRED_TOGETHER
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_account import caller_of_task, check_facts_of_task
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing import thing_of_task
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
@@ -18,6 +20,7 @@ OPTIONS = {
     "status_code": {"type": "list", "elements": "int", "default": [200]},
     "return_content": {"type": "bool", "default": False},
     "timeout": {"type": "int", "default": 15},
+    **AWS_OPTIONS,
 }
 
 CONTENT_LIMIT = 1024 * 1024
@@ -33,17 +36,21 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Return status, latency and the state of both ends; fail with the reason if the device is not well."""
         result = super().run(tmp, task_vars)
-        _checked, options = self.validate_argument_spec(OPTIONS)
+        check_facts_of_task(task_vars)
+        _checked, options = self.validate_argument_spec(OPTIONS, required_together=REQUIRED_TOGETHER)
         thing = thing_of_task(options["thing_name"], task_vars, self._templar)
+        caller = caller_of_task(self, options, task_vars)
         result.update(changed=False, thing_name=thing)
         try:
             service = valid_name("service", options["service"])
-            client.ensure(thing, service, timeout=options["timeout"])
-            self._look(thing, service, result)
+            row = client.ensure(thing, service, timeout=options["timeout"], caller=caller)
+            result["account"] = row["account_name"]
+            self._look(thing, service, caller, result)
             answer = client.ask_health(
                 thing,
                 service,
                 options["path"],
+                account=row["account"],
                 headers={name: str(value) for name, value in options["headers"].items()},
                 content_limit=CONTENT_LIMIT if options["return_content"] else 0,
                 timeout=options["timeout"],
@@ -60,12 +67,12 @@ class ActionModule(ActionBase):
             result.update(failed=True, msg=msg)
         return result
 
-    def _look(self, thing: str, service: str, result: dict) -> None:
+    def _look(self, thing: str, service: str, caller: client.Caller, result: dict) -> None:
         """Put the state of both ends, and the address on the loopback if there is one, into the result."""
-        row = client.describe(thing)
+        row = client.describe(thing, caller=caller)
         result.update({key: row.get(key) for key in ("source", "destination", "round_trip_ms")})
         if row.get("destination") == "disconnected":
-            raise client.explain(thing, service, refused=True)
+            raise client.explain(thing, service, refused=True, account=row["account"])
         port = row["services"][service].get("port")
         if port:
             result["url"] = f"http://127.0.0.1:{port}/"

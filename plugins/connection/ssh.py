@@ -18,9 +18,13 @@ author:
 description:
   - Runs the ssh, sftp and scp of the controller like P(ansible.builtin.ssh#connection), whose options it has, over a
     stream of the secure tunnel that the hub holds for the device.
-  - Where the hub holds none, it takes over the device's open tunnel, or opens one; see O(open).
-  - The device is known by its thing name alone, in SSH's known hosts as well as in the path of its control socket.
-    C(ansible_host) and C(ansible_port) mean nothing here.
+  - Where the hub holds none, it uses an open tunnel of one's own again, or opens one; see O(open).
+  - The device is known by its account and its thing name, in SSH's known hosts (see O(host_key_alias)) as well as in
+    the path of its control socket. C(ansible_host) and C(ansible_port) mean nothing here.
+  - A host's variables say which account it is in, such as C(iotops_tunnel_profile), C(iotops_tunnel_region) and, for a
+    tunneling service of one's own, C(iotops_tunnel_endpoint_url). What they leave open, the task's C(environment) and
+    then the environment of Ansible says, as it would to C(aws).
+  - A device that sets facts which are options of the collection is reported as unreachable.
   - An unreachable device is reported as unreachable, with the reason. With C(-vvv), each argument that ssh gets is
     shown with its reason.
 options:
@@ -28,6 +32,9 @@ options:
     description:
       - Name of the thing.
       - The host's name in the inventory is used when this is not set. With C(delegate_to), that is the delegate's.
+      - With C(delegate_to), C(inventory_hostname) is the delegate's name in this and all other variables
+        C(iotops_tunnel_*) of the delegate, where Ansible otherwise has the name of the host that the task is for. Where
+        one of the task's own C(vars) is made of it, the task is refused, for it could mean either.
     type: string
     vars:
       - name: iotops_tunnel_thing
@@ -87,6 +94,29 @@ options:
     default: [200]
     vars:
       - name: iotops_tunnel_health_status
+  host_key_alias:
+    description:
+      - The name by which SSH's known hosts know the device.
+      - With V(auto), it is the thing's name in the first account in which this controller has met that name, and
+        C(THING.ACCOUNT.REGION), such as V(gw.123456789012.eu-central-1), in any other. Which account was the first is
+        kept in C(ssh-names.jsonl), in E(IOTOPS_TUNNEL_DIR) or C(~/.local/state/tunnelproxy).
+      - With V(account), it is C(THING.ACCOUNT.REGION) always, for known hosts that several controllers share.
+      - With V(thing), it is the thing's name always. Things of one name in two accounts must then have one host key.
+    type: string
+    choices: [auto, account, thing]
+    default: auto
+    env:
+      - name: IOTOPS_TUNNEL_HOST_KEY_ALIAS
+    vars:
+      - name: iotops_tunnel_host_key_alias
+    ini:
+      - section: iotops_tunnel
+        key: host_key_alias
+  facts:
+    description:
+      - Not to be set. What the device has said, in which names of options are refused.
+    vars:
+      - name: ansible_facts
   host:
     description:
       - Not to be set. The plugin makes it the thing name.
@@ -97,6 +127,7 @@ options:
       - Not used. The device decides which address the service leads to.
 extends_documentation_fragment:
   - iotops.tunnel.opening
+  - iotops.tunnel.account
   - iotops.tunnel.ssh
   # After ssh's options, whose pipelining has more names, and the first wins.
   - connection_pipelining
@@ -112,16 +143,17 @@ EXAMPLES = r"""
       ansible.builtin.command: uptime
       changed_when: false
 
-# A thing whose name is not that of the host, and a tunnel that must be open already
-- name: Reach one device by another name
+# A thing whose name is not that of the host, in an account of its own
+- name: Wait for one device
   hosts: devices[0]
   gather_facts: false
   connection: iotops.tunnel.ssh
   vars:
-    iotops_tunnel_thing: "{{ inventory_hostname }}"
-    iotops_tunnel_open: never
+    iotops_tunnel_thing: pump-7
+    iotops_tunnel_profile: staging
+    iotops_tunnel_region: eu-central-1
   tasks:
-    - name: Wait until it is there
+    - name: Open its tunnel, and wait until it is there
       ansible.builtin.wait_for_connection:
         timeout: 60
 """

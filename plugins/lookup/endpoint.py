@@ -14,7 +14,7 @@ author:
 description:
   - Gives the URL, or the host and port, on the controller's loopback address, from which the hub leads to a service of
     a thing.
-  - Where the hub holds no tunnel to the thing, it takes over the thing's open tunnel, or opens one; see O(open).
+  - Where the hub holds no tunnel to the thing, it uses an open tunnel of one's own again, or opens one; see O(open).
   - The port stays the same as long as the hub holds the tunnel. Services for SSH have none.
 options:
   _terms:
@@ -49,10 +49,17 @@ options:
     description: Seconds to wait for the hub's own end of the tunnel.
     type: int
     default: 10
+  facts:
+    description: Not to be set. What the device has said, in which names of options are refused.
+    type: dict
+    vars:
+      - name: ansible_facts
 extends_documentation_fragment:
   - iotops.tunnel.opening
+  - iotops.tunnel.account
 notes:
-  - The hub reaches the control API as the environment of Ansible says (E(AWS_PROFILE), E(AWS_REGION) and so on).
+  - What the options leave open, the task's C(environment) and then the environment of Ansible says (E(AWS_PROFILE),
+    E(AWS_REGION) and so on), as it would to C(aws).
 seealso:
   - module: iotops.tunnel.tunnel
   - plugin: iotops.tunnel.ssh
@@ -82,8 +89,12 @@ _raw:
 """
 
 from ansible.errors import AnsibleLookupError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import AWS_OPTIONS, caller_for
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts import refuse_device_facts
+from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_environment import task_environment
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 HOST = "127.0.0.1"
@@ -96,11 +107,20 @@ class LookupModule(LookupBase):
         """Return one endpoint for each service in C(terms)."""
         self.set_options(var_options=variables, direct=kwargs)
         try:
+            refuse_device_facts(self.get_option("facts"), str((variables or {}).get("inventory_hostname")))
+            caller = self._caller(variables or {}, kwargs)
             thing = valid_name("thing", self._option("thing") or (variables or {}).get("inventory_hostname"))
-            return [self._endpoint(thing, valid_name("service", service)) for service in terms]
+            return [self._endpoint(thing, valid_name("service", service), caller) for service in terms]
         except (client.HubError, ValueError) as error:
             # ansible-core adds a cause's words to these.
             raise AnsibleLookupError(str(error)) from None
+
+    def _caller(self, variables, direct):
+        given, defaults = {}, {}
+        for name in AWS_OPTIONS:
+            layer = given if name in direct or f"iotops_tunnel_{name}" in variables else defaults
+            layer[name] = self._option(name)
+        return caller_for(given, defaults=defaults, task_environment=task_environment(self._templar))
 
     def _option(self, name):
         """An option; those that come from variables may be templates."""
@@ -112,7 +132,7 @@ class LookupModule(LookupBase):
             raise ValueError(f"The path {path!r} does not begin with a slash. Write path='/{path}'.")
         return path
 
-    def _endpoint(self, thing, service):
+    def _endpoint(self, thing, service, caller):
         path = self._path()
         row = client.ensure(
             thing,
@@ -121,6 +141,9 @@ class LookupModule(LookupBase):
             services=[valid_name("service", name) for name in self._option("services")],
             wait=float(self._option("wait_for_destination")),
             timeout=float(self._option("timeout")),
+            owner=self._option("owner"),
+            unregistered=boolean(self._option("unregistered")),
+            caller=caller,
         )
         port = row["services"].get(service, {}).get("port")
         if not port:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options of iotops.tunnel.tunnel and tunnel_info, which their action plugins and their modules both check."""
+"""The options of iotops.tunnel.tunnel and tunnel_info, which their action plugins check."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ AWS_OPTIONS = {
     "session_token": {"type": "str", "no_log": True},
     "endpoint_url": {"type": "str"},
     "aws_ca_bundle": {"type": "path"},
-    "validate_certs": {"type": "bool", "default": True},
+    "validate_certs": {"type": "bool"},
+    "tunnel_endpoint": {"type": "str"},
+    "tunnel_capath": {"type": "path"},
 }
+"""Of every module that calls the control API. Without a default: a host's variables count where one is not set."""
 
 TUNNEL_OPTIONS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -28,8 +31,9 @@ TUNNEL_OPTIONS = {
     "wait_for_destination": {"type": "int", "default": 0},
     "ports": {"type": "list", "elements": "str", "default": []},
     "return_tokens": {"type": "bool", "default": False},
-    "tunnel_endpoint": {"type": "str"},
-    "tunnel_capath": {"type": "path"},
+    "owner": {"type": "str"},
+    "take_over": {"type": "bool", "default": False},
+    "unregistered": {"type": "bool"},
     **AWS_OPTIONS,
 }
 

@@ -52,6 +52,8 @@ options:
     type: int
     default: 15
 extends_documentation_fragment:
+  - iotops.tunnel.aws
+  - iotops.tunnel.aws.module
   - iotops.tunnel.attributes
   - iotops.tunnel.attributes.action
   - iotops.tunnel.thing
@@ -82,6 +84,11 @@ thing_name:
   description: Name of the thing.
   returned: always
   type: str
+account:
+  description: Account and region that the thing is in.
+  returned: if the hub holds a tunnel for the thing
+  type: str
+  sample: 123456789012/eu-central-1
 status:
   description: HTTP status of the answer.
   returned: if there was an answer

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Open, reuse, rotate and close secure tunnels."""
+"""Documentation of iotops.tunnel.tunnel, which is an action plugin."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ short_description: Open, reuse, rotate and close multiplexed secure tunnels
 version_added: 0.1.0
 description:
   - Opens a tunnel of AWS IoT Secure Tunneling, or of the self-hosted tunneling service, to a device, and hands its
-    source token to the hub on the controller. From then on the connection plugin P(iotops.tunnel.ssh#connection)
-    reaches the device.
-  - An open tunnel to the same thing with the same services is used again, if this module opened it, which it knows by
-    the tag C(iotops:managed-by). Where the hub does not hold its token (any more), the source token is rotated.
-  - Always runs on the controller, whatever host the task is for, with the controller's Python. No C(delegate_to) is
-    needed.
+    source token to the hub on the controller. The connection plugin P(iotops.tunnel.ssh#connection) then reaches the
+    device.
+  - Reuses an open tunnel to the same thing with the same services, if this collection opened it for the same O(owner).
+    Its tags C(iotops:managed-by) and C(iotops:owner) tell. Where the hub does not hold its token, the source token is
+    rotated. Tunnels of other owners stay as they are.
+  - All that can fail without a tunnel is checked before one is opened, for AWS charges for each. These are the names,
+    the way to the data plane, and whether the registry knows the thing.
+  - Always runs on the controller, whatever host the task is for. No C(delegate_to) is needed.
 author:
   - The iotops.tunnel authors (@iotops)
 options:
   state:
     description:
       - V(present) makes sure that an open tunnel exists and that the hub holds its source token.
-      - V(absent) closes O(tunnel_id), or all open tunnels to O(thing_name) that this module opened.
+      - V(absent) closes O(tunnel_id), whoever opened it, or else all open tunnels to O(thing_name) that this collection
+        opened for O(owner).
     type: str
     choices: [present, absent]
     default: present
   tunnel_id:
     description:
-      - ID of a certain tunnel. Without it, the tunnel is found by its thing and services.
+      - ID of a certain tunnel. Without it, the tunnel is found by its thing, services and owner.
+      - A tunnel of another owner is used only with O(take_over).
     type: str
   services:
     description:
@@ -78,16 +82,31 @@ options:
       - Whether the tokens that this task got are in RV(tokens). They are secrets. Set C(no_log) on such a task.
     type: bool
     default: false
-  tunnel_endpoint:
+  owner:
     description:
-      - C(HOST:PORT) of the data plane, for a tunneling service other than AWS.
-      - The environment variable E(AWSIOT_TUNNEL_ENDPOINT) is used when this is not set.
+      - Who tunnels are opened for. A tunnel keeps it in its tag C(iotops:owner).
+      - The variable C(iotops_tunnel_owner), then the environment variable E(IOTOPS_TUNNEL_OWNER), are used when this is
+        not set; by default, it is the user and the name of the controller, such as V(alice@jump1).
+      - Jobs of a CI system, whose machine has another name each time, share an owner by setting it. Then not each job
+        opens a tunnel.
     type: str
-  tunnel_capath:
+  take_over:
     description:
-      - Directory or file of the certificates of the authorities that are trusted for the data plane.
-      - The environment variable E(AWSIOT_TUNNEL_CAPATH) is used when this is not set.
-    type: path
+      - Whether to take over a tunnel that another owner opened.
+      - With O(state=present), an open tunnel to the thing with the same services is used, whoever this collection
+        opened it for, if O(owner) has none. It then belongs to O(owner), and its source token is rotated. That ends the
+        connections of its previous owner, whose tasks fail with the name of the new one.
+      - With O(state=absent), all open tunnels to the thing that this collection opened are closed, whoever for.
+    type: bool
+    default: false
+  unregistered:
+    description:
+      - Whether a tunnel may be opened to a thing that the registry of things does not know, which AWS allows.
+      - The registry is asked only before a tunnel is opened, and nothing follows from its answer if the caller may not
+        ask it.
+      - The variable C(iotops_tunnel_unregistered), then the environment variable E(IOTOPS_TUNNEL_UNREGISTERED), are
+        used when this is not set; by default, it is V(false).
+    type: bool
 extends_documentation_fragment:
   - iotops.tunnel.aws
   - iotops.tunnel.aws.module
@@ -119,9 +138,22 @@ EXAMPLES = r"""
       iotops.tunnel.tunnel:
         rotate: destination
 
+    - name: Take a tunnel over from a colleague, whose connections end
+      iotops.tunnel.tunnel:
+        take_over: true
+
     - name: Close the tunnel
       iotops.tunnel.tunnel:
         state: absent
+
+    - name: Use the tunnel that a job of the CI system left open
+      iotops.tunnel.tunnel:
+        owner: ci
+
+    - name: Close the tunnels of all owners
+      iotops.tunnel.tunnel:
+        state: absent
+        take_over: true
 """
 
 RETURN = r"""
@@ -167,6 +199,11 @@ region:
   description: AWS region of the tunnel.
   returned: always
   type: str
+account:
+  description: Account and region of the tunnel, and the address of the control API where that is not AWS's own.
+  returned: always
+  type: str
+  sample: 123456789012/eu-central-1
 ports:
   description: Ports on the controller's loopback address, by the service that they lead to.
   returned: O(state=present), except in check mode
@@ -182,217 +219,3 @@ tokens:
   returned: if O(return_tokens) is true, and a tunnel was opened or a token rotated
   type: dict
 """
-
-import os
-import time
-
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.iotops.tunnel.plugins.module_utils.aws_client import BOTO3_IMPORT_ERROR, ControlApiError
-from ansible_collections.iotops.tunnel.plugins.module_utils.control_api import ControlApi, Tunnel
-from ansible_collections.iotops.tunnel.plugins.module_utils.exchange import EXCHANGE_VARIABLE, Exchange
-from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import REQUIRED_TOGETHER, TUNNEL_OPTIONS
-
-OUR_TAG_PREFIX = "iotops:"
-OUR_TAGS = {"iotops:managed-by": "iotops.tunnel"}
-
-# DescribeTunnel is allowed about once a second, over all tunnels of an account.
-SECONDS_BETWEEN_LOOKS = 1.0
-
-
-class TunnelTask:
-    """One run of the module: the options, the control API, and the result as it grows."""
-
-    def __init__(self, api: ControlApi, options: dict, exchange: Exchange, check_mode: bool) -> None:
-        self.api = api
-        self.options = options
-        self.exchange = exchange
-        self.check_mode = check_mode
-        self.result = {"changed": False, "region": api.region, "thing_name": options["thing_name"]}
-
-    def run(self) -> None:
-        """Do what O(state) asks for."""
-        if self.options["state"] == "absent":
-            self.close()
-        else:
-            self.provide()
-
-    def provide(self) -> None:
-        """Find or open the tunnel, bring it up to date, and wait for the device if that is asked for."""
-        found = self.find()
-        if found is None:
-            tunnel = self.open()
-        else:
-            tunnel = self.reconcile(found)
-            self.rotate(tunnel)
-        self.report(tunnel, found)
-        if tunnel and self.options["wait_for_destination"] and not self.check_mode:
-            self.report(self.wait_for_destination(tunnel), found)
-
-    def find(self) -> Tunnel | None:
-        """Find the tunnel that is meant, if it is open."""
-        if self.options["tunnel_id"]:
-            tunnel = self.api.describe(self.options["tunnel_id"])
-            if not tunnel.is_open:
-                raise ControlApiError(
-                    f"Tunnel {tunnel.tunnel_id} is closed, and no closed tunnel opens again. Leave out tunnel_id to "
-                    "open another."
-                )
-            return tunnel
-        wanted = set(self.options["services"])
-        return next((each for each in self.ours() if set(each.services) == wanted), None)
-
-    def ours(self):
-        """Generate the open tunnels to the thing that this module opened, newest first."""
-        for tunnel in self.api.open_tunnels(self.options["thing_name"]):
-            if OUR_TAGS.items() <= tunnel.tags.items():
-                yield tunnel
-
-    def open(self) -> Tunnel | None:
-        """Open a tunnel; say None in check mode."""
-        self.result["changed"] = True
-        if self.check_mode:
-            return None
-        tunnel_id, tokens = self.api.open(
-            self.options["thing_name"],
-            self.options["services"],
-            self.options["lifetime"],
-            self.options["description"],
-            {**(self.options["tags"] or {}), **OUR_TAGS},
-        )
-        self.exchange.put_tokens(tokens)
-        self.result["tunnel_id"] = tunnel_id
-        return self.api.describe(tunnel_id)
-
-    def reconcile(self, tunnel: Tunnel) -> Tunnel:
-        """Give a tunnel the tags that it should have, and say what it is then."""
-        if self.options["tags"] is None:
-            return tunnel
-        kept = {key: value for key, value in tunnel.tags.items() if key.startswith(OUR_TAG_PREFIX)}
-        wanted = {**self.options["tags"], **kept}
-        missing = dict(wanted.items() - tunnel.tags.items())
-        surplus = sorted(tunnel.tags.keys() - wanted.keys())
-        if not missing and not surplus:
-            return tunnel
-        self.result["changed"] = True
-        if not self.check_mode:
-            if surplus:
-                self.api.untag(tunnel, surplus)
-            if missing:
-                self.api.tag(tunnel, missing)
-        return Tunnel(**{**vars(tunnel), "tags": wanted})
-
-    def rotate(self, tunnel: Tunnel) -> None:
-        """Rotate the tokens that O(rotate) names."""
-        if not self.options["rotate"]:
-            return
-        self.result["changed"] = True
-        if not self.check_mode:
-            self.exchange.put_tokens(self.api.rotate(tunnel, self.options["rotate"]))
-
-    def wait_for_destination(self, tunnel: Tunnel) -> Tunnel:
-        """Wait until the device is connected, and say what the tunnel is then."""
-        seconds = self.options["wait_for_destination"]
-        deadline = time.monotonic() + seconds
-        while tunnel.destination != "connected":
-            if time.monotonic() >= deadline:
-                raise ControlApiError(
-                    f"{tunnel.thing_name or 'The device'} did not connect to tunnel {tunnel.tunnel_id} in {seconds} s. "
-                    "See whether its agent runs and has a network, then rotate the destination token: that delivers it "
-                    "anew."
-                )
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            tunnel = self.api.describe(tunnel.tunnel_id)
-            if not tunnel.is_open:
-                raise ControlApiError(
-                    f"Tunnel {tunnel.tunnel_id} was closed while this task waited for the device. Open another."
-                )
-        return tunnel
-
-    def close(self) -> None:
-        """Close the tunnel that is named, or all of ours to the thing."""
-        tunnels = self.named_tunnel() if self.options["tunnel_id"] else list(self.ours())
-        closed = [tunnel.tunnel_id for tunnel in tunnels]
-        if not self.check_mode:
-            for tunnel_id in closed:
-                self.api.close(tunnel_id)
-        self.result.update(
-            changed=bool(closed),
-            closed=closed,
-            status="closed",
-            diff={"before": {"open": closed}, "after": {"open": []}},
-        )
-
-    def named_tunnel(self) -> list[Tunnel]:
-        """The tunnel with the ID that is given, unless it is closed or unknown."""
-        return [tunnel for tunnel in self.api.described(self.options["tunnel_id"]) if tunnel.is_open]
-
-    def report(self, tunnel: Tunnel | None, before: Tunnel | None) -> None:
-        """Put a tunnel into the result; None stands for the one that check mode does not open."""
-        if tunnel is None:
-            tags = {**(self.options["tags"] or {}), **OUR_TAGS}
-            after = {"status": "open", "services": self.options["services"], "tags": tags}
-            self.result.update(status="closed", services=self.options["services"])
-        else:
-            after = _settings(tunnel)
-            self.result.update(
-                tunnel_id=tunnel.tunnel_id,
-                tunnel_arn=tunnel.arn,
-                thing_name=tunnel.thing_name or self.options["thing_name"],
-                status=tunnel.status,
-                services=list(tunnel.services),
-                tags=tunnel.tags,
-                source=tunnel.source,
-                destination=tunnel.destination,
-                expires_at=tunnel.expires_at.isoformat() if tunnel.expires_at else None,
-            )
-        self.result["diff"] = {"before": _settings(before) if before else {}, "after": after}
-
-
-def _settings(tunnel: Tunnel) -> dict:
-    return {"status": tunnel.status, "services": list(tunnel.services), "tags": tunnel.tags}
-
-
-def _checked(options: dict) -> dict:
-    """Return the options with tag values as text; raise ValueError where the API would refuse one."""
-    if options["thing_name"]:
-        valid_name("thing", options["thing_name"])
-    elif not options["tunnel_id"]:
-        raise ValueError("Say which tunnel is meant: set thing_name, or tunnel_id.")
-    if not options["services"]:
-        raise ValueError("A tunnel needs a service, such as SSH1. Leave out services to have SSH1 and HTTP1.")
-    for service in options["services"]:
-        valid_name("service", service)
-    if not 1 <= options["lifetime"] <= 720:
-        raise ValueError(f"A lifetime of {options['lifetime']} minutes is not possible. Set lifetime to 1 .. 720.")
-    tags = options["tags"]
-    return {**options, "tags": None if tags is None else {key: str(value) for key, value in tags.items()}}
-
-
-def main() -> None:
-    """Run as an Ansible module."""
-    module = AnsibleModule(
-        argument_spec=TUNNEL_OPTIONS,
-        required_together=REQUIRED_TOGETHER,
-        supports_check_mode=True,
-    )
-    if BOTO3_IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("boto3"), exception=BOTO3_IMPORT_ERROR)
-    if EXCHANGE_VARIABLE not in os.environ:
-        module.fail_json(
-            msg="iotops.tunnel.tunnel works through its action plugin only. Call it as a task of that name."
-        )
-    exchange = Exchange(os.environ[EXCHANGE_VARIABLE])
-    task = None
-    try:
-        options = _checked(module.params)
-        api = ControlApi(exchange.environment(), validate_certs=options["validate_certs"])
-        task = TunnelTask(api, options, exchange, module.check_mode)
-        task.run()
-    except (ControlApiError, ValueError) as error:
-        module.fail_json(msg=str(error), **(task.result if task else {}))
-    module.exit_json(**task.result)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Describe and list secure tunnels."""
+"""Documentation of iotops.tunnel.tunnel_info, which is an action plugin."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ description:
     are found by thing, status and tags. Never tells a token.
   - Each tunnel that is found takes a call of its own, of which AWS allows about one a second. Calls that are throttled
     are made again.
-  - Always runs on the controller, whatever host the task is for, with the controller's Python. No C(delegate_to) is
-    needed.
+  - Always runs on the controller, whatever host the task is for. No C(delegate_to) is needed.
 author:
   - The iotops.tunnel authors (@iotops)
 options:
@@ -38,8 +37,8 @@ options:
     default: open
   tags:
     description:
-      - Tags that a tunnel must have. Those that M(iotops.tunnel.tunnel) opened have C(iotops:managed-by) with the
-        value V(iotops.tunnel).
+      - Tags that a tunnel must have. Those that this collection opened have C(iotops:managed-by) with the value
+        V(iotops.tunnel), and C(iotops:owner).
     type: dict
     default: {}
 extends_documentation_fragment:
@@ -82,6 +81,11 @@ region:
   description: AWS region of the tunnels.
   returned: always
   type: str
+account:
+  description: Account and region of the tunnels, and the address of the control API where that is not AWS's own.
+  returned: always
+  type: str
+  sample: 123456789012/eu-central-1
 tunnels:
   description: The tunnels, newest first. Empty if there is none.
   returned: always
@@ -107,6 +111,9 @@ tunnels:
     description:
       description: Text that describes the tunnel, or null.
       type: str
+    owner:
+      description: Who the collection opened the tunnel for, or null.
+      type: str
     tags:
       description: Tags of the tunnel.
       type: dict
@@ -126,64 +133,3 @@ tunnels:
       description: When the service closes the tunnel, in ISO 8601 form.
       type: str
 """
-
-import os
-
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.iotops.tunnel.plugins.module_utils.aws_client import BOTO3_IMPORT_ERROR, ControlApiError
-from ansible_collections.iotops.tunnel.plugins.module_utils.control_api import ControlApi, Tunnel
-from ansible_collections.iotops.tunnel.plugins.module_utils.exchange import EXCHANGE_VARIABLE, Exchange
-from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import INFO_OPTIONS, REQUIRED_TOGETHER
-
-
-def find(api: ControlApi, options: dict) -> list[Tunnel]:
-    """Return the tunnels that the options describe."""
-    status = None if options["status"] == "any" else options["status"]
-    if options["tunnel_id"]:
-        found = [tunnel for tunnel in api.described(options["tunnel_id"]) if status in (None, tunnel.status)]
-    else:
-        thing = None if options["all_things"] else valid_name("thing", options["thing_name"])
-        found = api.tunnels(thing, status)
-    tags = {key: str(value) for key, value in options["tags"].items()}
-    return [tunnel for tunnel in found if tags.items() <= tunnel.tags.items()]
-
-
-def facts(tunnel: Tunnel) -> dict:
-    """Return what is known of a tunnel, ready for JSON."""
-    return {
-        "tunnel_id": tunnel.tunnel_id,
-        "tunnel_arn": tunnel.arn,
-        "status": tunnel.status,
-        "thing_name": tunnel.thing_name,
-        "services": list(tunnel.services),
-        "description": tunnel.description,
-        "tags": tunnel.tags,
-        "source": tunnel.source,
-        "destination": tunnel.destination,
-        "lifetime": tunnel.lifetime,
-        "created_at": tunnel.created_at.isoformat() if tunnel.created_at else None,
-        "expires_at": tunnel.expires_at.isoformat() if tunnel.expires_at else None,
-    }
-
-
-def main() -> None:
-    """Run as an Ansible module."""
-    module = AnsibleModule(argument_spec=INFO_OPTIONS, required_together=REQUIRED_TOGETHER, supports_check_mode=True)
-    if BOTO3_IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("boto3"), exception=BOTO3_IMPORT_ERROR)
-    if EXCHANGE_VARIABLE not in os.environ:
-        module.fail_json(
-            msg="iotops.tunnel.tunnel_info works through its action plugin only. Call it as a task of that name."
-        )
-    try:
-        environment = Exchange(os.environ[EXCHANGE_VARIABLE]).environment()
-        api = ControlApi(environment, validate_certs=module.params["validate_certs"])
-        tunnels = [facts(tunnel) for tunnel in find(api, module.params)]
-    except (ControlApiError, ValueError) as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=False, region=api.region, tunnels=tunnels)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,41 +1,90 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the control API is reached, as environment variables: the form that boto3, the module and the hub all take."""
+"""Which account a host is in: the options that say so, laid over the environment that C(aws) would see.
+
+PRIVATE: other collections must not import this.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
-_NAMES = {
-    "profile": "AWS_PROFILE",
-    "region": "AWS_REGION",
-    "access_key": "AWS_ACCESS_KEY_ID",
-    "secret_key": "AWS_SECRET_ACCESS_KEY",
-    "session_token": "AWS_SESSION_TOKEN",
-    "aws_ca_bundle": "AWS_CA_BUNDLE",
+from ansible_collections.iotops.tunnel.tunnelproxy.hub.client import Caller, current_directory
+
+# By option, the environment variables that it stands for.
+_VARIABLES = {
+    "profile": ("AWS_PROFILE",),
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    "access_key": ("AWS_ACCESS_KEY_ID",),
+    "secret_key": ("AWS_SECRET_ACCESS_KEY",),
+    "session_token": ("AWS_SESSION_TOKEN",),
+    "endpoint_url": ("AWS_ENDPOINT_URL_IOTSECURETUNNELING", "AWS_ENDPOINT_URL_IOT"),
+    "aws_ca_bundle": ("AWS_CA_BUNDLE",),
+    "tunnel_endpoint": ("AWSIOT_TUNNEL_ENDPOINT",),
+    "tunnel_capath": ("AWSIOT_TUNNEL_CAPATH",),
 }
-_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+# One way to have credentials replaces all others: those of two accounts are never mixed.
+_CREDENTIALS = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
+_CONTROL_API = ("AWS_ENDPOINT_URL_IOTSECURETUNNELING", "AWS_ENDPOINT_URL")
+# What replaces what of weaker places. The data plane of one service is of no use to tunnels of another.
+_REPLACES = (
+    (_CREDENTIALS, _CREDENTIALS),
+    (_CONTROL_API, (*_CONTROL_API, "AWS_ENDPOINT_URL_IOT", "AWSIOT_TUNNEL_ENDPOINT")),
+)
+
+AWS_OPTIONS = (*_VARIABLES, "validate_certs")
+"""The options, which have the same names in modules and plugins, and as variables with C(iotops_tunnel_) before."""
+
+REQUIRED_TOGETHER = ("access_key", "secret_key")
 
 
-TUNNELING_ENDPOINT = "AWS_ENDPOINT_URL_IOTSECURETUNNELING"
-REGISTRY_ENDPOINT = "AWS_ENDPOINT_URL_IOT"
+def caller_for(
+    options: Mapping[str, Any],
+    *,
+    variables: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    task_environment: Mapping[str, str] | None = None,
+) -> Caller:
+    """Return who asks the hub: this process, as the options have it.
 
-
-def aws_environment(
-    options: dict, task_environment: dict[str, str], endpoint: str = TUNNELING_ENDPOINT
-) -> dict[str, str]:
-    """Merge, from weak to strong: the controller's environment, the task's C(environment), the task's options.
-
-    Credentials are never mixed: keys or a profile in a stronger place replace whatever a weaker one has. C(endpoint) is
-    the variable that C(endpoint_url) stands for.
+    From weak to strong: C(defaults), which are those of ansible.cfg; the environment; the task's C(environment);
+    C(variables), which are a host's; C(options), which are a task's. A plugin whose options come from variables gives
+    those as C(options). Raise ValueError with a sentence.
     """
+    configured = _as_variables(defaults or {})
     merged: dict[str, str] = {}
-    names = {**_NAMES, "endpoint_url": endpoint}
-    from_options = {name: str(options[option]) for option, name in names.items() if options.get(option)}
-    for source in (os.environ, task_environment, from_options):
-        if "AWS_PROFILE" in source or "AWS_ACCESS_KEY_ID" in source:
-            for name in ("AWS_PROFILE", *_KEYS):
-                merged.pop(name, None)
-        merged.update({name: str(value) for name, value in source.items() if name.startswith("AWS_")})
-    return merged
+    for source in (
+        configured,
+        {name: value for name, value in os.environ.items() if value or name not in configured},
+        task_environment or {},
+        _as_variables(variables or {}),
+        _as_variables(options),
+    ):
+        for stronger, weaker in _REPLACES:
+            if any(source.get(name) for name in stronger):
+                for name in weaker:
+                    merged.pop(name, None)
+        merged.update({name: str(value) for name, value in source.items()})
+    verify = [layer.get("validate_certs") for layer in (options, variables or {}, defaults or {})]
+    return Caller(merged, current_directory(), verify=bool(next((each for each in verify if each is not None), True)))
+
+
+def _as_variables(options: Mapping[str, Any]) -> dict[str, str]:
+    given = {name: str(options[name]) for name in _VARIABLES if options.get(name)}
+    if len(given.keys() & set(REQUIRED_TOGETHER)) == 1:
+        raise ValueError("access_key and secret_key belong together: set both, or neither.")
+    return {variable: value for name, value in given.items() for variable in _VARIABLES[name]}

@@ -22,8 +22,12 @@ from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_p
 from ansible_collections.iotops.tunnel.plugins.plugin_utils.worker import import_module
 
 client = import_module("ansible_collections.iotops.tunnel.tunnelproxy.hub.client")
+aws_environment = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment")
+device_facts = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts")
+OWNER_VARIABLE = "IOTOPS_TUNNEL_OWNER"
 display = Display()
 
+_PREFIX = "iotops_tunnel_"
 _SURE_SECONDS = 10.0
 
 # What HTTP allows in the first line of a request.
@@ -38,14 +42,83 @@ class Connection(SshConnection):
     # The hub that had the tunnel when this task began, and until when that need not be asked again.
     _hub_pid = None
     _sure_until = 0.0
+    # Where the tunnel is: what client.locate and client.ensure say.
+    _where = None
+    _thing_name = None
+    # Whether the user says where the control socket is.
+    _has_control_path = False
+    # Why the device must not be reached, whatever the hub says.
+    _refusal = None
+    _caller = None
+    _owner = None
+    # The host's variables as they are, and what templates them, until set_options.
+    _unresolved = None
+
+    def _resolve_option_variables(self, variables, templar):
+        """Leave the collection's variables for set_options, which knows the delegate; ansible-core calls that next."""
+        self._unresolved = variables, templar
+        others = {name: value for name, value in variables.items() if not name.startswith(_PREFIX)}
+        return super()._resolve_option_variables(others, templar)
+
+    def _resolve_own_variables(self, task_keys):
+        """Template the collection's variables; raise ValueError where a delegate's would be ambiguous.
+
+        In a delegate's variables, ansible-core leaves C(inventory_hostname) the name of the host that the task is for:
+        made of that, they would lead to the host's device, or into its account.
+        """
+        if self._unresolved is None:
+            return {}
+        (variables, templar), self._unresolved = self._unresolved, None
+        resolve = super()._resolve_option_variables
+        own = {name: value for name, value in variables.items() if name.startswith(_PREFIX)}
+        delegate = task_keys.get("delegate_to")
+        if not delegate:
+            return resolve(own, templar)
+        templar.available_variables = {**variables, "inventory_hostname": delegate}
+        try:
+            found = resolve(own, templar)
+        finally:
+            templar.available_variables = variables
+        of_task = {name: value for name, value in own.items() if name in (task_keys.get("vars") or ())}
+        _check_delegate(delegate, found, resolve(of_task, templar), of_task)
+        return found
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
-        """Read the options, then make the thing the host: it alone names the control socket and the host key."""
+        """Read the options; the thing is the host, until the hub has said by which name ssh knows it in its account."""
+        task_keys = task_keys or {}
+        self._refusal = None
+        try:
+            var_options = {**(var_options or {}), **self._resolve_own_variables(task_keys)}
+        except ValueError as error:
+            self._refusal = str(error)
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         # With delegate_to, inventory_hostname still is the host that the task is for.
-        delegate = (task_keys or {}).get("delegate_to")
-        self.set_option("host", self.get_option("thing_name") or delegate or self.get_option("host"))
+        delegate, host = task_keys.get("delegate_to"), self.get_option("host")
+        self._thing_name = self.get_option("thing_name") or delegate or host
+        self._where = None
+        self._sure_until = 0.0
+        self._has_control_path = bool(self.get_option("control_path"))
+        try:
+            device_facts.refuse_device_facts(self.get_option("facts"), delegate or host)
+            self._caller = self._find_caller(var_options or {}, task_keys.get("environment"))
+            self._owner = self.get_option("owner")
+            if "iotops_tunnel_owner" not in (var_options or {}):
+                # The task's environment is in the caller's, and stronger than Ansible's own, which the option has.
+                self._owner = self._caller.environment.get(OWNER_VARIABLE) or self._owner
+        except ValueError as error:
+            self._refusal = self._refusal or str(error)
+        self.set_option("host", self._thing_name)
         self.set_option("port", None)
+
+    def _find_caller(self, variables, task_environment):
+        """Who asks the hub: this process, as the host's variables, the task's environment, and ansible.cfg have it."""
+        given, defaults = {}, {}
+        for name in aws_environment.AWS_OPTIONS:
+            layer = given if f"iotops_tunnel_{name}" in variables else defaults
+            layer[name] = self.get_option(name)
+        layers = task_environment if isinstance(task_environment, list) else [task_environment]
+        environment = {name: value for layer in layers if isinstance(layer, dict) for name, value in layer.items()}
+        return aws_environment.caller_for(given, defaults=defaults, task_environment=environment)
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         """Run a command on the device."""
@@ -63,8 +136,17 @@ class Connection(SshConnection):
         return super().fetch_file(in_path, out_path)
 
     def transport_test(self, connect_timeout):
-        """See whether there is a tunnel that is up, for wait_for_connection, which opens none: it may ask for hours."""
-        self._ensure_tunnel(open_policy="never")
+        """See that there is a tunnel that is up, as any task does, for wait_for_connection, which asks again."""
+        self._ensure_tunnel(wait=float(connect_timeout))
+
+    def reset(self):
+        """End the connection that tasks share, if there is one."""
+        try:
+            self._locate()
+        except AnsibleConnectionFailure as error:
+            display.vvv(f"No connection to reset: {error}", host=self._thing_name)
+            return
+        super().reset()
 
     def _ensure_tunnel_of_task(self):
         """Ask once for the steps of a task that follow each other: it makes a folder, copies a file, and so on."""
@@ -72,24 +154,57 @@ class Connection(SshConnection):
             self._ensure_tunnel()
             self._sure_until = time.monotonic() + _SURE_SECONDS
 
-    def _ensure_tunnel(self, open_policy=None):
+    def _ensure_tunnel(self, wait=None):
         """See to it that the hub has a tunnel that is up; fail before ssh runs if not."""
         thing = self._thing()
-        try:
+        with self._unreachable(thing):
             row = client.ensure(
                 thing,
                 self._service(),
-                open_policy=open_policy or self.get_option("open"),
+                open_policy=self.get_option("open"),
                 services=[self._checked(name, "iotops_tunnel_services") for name in self.get_option("services")],
                 ports=self._ports(),
-                wait=float(self.get_option("wait_for_destination")),
+                wait=float(self.get_option("wait_for_destination")) if wait is None else wait,
                 timeout=float(self.get_option("timeout")),
+                owner=self._owner,
+                unregistered=self.get_option("unregistered"),
+                caller=self._caller,
             )
+        self._hub_pid = row.get("hub_pid")
+        if row.get("taken_from"):
+            display.warning(
+                f"The tunnel of {thing} was {row['taken_from']}'s, whose connections to the device have ended; it is "
+                f"{row['owner']}'s now."
+            )
+        self._is_at(row)
+
+    def _locate(self):
+        """Find out which account the thing is in, without opening anything."""
+        thing = self._thing()
+        with self._unreachable(thing):
+            self._is_at(client.locate(thing, caller=self._caller))
+
+    def _is_at(self, where):
+        self._where = where
+        self.set_option("host", where["ssh_name"])
+        if not self._has_control_path:
+            # Not of the host's name alone: things of one name in two accounts never share a connection.
+            name = f"{where['account']}/{where['ssh_name']}"
+            self.set_option("control_path", self._create_control_path(name, None, self.get_option("remote_user")))
+
+    @contextlib.contextmanager
+    def _unreachable(self, thing):
+        """The device cannot be reached where the hub says why."""
+        try:
+            yield
         except client.HubError as error:
             # What is wrong with the hub itself is not about a thing, but this host cannot be reached for it.
             about = f"{thing} cannot be reached: " if error.code == "hub-failed" else ""
             raise AnsibleConnectionFailure(f"{about}{error}") from None
-        self._hub_pid = row.get("hub_pid")
+
+    def _host_key_alias(self):
+        names = {"thing": self._thing(), "account": self._where["qualified_name"]}
+        return names.get(self.get_option("host_key_alias"), self._where["host_key_name"])
 
     def _ports(self):
         try:
@@ -117,8 +232,10 @@ class Connection(SshConnection):
         return client.HealthCheck(service, path, statuses)
 
     def _thing(self):
+        if self._refusal:
+            raise AnsibleConnectionFailure(self._refusal)
         try:
-            return valid_name("thing", self.get_option("host"))
+            return valid_name("thing", self._thing_name)
         except ValueError as error:
             # Not chained: ansible-core 2.19 appends what the cause says.
             raise AnsibleConnectionFailure(f"{error} Set iotops_tunnel_thing for this host.") from None
@@ -144,6 +261,7 @@ class Connection(SshConnection):
         way = client.connector_command(
             thing,
             service,
+            account=self._where["account"],
             timeout=float(self.get_option("answer_timeout")),
             health_check=self._health_check(),
         )
@@ -156,7 +274,8 @@ class Connection(SshConnection):
             why += f", if {self.get_option('health_service')} says that it is well"
         self._add_args(firm, _options(f"ProxyCommand={connector}"), why)
         self._add_args(firm, _options("ProxyUseFdpass=yes"), "get the connection itself, so that no byte is copied")
-        self._add_args(firm, _options(f"HostKeyAlias={thing}"), "know the device's host key by its thing name")
+        alias = self._host_key_alias()
+        self._add_args(firm, _options(f"HostKeyAlias={alias}"), "know the device's host key by its thing and account")
         defaults: list[bytes] = []
         alive = _options("ServerAliveInterval=15", "ServerAliveCountMax=3")
         self._add_args(defaults, alive, "notice a dead link within a minute, unless ssh's arguments say otherwise")
@@ -200,16 +319,16 @@ class Connection(SshConnection):
     def _explain(self, stderr, *, ssh_failed=False):
         # Here, for few workers need it.
         ssh_failure = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure")
+        complaint = ""
         with (
             contextlib.suppress(FileNotFoundError),
             open(self._complaint(), encoding="utf-8", errors="replace") as file,
         ):
-            stderr += "\n" + file.read()
-        sentence = ssh_failure.explain_ssh_failure(stderr, self._thing(), self._service())
+            complaint = file.read()
+        way = ssh_failure.Way(self._thing(), self._service(), self._where["account"], self._host_key_alias())
+        sentence = ssh_failure.explain_ssh_failure(stderr, way, complaint)
         if sentence is None and ssh_failed:
-            sentence = ssh_failure.explain_break(
-                stderr, self._thing(), self._service(), hub_pid=self._hub_pid, still_up=self._is_still_up
-            )
+            sentence = ssh_failure.explain_break(stderr, way, hub_pid=self._hub_pid, still_up=self._is_still_up)
         if sentence:
             raise AnsibleConnectionFailure(sentence) from None
 
@@ -239,6 +358,17 @@ def _plain_shell():
             del os.environ["SHELL"]
         else:
             os.environ["SHELL"] = users
+
+
+def _check_delegate(delegate, found, as_host, names):
+    """Refuse a task's own variable that is one thing for the delegate and another for the host; values may be secret."""
+    for name in names:
+        if found.get(name) != as_host.get(name):
+            raise ValueError(
+                f"delegate_to: {delegate} is ambiguous: the task's own {name} is made of inventory_hostname, and differs "
+                f"between the host that the task is for and {delegate}. Set {name} for {delegate} in the inventory, or "
+                "write its value out in the task."
+            )
 
 
 def _options(*options):

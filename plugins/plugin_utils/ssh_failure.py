@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
@@ -27,15 +28,28 @@ _OTHER_REASON = re.compile(
 )
 
 
-def explain_ssh_failure(stderr: str, thing: str, service: str) -> str | None:
-    """Return a sentence for the operator, or None where ssh's own words serve (a refused key, a command's status)."""
-    connector = _CONNECTOR_LINE.search(stderr)
+class Way(NamedTuple):
+    """What ssh was led to. C(alias) is the name by which it knows the host key."""
+
+    thing: str
+    service: str
+    account: str
+    alias: str
+
+
+def explain_ssh_failure(stderr: str, way: Way, complaint: str) -> str | None:
+    """Return a sentence for the operator, or None where ssh's own words serve (a refused key, a command's status).
+
+    C(complaint) is what the connector has said. It is no part of C(stderr), in which the device has its say.
+    """
+    thing = way.thing
+    connector = _CONNECTOR_LINE.search(complaint)
     if connector:
         return connector.group(1)
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in stderr:
         return (
             f"The SSH host key of {thing} is not the one that is known for it. Find out why; if the device was "
-            f"replaced or installed anew, forget the old key with: ssh-keygen -R {thing}"
+            f"replaced or installed anew, forget the old key with: ssh-keygen -R {way.alias}"
         )
     if "Host key verification failed" in stderr:
         return (
@@ -43,16 +57,15 @@ def explain_ssh_failure(stderr: str, thing: str, service: str) -> str | None:
             "accept it once, for example with ANSIBLE_SSH_COMMON_ARGS='-o StrictHostKeyChecking=accept-new'."
         )
     if "proxy dialer did not pass back a connection" in stderr:
-        return f"{thing} cannot be reached: ssh's proxy command failed: {stderr.strip().splitlines()[-1]}"
+        words = (complaint.strip() or stderr.strip()).splitlines()[-1]
+        return f"{thing} cannot be reached: ssh's proxy command failed: {words}"
     refused = any(words in stderr for words in _NO_GREETING)
     if refused or any(words in stderr for words in _SILENCE):
-        return str(client.explain(thing, service, refused=refused))
+        return str(client.explain(thing, way.service, refused=refused, account=way.account))
     return None
 
 
-def explain_break(
-    stderr: str, thing: str, service: str, *, hub_pid: int | None, still_up: Callable[[], bool]
-) -> str | None:
+def explain_break(stderr: str, way: Way, *, hub_pid: int | None, still_up: Callable[[], bool]) -> str | None:
     """Return a sentence for ssh's status 255, or None where ssh gave a reason; of a broken connection it says nothing.
 
     C(hub_pid) is that of the hub which carried it; C(still_up) tells whether the shared connection is there.
@@ -61,11 +74,11 @@ def explain_break(
         return None
     if still_up():
         return (
-            f"The command on {thing} ended with status 255, by which ssh also tells its own failures, so that Ansible "
-            "takes the host for unreachable. The connection is up: have the command end with another status."
+            f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that "
+            "Ansible takes the host for unreachable. The connection is up: have the command end with another status."
         )
-    why = client.explain_break(thing, service, hub_pid=hub_pid)
+    why = client.explain_break(way.thing, way.service, hub_pid=hub_pid, account=way.account)
     return (
-        f"The SSH connection to {thing} broke off: {why}. What the task did until then is not known: look, then run it "
-        "again."
+        f"The SSH connection to {way.thing} broke off: {why}. What the task did until then is not known: look, then "
+        "run it again."
     )

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 
 @contextlib.contextmanager
-def thing_lock(thing: str):
-    """Hold the lock of C(thing). The kernel lets go of it when the process ends, in whatever way."""
+def thing_lock(account: str, thing: str):
+    """Hold the lock of a thing in an account. The kernel releases it when the process ends, in whatever way."""
     directory = os.path.join(client.directory(), "tasks")
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    descriptor = os.open(os.path.join(directory, thing), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # The account may have a URL in its name.
+    name = f"{hashlib.sha256(account.encode()).hexdigest()[:16]}-{thing}"
+    descriptor = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -11,16 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from ansible_collections.iotops.tunnel.plugins.module_utils.aws_client import Api, AwsClient
-
-REGISTRY = Api(
-    name="iot",
-    title="the registry of things",
-    permission="Allow iot:ListThings, with thing_groups iot:ListThingsInThingGroup too, or with query iot:SearchIndex.",
-    throttled="Try again later, raise AWS_MAX_ATTEMPTS, or set cache.",
-    over_limit="Try again later.",
-    missing="has no such thing group or index. Check thing_groups, index and region.",
-)
+from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 # The most that ListThings and ListThingsInThingGroup take.
 _PAGE = 250
@@ -79,36 +70,50 @@ class Thing:
         )
 
 
-def things(client: AwsClient, selection: Selection) -> list[Thing]:
-    """Return the things that are wanted, by name."""
-    found = _from_index(client, selection) if selection.query else _from_registry(client, selection)
+def things(caller: client.Caller, selection: Selection) -> list[Thing]:
+    """Return the things that are wanted, by name.
+
+    Args:
+        caller: whose environment says which registry is asked. The hub makes the calls.
+    """
+    found = _from_index(caller, selection) if selection.query else _from_registry(caller, selection)
     wanted = {thing.name: thing for thing in found if selection.covers(thing)}
     return [wanted[name] for name in sorted(wanted)]
 
 
-def _from_index(client: AwsClient, selection: Selection):
+def _from_index(caller: client.Caller, selection: Selection):
     purpose = f"search the index {selection.index} for {selection.query!r}"
     request = {"indexName": selection.index, "queryString": selection.query, "maxResults": _INDEX_PAGE}
     groups = set(selection.thing_groups)
-    for answer in client.pages(purpose, "search_index", **request):
+    for answer in _pages(caller, purpose, "search_index", **request):
         for document in answer.get("things", ()):
             if not groups or groups & set(document.get("thingGroupNames", ())):
                 yield Thing.from_answer(document)
 
 
-def _from_registry(client: AwsClient, selection: Selection):
+def _from_registry(caller: client.Caller, selection: Selection):
     """Page through the registry, also for the things of a group.
 
     A group's list has names only, and a page of the registry is as many things as 250 calls for one each.
     """
-    groups = _groups_by_thing(client, selection.thing_groups)
+    groups = _groups_by_thing(caller, selection.thing_groups)
     if groups == {}:
         return
     for thing_type in selection.thing_types or (None,):
-        for answer in client.pages("list things", "list_things", **_request(selection, thing_type)):
-            for document in answer["things"]:
+        for answer in _pages(caller, "list things", "list_things", **_request(selection, thing_type)):
+            for document in answer.get("things", ()):
                 if groups is None or document["thingName"] in groups:
                     yield Thing.from_answer(document, (groups or {}).get(document["thingName"]))
+
+
+def _pages(caller: client.Caller, purpose: str, operation: str, **request):
+    """Generate the answers of a call that has C(nextToken)."""
+    while True:
+        answer = client.call(operation, request, purpose=purpose, api="iot", caller=caller)
+        yield answer
+        if not answer.get("nextToken"):
+            return
+        request["nextToken"] = answer["nextToken"]
 
 
 def _request(selection: Selection, thing_type: str | None) -> dict:
@@ -120,15 +125,15 @@ def _request(selection: Selection, thing_type: str | None) -> dict:
     return request
 
 
-def _groups_by_thing(client: AwsClient, names: tuple[str, ...]) -> dict[str, list[str]] | None:
+def _groups_by_thing(caller: client.Caller, names: tuple[str, ...]) -> dict[str, list[str]] | None:
     """By thing, which of these groups it is in, by itself or through a group within; None where no group is named."""
     if not names:
         return None
     members: dict[str, list[str]] = {}
     for group in names:
         request = {"thingGroupName": group, "recursive": True, "maxResults": _PAGE}
-        for answer in client.pages(f"list the things of group {group}", "list_things_in_thing_group", **request):
-            for thing in answer["things"]:
+        for answer in _pages(caller, f"list the things of group {group}", "list_things_in_thing_group", **request):
+            for thing in answer.get("things", ()):
                 members.setdefault(thing, []).append(group)
     return members
 

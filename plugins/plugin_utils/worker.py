@@ -14,7 +14,7 @@ from ansible import constants
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.connection import ssh
 from ansible.plugins.doc_fragments import connection_pipelining
-from ansible_collections.iotops.tunnel.plugins.doc_fragments import opening
+from ansible_collections.iotops.tunnel.plugins.doc_fragments import account, opening
 from ansible_collections.iotops.tunnel.plugins.doc_fragments.ssh import options_of
 
 
@@ -42,7 +42,7 @@ def define_options(name, documentation):
 
     Args:
         name: the plugin's Python module, which is what Ansible calls it.
-        documentation: the plugin's own; it extends iotops.tunnel.opening, iotops.tunnel.ssh, and connection_pipelining.
+        documentation: the plugin's own; it extends iotops.tunnel.opening, .account and .ssh, and connection_pipelining.
     """
     if multiprocessing.parent_process() is None:
         return
@@ -52,7 +52,7 @@ def define_options(name, documentation):
     except AttributeError:
         # Ansible does not promise that there will always be these.
         return
-    texts = [documentation, opening.ModuleDocFragment.DOCUMENTATION]
+    texts = [documentation, opening.ModuleDocFragment.DOCUMENTATION, account.ModuleDocFragment.DOCUMENTATION]
     if not options:
         texts += [ssh.DOCUMENTATION, connection_pipelining.ModuleDocFragment.DOCUMENTATION]
     if any("{{" in text for text in texts):

@@ -34,6 +34,7 @@ from tunnelproxy.hub import client
 from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
 
 DEVICE = "device-1"
+NOWHERE = "127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +70,20 @@ class Ward:
     def open(self, thing: str, services: tuple[str, ...] = ("SSH1", "HTTP1")) -> OpenTunnel:
         config = {"thingName": thing, "services": list(services)}
         opened = self.api.open_tunnel(destinationConfig=config)
-        return OpenTunnel(opened["tunnelId"], opened["sourceAccessToken"], opened["destinationAccessToken"])
+        return OpenTunnel(
+            opened["tunnelId"], opened["tunnelArn"], opened["sourceAccessToken"], opened["destinationAccessToken"]
+        )
 
-    def hold(self, thing: str, tunnel: OpenTunnel, services: tuple[str, ...] = ("SSH1", "HTTP1")) -> None:
-        environment = self.service.environment
+    def hold(
+        self, thing: str, tunnel: OpenTunnel, services: tuple[str, ...] = ("SSH1", "HTTP1"), **changes: str
+    ) -> None:
         client.adopt(
             thing,
             tunnel_id=tunnel.tunnel_id,
-            region=environment["AWS_REGION"],
+            tunnel_arn=tunnel.arn,
             source_token=tunnel.source_token,
             services=services,
-            endpoint=self.service.data,
-            capath=self.service.ca,
-            aws={name: value for name, value in environment.items() if name.startswith("AWS_")},
+            caller=client.Caller({**os.environ, **self.service.environment, **changes}, "/"),
         )
 
     def held(self, thing: str, services: tuple[str, ...] = ("SSH1", "HTTP1")) -> OpenTunnel:
@@ -137,6 +139,12 @@ def token_rotated(ward: Ward, thing: str) -> None:
         ward.hold(thing, tunnel)
 
 
+def not_linked(ward: Ward, thing: str) -> None:
+    """The data plane is where nothing listens any more."""
+    with pytest.raises(client.HubError):
+        ward.hold(thing, ward.open(thing), AWSIOT_TUNNEL_ENDPOINT=NOWHERE)
+
+
 def not_connected(ward: Ward, thing: str) -> None:
     ward.held(thing)
 
@@ -161,7 +169,8 @@ def speaks_v1(ward: Ward, thing: str) -> None:
 def speaks_v2(ward: Ward, thing: str) -> None:
     """A device of V2 whose only connection somebody has."""
     ward.connect(thing, ward.held(thing), ward.device.sshd.port, "--protocol-version", "V2")
-    ward.stack.enter_context(socket.socket(fileno=client.open_stream(thing, "SSH1")))
+    caller = client.Caller({**os.environ, **ward.service.environment}, "/")
+    ward.stack.enter_context(socket.socket(fileno=client.open_stream(thing, "SSH1", caller=caller)))
 
 
 def silent(ward: Ward, thing: str) -> None:
@@ -210,6 +219,7 @@ BROKEN = [
     Broken("Tunnel expired", "t-expired", expired, {}),
     Broken("Token used", "t-used", token_used, {}),
     Broken("Token replaced", "t-rotated", token_rotated, {}),
+    Broken("Tunnel not linked", "t-unlinked", not_linked, {"iotops_tunnel_tunnel_endpoint": NOWHERE}),
     Broken("Device not connected", "t-away", not_connected, {}),
     Broken("Old protocol, several services", "t-v1", speaks_v1, {}),
     Broken("Old protocol, second connection", "t-v2", speaks_v2, {}),
@@ -259,10 +269,11 @@ def test_each_broken_thing_is_told_apart(fleet: Fleet, controller: Controller, t
 # What is wrong on the controller, or on its way to the services.
 
 
-def opening(controller: Controller, **environment: str) -> str:
+def opening(controller: Controller, *options: str, **environment: str) -> str:
     """Have a thing of which the hub knows nothing pinged, in another environment."""
     clean = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", **environment}
-    command = ("-e", f"iotops_tunnel_thing=t-{uuid.uuid4()}", "-e", "iotops_tunnel_wait=0")
+    clean.setdefault("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    command = ("-e", f"iotops_tunnel_thing=t-{uuid.uuid4()}", "-e", "iotops_tunnel_wait=0", *options)
     return unreachable(controller.module("ansible.builtin.ping", DEVICE, *command, env=clean)[DEVICE])
 
 
@@ -273,11 +284,40 @@ AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 class Wrong:
     cause: str
     environment: dict[str, str]
+    options: tuple[str, ...] = ()
 
+
+NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+ROLE = "arn:aws:iam::123456789012:role/ops"
+CONFIG = f"""
+[profile sso]
+sso_session = company
+sso_account_id = 123456789012
+sso_role_name = ops
+[sso-session company]
+sso_start_url = https://company.example.com/start
+sso_region = us-east-1
+[profile process]
+credential_process = sh -c "echo the vault is sealed >&2; exit 1"
+[profile mfa]
+role_arn = {ROLE}
+source_profile = plain
+mfa_serial = arn:aws:iam::123456789012:mfa/alice
+[profile plain]
+aws_access_key_id = AKIAIOSFODNN7EXAMPLE
+aws_secret_access_key = example
+"""
 
 WRONG = [
     Wrong("Wrong AWS keys", {"AWS_SECRET_ACCESS_KEY": "wrong"}),
-    Wrong("No AWS keys", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}),
+    Wrong("No AWS keys", NO_KEYS),
+    Wrong("No such profile", {**NO_KEYS, "AWS_PROFILE": "nobody"}),
+    Wrong("Single sign-on", {**NO_KEYS, "AWS_PROFILE": "sso", "AWS_CONFIG_FILE": "{config}"}),
+    Wrong("Credential process", {**NO_KEYS, "AWS_PROFILE": "process", "AWS_CONFIG_FILE": "{config}"}),
+    Wrong("MFA code", {**NO_KEYS, "AWS_PROFILE": "mfa", "AWS_CONFIG_FILE": "{config}"}),
+    Wrong("Web identity", {**NO_KEYS, "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere/token", "AWS_ROLE_ARN": ROLE}),
+    Wrong("No region", {"AWS_REGION": "", "AWS_DEFAULT_REGION": ""}),
+    Wrong("Thing not registered", {}, ("-e", "iotops_tunnel_unregistered=false")),
     Wrong("Wrong region", {"AWS_REGION": "eu-west-1"}),
     Wrong("Control API not reachable", {"AWS_ENDPOINT_URL_IOTSECURETUNNELING": "https://127.0.0.1:9"}),
     Wrong("Control API not trusted", {"AWS_CA_BUNDLE": AUTHORITIES}),
@@ -287,9 +327,19 @@ WRONG = [
 ]
 
 
-def test_each_wrong_environment_is_told_apart(controller: Controller) -> None:
+def test_each_wrong_environment_is_told_apart(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(CONFIG)
+
+    def say(wrong: Wrong) -> str:
+        environment = {name: value.format(config=config) for name, value in wrong.environment.items()}
+        return opening(controller, *wrong.options, **environment)
+
+    before = len(fleet.service.boto3_client().list_tunnels()["tunnelSummaries"])
     with ThreadPoolExecutor(2) as pool:
-        said = pool.map(lambda wrong: opening(controller, **wrong.environment), WRONG)
+        said = [*pool.map(say, WRONG)]
+        # None was paid for, but for the device that did not come.
+        assert len(fleet.service.boto3_client().list_tunnels()["tunnelSummaries"]) == before + 1
         for wrong, message in zip(WRONG, said):
             assert_documented(wrong.cause, message)
 

@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from peers.collection import Controller
-from peers.iot_registry import IotRegistry, Throttle
+from peers.iot_registry import FixedRegistry, IotRegistry, Throttle
 from peers.service import TunnelingService
 from tunnelproxy.service.store import Store
 
@@ -101,12 +102,11 @@ def inventory(controller: Controller, tmp_path: Path) -> Inventory:
     return Inventory(controller, tmp_path)
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_the_connection_is_loaded_once_before_workers_are_forked(inventory: Inventory, wanted: bool) -> None:
-    path = inventory.file(query="thingName:device-0007", set_connection=wanted)
+def test_the_connection_is_loaded_once_before_workers_are_forked(inventory: Inventory) -> None:
+    path = inventory.file(query="thingName:device-0007")
     said = inventory.read(path, ANSIBLE_DEBUG="1")
     assert said.returncode == 0, said.stderr
-    assert ("tunnel/plugins/connection/ssh.py" in said.stdout) is wanted
+    assert "tunnel/plugins/connection/ssh.py" in said.stdout
 
 
 def test_all_things_of_aws_iot_in_pages(inventory: Inventory, registry: IotRegistry) -> None:
@@ -238,10 +238,12 @@ def test_calls_that_are_throttled_are_made_again(inventory: Inventory, registry:
             said = words_of(
                 inventory.read(path, inventory.file("group", thing_groups=["nowhere"]), AWS_MAX_ATTEMPTS="1")
             )
-    throttled = f"Could not list things: {throttle.url} (region eu-central-1) throttles the calls (ThrottlingException)"
-    assert f"{throttled}, even after waiting. Try again later, raise AWS_MAX_ATTEMPTS, or set cache" in said
-    assert "Could not list the things of group nowhere" in said
-    assert "has no such thing group or index" in said
+    assert (
+        f"Could not list things: {throttle.url} (region eu-central-1) throttles the calls (ThrottlingException)" in said
+    )
+    assert "even after waiting: try again later, raise AWS_MAX_ATTEMPTS, or set cache." in said
+    assert "Could not list the things of group nowhere: " in said
+    assert "has no such thing, thing group or index" in said
 
 
 def test_the_cache_answers_until_it_is_flushed_or_asked_for_something_else(
@@ -286,25 +288,17 @@ def words_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
-    "keys": (
-        {"access_key": "AKIAWRONG"},
-        "does not accept the AWS keys (UnrecognizedClientException). Check access_key",
-    ),
-    "secret": ({"secret_key": "{{ 'wr' ~ 'ong' }}"}, "does not accept the AWS keys (InvalidSignatureException). Check"),
-    "region": ({"region": "eu-west-1"}, "is not of that region (Credential should be scoped to a valid region: 'us-"),
-    "ca": ({"aws_ca_bundle": "/etc/ssl/certs/ca-certificates.crt"}, "is not trusted here. Set aws_ca_bundle to"),
-    "reach": (
-        {"endpoint_url": "https://127.0.0.1:9"},
-        "https://127.0.0.1:9 (region us-east-1) cannot be reached. Check",
-    ),
-    "profile": (
-        {"access_key": None, "secret_key": None, "profile": "nobody"},
-        "no such profile. Set profile to one of",
-    ),
+    "keys": ({"access_key": "AKIAWRONG"}, "are not accepted (UnrecognizedClientException): check them"),
+    "secret": ({"secret_key": "{{ 'wr' ~ 'ong' }}"}, "are not accepted (InvalidSignatureException): check them"),
+    "region": ({"region": "eu-west-1"}, "wrong region (Credential should be scoped to a valid region: 'us-east-1')"),
+    "ca": ({"aws_ca_bundle": "/etc/ssl/certs/ca-certificates.crt"}, "is not trusted here: set AWS_CA_BUNDLE to"),
+    "reach": ({"endpoint_url": "https://127.0.0.1:9"}, "https://127.0.0.1:9 cannot be reached (Connection refused): "),
+    "profile": ({"access_key": None, "secret_key": None, "profile": "nobody"}, "there is no profile nobody in"),
     "half": ({"secret_key": None}, "access_key and secret_key belong together: set both"),
-    "none": ({"access_key": None, "secret_key": None}, "there are no complete AWS credentials. Set access_key and"),
+    "none": ({"access_key": None, "secret_key": None}, "there are no AWS credentials: set AWS_PROFILE, or"),
     "groups": ({"thing_groups": ["field"]}, "It has no thing groups, and no fleet index"),
-    "twice": ({"hostname": "'one'"}, "would both be the host one. Make hostname an expression that tells them apart"),
+    "name": ({"strict": True, "hostname": "thing_name ~ '/..'"}, "hostname is 'device-0000/..' for the thing device-0"),
+    "no-name": ({"strict": True, "hostname": "nothing"}, "hostname cannot be told of the thing device-0000"),
     "strict": ({"strict": True, "filters": ["nothing"]}, "filters has 'nothing', which cannot be told of the thing"),
     "option": ({"thing_type": "pump"}, "sets thing_type, which iotops.tunnel.things does not have. See: ansible-doc"),
 }
@@ -324,14 +318,191 @@ def test_each_failure_is_one_sentence_with_a_remedy(
 
     missing = [label for label, (_changes, words) in FAILURES.items() if words not in said]
     assert missing == [], said
-    assert f"{registry.url} (region us-east-1) refuses the AWS keys (HTTP status 403)" in said
+    assert f"{registry.url} refuses the AWS keys in AWS_ACCESS_KEY_ID (HTTP status 403)" in said
     assert "hosts.yml' could not be verified by inventory plugin 'iotops.tunnel.things'" in said
     assert json.loads(done.stdout)["_meta"]["hostvars"] == {}
     assert service.environment["AWS_SECRET_ACCESS_KEY"] not in said
 
 
 def test_without_boto3_it_says_how_to_install_it(inventory: Inventory) -> None:
-    (inventory.folder / "boto3.py").write_text("raise ImportError('hidden')")
+    (inventory.folder / "botocore.py").write_text("raise ImportError('hidden')")
     said = words_of(inventory.read(inventory.file(), PYTHONPATH=str(inventory.folder)))
-    assert "The inventory of things needs boto3" in said
+    assert "the Python that runs Ansible cannot use boto3" in said
     assert "-m pip install boto3" in said
+
+
+ARN_NAME = "123456789012.eu-central-1"
+
+
+def test_a_thing_takes_no_name_that_something_else_has(inventory: Inventory) -> None:
+    things = ["all", "ungrouped", "localhost", "servers", "own", "a-web", "pump"]
+    (inventory.folder / "hosts.ini").write_text("[servers]\na-web ansible_user=me\n")
+    with FixedRegistry([*things]) as registry:
+        path = inventory.file(endpoint_url=registry.url, groups={"own": "thing_name == 'pump'"})
+        sources = (inventory.folder / "hosts.ini", path)
+        groups = inventory.groups(*sources)
+        said = words_of(inventory.read(*sources))
+    variables = groups["_meta"]["hostvars"]
+    assert set(variables) == {"a-web", "pump", *(f"{name}.{ARN_NAME}" for name in things[:-1])}
+    assert variables["a-web"] == {"ansible_user": "me"}
+    assert variables[f"a-web.{ARN_NAME}"]["iotops_tunnel_thing"] == "a-web"
+    assert groups["servers"]["hosts"] == ["a-web"]
+    assert groups["own"]["hosts"] == ["pump"]
+    assert (
+        "The thing a-web cannot be the host a-web: a host from another source of the inventory has that name." in said
+    )
+    assert "It becomes the host a-web.123456789012." in said
+    assert "The same holds for the names of 1 more things." in said
+
+
+def test_things_of_one_name_in_two_accounts_are_two_hosts_and_one_thing_in_two_files_is_one(
+    inventory: Inventory,
+) -> None:
+    index = [{"thingName": name, "connectivity": {"connected": True}} for name in ("gw", "new")]
+    with (
+        FixedRegistry(["gw", "pump"]) as first,
+        FixedRegistry(["gw"], account="210987654321", index=index) as second,
+    ):
+        files = [
+            inventory.file("a", endpoint_url=first.url),
+            inventory.file("b", endpoint_url=second.url, profile="{{ 'b' ~ 'b' }}"),
+            inventory.file("c", endpoint_url=first.url, groups={"pumps": "thing_name == 'pump'"}),
+            inventory.file("d", endpoint_url=second.url, profile="bb", query="*", groups={"seen": "true"}),
+            inventory.file("e", endpoint_url=first.url, query="*"),
+        ]
+        profiles = inventory.folder / "credentials"
+        profiles.write_text("[bb]\naws_access_key_id = AKIABB\naws_secret_access_key = any\n")
+        groups = inventory.groups(*files, AWS_SHARED_CREDENTIALS_FILE=str(profiles))
+    variables = groups["_meta"]["hostvars"]
+    assert set(variables) == {"gw", "pump", "gw.210987654321.eu-central-1", "new"}
+    assert variables["gw"]["iotops_tunnel_endpoint_url"] == first.url
+    assert "iotops_tunnel_profile" not in variables["gw"]
+    assert variables["gw.210987654321.eu-central-1"]["iotops_tunnel_endpoint_url"] == second.url
+    assert variables["gw.210987654321.eu-central-1"]["iotops_tunnel_profile"] == "bb"
+    assert groups["pumps"]["hosts"] == ["pump"]
+    assert groups["seen"]["hosts"] == ["gw.210987654321.eu-central-1", "new"]
+
+
+def test_names_that_no_thing_may_have_are_left_out_and_attributes_make_no_unfit_host(inventory: Inventory) -> None:
+    labels = ["../../etc", "web,all", "@file", "localhost", "same", "same", "Pump 9"]
+    hostile = ["../etc", "-oProxyCommand=x", "a b", "x" * 129, "{{ 1 }}", "web\nall"]
+    things = [{"thingName": f"t{number}", "attributes": {"label": label}} for number, label in enumerate(labels)]
+    with FixedRegistry([*hostile, *things]) as registry:
+        path = inventory.file(endpoint_url=registry.url, hostname="thing_attributes.label")
+        hosts = inventory.hosts(path)
+        said = words_of(inventory.read(path))
+    expected = {"t0", "t1", "t2", f"t3.{ARN_NAME}", "same", f"t5.{ARN_NAME}", "Pump 9"}
+    assert set(hosts) == expected
+    assert "A thing of the registry is left out: '-oProxyCommand=x' cannot be the name of a thing" in said
+
+
+def test_a_group_of_an_attribute_hides_no_host(inventory: Inventory) -> None:
+    things = [{"thingName": name, "attributes": {"site": site}} for name, site in (("gw", "yard"), ("pump", "gw"))]
+    with FixedRegistry([*things]) as registry:
+        keyed = [{"key": "thing_attributes.site", "prefix": "", "separator": ""}]
+        path = inventory.file(endpoint_url=registry.url, keyed_groups=keyed)
+        groups = inventory.groups(path)
+        said = words_of(inventory.read(path))
+    assert groups["yard"]["hosts"] == ["gw"]
+    assert groups["gw_group"]["hosts"] == ["pump"]
+    assert "gw" not in groups
+    assert "keyed_groups would make a group gw, which is the name of a host. The group is gw_group." in said
+
+
+def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inventory) -> None:
+    account = {
+        "endpoint_url": "",
+        "region": "us-east-1",
+        "aws_ca_bundle": "~/ca.pem",
+        "validate_certs": False,
+        "tunnel_endpoint": "127.0.0.1:8443",
+        "tunnel_capath": "/etc/ssl",
+    }
+    with FixedRegistry(["pump"]) as registry:
+        account["endpoint_url"] = registry.url
+        (inventory.folder / "ca.pem").touch()
+        plain_keys = inventory.file("plain", **account, access_key="AKIASHOWN", secret_key="shown")
+        home = {"HOME": str(inventory.folder)}
+        pump = inventory.hosts(plain_keys, **home)["pump"]
+        done = inventory.read(plain_keys, **home)
+        templates = inventory.file(
+            "templates", access_key="{{ lookup('env', 'THE_KEY') }}", secret_key="{{ 'sec' ~ 'ret' }}"
+        )
+        keys = inventory.read(templates, AWS_ENDPOINT_URL_IOT=registry.url, THE_KEY="AKIATEMPLATE")
+        shown = inventory.controller.run(
+            *("ansible", "-i", templates, "pump", "-c", "local", "-m", "ansible.builtin.debug"),
+            *("-a", "msg={{ iotops_tunnel_access_key }}/{{ iotops_tunnel_secret_key }}"),
+            AWS_ENDPOINT_URL_IOT=registry.url,
+            THE_KEY="AKIATEMPLATE",
+        )
+    assert {name: value for name, value in pump.items() if name.startswith("iotops_tunnel_")} == {
+        "iotops_tunnel_thing": "pump",
+        "iotops_tunnel_endpoint_url": registry.url,
+        "iotops_tunnel_region": "us-east-1",
+        "iotops_tunnel_aws_ca_bundle": str(inventory.folder / "ca.pem"),
+        "iotops_tunnel_validate_certs": False,
+        "iotops_tunnel_tunnel_endpoint": "127.0.0.1:8443",
+        "iotops_tunnel_tunnel_capath": "/etc/ssl",
+    }
+    assert "AKIASHOWN" not in done.stdout
+    assert "are for the registry alone, as they are in plain text" in words_of(done)
+    assert "AKIATEMPLATE" not in keys.stdout
+    assert "registry alone" not in words_of(keys)
+    assert '"msg": "AKIATEMPLATE/secret"' in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_tasks_for_the_hosts_go_to_their_account(inventory: Inventory, service: TunnelingService) -> None:
+    options = options_for(service)
+    profiles = inventory.folder / "credentials"
+    keys = f"aws_access_key_id = {options.pop('access_key')}\naws_secret_access_key = {options.pop('secret_key')}\n"
+    profiles.write_text(f"[own]\n{keys}")
+    path = inventory.file(
+        **options, profile="own", attributes={"site": "north"}, filters=["thing_name is match('.*1$')"]
+    )
+    outcome = inventory.controller.module(
+        "iotops.tunnel.tunnel_info",
+        "device-0001",
+        *("-i", str(path)),
+        env={"AWS_SHARED_CREDENTIALS_FILE": str(profiles)},
+    )["device-0001"]
+    assert outcome.word == "SUCCESS", outcome.message
+    assert outcome.result["account"].endswith(f"/us-east-1 at {urlsplit(service.api).netloc}")
+
+
+def test_encrypted_keys_are_passed_on_as_they_are(inventory: Inventory) -> None:
+    password = inventory.folder / "password"
+    password.write_text("any")
+    vault = ("--vault-password-file", password)
+    encrypt = ("ansible-vault", "encrypt_string", *vault, "--name")
+    keys = [inventory.controller.run(*encrypt, name, "very-secret").stdout for name in ("access_key", "secret_key")]
+    path = inventory.folder / "vault.things.yml"
+    path.write_text("\n".join(["plugin: iotops.tunnel.things", *keys]))
+    with FixedRegistry(["pump"]) as registry:
+        listed = inventory.read(path, options=tuple(map(str, vault)), AWS_ENDPOINT_URL_IOT=registry.url)
+        shown = inventory.controller.run(
+            *("ansible", "-i", path, "pump", "-c", "local", "-m", "ansible.builtin.debug", *vault),
+            *("-a", "var=iotops_tunnel_secret_key"),
+            AWS_ENDPOINT_URL_IOT=registry.url,
+        )
+    assert '"pump"' in listed.stdout, listed.stderr
+    assert "iotops_tunnel_secret_key" in listed.stdout
+    assert "very-secret" not in listed.stdout
+    assert "very-secret" in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_the_cache_of_one_account_does_not_answer_for_another(inventory: Inventory) -> None:
+    cache = {
+        "cache": True,
+        "cache_plugin": "ansible.builtin.jsonfile",
+        "cache_connection": str(inventory.folder / "cache"),
+    }
+    path = inventory.file(**cache)
+    with FixedRegistry(["a"]) as first, FixedRegistry(["b"]) as second:
+        for registry, host in ((first, "a"), (second, "b"), (first, "a")):
+            assert list(inventory.hosts(path, AWS_ENDPOINT_URL_IOT=registry.url)) == [host]
+        assert (first.asked, second.asked) == (1, 1)
+        for changed in ({"AWS_REGION": "us-east-1"}, {"AWS_ACCESS_KEY_ID": "AKIAANOTHER"}, {"AWS_ROLE_ARN": "arn"}):
+            inventory.hosts(path, **{"AWS_ENDPOINT_URL_IOT": first.url, **changed})
+        assert first.asked == 4
+        inventory.hosts(path, AWS_ENDPOINT_URL_IOT=first.url, AWS_SECRET_ACCESS_KEY="renewed")
+        assert first.asked == 4

@@ -16,6 +16,9 @@ from peers.fleet import Fleet
 PLAYBOOK = """
 - hosts: devices
   gather_facts: false
+  vars:
+    iotops_tunnel_access_key: "{{ lookup('env', 'THE_KEY') }}"
+    iotops_tunnel_secret_key: "{{ lookup('env', 'THE_SECRET') }}"
   module_defaults:
     group/iotops.tunnel.aws:
       access_key: "{{ lookup('env', 'THE_KEY') }}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -75,7 +76,115 @@ def test_delegation_reaches_the_delegate(fleet: Fleet, controller: Controller, t
         assert f'"{host}={device.sshd.port}' in done.stdout
 
 
-def test_resetting_and_waiting_open_no_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "thing",
+    [
+        "{{ inventory_hostname }}",
+        "{{ inventory_hostname.split('.')[0] | lower }}",
+        "device-{{ inventory_hostname | regex_replace('^.*-', '') }}",
+        "{{ things[inventory_hostname] }}",
+    ],
+)
+def test_a_thing_made_of_inventory_hostname_is_the_delegates(
+    fleet: Fleet, controller: Controller, tmp_path: Path, thing: str
+) -> None:
+    """ansible-core templates a delegate's variables with the name of the host that the task is for."""
+    playbook = tmp_path / "delegate.yml"
+    playbook.write_text(f"""
+- hosts: device-1
+  gather_facts: false
+  vars:
+    iotops_tunnel_thing: "{thing}"
+    things: {{device-1: device-1, device-2: device-2}}
+  tasks:
+    - ansible.builtin.raw: echo here=${{SSH_CONNECTION##* }}
+      changed_when: false
+    - ansible.builtin.raw: echo there=${{SSH_CONNECTION##* }}
+      delegate_to: device-2
+      changed_when: false
+    - ansible.builtin.raw: echo back=${{SSH_CONNECTION##* }}
+      changed_when: false
+""")
+    done = controller.playbook(playbook, "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word, device in (("here", "device-1"), ("there", "device-2"), ("back", "device-1")):
+        assert f"{word}={fleet.devices[device].sshd.port}" in done.stdout
+
+
+def test_a_host_without_a_thing_delegates_to_one_by_its_own_account(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    """What the delegate's variables look up by name need not be there for the host that the task is for."""
+    playbook = tmp_path / "delegate.yml"
+    playbook.write_text("""
+- hosts: localhost
+  gather_facts: false
+  vars:
+    accounts: {device-2: {region: eu-central-1}}
+  tasks:
+    - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
+      delegate_to: device-2
+      connection: iotops.tunnel.ssh
+      changed_when: false
+""")
+    region = "{{ accounts[inventory_hostname].region | default('nowhere') }}"
+    own = tmp_path / "host_vars" / "device-2.yml"
+    own.parent.mkdir()
+    own.write_text(f'iotops_tunnel_region: "{region}"\n')
+    done = controller.playbook(playbook, "-v")
+    assert done.returncode != 0
+    assert "eu-central-1" in done.stdout
+    assert "nowhere" not in done.stdout
+    own.write_text("iotops_tunnel_thing: \"{{ {'device-2': 'device-2'}[inventory_hostname] }}\"\n")
+    done = controller.playbook(playbook, "-v")
+    assert f"there={fleet.devices['device-2'].sshd.port}" in done.stdout, done.stdout
+
+
+def test_a_literal_thing_of_a_delegate_is_reached_whatever_the_host_is_called(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    inventory = json.loads(controller.inventory.read_text())
+    hosts = inventory["devices"]["hosts"]
+    inventory["devices"]["hosts"] = {
+        "device": hosts["device-1"],
+        "backup": {**hosts["device-2"], "iotops_tunnel_thing": "device-2"},
+    }
+    other, playbook = tmp_path / "other.json", tmp_path / "delegate.yml"
+    other.write_text(json.dumps(inventory))
+    playbook.write_text("""
+- hosts: device
+  gather_facts: false
+  tasks:
+    - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
+      delegate_to: backup
+      changed_when: false
+""")
+    done = controller.playbook(playbook, "-v", "-i", other)
+    assert f"there={fleet.devices['device-2'].sshd.port}" in done.stdout, done.stdout
+
+
+def test_a_tasks_own_variable_made_of_inventory_hostname_is_refused_with_a_delegate(
+    fleet: Fleet, controller: Controller, tmp_path: Path
+) -> None:
+    """Whose name it means there, the host's or the delegate's, nobody can tell."""
+    playbook = tmp_path / "delegate.yml"
+    playbook.write_text("""
+- hosts: device-1
+  gather_facts: false
+  tasks:
+    - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
+      delegate_to: device-2
+      vars:
+        iotops_tunnel_thing: "{{ inventory_hostname }}"
+      changed_when: false
+""")
+    done = controller.playbook(playbook, "-v")
+    assert "UNREACHABLE" in done.stdout
+    assert "delegate_to: device-2 is ambiguous: the task's own iotops_tunnel_thing" in done.stdout
+    assert not re.search(r"there=\d", done.stdout)
+
+
+def test_resetting_and_waiting_open_no_further_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     playbook = tmp_path / "reset.yml"
     playbook.write_text("""
 - hosts: devices
@@ -203,12 +312,14 @@ def test_a_thing_without_a_tunnel_is_unreachable_where_none_may_be_opened(fleet:
     assert tunnels_to_nobody(fleet) == []
 
 
-def test_waiting_for_a_connection_opens_no_tunnel(fleet: Fleet, controller: Controller) -> None:
-    waiting = ("-a", "timeout=2 sleep=1", *NOBODY)
+def test_waiting_for_a_connection_opens_one_tunnel_and_keeps_to_its_time(fleet: Fleet, controller: Controller) -> None:
+    waiting = ("-a", "timeout=2 sleep=1 connect_timeout=1", *NOBODY, "-e", "iotops_tunnel_wait=60")
     outcome = controller.module("ansible.builtin.wait_for_connection", "device-1", *waiting)["device-1"]
     assert outcome.word != "SUCCESS"
-    assert "there is no tunnel to nobody" in outcome.message
-    assert tunnels_to_nobody(fleet) == []
+    assert "nobody did not connect to its tunnel" in outcome.message
+    assert outcome.result["elapsed"] < 30
+    (tunnel_id,) = tunnels_to_nobody(fleet)
+    fleet.service.boto3_client().close_tunnel(tunnelId=tunnel_id, delete=True)
 
 
 def test_a_tunnel_is_opened_for_a_thing_without_one(fleet: Fleet, controller: Controller) -> None:

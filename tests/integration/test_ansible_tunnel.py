@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from peers.collection import Controller, Outcome
 from peers.service import TunnelingService
+from tunnelproxy.service.store import Store
+
+OWNER = "alice@jump1"
 
 
 @pytest.fixture(scope="module")
 def machine(service: TunnelingService) -> Iterator[Controller]:
-    with Controller(service.environment, {"thing-a": {}, "alias": {"iotops_tunnel_thing": "thing-b"}}) as controller:
+    hosts: dict[str, dict[str, str]] = {"thing-a": {}, "alias": {"iotops_tunnel_thing": "thing-b"}}
+    environment = {"IOTOPS_TUNNEL_OWNER": OWNER, **service.environment}
+    with Controller(environment, hosts, {"iotops_tunnel_unregistered": True}) as controller:
         yield controller
 
 
@@ -52,6 +60,7 @@ def test_opens_a_tunnel_that_the_hub_holds(controller: Controller, service: Tunn
     assert {tag["key"]: tag["value"] for tag in tunnel["tags"]} == {
         "site": "north",
         "iotops:managed-by": "iotops.tunnel",
+        "iotops:owner": OWNER,
     }
     assert tunnel["sourceConnectionState"]["status"] == "CONNECTED"
     assert outcome.result["destination"] == "disconnected"
@@ -95,7 +104,7 @@ def test_the_inventory_can_name_the_thing(controller: Controller) -> None:
 
 def test_forks_that_ask_at_once_get_the_same_tunnel(service: TunnelingService) -> None:
     hosts = {f"name-{number}": {"iotops_tunnel_thing": "thing-shared"} for number in range(4)}
-    with Controller(service.environment, hosts) as machine:
+    with Controller(service.environment, hosts, {"iotops_tunnel_unregistered": True}) as machine:
         outcomes = machine.module("iotops.tunnel.tunnel")
 
         assert len({outcome.result["tunnel_id"] for outcome in outcomes.values()}) == 1
@@ -128,7 +137,7 @@ def test_diff_shows_the_tags(controller: Controller, service: TunnelingService) 
     assert '-        "site": "north"' in done.stdout
     assert '+        "site": "south"' in done.stdout
     tags = {tag["key"]: tag["value"] for tag in described(service, outcome)["tags"]}
-    assert tags == {"site": "south", "iotops:managed-by": "iotops.tunnel"}
+    assert tags == {"site": "south", "iotops:managed-by": "iotops.tunnel", "iotops:owner": OWNER}
 
 
 def test_a_hub_without_the_token_gets_another(controller: Controller) -> None:
@@ -194,13 +203,13 @@ def test_waiting_in_vain_names_the_thing_and_keeps_the_tunnel(controller: Contro
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        ({"access_key": "AKIAWRONG", "secret_key": "wrong"}, {}, "does not accept the AWS keys"),
-        ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no complete AWS credentials"),
-        ({"endpoint_url": "https://127.0.0.1:9"}, {}, "https://127.0.0.1:9 (region us-east-1) cannot be reached"),
-        ({"profile": "nobody"}, {}, "no such profile"),
-        ({"region": "Not A Region"}, {}, "not an AWS region's name"),
-        ({"region": "eu-west-1"}, {}, "is not of that region (Credential should be scoped to a valid region"),
-        ({"aws_ca_bundle": "/etc/ssl/certs/ca-certificates.crt"}, {}, "is not trusted here"),
+        ({"access_key": "AKIAWRONG", "secret_key": "wrong"}, {}, "are not accepted (UnrecognizedClientException)"),
+        ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no AWS credentials: set"),
+        ({"endpoint_url": "https://127.0.0.1:9"}, {}, "https://127.0.0.1:9 cannot be reached (Connection refused)"),
+        ({"profile": "nobody"}, {}, "there is no profile nobody in /dev/null"),
+        ({"region": "Not A Region"}, {}, "'Not A Region' is not the name of an AWS region"),
+        ({"region": "eu-west-1"}, {}, "wrong region (Credential should be scoped to a valid region: 'us-east-1')"),
+        ({"aws_ca_bundle": "/etc/ssl/certs/ca-certificates.crt"}, {}, "is not trusted"),
         ({"lifetime": 721}, {}, "A lifetime of 721 minutes is not possible."),
         ({"thing_name": "-oProxyCommand=x"}, {}, "cannot be the name of a thing"),
         ({"services": ["SSH 1"]}, {}, "cannot be the name of a service"),
@@ -216,3 +225,148 @@ def test_bad_input_fails_with_one_sentence(
     assert outcome.word == "FAILED"
     assert words in outcome.message
     assert "Traceback" not in str(outcome.result)
+
+
+def paid_for(service: TunnelingService) -> int:
+    """How many tunnels were opened, by the service's audit log."""
+    lines = map(json.loads, (service.state_dir / "audit.log").read_text().splitlines())
+    return sum(line.get("operation") == "OpenTunnel" and line["outcome"] == "ok" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"thing_name": "pump-nroth", "unregistered": False},
+            "the registry has no thing pump-nroth: did you mean pump-",
+        ),
+        ({"tunnel_endpoint": "127.0.0.1:9"}, "127.0.0.1:9"),
+        ({"tunnel_endpoint": "127.0.0.1:port"}, "127.0.0.1:port"),
+        ({"tunnel_capath": "/etc/ssl/certs/ca-certificates.crt"}, "certificate"),
+        ({"services": ["SSH1", "SSH1"]}, "a tunnel carries at least one service, and each once"),
+    ],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_no_tunnel_is_paid_for_that_would_be_of_no_use(
+    machine: Controller, service: TunnelingService, arguments: dict[str, Any], words: str, check: bool
+) -> None:
+    store = Store(service.state_dir / "service.db")
+    store.put_thing("pump-north", None, {})
+    store.close()
+    before = paid_for(service)
+    outcome = machine.tunnel("thing-a", *["--check"] * check, **arguments)
+
+    assert outcome.word == "FAILED"
+    assert outcome.message.startswith(f"Could not open a tunnel to {arguments.get('thing_name', 'thing-a')}: ")
+    assert words in outcome.message
+    assert paid_for(service) == before
+    assert "tunnel_id" not in outcome.result
+
+
+BOB = {"owner": "bob"}
+
+
+def test_each_owner_has_tunnels_of_their_own(controller: Controller, service: TunnelingService) -> None:
+    alices = controller.tunnel("thing-a").result["tunnel_id"]
+    bobs = controller.tunnel("thing-a", env={"IOTOPS_TUNNEL_OWNER": "bob"})
+    assert bobs.word == "CHANGED"
+    assert bobs.result["tags"]["iotops:owner"] == "bob"
+    assert controller.tunnel("thing-a", **BOB).result["tunnel_id"] == bobs.result["tunnel_id"] != alices
+
+    assert controller.tunnel("thing-a", state="absent", **BOB).result["closed"] == [bobs.result["tunnel_id"]]
+    assert open_tunnels(service, "thing-a") == [alices]
+    refused = controller.tunnel("thing-a", tunnel_id=alices, rotate="source", **BOB)
+    assert refused.word == "FAILED"
+    assert f"Tunnel {alices} belongs to {OWNER}, not to bob. " in refused.message
+    assert controller.tunnel("thing-a", state="absent", tunnel_id=alices, **BOB).result["closed"] == [alices]
+
+
+def test_the_owner_may_be_a_variable_of_the_host(controller: Controller) -> None:
+    outcome = controller.tunnel("thing-a", "-e", "iotops_tunnel_owner=caf\u00e9/7", owner="")
+    assert outcome.result["tags"]["iotops:owner"] == "caf-/7"
+
+
+def test_a_tunnel_is_taken_over_only_on_request(controller: Controller, service: TunnelingService) -> None:
+    alices = controller.tunnel("thing-a").result["tunnel_id"]
+    assert controller.tunnel("thing-a", "--check", take_over=True, **BOB).word == "CHANGED"
+
+    taken = controller.tunnel("thing-a", take_over=True, return_tokens=True, tags={"site": "north"}, **BOB)
+    assert taken.word == "CHANGED"
+    assert taken.result["tunnel_id"] == alices
+    assert set(taken.result["tokens"]) == {"source"}
+    tags = {tag["key"]: tag["value"] for tag in described(service, taken)["tags"]}
+    assert tags == {"site": "north", "iotops:managed-by": "iotops.tunnel", "iotops:owner": "bob"}
+    assert controller.hub_status()["tunnels"][0]["state"] == "connected"
+    assert controller.tunnel("thing-a", take_over=True, **BOB).word == "SUCCESS"
+
+    other = controller.tunnel("thing-a").result["tunnel_id"]
+    closed = controller.tunnel("thing-a", state="absent", take_over=True).result["closed"]
+    assert sorted(closed) == sorted([alices, other])
+
+
+NOBODY = dict.fromkeys(
+    (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL_IOTSECURETUNNELING",
+        "AWS_ENDPOINT_URL_IOT",
+        "AWS_CA_BUNDLE",
+        "AWSIOT_TUNNEL_ENDPOINT",
+        "AWSIOT_TUNNEL_CAPATH",
+    ),
+    "",
+)
+
+
+def options_of(service: TunnelingService) -> dict[str, str]:
+    """How a service is reached, by the names of the options."""
+    environment = service.environment
+    return {
+        "access_key": environment["AWS_ACCESS_KEY_ID"],
+        "secret_key": environment["AWS_SECRET_ACCESS_KEY"],
+        "region": environment["AWS_REGION"],
+        "endpoint_url": environment["AWS_ENDPOINT_URL_IOTSECURETUNNELING"],
+        "aws_ca_bundle": environment["AWS_CA_BUNDLE"],
+        "tunnel_endpoint": environment["AWSIOT_TUNNEL_ENDPOINT"],
+        "tunnel_capath": environment["AWSIOT_TUNNEL_CAPATH"],
+    }
+
+
+def test_a_hosts_variables_say_which_account_it_is_in(service: TunnelingService) -> None:
+    variables = {f"iotops_tunnel_{name}": value for name, value in options_of(service).items()}
+    key = variables["iotops_tunnel_secret_key"]
+    variables |= {"iotops_tunnel_secret_key": "{{ lookup('env', 'THE_KEY') }}", "iotops_tunnel_unregistered": "yes"}
+    hosts = {"here": variables, "there": {**variables, "iotops_tunnel_region": "eu-west-1"}}
+    with Controller({**NOBODY, "THE_KEY": key}, hosts) as machine:
+        outcomes = machine.module("iotops.tunnel.tunnel", env={"AWS_REGION": "eu-central-1"})
+        assert outcomes["here"].word == "CHANGED", outcomes["here"].message
+        assert outcomes["here"].result["region"] == "us-east-1"
+        assert outcomes["here"].result["account"].endswith(f"/us-east-1 at {urlsplit(service.api).netloc}")
+        assert "wrong region" in outcomes["there"].message
+        assert machine.tunnel("there", region="us-east-1").word == "CHANGED"
+        info = machine.module("iotops.tunnel.tunnel_info")
+        assert info["here"].result["tunnels"][0]["tunnel_id"] == outcomes["here"].result["tunnel_id"]
+        assert "wrong region" in info["there"].message
+        machine.tunnel("here", state="absent")
+        machine.tunnel("there", region="us-east-1", state="absent")
+
+        wrong = machine.tunnel("here", "-e", "iotops_tunnel_validate_certs=maybe")
+        assert "The variables iotops_tunnel_* of here: " in wrong.message
+        assert "validate_certs" in wrong.message
+
+
+def test_the_file_of_ansibles_settings_counts_where_nothing_else_is_set(
+    service: TunnelingService, tmp_path: Path
+) -> None:
+    settings = {**options_of(service), "owner": "ini", "unregistered": "true"}
+    config = tmp_path / "ansible.cfg"
+    config.write_text("[iotops_tunnel]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+    with Controller(NOBODY, {"thing-a": {}}) as machine:
+        outcome = machine.tunnel("thing-a", env={"ANSIBLE_CONFIG": str(config)})
+        assert outcome.word == "CHANGED", outcome.message
+        assert outcome.result["tags"]["iotops:owner"] == "ini"
+        refused = machine.tunnel("thing-a", env={"ANSIBLE_CONFIG": str(config), "AWS_REGION": "eu-west-1"})
+        assert "wrong region" in refused.message
+        machine.tunnel("thing-a", env={"ANSIBLE_CONFIG": str(config)}, state="absent")

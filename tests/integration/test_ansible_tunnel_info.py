@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from peers.collection import Controller, Outcome
 from peers.service import TunnelingService
@@ -19,8 +22,13 @@ INFO = "iotops.tunnel.tunnel_info"
 @pytest.fixture(scope="module")
 def controller(service: TunnelingService) -> Iterator[Controller]:
     hosts = {"thing-a": {}, "alias": {"iotops_tunnel_thing": "thing-b"}}
-    environment = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", **service.environment}
-    with Controller(environment, hosts) as machine:
+    environment = {
+        "IOTOPS_TUNNEL_OWNER": "alice@jump1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        **service.environment,
+    }
+    with Controller(environment, hosts, {"iotops_tunnel_unregistered": True}) as machine:
         yield machine
 
 
@@ -53,11 +61,14 @@ def ids(outcome: Outcome) -> list[str]:
     return [tunnel["tunnel_id"] for tunnel in outcome.result["tunnels"]]
 
 
-def test_tells_of_a_things_open_tunnels_the_newest_first(controller: Controller, tunnels: dict[str, str]) -> None:
+def test_tells_of_a_things_open_tunnels_the_newest_first(
+    controller: Controller, service: TunnelingService, tunnels: dict[str, str]
+) -> None:
     outcome = info(controller, "thing-a", "--check")
 
     assert ids(outcome) == [tunnels["north"], tunnels["south"]]
     assert outcome.result["region"] == "us-east-1"
+    assert re.fullmatch(rf"\d{{12}}/us-east-1 at {urlsplit(service.api).netloc}", outcome.result["account"])
     tunnel = outcome.result["tunnels"][0]
     assert tunnel.pop("created_at") < tunnel.pop("expires_at")
     assert tunnel.pop("tunnel_arn").endswith(f":tunnel/{tunnels['north']}")
@@ -67,6 +78,7 @@ def test_tells_of_a_things_open_tunnels_the_newest_first(controller: Controller,
         "thing_name": "thing-a",
         "services": ["SSH1", "HTTP1"],
         "description": "for a test",
+        "owner": None,
         "tags": {"site": "north"},
         "source": "disconnected",
         "destination": "disconnected",
@@ -117,8 +129,8 @@ def test_closed_tunnels_and_those_that_are_not_there(
 def test_a_failure_is_one_sentence(controller: Controller) -> None:
     outcome = info(controller, "thing-a", access_key="AKIAWRONG", secret_key="wrong")
     assert outcome.word == "FAILED"
-    assert outcome.message.startswith("Could not list the tunnels of thing-a: https://127.0.0.1:")
-    assert "does not accept the AWS keys (UnrecognizedClientException). Check access_key" in outcome.message
+    assert outcome.message.startswith("Could not list the tunnels of thing-a: the AWS keys in AWS_ACCESS_KEY_ID")
+    assert " are not accepted (UnrecognizedClientException): check them" in outcome.message
 
 
 PLAYBOOK = """
@@ -137,13 +149,15 @@ PLAYBOOK = """
         tunnel_id: "{{ opened.tunnel_id }}"
       register: found
     - ansible.builtin.assert:
-        that: found.tunnels[0].tunnel_id == opened.tunnel_id
+        that:
+          - found.tunnels[0].tunnel_id == opened.tunnel_id
+          - found.tunnels[0].owner == 'alice@jump1'
     - iotops.tunnel.tunnel:
         state: absent
     - iotops.tunnel.tunnel_info:
         access_key: AKIAWRONG
       register: refused
-      failed_when: "'does not accept the AWS keys' not in refused.msg"
+      failed_when: "'are not accepted' not in refused.msg"
 """
 
 
@@ -165,17 +179,20 @@ def test_credentials_are_set_once_for_all_modules(
 
     without = controller.module(INFO, "thing-a", env=nobody)["thing-a"]
     assert without.word == "FAILED"
-    assert "there are no complete AWS credentials" in without.message
+    assert "there are no AWS credentials" in without.message
 
 
 def test_every_module_that_takes_keys_is_in_the_group(controller: Controller) -> None:
     done = controller.run("ansible-doc", "--json", "-t", "module", *(f"iotops.tunnel.{each}" for each in ALL_MODULES))
     assert done.returncode == 0, done.stderr
     taking = {name for name, each in json.loads(done.stdout).items() if "access_key" in each["doc"]["options"]}
-    assert taking == {"iotops.tunnel.tunnel", INFO}
+    runtime = yaml.safe_load((COLLECTION / "meta" / "runtime.yml").read_text())
+    assert sorted(taking) == sorted(runtime["action_groups"]["aws"])
+    assert {"iotops.tunnel.tunnel", INFO} <= taking
     for name in taking:
         group = json.loads(done.stdout)[name]["doc"]["attributes"]["action_group"]
         assert group["membership"] == ["iotops.tunnel.aws"]
 
 
-ALL_MODULES = [path.stem for path in sorted((Path(__file__).parents[2] / "plugins" / "modules").glob("[a-z]*.py"))]
+COLLECTION = Path(__file__).parents[2]
+ALL_MODULES = [path.stem for path in sorted((COLLECTION / "plugins" / "modules").glob("[a-z]*.py"))]

@@ -28,12 +28,18 @@ from tunnelproxy.hub import client
 
 
 @pytest.fixture
-def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A hub of this test's own, stopped at its end."""
+def hub_folder(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A hub of this test's own, stopped at its end, for whoever uses the service."""
     folder = tmp_path / "hub"
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
+    use(service, monkeypatch)
     yield folder
     client.stop()
+
+
+def use(service: TunnelingService, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in service.environment.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -45,18 +51,19 @@ def tunnel(service: TunnelingService, device: Device) -> Iterator[OpenTunnel]:
     device.stop_proxy()
 
 
-def adopt(service: TunnelingService, tunnel: OpenTunnel, thing: str = "thing1", **changes: Any) -> dict[str, Any]:
+def adopt(tunnel: OpenTunnel, thing: str = "thing1", **changes: Any) -> dict[str, Any]:
     settings = {
         "tunnel_id": tunnel.tunnel_id,
-        "region": "us-east-1",
+        "tunnel_arn": tunnel.arn,
         "source_token": tunnel.source_token,
         "services": ["SSH1", "HTTP1"],
-        "endpoint": service.data,
-        "capath": service.ca,
-        "aws": {name: value for name, value in service.environment.items() if name.startswith("AWS_")},
         **changes,
     }
     return client.adopt(thing, **settings)
+
+
+def account(thing: str = "thing1") -> str:
+    return str(client.locate(thing)["account"])
 
 
 def banner(descriptor: int) -> bytes:
@@ -67,7 +74,7 @@ def banner(descriptor: int) -> bytes:
 def ssh(device: Device, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     known_hosts = device.folder / "known_hosts"
     known_hosts.write_text(device.sshd.host_key_line(device.thing))
-    connector = shlex.join(client.connector_command(device.thing, "SSH1"))
+    connector = shlex.join(client.connector_command(device.thing, "SSH1", account=account(device.thing)))
     arguments = ["-F", "none", "-i", str(device.ssh_key), "-o", "BatchMode=yes", "-o", f"ProxyCommand={connector}"]
     arguments += ["-o", "ProxyUseFdpass=yes", "-o", f"UserKnownHostsFile={known_hosts}", *options]
     return subprocess.run(
@@ -78,7 +85,7 @@ def ssh(device: Device, *command: str, options: tuple[str, ...] = ()) -> subproc
 def test_ssh_runs_through_a_descriptor_that_the_hub_hands_out(
     service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    adopt(service, tunnel)
+    adopt(tunnel)
     done = ssh(device, "echo", "over the tunnel")
     assert (done.returncode, done.stdout) == (0, "over the tunnel\n"), done.stderr
 
@@ -86,7 +93,7 @@ def test_ssh_runs_through_a_descriptor_that_the_hub_hands_out(
 def test_http_is_on_a_loopback_port_and_ssh_on_none(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    row = adopt(service, tunnel)
+    row = adopt(tunnel)
     with urllib.request.urlopen(f"http://127.0.0.1:{row['services']['HTTP1']['port']}/", timeout=15) as response:
         assert response.read() == b"thing1 is well\n"
     assert row["services"]["SSH1"]["port"] is None
@@ -109,7 +116,7 @@ def listening(service: str = "HTTP1", thing: str = "thing1") -> int | None:
 
 
 def test_the_user_chooses_the_port(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
-    first = adopt(service, tunnel)["services"]["HTTP1"]["port"]
+    first = adopt(tunnel)["services"]["HTTP1"]["port"]
     with socket.create_connection(("127.0.0.1", first)) as before:
         wanted = free_port()
         client.ensure("thing1", ports={"HTTP1": wanted})
@@ -135,7 +142,7 @@ def test_the_next_hub_keeps_to_what_the_user_chose(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
     wanted = free_port()
-    adopt(service, tunnel, ports={"HTTP1": wanted})
+    adopt(tunnel, ports={"HTTP1": wanted})
     client.stop()
     assert listening() == wanted
     client.stop()
@@ -152,9 +159,9 @@ def test_the_next_hub_keeps_to_what_the_user_chose(
 def test_a_port_that_cannot_be_had_changes_nothing(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    port = adopt(service, tunnel)["services"]["HTTP1"]["port"]
+    port = adopt(tunnel)["services"]["HTTP1"]["port"]
     other = open_tunnel(service, thing="thing2")
-    adopt(service, other, "thing2")
+    adopt(other, "thing2")
     with pytest.raises(client.HubError, match=f"port {port} on 127.0.0.1: HTTP1 of thing1 has it") as caught:
         client.ensure("thing2", ports={"HTTP1": port})
     assert caught.value.code == "port-in-use"
@@ -169,7 +176,7 @@ def test_a_port_that_cannot_be_had_changes_nothing(
 def test_a_stream_to_a_server_that_waits_for_a_question(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    adopt(service, tunnel)
+    adopt(tunnel)
     with socket.socket(fileno=client.open_stream("thing1", "HTTP1", speaks_first=False)) as stream:
         stream.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert stream.recv(8) == b"HTTP/1.0"
@@ -178,7 +185,7 @@ def test_a_stream_to_a_server_that_waits_for_a_question(
 def test_status_counts_and_measures(
     service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    adopt(service, tunnel)
+    adopt(tunnel)
     stream = client.open_stream("thing1", "SSH1")
     command = [sys.executable, "-m", "tunnelproxy", "hub", "status"]
 
@@ -193,7 +200,7 @@ def test_status_counts_and_measures(
     wait_for(lambda: row()["services"]["SSH1"]["connections"] == 0, "the connection has ended")
     assert row()["services"]["SSH1"]["bytes_out"] > len("SSH-2.0-")
     table = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
-    assert "thing1: connected, round trip" in table
+    assert f"thing1 in {client.locate('thing1')['account_name']}: connected, round trip" in table
     assert tunnel.tunnel_id in table
 
 
@@ -214,7 +221,7 @@ def test_many_who_start_at_once_get_one_hub(service: TunnelingService, tunnel: O
 def test_a_killed_hub_is_brought_back_by_the_connector(
     service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    port = adopt(service, tunnel)["services"]["HTTP1"]["port"]
+    port = adopt(tunnel)["services"]["HTTP1"]["port"]
     status = client.status()
     assert status is not None
     os.kill(status["pid"], signal.SIGKILL)
@@ -231,27 +238,62 @@ def test_a_killed_hub_is_brought_back_by_the_connector(
 def test_the_next_hub_takes_over_from_one_that_was_stopped(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    adopt(service, tunnel)
+    adopt(tunnel)
     assert client.stop()
     assert client.status() is None
     assert client.ensure("thing1")["state"] == "connected"
 
 
-def test_a_hub_that_cannot_use_a_tunnel_leaves_it_to_the_next(
-    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_tunnel_is_linked_by_the_newest_callers_web_proxy_where_its_own_is_no_more(
+    tunnel: OpenTunnel, hub_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adopt(service, tunnel)
+    adopt(tunnel)
     client.stop()
-    with monkeypatch.context() as wrong:
-        wrong.setenv("https_proxy", "gopher://nowhere")
-        with pytest.raises(client.HubError, match="there is no tunnel to thing1"):
-            client.ensure("thing1")
-        client.stop()
+    (record,) = map(json.loads, (hub_folder / "tunnels.jsonl").read_text().splitlines())
+    record["way"]["web_proxy"] = {"https_proxy": f"http://127.0.0.1:{free_port()}"}
+    (hub_folder / "tunnels.jsonl").write_text(json.dumps(record) + "\n")
     assert client.ensure("thing1")["state"] == "connected"
 
 
+def test_a_hub_that_cannot_use_a_tunnel_leaves_it_to_the_next(tunnel: OpenTunnel, hub_folder: Path) -> None:
+    adopt(tunnel)
+    client.stop()
+    good = (hub_folder / "tunnels.jsonl").read_text()
+    record = json.loads(good)
+    record["way"]["web_proxy"] = {"https_proxy": "gopher://nowhere"}
+    (hub_folder / "tunnels.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(client.HubError, match="there is no tunnel to thing1"):
+        client.ensure("thing1")
+    client.stop()
+    assert "gopher://nowhere" in (hub_folder / "tunnels.jsonl").read_text()
+    (hub_folder / "tunnels.jsonl").write_text(good)
+    assert client.ensure("thing1")["state"] == "connected"
+
+
+def test_a_tunnel_that_an_earlier_release_left_is_found_by_who_may_describe_it(
+    tunnel: OpenTunnel, hub_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt(tunnel)
+    client.stop()
+    state = hub_folder / "tunnels.jsonl"
+    record = json.loads(state.read_text())
+    way = record.pop("way")
+    del record["account"], record["owner"]
+    old = {**record, "endpoint": way["endpoint"], "capath": way["capath"], "aws": {"AWS_REGION": "us-east-1"}}
+    state.write_text(json.dumps(old) + "\n")
+    row = client.ensure("thing1")
+    assert (row["tunnel_id"], row["account"]) == (tunnel.tunnel_id, account())
+    client.stop()
+    assert json.loads(state.read_text())["account"] == row["account"]
+    with TunnelingService() as other:
+        state.write_text(json.dumps(old) + "\n")
+        use(other, monkeypatch)
+        with pytest.raises(client.HubError, match="there is no tunnel to thing1"):
+            client.ensure("thing1")
+
+
 def test_no_secret_is_shown(service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path) -> None:
-    adopt(service, tunnel)
+    adopt(tunnel)
     ssh(device, "true", options=("-vvv",))
     secrets = [tunnel.source_token, tunnel.destination_token, service.environment["AWS_SECRET_ACCESS_KEY"]]
     shown = json.dumps(client.status()) + (hub_folder / "hub.log").read_text() + ssh(device, "true").stderr
@@ -262,17 +304,19 @@ def test_no_secret_is_shown(service: TunnelingService, device: Device, tunnel: O
 
 
 def test_a_released_tunnel_is_forgotten(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
-    adopt(service, tunnel)
-    assert client.holds(tunnel.tunnel_id)
-    assert client.release(tunnel.tunnel_id)
-    assert not client.holds(tunnel.tunnel_id)
+    adopt(tunnel)
+    assert client.holds(tunnel.tunnel_id, account())
+    assert not client.holds(tunnel.tunnel_id, "aws:000000000000:us-east-1")
+    assert not client.release(tunnel.tunnel_id, "aws:000000000000:us-east-1")
+    assert client.release(tunnel.tunnel_id, account())
+    assert not client.holds(tunnel.tunnel_id, account())
     assert tunnel.source_token not in (hub_folder / "tunnels.jsonl").read_text()
 
 
 def test_both_ends_are_described(
     service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
-    adopt(service, tunnel)
+    adopt(tunnel)
     found = client.describe("thing1")
     assert (found["source"], found["destination"]) == ("connected", "connected")
     device.stop_proxy()
@@ -290,12 +334,13 @@ class TestComplaints:
     def test_no_tunnel(self, hub_folder: Path) -> None:
         code, words = self.fails()
         assert code == "no-tunnel"
-        assert words.startswith("there is no tunnel to thing1: open one with the module iotops.tunnel.tunnel")
+        where = client.locate("thing1")["account_name"]
+        assert words.startswith(f"there is no tunnel to thing1 in {where}: open one with the module iotops.tunnel")
 
     def test_a_service_that_is_not_offered(
         self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
     ) -> None:
-        adopt(service, tunnel)
+        adopt(tunnel)
         code, words = self.fails(service="VNC1")
         assert code == "service-not-offered"
         assert "does not offer VNC1; it carries SSH1, HTTP1" in words
@@ -304,7 +349,7 @@ class TestComplaints:
         self, service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
     ) -> None:
         device.stop_proxy()
-        adopt(service, tunnel)
+        adopt(tunnel)
         code, words = self.fails()
         assert code == "device-not-connected"
         assert "the device thing1 is not connected to its tunnel" in words
@@ -313,7 +358,7 @@ class TestComplaints:
         self, service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
     ) -> None:
         device.start_proxy_at(tunnel_token(service, tunnel), "SSH1=127.0.0.1:1,HTTP1=127.0.0.1:1")
-        adopt(service, tunnel)
+        adopt(tunnel)
         done = ssh(device, "true")
         assert done.returncode == 255
         assert (
@@ -321,25 +366,26 @@ class TestComplaints:
         )
 
     def test_a_used_token(self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
-        adopt(service, tunnel)
-        client.release(tunnel.tunnel_id)
+        adopt(tunnel)
+        client.release(tunnel.tunnel_id, account())
         with pytest.raises(client.HubError, match="the access token was used before") as caught:
-            adopt(service, tunnel)
+            adopt(tunnel)
         assert caught.value.code == "token-used"
-        assert not client.holds(tunnel.tunnel_id)
+        assert not client.holds(tunnel.tunnel_id, account())
 
     def test_a_closed_tunnel(self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
-        adopt(service, tunnel)
+        adopt(tunnel)
         service.boto3_client().close_tunnel(tunnelId=tunnel.tunnel_id)
         wait_for(lambda: state_of_first() == "tunnel-closed", "the hub knows that the tunnel is closed")
         code, words = self.fails()
         assert code == "tunnel-closed"
         assert "was closed: open another" in words
 
-    def test_the_service_is_down(self, device: Device, hub_folder: Path) -> None:
+    def test_the_service_is_down(self, device: Device, hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with TunnelingService() as own:
+            use(own, monkeypatch)
             tunnel = open_tunnel(own)
-            adopt(own, tunnel)
+            adopt(tunnel)
             own.stop()
             wait_for(lambda: (client.status() or {})["tunnels"][0]["cause"], "the hub has noticed")
             code, words = self.fails()
@@ -388,5 +434,5 @@ def test_a_hub_that_comes_while_another_ends_takes_its_place(hub_folder: Path) -
         log = hub_folder / "hub.log"
         wait_for(lambda: log.exists() and "waiting for another hub" in log.read_text(), "the next hub waits")
         fcntl.flock(lock, fcntl.LOCK_UN)
-        with pytest.raises(client.HubError, match="there is no tunnel to nothing"):
+        with pytest.raises(client.HubError, match="there is no tunnel to nothing in"):
             asked.result()

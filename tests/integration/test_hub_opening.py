@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import socket
 import threading
@@ -60,7 +61,8 @@ def open_tunnels(service: TunnelingService, thing: str) -> list[str]:
 
 
 def ensure(thing: str, open_policy: str = "reuse", **settings: Any) -> dict[str, Any]:
-    return client.ensure(thing, open_policy=open_policy, **settings)
+    # Nobody has enrolled these.
+    return client.ensure(thing, open_policy=open_policy, **{"unregistered": True, **settings})
 
 
 def greeting(thing: str) -> bytes:
@@ -73,8 +75,10 @@ def another_hub(folder: Path) -> Iterator[None]:
     """Be another controller for a while."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(folder / "another-hub"))
-        yield
-        client.stop()
+        try:
+            yield
+        finally:
+            client.stop()
 
 
 def test_a_tunnel_is_opened_and_the_device_awaited(service: TunnelingService, controller: Path, thing: str) -> None:
@@ -111,7 +115,7 @@ def test_a_hub_killed_while_it_waits_for_the_device_is_followed_by_one_that_goes
     device.stop_proxy()
 
 
-def test_an_open_tunnel_is_taken_over_rather_than_another_opened(
+def test_ones_own_open_tunnel_is_reused_rather_than_another_opened(
     service: TunnelingService, controller: Path, thing: str
 ) -> None:
     with another_hub(controller):
@@ -119,6 +123,35 @@ def test_an_open_tunnel_is_taken_over_rather_than_another_opened(
     assert ensure(thing)["tunnel_id"] == opened
     assert greeting(thing) == b"SSH-2.0-"
     assert open_tunnels(service, thing) == [opened]
+
+
+def test_another_owners_tunnel_is_left_alone_unless_it_is_to_be_taken_over(
+    service: TunnelingService, controller: Path, thing: str
+) -> None:
+    with another_hub(controller):
+        theirs = ensure(thing, owner="alice@jump1")["tunnel_id"]
+        # The device in this test joins one tunnel only.
+        with pytest.raises(client.HubError, match="did not connect to its tunnel"), another_hub(controller / "mine"):
+            ensure(thing, owner="bob", wait=0)
+        assert client.ensure(thing)["tunnel_id"] == theirs
+        assert greeting(thing) == b"SSH-2.0-"
+        with another_hub(controller / "mine too"):
+            assert ensure(thing, "take_over", owner="bob")["tunnel_id"] == theirs
+            assert greeting(thing) == b"SSH-2.0-"
+        why = client.explain(thing, "SSH1", refused=True)
+    assert why.code == "taken-over"
+    assert str(why).startswith(f"bob took over the tunnel of {thing} ({theirs} in ")
+    assert len(open_tunnels(service, thing)) == 2
+
+
+def test_who_has_lost_a_tunnel_opens_one_of_his_own(service: TunnelingService, controller: Path, thing: str) -> None:
+    lost = ensure(thing, owner="alice")["tunnel_id"]
+    with another_hub(controller):
+        ensure(thing, "take_over", owner="bob")
+        with pytest.raises(client.HubError, match="did not connect"), another_hub(controller / "alice again"):
+            ensure(thing, owner="alice", wait=0)
+    assert len(open_tunnels(service, thing)) == 2
+    assert lost in open_tunnels(service, thing)
 
 
 def test_tunnels_that_others_opened_are_left_alone(service: TunnelingService, controller: Path) -> None:
@@ -191,11 +224,9 @@ def test_a_tunnel_about_to_expire_is_renewed_and_finishes_what_it_carries(
     client.adopt(
         thing,
         tunnel_id=short["tunnelId"],
-        region="us-east-1",
+        tunnel_arn=short["tunnelArn"],
         source_token=short["sourceAccessToken"],
         services=["SSH1", "HTTP1"],
-        endpoint=service.data,
-        capath=service.ca,
         expires_at=described["createdAt"].timestamp() + 300,
     )
     with socket.socket(fileno=client.open_stream(thing, "SSH1")) as stream:
@@ -222,10 +253,10 @@ def test_a_device_that_does_not_come_is_named(service: TunnelingService, control
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("AWS_SECRET_ACCESS_KEY", "wrong", r"the AWS keys are not accepted \(InvalidSignatureException\)"),
-        ("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN", r"the AWS keys are not accepted \(UnrecognizedClientException\)"),
-        ("AWS_REGION", "eu-west-1", "the AWS keys are used for the wrong region"),
-        ("AWS_ENDPOINT_URL_IOTSECURETUNNELING", "https://127.0.0.1:9", "the control API cannot be reached"),
+        ("AWS_SECRET_ACCESS_KEY", "wrong", r"keys .* are not accepted \(InvalidSignatureException\)"),
+        ("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN", r"keys .* are not accepted \(UnrecognizedClientException\)"),
+        ("AWS_REGION", "eu-west-1", "region"),
+        ("AWS_ENDPOINT_URL_IOTSECURETUNNELING", "https://127.0.0.1:9", "https://127.0.0.1:9 cannot be reached"),
     ],
 )
 def test_why_no_tunnel_could_be_opened(
@@ -234,3 +265,48 @@ def test_why_no_tunnel_could_be_opened(
     monkeypatch.setenv(name, value)
     with pytest.raises(client.HubError, match=words):
         ensure(f"thing-{next(numbers)}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "code", "words"),
+    [
+        ({"AWSIOT_TUNNEL_ENDPOINT": "127.0.0.1:9"}, {}, "not-linked", "cannot reach 127.0.0.1:9: connection refused"),
+        ({"AWSIOT_TUNNEL_ENDPOINT": "no endpoint"}, {}, "bad-input", "'no endpoint' is not an endpoint"),
+        ({"AWSIOT_TUNNEL_CAPATH": "/etc/ssl/certs"}, {}, "not-linked", "is not to be trusted"),
+        ({"AWSIOT_TUNNEL_CAPATH": "/nowhere"}, {}, "bad-input", "cannot read certificate authorities from '/nowhere'"),
+        ({"https_proxy": "gopher://nowhere"}, {}, "bad-input", "gopher"),
+        ({"https_proxy": "http://127.0.0.1:9"}, {}, "not-linked", "127.0.0.1:9"),
+        ({}, {"services": ["SSH1", "no name"]}, "bad-input", "'no name' cannot be the name of a service"),
+        ({}, {"services": ["SSH1", "SSH1"]}, "bad-input", "carries at least one service, and each once"),
+        ({}, {"unregistered": False}, "unknown-thing", "the registry has no thing"),
+    ],
+)
+def test_nothing_is_opened_where_it_would_be_of_no_use(
+    service: TunnelingService,
+    controller: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    settings: dict[str, Any],
+    code: str,
+    words: str,
+) -> None:
+    thing = f"thing-{next(numbers)}"
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    # The control API is reached without the web proxy, on the loopback.
+    monkeypatch.setenv("NO_PROXY", service.api.partition("://")[2])
+    with pytest.raises(client.HubError, match=re.escape(words)) as caught:
+        ensure(thing, **settings)
+    assert caught.value.code == code
+    assert open_tunnels(service, thing) == []
+
+
+def test_a_slip_in_a_name_is_answered_with_the_nearest_ones(controller: Path, tmp_path: Path) -> None:
+    with TunnelingService("--mqtt-port", "0") as own, pytest.MonkeyPatch.context() as patch:
+        for name in ("sensor-7", "sensor-8", "pump"):
+            own.add_thing(name, tmp_path / name)
+        for name, value in own.environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(client.HubError, match=r"has no thing senser-7: did you mean sensor-7, sensor-8\?"):
+            ensure("senser-7", unregistered=False)
+        assert own.boto3_client().list_tunnels()["tunnelSummaries"] == []

@@ -108,12 +108,10 @@ def test_the_hubs_records_name_thing_and_tunnel(
         client.adopt(
             "thing1",
             tunnel_id=tunnel.tunnel_id,
-            region="us-east-1",
+            tunnel_arn=tunnel.arn,
             source_token=tunnel.source_token,
             services=["SSH1", "HTTP1"],
-            endpoint=service.data,
-            capath=service.ca_pem,
-            aws={},
+            caller=client.Caller({**os.environ, **service.environment}, "/"),
         )
         found = record_with(hub, "connected to")
         assert (found["thing"], found["tunnel"]) == ("thing1", tunnel.tunnel_id)

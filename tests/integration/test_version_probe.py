@@ -22,7 +22,7 @@ from peers.proxies import OpenTunnel, open_tunnel
 from peers.reference import ReferenceDestination
 from peers.service import TunnelingService
 from tunnelproxy.addresses import TcpAddress
-from tunnelproxy.hub.held_tunnel import HeldTunnel, TunnelRecord
+from tunnelproxy.hub.held_tunnel import HeldTunnel, TunnelRecord, Way
 from tunnelproxy.protocol.session import Mode, Version
 from tunnelproxy.source import SourceProxy
 from tunnelproxy.transport.endpoint import Endpoint, tls_context
@@ -85,9 +85,7 @@ def destination(
 
 
 @asynccontextmanager
-async def source(
-    service: TunnelingService, tunnel: OpenTunnel, *, answers_v1_only: bool = False
-) -> AsyncIterator[SourceProxy]:
+async def source(service: TunnelingService, tunnel: OpenTunnel, **known: bool) -> AsyncIterator[SourceProxy]:
     """A source that listens on any port for each service."""
     route = Route(Endpoint.parse(service.data), tls_context(service.ca))
     access = Access(Mode.SOURCE, tunnel.source_token, f"{tunnel.tunnel_id:a<32}"[:32])
@@ -95,7 +93,7 @@ async def source(
         route,
         access,
         lambda names: {name: TcpAddress("127.0.0.1", 0) for name in names},
-        answers_v1_only=answers_v1_only,
+        **known,
     )
     running = asyncio.ensure_future(proxy.run())
     try:
@@ -196,11 +194,17 @@ def test_the_hub_remembers_what_it_found(
     @in_event_loop
     async def check() -> None:
         record = TunnelRecord(
-            "thing", tunnel.tunnel_id, "us-east-1", tunnel.source_token, ("SSH",), service.data, service.ca
+            "thing",
+            tunnel.tunnel_id,
+            "us-east-1",
+            tunnel.source_token,
+            services=("SSH",),
+            way=Way(service.data, service.ca),
         )
         with destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True):
             found = await hear_banner(HeldTunnel(record))
             assert found.destination_version == "V1"
+            assert found.is_old
             monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 60)
             assert await hear_banner(HeldTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
 
@@ -230,6 +234,27 @@ def test_a_device_that_answers_nothing_is_not_spoken_to_in_v1_for_good(
                     with Client(proxy, "SSH") as client:
                         await client.hears(BANNER)
                     assert device.exited is None
+
+    check()
+
+
+@pytest.mark.parametrize("version", [Version.V1, Version.V3])
+def test_a_thing_that_spoke_v1_only_in_its_last_tunnel_is_asked_sooner(
+    service: TunnelingService, server: SshLikeServer, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is newer by now is not driven out."""
+    monkeypatch.setattr("tunnelproxy.transport.multiplexer.SILENCE_SECONDS", 5.0)
+    monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 15.0)
+
+    @in_event_loop
+    async def check() -> None:
+        tunnel = open_tunnel(service, ["SSH"])
+        drops = version is Version.V1
+        with destination(service, tunnel.destination_token, server.port, version, drops_newer=drops) as device:
+            async with source(service, tunnel, expects_v1=True) as proxy:
+                with Client(proxy, "SSH") as client:
+                    await asyncio.wait_for(client.hears(BANNER), 10)
+            assert device.exited is None
 
     check()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import sys
@@ -200,12 +201,10 @@ def test_the_hub_goes_through_the_web_proxy(
         client.adopt(
             "thing1",
             tunnel_id=tunnel.tunnel_id,
-            region="us-east-1",
+            tunnel_arn=tunnel.arn,
             source_token=tunnel.source_token,
             services=["HTTP1"],
-            endpoint=service.data,
-            capath=service.ca_pem,
-            aws={},
+            caller=client.Caller({**os.environ, **service.environment}, "/"),
         )
         wait_for(lambda: tinyproxy.connections_to(service.data) == before + 1, "the web proxy was asked")
         wait_for(lambda: client.status()["tunnels"][0]["state"] == "connected", "the hub is connected")

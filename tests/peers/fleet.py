@@ -66,6 +66,8 @@ class Fleet:
             variables = {
                 "ansible_user": next(iter(self.devices.values())).ssh_user,
                 "ansible_ssh_private_key_file": str(key),
+                # Their tokens are copied by hand, so nobody has enrolled them.
+                "iotops_tunnel_unregistered": True,
                 **self._variables,
             }
             # An address that is the same for all, as in the inventories of those who come from port forwarding.
@@ -146,7 +148,10 @@ class AgentFleet:
                 "ansible_ssh_private_key_file": str(key),
                 **self._variables,
             }
-            hosts: dict[str, dict[str, Any]] = {thing: {} for thing in (*self.things, *self._absent)}
+            hosts: dict[str, dict[str, Any]] = {
+                **{thing: {} for thing in self.things},
+                **{thing: {"iotops_tunnel_unregistered": True} for thing in self._absent},
+            }
             self.controller = stack.enter_context(Controller(self.service.environment, hosts, variables))
 
             def start(thing: str) -> str:

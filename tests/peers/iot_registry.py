@@ -18,7 +18,7 @@ from typing import Any
 
 from .process import REPOSITORY, Process
 
-__all__ = ["REGION", "IotRegistry", "Throttle"]
+__all__ = ["REGION", "FixedRegistry", "IotRegistry", "Throttle"]
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
@@ -133,6 +133,62 @@ class Throttle:
             yield
         finally:
             self.refusals_left = 0
+
+
+class FixedRegistry:
+    """A registry that says what it is told, whether AWS would or not, to anybody.
+
+    Args:
+        things: what ListThings answers, all on one page; names alone become things of the account and region.
+        index: what SearchIndex answers.
+    """
+
+    def __init__(
+        self,
+        things: list[str | dict[str, Any]],
+        *,
+        account: str = ACCOUNT,
+        region: str = REGION,
+        index: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self.asked = 0
+        registry = self
+
+        def described(thing: str | dict[str, Any]) -> dict[str, Any]:
+            fields = {"thingName": thing} if isinstance(thing, str) else thing
+            arn = f"arn:aws:iot:{region}:{account}:thing/{fields['thingName']}"
+            return {"thingArn": arn, "version": 1, "attributes": {}, **fields}
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer({"things": list(map(described, things))})
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self._answer({"things": index or []})
+
+            def _answer(self, answer: dict[str, Any]) -> None:
+                registry.asked += 1
+                body = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nobody reads it."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> FixedRegistry:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def serve(content: dict[str, Any]) -> None:

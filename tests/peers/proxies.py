@@ -20,6 +20,7 @@ __all__ = ["OpenTunnel", "ProxyPair", "open_tunnel", "peak_memory", "start_proxy
 @dataclass(frozen=True)
 class OpenTunnel:
     tunnel_id: str
+    arn: str
     source_token: str
     destination_token: str
 
@@ -29,7 +30,9 @@ def open_tunnel(
 ) -> OpenTunnel:
     """Open a tunnel with boto3."""
     opened = service.boto3_client().open_tunnel(destinationConfig={"thingName": thing, "services": list(services)})
-    return OpenTunnel(opened["tunnelId"], opened["sourceAccessToken"], opened["destinationAccessToken"])
+    return OpenTunnel(
+        opened["tunnelId"], opened["tunnelArn"], opened["sourceAccessToken"], opened["destinationAccessToken"]
+    )
 
 
 def start_proxy(

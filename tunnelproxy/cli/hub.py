@@ -46,6 +46,12 @@ def add_parser(subparsers: Any) -> None:
     status.add_argument("--json", action="store_true", help="for programs")
     status.set_defaults(handler=_status)
 
+    # What the hub starts; not in the list of commands, for nobody types it.
+    control = commands.add_parser("control")
+    control.add_argument("--no-verify", dest="verify", action="store_false")
+    logs.add_options(control)
+    control.set_defaults(handler=_control)
+
     stop = commands.add_parser("stop", help="end the hub; its tunnels stay open, and the next one takes them over")
     stop.set_defaults(handler=_stop)
 
@@ -81,10 +87,8 @@ def _be_background(options: argparse.Namespace) -> int:
         os._exit(0)
     handler = logging.handlers.RotatingFileHandler(os.path.join(folder, "hub.log"), maxBytes=LOG_BYTES, backupCount=1)
     logs.configure(options.verbose, options.log_format, handler)
-    # What supervises the process that started this one does not supervise this one; and each caller brings keys of its
-    # own, or none, which those of the first caller must not replace.
-    for name in (SOCKET_VARIABLE, *client.AWS_VARIABLES):
-        os.environ.pop(name, None)
+    # What supervises the process that started this one does not supervise this one.
+    os.environ.pop(SOCKET_VARIABLE, None)
     status = _serve(options, _say_ready)
     os._exit(status)
 
@@ -109,6 +113,16 @@ def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
     return 0
 
 
+def _control(options: argparse.Namespace) -> int:
+    from ..hub.control_worker import serve
+
+    logs.configure(options.verbose, options.log_format)
+    # It logs what it raises, and that, not redacted, is told by the sentence for it.
+    logging.getLogger("botocore").setLevel(logging.CRITICAL)
+    serve(verify=options.verify)
+    return 0
+
+
 def _status(options: argparse.Namespace) -> int:
     try:
         status = client.status()
@@ -128,8 +142,10 @@ def _status(options: argparse.Namespace) -> int:
 def _print_tunnel(tunnel: dict[str, Any]) -> None:
     round_trip = "-" if tunnel["round_trip_ms"] is None else f"{tunnel['round_trip_ms']} ms"
     left = "" if tunnel["expires_at"] is None else f", expires in {_duration(tunnel['expires_at'] - time.time())}"
-    print(f"\n{tunnel['thing']}: {tunnel['state']}, round trip {round_trip}{left}")
-    print(f"  tunnel {tunnel['tunnel_id']} at {tunnel['endpoint']}")
+    account = f" in {tunnel['account_name']}" if tunnel["account_name"] else ""
+    owner = f", of {tunnel['owner']}" if tunnel["owner"] else ""
+    print(f"\n{tunnel['thing']}{account}: {tunnel['state']}, round trip {round_trip}{left}")
+    print(f"  tunnel {tunnel['tunnel_id']} at {tunnel['endpoint']}{owner}")
     if tunnel["cause"]:
         print(f"  {tunnel['cause']}")
     print(f"  {'SERVICE':<16} {'LISTENS ON':<18} {'CONNECTIONS':>11} {'BYTES IN':>14} {'BYTES OUT':>14}")

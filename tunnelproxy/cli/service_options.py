@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigurationError
+from ..transport.endpoint import Endpoint
 from .parser import seconds
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
         metavar="NAME",
         help="name or address by which clients reach the service, for its certificate and for service env "
         "(default: that of --host)",
+    )
+    parser.add_argument(
+        "--region",
+        type=_region,
+        metavar="NAME",
+        help="region of a new service, for its ARNs and for clients' signatures; it keeps that of its first start "
+        "(default: us-east-1)",
     )
     parser.add_argument(
         "--certificate", type=Path, metavar="FILE", help="a certificate of your own, with its chain, in PEM"
@@ -87,6 +96,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the options say, as members of ``service.server.Settings``."""
     return {
         "public_name": arguments.public_name,
+        "region": arguments.region,
         "certificate": _certificate(arguments),
         "audit_log": arguments.audit_log,
         "metrics_port": arguments.metrics_port,
@@ -115,6 +125,14 @@ def _limits(arguments: argparse.Namespace) -> Limits:
         half_open=arguments.max_half_open,
         handshake_seconds=arguments.handshake_time,
     )
+
+
+def _region(text: str) -> str:
+    try:
+        Endpoint.of_region(text)
+    except ConfigurationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an AWS region, as in eu-central-1") from None
+    return text
 
 
 def _count(text: str) -> int:

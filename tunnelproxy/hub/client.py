@@ -29,18 +29,23 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 __all__ = [
+    "Caller",
     "HealthCheck",
     "HubError",
     "adopt",
     "ask_health",
+    "call",
     "connector_command",
+    "current_directory",
     "describe",
     "directory",
     "ensure",
     "explain",
     "explain_break",
     "holds",
+    "locate",
     "open_stream",
+    "prepare",
     "release",
     "status",
     "stop",
@@ -49,6 +54,9 @@ __all__ = [
 DIRECTORY_VARIABLE = "IOTOPS_TUNNEL_DIR"
 SOCKET_NAME = "hub.sock"
 START_LOCK_NAME = "start.lock"
+
+PROTOCOL = 2
+"""That of requests and replies. A hub of another release may hold tunnels whose account it does not know."""
 
 START_SECONDS = 20.0
 OPEN_SECONDS = 20.0
@@ -59,26 +67,57 @@ OPENING_SECONDS = 120.0
 """How long the calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
 
 DEFAULT_SERVICES = ("SSH1", "HTTP1")
-ENDPOINT_VARIABLE = "AWSIOT_TUNNEL_ENDPOINT"
-CAPATH_VARIABLE = "AWSIOT_TUNNEL_CAPATH"
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MARGIN_SECONDS = 5.0
 _PAUSES_SECONDS = (0.1, 1.0)
 _LONGEST_REPLY = 16 * 1024 * 1024
 
-AWS_VARIABLES = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_IOTSECURETUNNELING",
-    "AWS_CA_BUNDLE",
+_HUB_VARIABLES = (
+    DIRECTORY_VARIABLE,
+    "HOME",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "LOGNAME",
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "VIRTUAL_ENV",
 )
-"""What each caller hands to the hub: how the control API is reached."""
+_HUB_PREFIXES = ("LC_", "PYTHON", "XDG_")
+
+
+class Caller:
+    """Who asks: all that a control call is to see. No data class: what those need would be imported for every task.
+
+    Attributes:
+        environment: the whole of it, the options that say how to reach the control API merged in.
+        directory: the working directory.
+        verify: whether to verify the certificate of the control API.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], directory: str, *, verify: bool = True, python: str = sys.executable
+    ) -> None:
+        self.environment = environment
+        self.directory = directory
+        self.verify = verify
+        self.python = python
+
+    @classmethod
+    def here(cls) -> Caller:
+        """This process."""
+        return cls(dict(os.environ), current_directory())
+
+    def described(self) -> dict[str, Any]:
+        """What a request says of it."""
+        return {
+            "environment": dict(self.environment),
+            "directory": self.directory,
+            "verify": self.verify,
+            "python": self.python,
+        }
 
 
 class HubError(Exception):
@@ -135,24 +174,34 @@ def ensure(
     ports: Mapping[str, int | None] | None = None,
     wait: float = 30.0,
     timeout: float = 10.0,
+    owner: str | None = None,
+    unregistered: bool = False,
+    caller: Caller | None = None,
 ) -> dict[str, Any]:
     """Wait until the tunnel of a thing is linked, starting the hub if need be.
 
     Args:
-        open_policy: what to do where the hub holds no tunnel that works: ``never`` fails; ``reuse`` takes over the
-            thing's open tunnel, and opens one only where there is none; ``always`` opens one.
+        open_policy: what to do where the hub holds no tunnel that works: ``never`` fails; ``reuse`` takes up an open
+            tunnel of the same owner, and opens one only where there is none; ``take_over`` takes anybody's that the
+            collection opened, and opens one only where there is none; ``always`` opens one.
         services: the service IDs of a tunnel that is opened.
         ports: where to listen on the loopback, by service ID: 0 for any port, None for none. Services that are not
             named stay as they are.
         wait: seconds that the device has to connect to a tunnel that the hub did not hold before.
         timeout: seconds to wait for the link.
+        owner: whose a tunnel is that is opened or taken over; by default ``IOTOPS_TUNNEL_OWNER``, or the user and
+            machine.
+        unregistered: open a tunnel also to a thing that the registry does not know.
+        caller: whose environment says which account is meant; by default this process's.
 
     Returns:
-        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``.
+        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``, and in ``taken_from`` the
+        owner that it was just taken from.
 
     Raises:
         HubError: there is no tunnel, it is not linked, or it does not carry the service; the text says why.
     """
+    caller = caller or Caller.here()
     return _ask(
         "ensure",
         timeout,
@@ -165,9 +214,89 @@ def ensure(
         services=list(services),
         ports=dict(ports or {}),
         wait=wait,
-        endpoint=os.environ.get(ENDPOINT_VARIABLE) or None,
-        capath=os.environ.get(CAPATH_VARIABLE) or None,
-        aws=_aws_environment(),
+        owner=_owner(owner, caller),
+        unregistered=unregistered,
+        caller=caller.described(),
+    )
+
+
+def locate(thing: str | None, *, caller: Caller | None = None, timeout: float = OPENING_SECONDS) -> dict[str, Any]:
+    """Find out which account a thing is in, as the caller's environment has it. Opens nothing.
+
+    Args:
+        thing: None to ask for the account alone.
+
+    Returns:
+        ``account``, by which requests name it, and ``account_name``, by which messages do; ``region``; and of a thing
+        ``ssh_name``, ``host_key_name`` and ``qualified_name``, by which ssh knows it there.
+
+    Raises:
+        HubError: the control API does not say.
+    """
+    return _ask("locate", timeout, thing=thing, caller=(caller or Caller.here()).described())
+
+
+def prepare(
+    thing: str | None,
+    services: Sequence[str],
+    *,
+    ports: Mapping[str, int | None] | None = None,
+    unregistered: bool = False,
+    caller: Caller | None = None,
+    timeout: float = OPENING_SECONDS,
+) -> dict[str, Any]:
+    """See that a tunnel to a thing would be of use, before one is paid for.
+
+    Args:
+        thing: None for a tunnel whose token is copied to a device.
+        services: those that it is to carry.
+        ports: where they are to listen on the loopback, as for :func:`ensure`.
+        unregistered: whether it is enough that the thing may exist.
+
+    Raises:
+        HubError: the registry does not know the thing, or there is no way to the data plane.
+    """
+    return _ask(
+        "prepare",
+        timeout,
+        thing=thing,
+        services=list(services),
+        ports=dict(ports or {}),
+        unregistered=unregistered,
+        caller=(caller or Caller.here()).described(),
+    )
+
+
+def call(
+    operation: str,
+    parameters: Mapping[str, Any],
+    *,
+    purpose: str,
+    api: str = "iotsecuretunneling",
+    caller: Caller | None = None,
+    timeout: float = OPENING_SECONDS,
+) -> dict[str, Any]:
+    """Make one call of a control API.
+
+    Args:
+        operation: the method of botocore's client.
+        purpose: what for, in words that follow "Could not".
+        api: botocore's name of the API.
+
+    Returns:
+        the answer; times are texts in ISO 8601 form.
+
+    Raises:
+        HubError: it is refused, or not answered; the text says why, ``code`` in one word.
+    """
+    return _ask(
+        "call",
+        timeout,
+        operation=operation,
+        parameters=dict(parameters),
+        purpose=purpose,
+        api=api,
+        caller=(caller or Caller.here()).described(),
     )
 
 
@@ -175,26 +304,24 @@ def adopt(
     thing: str,
     *,
     tunnel_id: str,
-    region: str,
+    tunnel_arn: str,
     source_token: str,
     services: Sequence[str],
-    endpoint: str | None = None,
-    capath: str | None = None,
+    owner: str = "",
     expires_at: float | None = None,
     ports: Mapping[str, int | None] | None = None,
-    aws: Mapping[str, str] | None = None,
+    caller: Caller | None = None,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
     """Hand the source's access token of an open tunnel to the hub, and wait until it is linked.
 
     Args:
-        region: the AWS region of the tunnel.
+        tunnel_arn: says which account and region it is in.
         services: the service IDs that the tunnel carries.
-        endpoint: HOST:PORT of the data plane; by default that of AWS in the region.
-        capath: certificate authorities to trust there: an OpenSSL hashed directory or a PEM file.
+        owner: whose it is.
         expires_at: when the tunnel's life ends, in seconds since the epoch.
         ports: as for :func:`ensure`.
-        aws: how to reach the control API, by the names of the environment variables; by default from the environment.
+        caller: whose environment says where the data plane is; by default this process's.
         timeout: seconds to wait for the link.
 
     Returns:
@@ -206,20 +333,20 @@ def adopt(
     return _ask(
         "adopt",
         timeout,
+        patience=OPENING_SECONDS,
         thing=thing,
         tunnel_id=tunnel_id,
-        region=region,
+        tunnel_arn=tunnel_arn,
         source_token=source_token,
         services=list(services),
-        endpoint=endpoint,
-        capath=capath,
+        owner=owner,
         expires_at=expires_at,
         ports=dict(ports or {}),
-        aws=_aws_environment() if aws is None else dict(aws),
+        caller=(caller or Caller.here()).described(),
     )
 
 
-def describe(thing: str, *, timeout: float = 10.0) -> dict[str, Any]:
+def describe(thing: str, *, caller: Caller | None = None, timeout: float = 10.0) -> dict[str, Any]:
     """The row of a thing's tunnel in :func:`status`, with the state of both ends.
 
     Returns:
@@ -228,26 +355,39 @@ def describe(thing: str, *, timeout: float = 10.0) -> dict[str, Any]:
     Raises:
         HubError: the hub holds no tunnel for the thing.
     """
-    return _ask("describe", timeout, thing=thing, aws=_aws_environment())
+    described = (caller or Caller.here()).described()
+    return _ask("describe", timeout, patience=OPENING_SECONDS, thing=thing, caller=described)
 
 
-def explain(thing: str, service: str, *, refused: bool, timeout: float = 10.0) -> HubError:
+def explain(
+    thing: str,
+    service: str,
+    *,
+    refused: bool,
+    account: str = "",
+    caller: Caller | None = None,
+    timeout: float = 10.0,
+) -> HubError:
     """Why a connection to a service of a thing gave nothing, with the state of the tunnel's ends as they are now.
 
     Args:
         refused: whether it was ended, rather than left without an answer.
+        account: the thing's, as a row of :func:`status` has it; without it, the caller's environment says which.
     """
     try:
-        found = _ask("explain", timeout, thing=thing, service=service, refused=refused, aws=_aws_environment())
+        found = _ask(
+            "explain", timeout, patience=OPENING_SECONDS, refused=refused, **_which(thing, service, account, caller)
+        )
     except HubError as error:
         return error
     return HubError(found["sentence"], code=found["code"])
 
 
-def explain_break(thing: str, service: str, *, hub_pid: int | None) -> HubError:
+def explain_break(thing: str, service: str, *, hub_pid: int | None, account: str) -> HubError:
     """Why a connection to a service of a thing broke off after it had been good.
 
     Args:
+        account: the thing's, as a row of :func:`status` has it.
         hub_pid: the process ID of the hub that carried it.
     """
     try:
@@ -256,7 +396,7 @@ def explain_break(thing: str, service: str, *, hub_pid: int | None) -> HubError:
         return error
     if hub_pid is not None and (running or {}).get("pid") != hub_pid:
         return HubError(f"the hub (process {hub_pid}) has ended; it starts again by itself", code="hub-ended")
-    found = explain(thing, service, refused=True)
+    found = explain(thing, service, refused=True, account=account)
     if found.code == "refused":
         return HubError(
             f"the device's SSH server ended it, or the way to the device failed for a moment; see {_log_path()}",
@@ -265,14 +405,14 @@ def explain_break(thing: str, service: str, *, hub_pid: int | None) -> HubError:
     return found
 
 
-def release(tunnel_id: str) -> bool:
-    """Have the hub drop a tunnel, without closing it for others. Returns whether it held that tunnel."""
-    return bool(_ask_running("release", {}, tunnel_id=tunnel_id).get("released", False))
+def release(tunnel_id: str, account: str) -> bool:
+    """Have the hub drop a tunnel of an account, without closing it for others. Returns whether it held that tunnel."""
+    return bool(_ask_running("release", {}, tunnel_id=tunnel_id, account=account).get("released", False))
 
 
-def holds(tunnel_id: str) -> bool:
-    """Whether a hub runs that holds this tunnel, with an access token that was not refused."""
-    return bool(_ask_running("holds", {}, tunnel_id=tunnel_id).get("holds", False))
+def holds(tunnel_id: str, account: str) -> bool:
+    """Whether a hub runs that holds this tunnel of an account, with an access token that was not refused."""
+    return bool(_ask_running("holds", {}, tunnel_id=tunnel_id, account=account).get("holds", False))
 
 
 def status() -> dict[str, Any] | None:
@@ -295,45 +435,76 @@ def stop() -> bool:
     return True
 
 
-def open_stream(thing: str, service: str, *, speaks_first: bool = True, timeout: float = OPEN_SECONDS) -> int:
+def open_stream(
+    thing: str,
+    service: str,
+    *,
+    account: str = "",
+    caller: Caller | None = None,
+    speaks_first: bool = True,
+    timeout: float = OPEN_SECONDS,
+) -> int:
     """Open a connection to a service of a thing, and return its file descriptor.
 
     Args:
+        account: the thing's, as a row of :func:`status` has it; without it, the caller's environment says which.
         speaks_first: whether the device's server speaks first, as SSH servers do: return when it has.
         timeout: seconds that the device may take.
 
     Raises:
         HubError: the text says which end is at fault.
     """
-    request = {"op": "open", "thing": thing, "service": service, "speaks_first": speaks_first, "timeout": timeout}
-    request["aws"] = _aws_environment()
+    which = _which(thing, service, account, caller)
+    request = {"op": "open", "speaks_first": speaks_first, "timeout": timeout, **which}
     return _insist(lambda: _ask_for_stream(request, timeout))
 
 
 def ask_health(
-    thing: str, service: str, path: str, *, headers: Mapping[str, str], content_limit: int, timeout: float
+    thing: str,
+    service: str,
+    path: str,
+    *,
+    account: str,
+    headers: Mapping[str, str],
+    content_limit: int,
+    timeout: float,
 ) -> Answer:
     """Send one HTTP GET to a device through its tunnel. See :func:`.health.ask`."""
     from .health import ask
 
-    return ask(thing, service, path, headers=headers, content_limit=content_limit, timeout=timeout)
+    return ask(thing, service, path, account=account, headers=headers, content_limit=content_limit, timeout=timeout)
 
 
 def connector_command(
-    thing: str, service: str, *, timeout: float = OPEN_SECONDS, health_check: HealthCheck | None = None
+    thing: str,
+    service: str,
+    *,
+    account: str,
+    timeout: float = OPEN_SECONDS,
+    health_check: HealthCheck | None = None,
 ) -> list[str]:
     """The command line of ssh's ``ProxyCommand``, for use with ``ProxyUseFdpass=yes``.
 
     Args:
+        account: the thing's, as a row of :func:`status` has it.
         timeout: seconds that the device may take to answer.
         health_check: what to ask the device first.
     """
-    command = [sys.executable, "-I", "-S", os.path.join(_PACKAGE, "hub", "connector.py"), thing, service]
+    connector = os.path.join(_PACKAGE, "hub", "connector.py")
+    command = [sys.executable, "-I", "-S", connector, account, thing, service]
     if timeout != OPEN_SECONDS or health_check is not None:
         command.append(f"{timeout:g}")
     if health_check is not None:
         command += [health_check.service, health_check.path, ",".join(map(str, health_check.statuses))]
     return command
+
+
+def current_directory() -> str:
+    """The working directory, or the root where that is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
 
 
 def directory() -> str:
@@ -354,6 +525,14 @@ def directory() -> str:
             f"or set {DIRECTORY_VARIABLE} to another"
         )
     return path
+
+
+def _which(thing: str, service: str, account: str, caller: Caller | None) -> dict[str, Any]:
+    """What names a service of a tunnel that is held."""
+    names: dict[str, Any] = {"thing": thing, "service": service}
+    if account:
+        return {**names, "account": account}
+    return {**names, "caller": (caller or Caller.here()).described()}
 
 
 def _ask(op: str, timeout: float, *, patience: float = 0.0, repeatable: bool = False, **fields: Any) -> dict[str, Any]:
@@ -407,10 +586,23 @@ def _ask_for_stream(request: dict[str, Any], timeout: float) -> int:
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         if not descriptors:
             _check(_decode(reply))
+        if f'"protocol": {PROTOCOL}'.encode() not in reply:
+            os.close(descriptors[0])
+            raise _other_release()
         return descriptors[0]
 
 
+def _other_release() -> HubError:
+    return HubError(
+        "the hub that runs is of another release of iotops.tunnel: end it with `tunnelproxy hub stop`; its connections "
+        "end, and the next one takes over its tunnels",
+        code="other-release",
+    )
+
+
 def _check(reply: dict[str, Any]) -> dict[str, Any]:
+    if reply.get("protocol") != PROTOCOL:
+        raise _other_release()
     if "error" in reply:
         raise HubError(reply["error"], code=reply.get("code", "hub-failed"))
     return reply
@@ -441,7 +633,7 @@ def _no_answer(request: dict[str, Any], error: OSError) -> HubError:
 
 
 def _send(connection: _Connection, request: dict[str, Any]) -> None:
-    connection.sendall(_encode(request).encode() + b"\n")
+    connection.sendall(_encode({"protocol": PROTOCOL, **request}).encode() + b"\n")
 
 
 def _encode(value: Any) -> str:
@@ -512,6 +704,12 @@ def _start() -> None:
             timeout=START_SECONDS,
             check=False,
             cwd="/",
+            # What is of the caller alone comes with each request.
+            env={
+                name: value
+                for name, value in os.environ.items()
+                if name in _HUB_VARIABLES or name.startswith(_HUB_PREFIXES)
+            },
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HubError(f"cannot start the hub: {error}") from None
@@ -524,5 +722,7 @@ def _log_path() -> str:
     return os.path.join(directory(), "hub.log")
 
 
-def _aws_environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in AWS_VARIABLES if os.environ.get(name)}
+def _owner(owner: str | None, caller: Caller) -> str:
+    from .tags import OWNER_VARIABLE, default_owner, valid_owner
+
+    return valid_owner(owner or caller.environment.get(OWNER_VARIABLE) or "") or default_owner()

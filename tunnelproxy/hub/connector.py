@@ -26,18 +26,19 @@ def main(arguments: list[str]) -> int:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from tunnelproxy.hub.client import OPEN_SECONDS, HealthCheck, HubError, open_stream
 
-    if len(arguments) not in (2, 3, 6):
-        print(f"{MARK}usage: connector.py THING SERVICE [SECONDS [HTTP_SERVICE PATH STATUSES]]", file=sys.stderr)
+    if len(arguments) not in (3, 4, 7):
+        usage = "connector.py ACCOUNT THING SERVICE [SECONDS [HTTP_SERVICE PATH STATUSES]]"
+        print(f"{MARK}usage: {usage}", file=sys.stderr)
         return 1
-    thing, service, *more = arguments
+    account, thing, service, *more = arguments
     timeout = float(more[0]) if more else OPEN_SECONDS
     try:
         if len(more) > 1:
             from tunnelproxy.hub.health import check
 
             statuses = tuple(int(status) for status in more[3].split(","))
-            check(thing, HealthCheck(more[1], more[2], statuses), timeout=timeout)
-        stream = open_stream(thing, service, timeout=timeout)
+            check(thing, HealthCheck(more[1], more[2], statuses), account=account, timeout=timeout)
+        stream = open_stream(thing, service, account=account, timeout=timeout)
     except HubError as error:
         print(f"{MARK}{error}", file=sys.stderr)
         return 1

@@ -10,10 +10,11 @@ import logging
 import os
 import socket
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
-from .client import SOCKET_NAME, HubError, directory
+from .client import PROTOCOL, SOCKET_NAME, HubError, directory
 from .hub import Hub
+from .ssh_names import SshNames
 
 __all__ = ["AlreadyRunningError", "serve"]
 
@@ -22,7 +23,10 @@ log = logging.getLogger(__name__)
 ENDING_SECONDS = 5.0
 LOCK_POLL_SECONDS = 0.1
 IDLE_CHECK_SECONDS = 5.0
-LONGEST_REQUEST = 64 * 1024
+LONGEST_REQUEST = 4 * 1024 * 1024
+"""With all of a caller's environment, for which Linux sets a limit of 2 MiB to begin with."""
+
+READ_BYTES = 64 * 1024
 REQUEST_SECONDS = 10.0
 
 
@@ -45,7 +49,7 @@ async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
     await _take(lock)
     path = folder / SOCKET_NAME
     path.unlink(missing_ok=True)
-    hub = Hub(folder / "tunnels.jsonl")
+    hub = Hub(folder, SshNames.of_this_user())
     hub.restore()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
@@ -112,13 +116,13 @@ async def _answer(connection: socket.socket, hub: Hub) -> None:
     try:
         line = await asyncio.wait_for(_read_line(connection), REQUEST_SECONDS)
         try:
-            reply, stream = await hub.answer(json.loads(line))
+            reply, stream = await hub.answer(_checked(json.loads(line)))
             keep_open = "stopping" in reply
         except HubError as error:
             reply = {"error": str(error), "code": error.code}
         except (ValueError, KeyError, TypeError) as error:
             reply = {"error": f"the hub does not understand the request ({type(error).__name__})", "code": "bad-input"}
-        data = json.dumps(reply).encode() + b"\n"
+        data = json.dumps({"protocol": PROTOCOL, **reply}).encode() + b"\n"
         if stream is not None:
             socket.send_fds(connection, [data], [stream.fileno()])
         else:
@@ -133,11 +137,22 @@ async def _answer(connection: socket.socket, hub: Hub) -> None:
             connection.close()
 
 
+def _checked(request: dict[str, Any]) -> dict[str, Any]:
+    """The request, unless it is of a release that this hub does not understand; any may have it stop."""
+    if request.get("protocol") != PROTOCOL and request.get("op") != "stop":
+        raise HubError(
+            "the hub that runs is of another release of iotops.tunnel than this request: end it with `tunnelproxy hub "
+            "stop`; its connections end, and the next one takes over its tunnels",
+            code="other-release",
+        )
+    return request
+
+
 async def _read_line(connection: socket.socket) -> bytes:
     loop = asyncio.get_running_loop()
     line = b""
     while not line.endswith(b"\n"):
-        data = await loop.sock_recv(connection, LONGEST_REQUEST)
+        data = await loop.sock_recv(connection, READ_BYTES)
         if not data or len(line) > LONGEST_REQUEST:
             raise OSError("a request without an end")
         line += data

@@ -41,12 +41,19 @@ class Answer:
 class _OverStream(http.client.HTTPConnection):
     """A connection that neither a local port, a web proxy nor another user of this machine comes into."""
 
-    def __init__(self, thing: str, service: str, timeout: float) -> None:
+    def __init__(self, thing: str, service: str, account: str, timeout: float) -> None:
         super().__init__(thing, timeout=timeout)
-        self._way = (thing, service)
+        self._service = service
+        self._account = account
 
     def connect(self) -> None:
-        descriptor = client.open_stream(*self._way, speaks_first=False, timeout=self.timeout or client.OPEN_SECONDS)
+        descriptor = client.open_stream(
+            self.host,
+            self._service,
+            account=self._account,
+            speaks_first=False,
+            timeout=self.timeout or client.OPEN_SECONDS,
+        )
         self.sock = socket.socket(fileno=descriptor)
         self.sock.settimeout(self.timeout)
 
@@ -56,6 +63,7 @@ def ask(
     service: str,
     path: str,
     *,
+    account: str,
     headers: Mapping[str, str] = MappingProxyType({}),
     content_limit: int = 0,
     timeout: float,
@@ -63,13 +71,14 @@ def ask(
     """Ask a thing's HTTP server. A redirect is an answer like any other.
 
     Args:
+        account: the thing's, as a row of ``hub status`` has it.
         content_limit: how many bytes of the body to wait for; 0 takes what has come.
         timeout: seconds to wait for the tunnel, and then for each part of the answer.
 
     Raises:
         HubError: there was no answer, or none in HTTP; the text says why.
     """
-    connection = _OverStream(thing, service, timeout)
+    connection = _OverStream(thing, service, account, timeout)
     started = time.monotonic()
     try:
         connection.request("GET", path, headers={"Host": thing, "User-Agent": "iotops.tunnel", **headers})
@@ -84,7 +93,7 @@ def ask(
             code="no-answer",
         ) from None
     except ConnectionError:
-        raise client.explain(thing, service, refused=True) from None
+        raise client.explain(thing, service, refused=True, account=account) from None
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise client.HubError(
             f"{thing} answered {service} with something that is not HTTP ({error}): see what it maps {service} to",
@@ -94,11 +103,11 @@ def ask(
         connection.close()
 
 
-def check(thing: str, health_check: client.HealthCheck, *, timeout: float) -> None:
+def check(thing: str, health_check: client.HealthCheck, *, account: str, timeout: float) -> None:
     """Raise HubError, with what the device answered, if it is not well."""
     service, path = health_check.service, health_check.path
     try:
-        answer = ask(thing, service, path, timeout=timeout)
+        answer = ask(thing, service, path, account=account, timeout=timeout)
     except client.HubError as error:
         sentence = f"the health check of {thing} got no answer: {error} {_NEVERTHELESS}"
         raise client.HubError(sentence, code="unhealthy") from None

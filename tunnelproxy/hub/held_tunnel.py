@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -24,15 +24,53 @@ from ..protocol.session import Mode
 from ..source import SourceProxy
 from ..transport.endpoint import Endpoint
 from ..transport.link import Access
-from ..transport.route import find_route
+from ..transport.route import Route, find_route
+from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
 from .client import HubError
-from .control_plane import ControlPlane, EndStates
+from .control_process import CallerControl, EndStates
 
-__all__ = ["HeldTunnel", "TunnelRecord"]
+__all__ = ["HeldTunnel", "TunnelRecord", "Way", "check_port"]
 
 log = logging.getLogger(__name__)
 
-_SECRET_AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SETTLE_SECONDS = 5.0
+"""How long to wait for a link that was lost to be up again, or refused, before the reason of a failure is told."""
+
+_PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY")
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way to a data plane, as a caller's environment has it.
+
+    Attributes:
+        endpoint: ``HOST:PORT``; where None, AWS's of the tunnel's region.
+        capath: the authorities to trust there, if not the system's.
+        web_proxy: the environment variables that name a web proxy, and for what.
+    """
+
+    endpoint: str | None = None
+    capath: str | None = None
+    web_proxy: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, caller: CallerControl) -> Way:
+        environment = caller.environment
+        capath = environment.get("AWSIOT_TUNNEL_CAPATH")
+        return cls(
+            environment.get("AWSIOT_TUNNEL_ENDPOINT") or None,
+            os.path.join(caller.directory, capath) if capath else None,
+            {name: environment[name] for name in _PROXY_VARIABLES if environment.get(name)},
+        )
+
+    def route(self, region: str) -> Route:
+        """The route to the data plane of a region.
+
+        Raises:
+            ConfigurationError: what the environment says is not possible.
+        """
+        endpoint = Endpoint.parse(self.endpoint) if self.endpoint else Endpoint.of_region(region)
+        return find_route(endpoint, self.web_proxy, capath=self.capath)
 
 
 @dataclass(frozen=True)
@@ -40,49 +78,71 @@ class TunnelRecord:
     """What is known of a tunnel, and kept in a file so that the next hub can go on.
 
     Attributes:
+        owner: who opened it, or took it over, through this hub.
         client_token: sent with every connect, so that the source token stays good for reconnecting.
         ports: where services listened on the loopback, to listen there again.
         chosen_ports: where the user wants them to: 0 for any port, None for none.
-        aws: how to reach the control API, by the names of environment variables.
         awaited_since: while its device is given time to come: when the hub opened it or took it over, in seconds since
             the epoch.
         destination_version: what its device was found to speak, where it is to be spoken to in that from the start.
+        expects_v1: whether the device was found to speak V1 only by an earlier tunnel.
     """
 
     thing: str
     tunnel_id: str
     region: str
     source_token: str = field(repr=False)
+    account: Account = UNKNOWN_ACCOUNT
+    owner: str = ""
     services: tuple[str, ...] = ()
-    endpoint: str | None = None
-    capath: str | None = None
+    way: Way = field(default_factory=Way)
     expires_at: float | None = None
     client_token: str = field(default_factory=lambda: str(uuid.uuid4()), repr=False)
     ports: Mapping[str, int] = field(default_factory=dict)
     chosen_ports: Mapping[str, int | None] = field(default_factory=dict)
-    aws: Mapping[str, str] = field(default_factory=dict, repr=False)
     awaited_since: float | None = None
     destination_version: str | None = None
+    expects_v1: bool = False
 
     @functools.cached_property
     def saved(self) -> str:
-        """JSON for the file: with the tokens, which it is there to keep, but without AWS keys.
+        """JSON for the file, with the tokens, which it is there to keep.
 
         Made once, for the file has the records of all tunnels, and is written with each that is opened.
         """
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        kept = {name: value for name, value in self.aws.items() if name not in _SECRET_AWS_VARIABLES}
-        return json.dumps({**values, "aws": kept})
+        account = self.account.key if self.account != UNKNOWN_ACCOUNT else ""
+        return json.dumps({**values, "account": account, "way": vars(self.way)})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TunnelRecord:
-        """Undo what :attr:`saved` does, or read an ``adopt`` request."""
-        return cls(**{**data, "services": tuple(data["services"])})
+        """Undo what :attr:`saved` does; what earlier releases saved has no account, and no way."""
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        way = data.get("way") or {"endpoint": data.get("endpoint"), "capath": data.get("capath")}
+        account = Account.from_key(data["account"]) if data.get("account") else UNKNOWN_ACCOUNT
+        return cls(**{**values, "services": tuple(data["services"]), "account": account, "way": Way(**way)})
+
+    @property
+    def key(self) -> TunnelKey:
+        """What the hub knows it by."""
+        return TunnelKey(self.account, self.thing)
 
     @property
     def subject(self) -> dict[str, str]:
         """What log records about it say that they are about."""
-        return {"thing": self.thing, "tunnel": self.tunnel_id}
+        return {"thing": self.thing, "tunnel": self.tunnel_id, "account": str(self.account)}
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        known = f" in {self.account}" if self.account != UNKNOWN_ACCOUNT else ""
+        return f"{self.tunnel_id}{known}"
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the thing is known for a device that speaks V1 only."""
+        return self.expects_v1 or self.destination_version == "V1"
 
     def expires_within(self, seconds: float) -> bool:
         """Whether the tunnel's life is over so soon, or already."""
@@ -90,15 +150,26 @@ class TunnelRecord:
 
 
 class HeldTunnel:
-    """A source proxy that runs in the hub."""
+    """A source proxy that runs in the hub.
 
-    def __init__(self, record: TunnelRecord) -> None:
+    Args:
+        caller: who asked for it last, as whom the control API is asked about it; None where nobody has yet.
+    """
+
+    def __init__(self, record: TunnelRecord, caller: CallerControl | None = None) -> None:
         self.record = record
-        endpoint = Endpoint.parse(record.endpoint) if record.endpoint else Endpoint.of_region(record.region)
+        self.caller = caller
+        self.taken_from = ""
+        """Whose it was, until whoever had it taken over is told."""
         access = Access(Mode.SOURCE, record.source_token, record.client_token)
-        route = find_route(endpoint, os.environ, capath=record.capath)
+        route = record.way.route(record.region)
         self._proxy = SourceProxy(
-            route, access, self._plan, bind_address="127.0.0.1", answers_v1_only=record.destination_version == "V1"
+            route,
+            access,
+            self._plan,
+            bind_address="127.0.0.1",
+            answers_v1_only=record.destination_version == "V1",
+            expects_v1=record.expects_v1,
         )
         self._running = asyncio.ensure_future(self._run())
 
@@ -106,6 +177,11 @@ class HeldTunnel:
     def alive(self) -> bool:
         """Whether it works, or may work again by itself."""
         return not self._running.done()
+
+    @property
+    def linked(self) -> bool:
+        """Whether its link is up."""
+        return self._proxy.end.ready.is_set()
 
     @property
     def busy(self) -> bool:
@@ -138,34 +214,20 @@ class HeldTunnel:
         """
         for service_id, port in ports.items():
             self.check_offers(service_id)
-            if _is_ssh(service_id) and port is not None:
-                raise HubError(
-                    f"{service_id} of {self.record.thing} gets no port: other users of this machine could reach the "
-                    "device by it. ssh needs none; take it out of iotops_tunnel_ports, or the option ports",
-                    code="bad-input",
-                )
             now = self.ports.get(service_id)
             if port == now or (port == 0 and now is not None):
                 continue
+            check_port(service_id, port, self.record.thing, its_own=self.ports.values())
             try:
                 await self._proxy.listen(service_id, None if port is None else TcpAddress(None, port))
             except ConfigurationError as error:
-                raise HubError(
-                    f"{service_id} of {self.record.thing} cannot have port {port} on 127.0.0.1: {_reason(error)}. "
-                    f"Choose another (iotops_tunnel_ports, or the option ports), or {service_id}=any",
-                    code="port-in-use",
-                ) from None
+                raise _port_in_use(service_id, port, self.record.thing, _reason(error)) from None
         self.record = replace(self.record, chosen_ports={**self.record.chosen_ports, **ports})
 
     async def stop_listening(self) -> None:
         """Take no new local connections; those that there are stay."""
         for service_id in self.ports:
             await self._proxy.listen(service_id, None)
-
-    def use_aws(self, aws: Mapping[str, str]) -> None:
-        """Take the caller's way to the control API where none, or one without keys, is known."""
-        if aws and not any(name in self.record.aws for name in _SECRET_AWS_VARIABLES):
-            self.record = replace(self.record, aws={**aws, **self.record.aws})
 
     def await_no_longer(self) -> None:
         """The device has come, or has had its time: nobody need wait for it any more."""
@@ -183,18 +245,45 @@ class HeldTunnel:
         Raises:
             HubError: it is not, and why.
         """
-        end = self._proxy.end
-        if not end.ready.is_set() and self.alive:
+        await self.settle(timeout)
+        if not self.linked:
+            raise await self._not_linked(f"no answer within {timeout:.0f} s")
+
+    async def settle(self, timeout: float) -> None:
+        """Wait until the link is up, or cannot be for now."""
+        if not self.linked and self.alive:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(end.settled.wait(), timeout)
-        if end.ready.is_set():
-            return
-        code, words = _code_of(end.cause), f"the tunnel of {self.record.thing} ({self.record.tunnel_id})"
+                await asyncio.wait_for(self._proxy.end.settled.wait(), timeout)
+
+    async def _not_linked(self, otherwise: str) -> HubError:
+        """Why the link is not up.
+
+        Args:
+            otherwise: the reason where there is no better one.
+        """
+        cause, thing = self._proxy.end.cause, self.record.thing
+        code, words = _code_of(cause), f"the tunnel of {thing} ({self.record.name})"
         if code == "tunnel-closed":
-            raise self._gone()
-        if isinstance(end.cause, TunnelRefused):
-            raise HubError(f"{words} does not work: {end.cause}; or {self._reopen()}", code=code)
-        raise HubError(f"{words} is not linked: {end.cause or f'no answer within {timeout:.0f} s'}", code=code)
+            return self._gone()
+        if isinstance(cause, TunnelRefused):
+            states = await self.ask_ends()
+            if states.tunnel in ("CLOSED", "GONE"):
+                return self._gone()
+            if states.owner and states.owner != self.record.owner:
+                return HubError(
+                    f"{states.owner} took over the tunnel of {thing} ({self.record.name}): agree on who works with the "
+                    f"device; your next task opens a tunnel of your own, unless iotops_tunnel_open is never",
+                    code="taken-over",
+                )
+            if states.owner and code == "token-unknown":
+                return HubError(
+                    f"{words} is used from elsewhere: another hub, or job, of {states.owner} reused it, or somebody "
+                    "rotated its token. Give those that run at the same time owners of their own "
+                    "(IOTOPS_TUNNEL_OWNER), or one hub (IOTOPS_TUNNEL_DIR); your next task gets a tunnel",
+                    code="reused-elsewhere",
+                )
+            return HubError(f"{words} does not work: {cause}; or {self._reopen()}", code=code)
+        return HubError(f"{words} is not linked: {cause or otherwise}", code=code)
 
     def check_offers(self, service_id: str) -> None:
         """Raise HubError where the tunnel does not carry a service."""
@@ -229,8 +318,8 @@ class HeldTunnel:
         raise await self.explain(service_id, refused=answered is False)
 
     async def ask_ends(self) -> EndStates:
-        """Ask the control API for the state of this tunnel's ends."""
-        return await ControlPlane(self.record.aws, self.record.region).end_states(self.record.tunnel_id)
+        """Ask the control API for the state of this tunnel's ends, as whoever used it last."""
+        return EndStates() if self.caller is None else await self.caller.end_states(self.record.tunnel_id)
 
     async def explain(self, service_id: str, *, refused: bool) -> HubError:
         """Why a connection gave nothing: which end is at fault.
@@ -247,8 +336,14 @@ class HeldTunnel:
                 "same user and ssh arguments), or give the device a proxy that speaks V3",
                 code="busy",
             )
-        states = await self.ask_ends()
-        thing, tunnel = self.record.thing, self.record.tunnel_id
+        await self.settle(SETTLE_SECONDS)
+        if isinstance(self._proxy.end.cause, TunnelRefused) and not self.linked:
+            return await self._not_linked("")
+        return self._explained_by(await self.ask_ends(), service_id, refused=refused)
+
+    def _explained_by(self, states: EndStates, service_id: str, *, refused: bool) -> HubError:
+        """Why a connection gave nothing, where the link is well: by the state of the tunnel's ends."""
+        thing, tunnel = self.record.thing, self.record.name
         if states.tunnel in ("CLOSED", "GONE"):
             return self._gone()
         if states.destination == "disconnected":
@@ -288,6 +383,9 @@ class HeldTunnel:
         round_trip = end.link.round_trip if linked and end.link is not None else None
         return {
             "thing": self.record.thing,
+            "account": self.record.account.key if self.record.account != UNKNOWN_ACCOUNT else "",
+            "account_name": str(self.record.account) if self.record.account != UNKNOWN_ACCOUNT else "",
+            "owner": self.record.owner,
             "tunnel_id": self.record.tunnel_id,
             "region": self.record.region,
             "endpoint": str(end.endpoint),
@@ -303,9 +401,9 @@ class HeldTunnel:
         try:
             await self._proxy.run()
         except (TunnelClosed, TunnelRefused, ConfigurationError) as error:
-            log.warning("the tunnel of %s (%s) has ended: %s", self.record.thing, self.record.tunnel_id, error)
+            log.warning("the tunnel of %s (%s) has ended: %s", self.record.thing, self.record.name, error)
         except Exception as error:  # one tunnel's trouble must not end the others'
-            log.warning("the tunnel of %s (%s) has failed: %s", self.record.thing, self.record.tunnel_id, error)
+            log.warning("the tunnel of %s (%s) has failed: %s", self.record.thing, self.record.name, error)
 
     def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         return {service_id: self._address(service_id) for service_id in offered}
@@ -330,7 +428,7 @@ class HeldTunnel:
             isinstance(cause, TunnelClosed) and "closed" not in str(cause).lower() and "expired" in str(cause).lower()
         )
         end = "has expired" if told or self.record.expires_within(0) else "was closed"
-        words = f"the tunnel of {self.record.thing} ({self.record.tunnel_id}) {end}: {self._reopen()}"
+        words = f"the tunnel of {self.record.thing} ({self.record.name}) {end}: {self._reopen()}"
         return HubError(words, code="tunnel-closed")
 
     def _reopen(self) -> str:
@@ -338,6 +436,30 @@ class HeldTunnel:
             f"open another (iotops_tunnel_open=reuse, or the module iotops.tunnel.tunnel with "
             f"thing_name={self.record.thing})"
         )
+
+
+def check_port(service_id: str, port: int | None, thing: str, *, its_own: Collection[int]) -> None:
+    """Raise HubError where a service cannot listen there: 0 for any port, None for none.
+
+    Args:
+        its_own: the ports that the thing's services have already.
+    """
+    if _is_ssh(service_id) and port is not None:
+        raise HubError(
+            f"{service_id} of {thing} gets no port: other users of this machine could reach the device by it. ssh "
+            "needs none; take it out of iotops_tunnel_ports, or the option ports",
+            code="bad-input",
+        )
+    if port and port not in its_own and not _is_free(port):
+        raise _port_in_use(service_id, port, thing, "another program listens there")
+
+
+def _port_in_use(service_id: str, port: int | None, thing: str, why: str) -> HubError:
+    return HubError(
+        f"{service_id} of {thing} cannot have port {port} on 127.0.0.1: {why}. Choose another (iotops_tunnel_ports, or "
+        f"the option ports), or {service_id}=any",
+        code="port-in-use",
+    )
 
 
 def _code_of(cause: Exception | None) -> str:

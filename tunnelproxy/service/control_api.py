@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -41,6 +42,7 @@ BODY_DEADLINE = 10.0
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _REGISTRY_CONTENT_TYPE = "application/json"
 _REQUEST_ID = "x-amzn-RequestId"
+_ACCOUNT = "x-iotops-account"
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class ControlApi:
         access: who decides what each key may do.
         find_key: gives the access key of an access key ID, or None.
         region: the region that signatures must name.
+        account_id: that of the service's ARNs.
         clock: gives seconds since the epoch.
         replays: who knows the signatures used lately.
         notify: is told of every request that was answered.
@@ -102,6 +105,7 @@ class ControlApi:
         *,
         find_key: Callable[[str], AccessKey | None],
         region: str,
+        account_id: str,
         clock: Callable[[], float],
         replays: Replays,
         notify: Listener,
@@ -112,6 +116,7 @@ class ControlApi:
         self._access = access
         self._find_key = find_key
         self._region = region
+        self._account_id = account_id
         self._clock = clock
         self._notify = notify
         self._authenticated = authenticated
@@ -138,7 +143,11 @@ class ControlApi:
             self._one_ended.set()
         self._notify(call.ended(outcome, status, time.perf_counter() - started))
         content_type = _REGISTRY_CONTENT_TYPE if call.about_things else _CONTENT_TYPE
-        return _response(content, status, call.request_id, content_type)
+        answer = _response(content, status, call.request_id, content_type)
+        if status == HTTPStatus.OK:
+            # Only those whose key is known are told. Of AWS's, its Security Token Service tells them.
+            answer.headers[_ACCOUNT] = self._account_id
+        return answer
 
     async def finish(self, seconds: float) -> None:
         """Wait for the requests that have begun, for so long at most.

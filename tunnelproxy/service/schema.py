@@ -9,10 +9,10 @@ import string
 
 from .tunnels import new_key_pair
 
-__all__ = ["DEFAULT_KEY", "REGION", "SCHEMA_VERSION", "upgrade"]
+__all__ = ["DEFAULT_KEY", "DEFAULT_REGION", "SCHEMA_VERSION", "upgrade"]
 
-REGION = "us-east-1"
-"""The region of every service: clients insist on one of AWS's form, and nothing else depends on it."""
+DEFAULT_REGION = "us-east-1"
+"""The region of a service whose operator names none: clients insist on one of AWS's form."""
 
 DEFAULT_KEY = "default"
 """The name of the access key that is made on first start; it may do everything."""
@@ -98,7 +98,7 @@ def upgrade(db: sqlite3.Connection, version: int) -> None:
             db.execute(statement)
         if step == 1:
             account_id = "".join(secrets.choice(string.digits) for _ in range(12))
-            db.execute("INSERT INTO identity VALUES (?, ?)", (account_id, REGION))
+            db.execute("INSERT INTO identity VALUES (?, ?)", (account_id, DEFAULT_REGION))
             pair = new_key_pair()
             db.execute("INSERT INTO credentials VALUES (?, ?)", (pair.access_key_id, pair.secret_access_key))
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -52,6 +52,8 @@ class Settings:
 
     Attributes:
         public_name: the name or address by which clients reach the service; where None, ``host``.
+        region: that of a new service, or the one that a service is expected to have; None for the default, or for
+            the one that it has.
         certificate: one of the operator's own, in place of one that the service makes.
         audit_log: where to write it; where None, in the state directory.
         metrics_port: where to serve figures for Prometheus; where None, nowhere.
@@ -62,6 +64,7 @@ class Settings:
     api_port: int
     data_port: int
     public_name: str | None = None
+    region: str | None = None
     certificate: OwnCertificate | None = None
     limits: Limits = DEFAULT_LIMITS
     audit_log: Path | None = None
@@ -91,6 +94,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         stack.enter_context(state.locked())
         store = Store(state.database)
         stack.callback(store.close)
+        _settle_region(settings, state, store)
         audit = AuditLog(settings.audit_log or state.audit_log, clock=time.time)
         stack.callback(audit.close)
         identity = _ServerIdentity(settings, Certificates(state.keys, state.ca))
@@ -122,6 +126,23 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             authority = "system" if own else state.ca
             announce(f"ready api={endpoints.api} data={endpoints.data} ca={authority}{notifier.announcement}")
             await asyncio.Event().wait()
+
+
+def _settle_region(settings: Settings, state: StateDirectory, store: Store) -> None:
+    """Give a service that starts for the first time its region, and hold one that has started before to its own.
+
+    Raises:
+        ServiceError: it has another than the one that the operator names.
+    """
+    region, wanted = store.identity().region, settings.region
+    if wanted is None or wanted == region:
+        return
+    if state.read_endpoints() is not None:
+        raise ServiceError(
+            f"the tunneling service in {state.path} has the region {region} since its first start, and --region says "
+            f"{wanted}; leave --region out, or give --state-dir another directory for another service"
+        )
+    store.set_region(wanted)
 
 
 @dataclass(frozen=True)
@@ -223,6 +244,7 @@ async def _running(
         Access(identity, store.find_tunnel),
         find_key=store.find_key,
         region=identity.region,
+        account_id=identity.account_id,
         clock=time.time,
         replays=Replays(time.monotonic),
         notify=record,

@@ -82,6 +82,9 @@ def verify(
 ) -> Verified:
     """Check that the request was signed, lately and for this service, with a key that is known.
 
+    A session token must be signed like every ``x-amz-`` header, and means nothing beyond that: keys that a client has
+    from STS, SSO or an instance's metadata always come with one. What a key may do is known of the key alone.
+
     Args:
         request: the request.
         find_key: gives the access key of an access key ID, or None.
@@ -101,11 +104,6 @@ def verify(
     key = find_key(claim.access_key_id)
     if key is None:
         raise _unrecognized("The security token included in the request is invalid.")
-    if "x-amz-security-token" in request.headers:
-        raise _unrecognized(
-            "The security token included in the request is invalid: this service gives out no session tokens, so unset "
-            "AWS_SESSION_TOKEN."
-        )
     if not hmac.compare_digest(_signature(request, claim, key), claim.signature) or not _body_is_signed(request):
         raise _invalid_signature(
             "The request signature we calculated does not match the signature you provided. Check your AWS Secret "

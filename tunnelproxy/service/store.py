@@ -71,6 +71,11 @@ class Store:
         account_id, region = self._db.execute("SELECT account_id, region FROM identity").fetchone()
         return Identity(account_id, region)
 
+    def set_region(self, region: str) -> None:
+        """Give the service another region. Only before its first start: clients and ARNs name it from then on."""
+        with self._transaction():
+            self._db.execute("UPDATE identity SET region = ?", (region,))
+
     def keys(self) -> list[AccessKey]:
         """All access keys, in the order of their names."""
         return [_access_key(row) for row in self._db.execute(_SELECT_KEY + " ORDER BY name")]

@@ -16,7 +16,8 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol, cast
 
@@ -39,7 +40,7 @@ from .streams import Reading
 from .tcp import DEAD_SECONDS, SEND_BUFFER, ReceiveBuffer, reason, tune
 from .web_proxy import WebProxyError
 
-__all__ = ["Access", "Link", "LinkLost", "LinkTaken", "Receiver", "Relink", "connect"]
+__all__ = ["Access", "Link", "LinkLost", "LinkTaken", "Receiver", "Relink", "connect", "probe"]
 
 log = logging.getLogger(__name__)
 
@@ -353,12 +354,47 @@ async def connect(route: Route, access: Access, receiver: Receiver) -> Link:
     link = Link(route, access, receiver)
     connecting = asyncio.ensure_future(route.dial(link))
     try:
-        await _wait(connecting, route)
-        await _wait(link.opened, route)
+        with _explained(route):
+            await _wait(connecting, route)
+            await _wait(link.opened, route)
     except (LinkLost, asyncio.CancelledError):
         connecting.cancel()
         link.abort()
         raise
+    return link
+
+
+async def probe(route: Route) -> None:
+    """See that there is a way to the data plane, and that its certificate is trusted: connect, and hang up.
+
+    Raises:
+        LinkLost: there is none; the text says why.
+    """
+    probing = _Probe()
+    connecting = asyncio.ensure_future(route.dial(probing))
+    try:
+        with _explained(route):
+            await _wait(connecting, route)
+    finally:
+        connecting.cancel()
+        if probing.transport is not None:
+            probing.transport.close()
+
+
+class _Probe(asyncio.Protocol):
+    """What has nothing to say on its connection."""
+
+    transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+
+@contextmanager
+def _explained(route: Route) -> Iterator[None]:
+    """Make sentences of the errors of a connection that does not come about."""
+    try:
+        yield
     except WebProxyError as error:
         raise LinkLost(str(error), permanent=error.permanent) from None
     except ssl.SSLCertVerificationError as error:
@@ -367,7 +403,6 @@ async def connect(route: Route, access: Access, receiver: Receiver) -> Link:
         raise LinkLost(f"cannot reach {route}: {reason(error)}; is the tunneling service running there?") from None
     except OSError as error:
         raise LinkLost(f"cannot reach {route}: {reason(error)}") from None
-    return link
 
 
 async def _wait(future: asyncio.Future[Any], route: Route) -> None:

@@ -50,6 +50,11 @@ OLD_SECONDS = 15.0
 reach its server, up to five times and 2.5 s apart."""
 
 
+EXPECTED_OLD = 0.2
+"""Which part of these is enough for a far end that is expected to speak V1 only: its thing did so before. One that has
+become newer answers the question at once."""
+
+
 class MultiplexerOwner(Protocol):
     """Whom a multiplexer tells what the far end wants: a proxy."""
 
@@ -75,6 +80,7 @@ class Multiplexer:
     Args:
         version: what a source speaks, unless the handshake agrees on an older one.
         probing: whether the far end may speak an older version than that.
+        expects_v1: whether it probably speaks V1 only.
         first_stream_id: as for :class:`Session`.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
@@ -86,9 +92,11 @@ class Multiplexer:
         *,
         version: Version = Version.V3,
         probing: bool = False,
+        expects_v1: bool = False,
         first_stream_id: int = 1,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
+        self._patience = EXPECTED_OLD if expects_v1 else 1.0
         self.connections: dict[Connection, LocalSocket] = {}
         self._session = Session(mode, version, first_stream_id=first_stream_id, probing=probing)
         self._silences: dict[str, asyncio.TimerHandle] = {}
@@ -137,7 +145,7 @@ class Multiplexer:
         connection = self._session.open(service_id)
         self._send_output()
         if self._session.is_undecided(service_id):
-            self._expect_answer(connection, SILENCE_SECONDS, self._ask_about)
+            self._expect_answer(connection, SILENCE_SECONDS * self._patience, self._ask_about)
         self.join(connection, local)
         return connection
 
@@ -312,7 +320,7 @@ class Multiplexer:
 
     def _ask_about(self, connection: Connection) -> None:
         self.ask_version(connection.service_id)
-        self._expect_answer(connection, OLD_SECONDS - SILENCE_SECONDS, self._tell_silence)
+        self._expect_answer(connection, (OLD_SECONDS - SILENCE_SECONDS) * self._patience, self._tell_silence)
 
     def _tell_silence(self, connection: Connection) -> None:
         self._owner.peer_silent(connection.service_id)

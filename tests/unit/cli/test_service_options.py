@@ -24,6 +24,21 @@ def test_the_defaults_are_those_of_the_service() -> None:
     found = parsed()
     assert found["limits"] == DEFAULT_LIMITS
     assert (found["public_name"], found["certificate"], found["metrics_port"]) == (None, None, None)
+    assert found["region"] is None
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "us-gov-west-1", "ap-southeast-12"])
+def test_a_region_is_one_of_aws_s_form(region: str) -> None:
+    assert parsed("--region", region)["region"] == region
+
+
+@pytest.mark.parametrize(
+    "text", ["", "here", "EU-central-1", "eu-central", "eu-central-1\n", "eu-central-1/x", "eu_central_1"]
+)
+def test_other_regions_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(f"--region={text}")
+    assert "is not the name of an AWS region, as in eu-central-1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

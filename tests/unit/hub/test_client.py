@@ -13,6 +13,8 @@ import pytest
 from peers.process import REPOSITORY
 from tunnelproxy.hub import client
 
+ACCOUNT = "aws:123456789012:eu-central-1"
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -42,8 +44,8 @@ def test_a_folder_behind_a_link_is_refused(folder: Path, tmp_path: Path) -> None
 
 def test_looking_starts_no_hub() -> None:
     assert client.status() is None
-    assert not client.holds("any")
-    assert not client.release("any")
+    assert not client.holds("any", ACCOUNT)
+    assert not client.release("any", ACCOUNT)
     assert not client.stop()
 
 
@@ -83,21 +85,21 @@ def test_requests_are_json(request_: dict[str, object]) -> None:
 
 
 def test_the_connector_is_told_no_more_than_is_needed() -> None:
-    plain = client.connector_command("thing1", "SSH1")
-    assert plain[-2:] == ["thing1", "SSH1"]
-    assert client.connector_command("thing1", "SSH1", timeout=3.0) == [*plain, "3"]
+    plain = client.connector_command("thing1", "SSH1", account=ACCOUNT)
+    assert plain[-3:] == [ACCOUNT, "thing1", "SSH1"]
+    assert client.connector_command("thing1", "SSH1", account=ACCOUNT, timeout=3.0) == [*plain, "3"]
     health_check = client.HealthCheck("HTTP1", "/health?deep=1", [200, 204])
-    asking = client.connector_command("thing1", "SSH1", health_check=health_check)
+    asking = client.connector_command("thing1", "SSH1", account=ACCOUNT, health_check=health_check)
     assert asking == [*plain, "20", "HTTP1", "/health?deep=1", "200,204"]
 
 
 def test_the_connector_says_how_it_is_used() -> None:
-    connector = client.connector_command("thing1", "SSH1")[:-2]
+    connector = client.connector_command("thing1", "SSH1", account=ACCOUNT)[:-3]
     done = subprocess.run([*connector, "thing1"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("iotops.tunnel: usage: connector.py THING SERVICE")
+    assert done.stderr.startswith("iotops.tunnel: usage: connector.py ACCOUNT THING SERVICE")
 
 
 def test_a_hub_that_is_no_more_is_why_a_connection_broke() -> None:
-    why = client.explain_break("thing1", "SSH1", hub_pid=1)
+    why = client.explain_break("thing1", "SSH1", hub_pid=1, account=ACCOUNT)
     assert (why.code, str(why)) == ("hub-ended", "the hub (process 1) has ended; it starts again by itself")

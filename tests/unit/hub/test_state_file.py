@@ -9,24 +9,53 @@ from pathlib import Path
 import pytest
 
 from tunnelproxy.hub import state_file
-from tunnelproxy.hub.held_tunnel import TunnelRecord
+from tunnelproxy.hub.account import UNKNOWN_ACCOUNT, Account
+from tunnelproxy.hub.held_tunnel import TunnelRecord, Way
 
 RECORD = TunnelRecord(
     thing="thing1",
     tunnel_id="id1",
     region="us-east-1",
     source_token="the-source-token",
+    account=Account("aws", "123456789012", "us-east-1", "https://127.0.0.1:8443"),
+    owner="alice@jump1",
     services=("SSH1", "HTTP1"),
+    way=Way("127.0.0.1:9443", "/ca", {"https_proxy": "http://user:the-password@127.0.0.1:3128"}),
     ports={"HTTP1": 4711},
-    aws={"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret-key", "AWS_REGION": "us-east-1"},
 )
 
 
-def test_what_is_saved_is_loaded_but_for_the_aws_keys(tmp_path: Path) -> None:
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "tunnels.jsonl"
     state_file.save(path, [RECORD])
-    assert state_file.load(path) == [replace(RECORD, aws={"AWS_REGION": "us-east-1"})]
+    assert state_file.load(path) == [RECORD]
+
+
+def test_what_an_earlier_release_saved_is_loaded_without_an_account_and_without_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "tunnels.jsonl"
+    aws = {"AWS_SECRET_ACCESS_KEY": "secret-key", "AWS_REGION": "us-east-1"}
+    saved = {
+        "thing": "thing1",
+        "tunnel_id": "id1",
+        "region": "us-east-1",
+        "source_token": "the-source-token",
+        "services": ["SSH1", "HTTP1"],
+        "endpoint": "127.0.0.1:9443",
+        "capath": "/ca",
+        "expires_at": None,
+        "client_token": "the-client-token",
+        "ports": {"HTTP1": 4711},
+        "chosen_ports": {},
+        "aws": aws,
+        "awaited_since": None,
+    }
+    path.write_text(json.dumps(saved) + "\n")
+    (record,) = state_file.load(path)
+    assert (record.account, record.way) == (UNKNOWN_ACCOUNT, Way("127.0.0.1:9443", "/ca"))
+    assert (record.client_token, record.ports) == ("the-client-token", {"HTTP1": 4711})
+    state_file.save(path, [record])
     assert "secret-key" not in path.read_text()
+    assert state_file.load(path) == [record]
 
 
 def test_the_file_is_for_this_user_alone(tmp_path: Path) -> None:
@@ -50,7 +79,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, text: str) -> None:
 
 def test_secrets_are_not_in_the_record_as_it_prints() -> None:
     assert "the-source-token" not in repr(RECORD)
-    assert "secret-key" not in repr(RECORD)
+    assert "the-password" not in repr(RECORD)
     assert RECORD.client_token not in repr(RECORD)
 
 

@@ -1,43 +1,128 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How options, the task's environment and the controller's become one environment."""
+"""How options, a host's variables, the task's environment, the controller's and ansible.cfg become one environment."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 KEYS = {"AWS_ACCESS_KEY_ID": "environment", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+MODULE = "ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment"
+
+CallerFor = Callable[..., Any]
 
 
 @pytest.fixture
-def aws_environment(monkeypatch):
-    module = importlib.import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment")
-    for name in (*KEYS, "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"):
+def caller_for(monkeypatch: pytest.MonkeyPatch) -> CallerFor:
+    for name in (*KEYS, "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "AWSIOT_TUNNEL_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    return module.aws_environment
+    found: CallerFor = importlib.import_module(MODULE).caller_for
+    return found
 
 
-def test_options_win_over_the_tasks_environment_and_that_over_the_controllers(aws_environment, monkeypatch):
-    monkeypatch.setenv("AWS_REGION", "controller")
-    monkeypatch.setenv("AWS_CA_BUNDLE", "controller")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "controller")
-    merged = aws_environment({"region": "option"}, {"AWS_REGION": "task", "AWS_CA_BUNDLE": "task", "OTHER": "x"})
-    assert merged["AWS_REGION"] == "option"
-    assert merged["AWS_CA_BUNDLE"] == "task"
-    assert merged["AWS_DEFAULT_REGION"] == "controller"
-    assert "OTHER" not in merged
+def test_an_option_counts_before_a_variable_and_that_before_the_environments(
+    caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers: dict[str, Any] = {
+        "defaults": {"profile": "ini"},
+        "task_environment": {},
+        "variables": {},
+        "options": {},
+    }
+
+    def profile() -> str:
+        options = layers["options"]
+        others = {name: layer for name, layer in layers.items() if name != "options"}
+        found: str = caller_for(options, **others).environment["AWS_PROFILE"]
+        return found
+
+    assert profile() == "ini"
+    monkeypatch.setenv("AWS_PROFILE", "environment")
+    assert profile() == "environment"
+    layers["task_environment"] = {"AWS_PROFILE": "task"}
+    assert profile() == "task"
+    layers["variables"] = {"profile": "variable"}
+    assert profile() == "variable"
+    layers["options"] = {"profile": "option"}
+    assert profile() == "option"
 
 
-def test_a_profile_replaces_keys_of_the_environment(aws_environment, monkeypatch):
+def test_the_rest_of_the_environment_is_the_callers(caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "controller")
+    monkeypatch.setenv("https_proxy", "controller")
+    environment = caller_for({}, task_environment={"https_proxy": "task"}).environment
+    assert environment["AWS_CONFIG_FILE"] == "controller"
+    assert environment["https_proxy"] == "task"
+
+
+def test_an_empty_variable_of_the_environment_leaves_what_is_configured(
+    caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "")
+    assert caller_for({}, defaults={"region": "ini"}).environment["AWS_REGION"] == "ini"
+    cleared = caller_for({}, defaults={"region": "ini"}, task_environment={"AWS_REGION": ""})
+    assert cleared.environment["AWS_REGION"] == ""
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"options": {"profile": "work"}},
+        {"options": {}, "variables": {"profile": "work"}},
+        {"options": {}, "task_environment": {"AWS_PROFILE": "work"}},
+    ],
+)
+def test_a_profile_replaces_keys_of_weaker_layers(
+    caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch, layers: dict[str, Any]
+) -> None:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    assert not aws_environment({"profile": "work"}, {}).keys() & KEYS.keys()
+    environment = caller_for(layers.pop("options"), **layers).environment
+    assert environment["AWS_PROFILE"] == "work"
+    assert not environment.keys() & KEYS.keys()
 
 
-def test_keys_replace_the_session_token_that_belonged_to_others(aws_environment, monkeypatch):
+def test_keys_replace_the_profile_and_the_session_token_that_belonged_to_others(
+    caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    merged = aws_environment({"access_key": "a", "secret_key": "b"}, {})
-    assert merged["AWS_ACCESS_KEY_ID"] == "a"
-    assert "AWS_SESSION_TOKEN" not in merged
+    environment = caller_for({"access_key": "a", "secret_key": "b"}, variables={"profile": "work"}).environment
+    assert environment["AWS_ACCESS_KEY_ID"] == "a"
+    assert not environment.keys() & {"AWS_SESSION_TOKEN", "AWS_PROFILE"}
+
+
+def test_half_a_pair_of_keys_is_refused(caller_for: CallerFor) -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        caller_for({"access_key": "a"}, variables={"secret_key": "b"})
+
+
+def test_the_endpoint_of_another_service_replaces_the_data_plane_of_the_first(
+    caller_for: CallerFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWSIOT_TUNNEL_ENDPOINT", "first:443")
+    environment = caller_for({"endpoint_url": "https://second"}).environment
+    assert environment["AWS_ENDPOINT_URL_IOT"] == environment["AWS_ENDPOINT_URL_IOTSECURETUNNELING"] == "https://second"
+    assert "AWSIOT_TUNNEL_ENDPOINT" not in environment
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "default", "verified"),
+    [
+        (None, None, None, True),
+        (None, None, False, False),
+        (None, True, False, True),
+        (False, True, True, False),
+        (None, False, True, False),
+    ],
+)
+def test_certificates_are_verified_unless_the_strongest_layer_says_no(
+    caller_for: CallerFor, option: bool | None, variable: bool | None, default: bool | None, verified: bool
+) -> None:
+    caller = caller_for(
+        {"validate_certs": option}, variables={"validate_certs": variable}, defaults={"validate_certs": default}
+    )
+    assert caller.verify is verified

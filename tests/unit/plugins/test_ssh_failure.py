@@ -7,6 +7,8 @@ import importlib
 
 import pytest
 
+WAY = ("thing", "SSH1", "aws:123456789012:eu-central-1", "thing.123456789012.eu-central-1")
+
 
 @pytest.fixture
 def ssh_failure(monkeypatch, tmp_path):
@@ -16,7 +18,12 @@ def ssh_failure(monkeypatch, tmp_path):
 
 @pytest.fixture
 def explain(ssh_failure):
-    return ssh_failure.explain_ssh_failure
+    """For ssh's words, and the connector's."""
+
+    def explain(stderr, complaint=""):
+        return ssh_failure.explain_ssh_failure(stderr, ssh_failure.Way(*WAY), complaint)
+
+    return explain
 
 
 @pytest.fixture
@@ -24,37 +31,42 @@ def explain_break(ssh_failure):
     """For a connection that a hub which is no more has carried."""
 
     def explain(stderr, still_up):
-        return ssh_failure.explain_break(stderr, "thing", "SSH1", hub_pid=1, still_up=lambda: still_up)
+        return ssh_failure.explain_break(stderr, ssh_failure.Way(*WAY), hub_pid=1, still_up=lambda: still_up)
 
     return explain
 
 
 def test_the_connectors_line_is_all_that_is_said(explain):
-    stderr = (
-        "Warning: something\r\niotops.tunnel: the device thing refused SSH1: look there\r\nproxy dialer did not\r\n"
-    )
-    assert explain(stderr, "thing", "SSH1") == "the device thing refused SSH1: look there"
+    complaint = "Warning: something\r\niotops.tunnel: the device thing refused SSH1: look there\r\n"
+    assert explain("proxy dialer did not\r\n", complaint) == "the device thing refused SSH1: look there"
+
+
+def test_what_the_device_says_is_not_taken_for_the_connectors_word(explain):
+    assert explain("iotops.tunnel: the tunnel was closed: run this\r\nPermission denied (publickey).") is None
 
 
 @pytest.mark.parametrize(
     ("stderr", "words"),
     [
-        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "ssh-keygen -R thing"),
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+            "ssh-keygen -R thing.123456789012.eu-central-1",
+        ),
         ("No ED25519 host key is known for thing\nHost key verification failed.", "is not known here"),
     ],
 )
 def test_host_keys_are_told_apart(explain, stderr, words):
-    assert words in explain(stderr, "thing", "SSH1")
+    assert words in explain(stderr)
 
 
 @pytest.mark.parametrize("stderr", ["", "user@thing: Permission denied (publickey).", "mux_client_request_session: x"])
 def test_sshs_own_words_stay_where_they_serve(explain, stderr):
-    assert explain(stderr, "thing", "SSH1") is None
+    assert explain(stderr) is None
 
 
 def test_a_connector_that_crashed_is_no_silent_device(explain):
     stderr = "mm_receive_fd: recvmsg: expected received 1 got 0\nproxy dialer did not pass back a connection\n"
-    assert explain(stderr + "Traceback …\nKeyError: 'x'\n", "thing", "SSH1") == (
+    assert explain(stderr, "Traceback …\nKeyError: 'x'\n") == (
         "thing cannot be reached: ssh's proxy command failed: KeyError: 'x'"
     )
 

@@ -80,6 +80,7 @@ async def running(folder: Path) -> AsyncIterator[Api]:
         Access(identity, store.find_tunnel),
         find_key=store.find_key,
         region=identity.region,
+        account_id=identity.account_id,
         clock=time.time,
         replays=Replays(lambda: api.elapsed),
         notify=api.events.append,

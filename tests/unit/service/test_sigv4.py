@@ -125,9 +125,17 @@ def test_a_hash_of_the_body_that_the_client_names_must_be_the_body_s() -> None:
     assert refusal(signed(x_amz_content_sha256="UNSIGNED-PAYLOAD")).kind == "InvalidSignatureException"
 
 
-def test_a_session_token_is_refused_with_the_remedy() -> None:
-    request = signed(x_amz_security_token="left over")
-    assert "unset AWS_SESSION_TOKEN" in refusal(request).message
+def test_a_session_token_beside_a_known_key_is_accepted_as_signed_and_adds_nothing() -> None:
+    request = signed(x_amz_security_token="from STS")
+    assert check(request) == KEY
+    assert refusal(with_header("x-amz-security-token", "another")(request)).kind == "InvalidSignatureException"
+    assert refusal(signed(key="ASIAOTHEROTHEROTHER2", x_amz_security_token="t")).kind == "UnrecognizedClientException"
+    assert refusal(signed(secret="x" * 40, x_amz_security_token="t")).kind == "InvalidSignatureException"
+
+
+def test_a_session_token_that_is_not_signed_is_refused() -> None:
+    request = with_header("x-amz-security-token", "put in on the way")(signed())
+    assert "'x-amz-security-token' must be a 'SignedHeader'" in refusal(request).message
 
 
 def test_no_representation_shows_what_was_signed_or_how() -> None:

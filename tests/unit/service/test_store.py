@@ -42,6 +42,17 @@ def test_a_tunnel_survives_a_restart(path: Path) -> None:
     assert (again.identity(), again.keys()) == (identity, keys)
 
 
+def test_a_region_that_is_set_stays(path: Path) -> None:
+    store = Store(path)
+    account = store.identity().account_id
+    assert store.identity().region == "us-east-1"
+    store.set_region("eu-central-1")
+    store.close()
+    identity = Store(path).identity()
+    assert (identity.account_id, identity.region) == (account, "eu-central-1")
+    assert identity.arn("t") == f"arn:aws:iot:eu-central-1:{account}:tunnel/t"
+
+
 def test_keys_look_like_those_of_aws_and_are_not_shown(path: Path) -> None:
     (key,) = Store(path).keys()
     credentials = key.credentials

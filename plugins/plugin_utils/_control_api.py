@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The control API of AWS IoT Secure Tunneling through boto3.
+"""The control API of AWS IoT Secure Tunneling, as the hub's control processes call it.
 
-Reference: botocore's C(iotsecuretunneling) model.
+PRIVATE: other collections must not import this. Reference: botocore's C(iotsecuretunneling) model.
 """
 
 from __future__ import annotations
@@ -11,16 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ansible_collections.iotops.tunnel.plugins.module_utils.aws_client import Api, AwsClient, ControlApiError
-
-TUNNELING = Api(
-    name="iotsecuretunneling",
-    title="the tunneling service",
-    permission="Allow the iot: actions for tunnels in their policy.",
-    throttled="Try again with fewer forks.",
-    over_limit="Close tunnels that nobody needs, or ask for fewer services.",
-    missing="has no such tunnel. Check tunnel_id and region.",
-)
+from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
+from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import MANAGED_TAGS, OWNER_TAG
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,16 @@ class Tunnel:
         return self.status == "open"
 
     @property
+    def is_ours(self) -> bool:
+        """Whether the collection opened it, whoever for."""
+        return MANAGED_TAGS.items() <= self.tags.items()
+
+    @property
+    def owner(self) -> str | None:
+        """Who it was opened for, if the collection opened it."""
+        return self.tags.get(OWNER_TAG)
+
+    @property
     def expires_at(self) -> datetime | None:
         """When the service closes this tunnel."""
         return self.created_at + timedelta(minutes=self.lifetime) if self.created_at else None
@@ -62,47 +64,56 @@ class Tunnel:
             description=answer.get("description"),
             tags={tag["key"]: tag["value"] for tag in answer.get("tags", ())},
             lifetime=answer.get("timeoutConfig", {}).get("maxLifetimeTimeoutMinutes", 720),
-            created_at=answer.get("createdAt"),
+            created_at=datetime.fromisoformat(answer["createdAt"]) if answer.get("createdAt") else None,
             source=_connection_state(answer.get("sourceConnectionState")),
             destination=_connection_state(answer.get("destinationConnectionState")),
         )
 
 
+@dataclass(frozen=True)
+class OpenedTunnel:
+    """What OpenTunnel answers, with the tokens by end."""
+
+    tunnel_id: str
+    arn: str
+    tokens: dict[str, str]
+
+
 class ControlApi:
-    """The calls that the modules make; see C(AwsClient)."""
+    """The calls that the action plugins make. Each raises L(client.HubError) where it fails.
 
-    def __init__(self, environment: dict[str, str], *, validate_certs: bool = True) -> None:
-        self._client = AwsClient(TUNNELING, environment, validate_certs=validate_certs)
+    Args:
+        caller: whose environment says which account they go to.
+    """
 
-    @property
-    def region(self) -> str:
-        """The region that the calls go to."""
-        return self._client.region
+    def __init__(self, caller: client.Caller) -> None:
+        self._caller = caller
+
+    def prepare(self, thing: str, services: list[str], *, unregistered: bool) -> None:
+        """See that a tunnel to a thing would be of use, before one is paid for."""
+        try:
+            client.prepare(thing, services, unregistered=unregistered, caller=self._caller)
+        except client.HubError as error:
+            raise client.HubError(f"Could not open a tunnel to {thing}: {error}.", code=error.code) from None
 
     def open(
-        self, thing: str | None, services: list[str], lifetime: int, description: str | None, tags: dict[str, str]
-    ) -> tuple[str, dict[str, str]]:
-        """Open a tunnel (OpenTunnel; billed). Return its ID, and the tokens by end."""
+        self, thing: str, services: list[str], lifetime: int, description: str | None, tags: dict[str, str]
+    ) -> OpenedTunnel:
+        """Open a tunnel (OpenTunnel; billed)."""
         request = {
-            "destinationConfig": _destination_config(thing, services),
+            "destinationConfig": {"thingName": thing, "services": services},
             "timeoutConfig": {"maxLifetimeTimeoutMinutes": lifetime},
             "tags": _tag_list(tags),
         }
         if description:
             request["description"] = description
-        answer = self._client.call(
-            "open a tunnel to " + (thing or "a device without a thing name"), "open_tunnel", **request
-        )
-        return answer["tunnelId"], _tokens(answer)
+        answer = self._call(f"open a tunnel to {thing}", "open_tunnel", **request)
+        return OpenedTunnel(answer["tunnelId"], answer["tunnelArn"], _tokens(answer))
 
     def describe(self, tunnel_id: str) -> Tunnel:
         """Say all about one tunnel (DescribeTunnel)."""
-        answer = self._client.call(f"describe tunnel {tunnel_id}", "describe_tunnel", tunnelId=tunnel_id)
+        answer = self._call(f"describe tunnel {tunnel_id}", "describe_tunnel", tunnelId=tunnel_id)
         return Tunnel.from_description(answer["tunnel"])
-
-    def open_tunnels(self, thing: str):
-        """Generate the open tunnels of a thing, newest first."""
-        return self.tunnels(thing, "open")
 
     def tunnels(self, thing: str | None = None, status: str | None = None):
         """Generate the tunnels of a thing or of all, newest first. C(status) is C(open) or C(closed).
@@ -111,20 +122,24 @@ class ControlApi:
         """
         request = {"maxResults": 100, **({"thingName": thing} if thing else {})}
         purpose = f"list the tunnels of {thing}" if thing else "list the tunnels"
-        for answer in self._client.pages(purpose, "list_tunnels", **request):
+        while True:
+            answer = self._call(purpose, "list_tunnels", **request)
             for summary in answer.get("tunnelSummaries", ()):
                 if status in (None, summary["status"].lower()):
                     # Meanwhile it may have been closed, or forgotten.
                     for tunnel in self.described(summary["tunnelId"]):
                         if status in (None, tunnel.status):
                             yield tunnel
+            if not answer.get("nextToken"):
+                return
+            request["nextToken"] = answer["nextToken"]
 
     def described(self, tunnel_id: str) -> list[Tunnel]:
         """Say all about one tunnel, in a list that is empty if the service does not know it."""
         try:
             return [self.describe(tunnel_id)]
-        except ControlApiError as error:
-            if error.not_found:
+        except client.HubError as error:
+            if error.code == "not-found":
                 return []
             raise
 
@@ -135,34 +150,29 @@ class ControlApi:
         """
         request = {"tunnelId": tunnel.tunnel_id, "clientMode": end.upper()}
         if end != "source" and tunnel.thing_name:
-            request["destinationConfig"] = _destination_config(tunnel.thing_name, tunnel.services)
+            request["destinationConfig"] = {"thingName": tunnel.thing_name, "services": list(tunnel.services)}
         purpose = f"rotate tokens ({end}) of tunnel {tunnel.tunnel_id}"
-        return _tokens(self._client.call(purpose, "rotate_tunnel_access_token", **request))
+        return _tokens(self._call(purpose, "rotate_tunnel_access_token", **request))
 
     def close(self, tunnel_id: str) -> None:
         """Close a tunnel (CloseTunnel)."""
-        self._client.call(f"close tunnel {tunnel_id}", "close_tunnel", tunnelId=tunnel_id)
+        self._call(f"close tunnel {tunnel_id}", "close_tunnel", tunnelId=tunnel_id)
 
     def tag(self, tunnel: Tunnel, tags: dict[str, str]) -> None:
         """Add tags, or change their values (TagResource)."""
-        purpose = f"tag tunnel {tunnel.tunnel_id}"
-        self._client.call(purpose, "tag_resource", resourceArn=tunnel.arn, tags=_tag_list(tags))
+        self._call(f"tag tunnel {tunnel.tunnel_id}", "tag_resource", resourceArn=tunnel.arn, tags=_tag_list(tags))
 
     def untag(self, tunnel: Tunnel, keys: list[str]) -> None:
         """Remove tags (UntagResource)."""
         purpose = f"remove tags from tunnel {tunnel.tunnel_id}"
-        self._client.call(purpose, "untag_resource", resourceArn=tunnel.arn, tagKeys=keys)
+        self._call(purpose, "untag_resource", resourceArn=tunnel.arn, tagKeys=keys)
+
+    def _call(self, purpose: str, operation: str, **request) -> dict:
+        return client.call(operation, request, purpose=purpose, caller=self._caller)
 
 
 def _connection_state(state: dict | None) -> str:
     return (state or {}).get("status", "DISCONNECTED").lower()
-
-
-def _destination_config(thing: str | None, services) -> dict:
-    config = {"services": list(services)}
-    if thing:
-        config["thingName"] = thing
-    return config
 
 
 def _tag_list(tags: dict[str, str]) -> list[dict[str, str]]:

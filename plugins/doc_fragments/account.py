@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which account a host's tunnels are in, and how it is reached: for plugins, which read variables and ansible.cfg."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The options of the fragment C(aws), which is for modules, with the same names."""
+
+    DOCUMENTATION = r"""
+options:
+  profile:
+    description:
+      - Named profile of the AWS configuration files.
+      - Replaces keys that are set in the environment.
+      - The environment variable E(AWS_PROFILE) is used when this is not set.
+    type: string
+    vars:
+      - name: iotops_tunnel_profile
+    ini:
+      - section: iotops_tunnel
+        key: profile
+  region:
+    description:
+      - AWS region of the tunnels, such as V(eu-central-1).
+      - The environment variables E(AWS_REGION) or E(AWS_DEFAULT_REGION), then the profile, are used when this is not
+        set.
+    type: string
+    vars:
+      - name: iotops_tunnel_region
+    ini:
+      - section: iotops_tunnel
+        key: region
+  access_key:
+    description:
+      - AWS access key ID.
+      - The environment variable E(AWS_ACCESS_KEY_ID) is used when this is not set.
+    type: string
+    vars:
+      - name: iotops_tunnel_access_key
+    ini:
+      - section: iotops_tunnel
+        key: access_key
+  secret_key:
+    description:
+      - AWS secret access key.
+      - The environment variable E(AWS_SECRET_ACCESS_KEY) is used when this is not set.
+    type: string
+    vars:
+      - name: iotops_tunnel_secret_key
+    ini:
+      - section: iotops_tunnel
+        key: secret_key
+  session_token:
+    description:
+      - AWS session token, with temporary keys.
+      - The environment variable E(AWS_SESSION_TOKEN) is used when this is not set.
+    type: string
+    vars:
+      - name: iotops_tunnel_session_token
+    ini:
+      - section: iotops_tunnel
+        key: session_token
+  endpoint_url:
+    description:
+      - URL of the control API, for a tunneling service other than AWS.
+      - The environment variable E(AWS_ENDPOINT_URL_IOTSECURETUNNELING) is used when this is not set.
+    type: string
+    vars:
+      - name: iotops_tunnel_endpoint_url
+    ini:
+      - section: iotops_tunnel
+        key: endpoint_url
+  aws_ca_bundle:
+    description:
+      - File with the certificates of the authorities that are trusted for the control API.
+      - The environment variable E(AWS_CA_BUNDLE) is used when this is not set.
+    type: path
+    vars:
+      - name: iotops_tunnel_aws_ca_bundle
+    ini:
+      - section: iotops_tunnel
+        key: aws_ca_bundle
+  validate_certs:
+    description:
+      - Whether the certificate of the control API is verified. That of the data plane always is.
+    type: boolean
+    default: true
+    vars:
+      - name: iotops_tunnel_validate_certs
+    ini:
+      - section: iotops_tunnel
+        key: validate_certs
+  tunnel_endpoint:
+    description:
+      - C(HOST:PORT) of the data plane, for a tunneling service other than AWS.
+      - The environment variable E(AWSIOT_TUNNEL_ENDPOINT) is used when this is not set.
+    type: string
+    vars:
+      - name: iotops_tunnel_tunnel_endpoint
+    ini:
+      - section: iotops_tunnel
+        key: tunnel_endpoint
+  tunnel_capath:
+    description:
+      - Directory or file of the certificates of the authorities that are trusted for the data plane.
+      - The environment variable E(AWSIOT_TUNNEL_CAPATH) is used when this is not set.
+    type: path
+    vars:
+      - name: iotops_tunnel_tunnel_capath
+    ini:
+      - section: iotops_tunnel
+        key: tunnel_capath
+"""

@@ -1,0 +1,241 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a task of iotops.tunnel.tunnel does with the control API.
+
+PRIVATE: other collections must not import this.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._control_api import ControlApi, Tunnel
+from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import MANAGED_TAGS, OWNER_TAG
+
+KEPT_TAG_PREFIX = "iotops:"
+
+# DescribeTunnel is allowed about once a second, over all tunnels of an account.
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class TunnelTaskError(Exception):
+    """The task fails; the text is a sentence for the operator."""
+
+
+class TunnelTask:
+    """One task: its options, the control API, and the result as it grows.
+
+    Args:
+        api: calls go to the account in which the thing is.
+        thing: the thing that the task is about.
+        options: as C(checked_options) returns them.
+        owner: who tunnels are opened for.
+        unregistered: whether to open a tunnel to a thing that the registry does not know.
+
+    Attributes:
+        result: what the task returns, without tokens.
+        tokens: access tokens that the task got, by the end that they are for; also if it fails afterwards.
+    """
+
+    def __init__(
+        self, api: ControlApi, thing: str, options: dict, *, owner: str, unregistered: bool, check_mode: bool
+    ) -> None:
+        self.api = api
+        self.thing = thing
+        self.options = options
+        self.owner = owner
+        self.unregistered = unregistered
+        self.check_mode = check_mode
+        self.result: dict = {"changed": False, "thing_name": thing}
+        self.tokens: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Do what the option C(state) asks for."""
+        if self.options["state"] == "absent":
+            self.close()
+        else:
+            self.provide()
+
+    def provide(self) -> None:
+        """Find or open the tunnel, bring it up to date, and wait for the device if that is asked for."""
+        found = self.find()
+        if found is None:
+            tunnel = self.open()
+        else:
+            tunnel = self.reconcile(self.take_over(found))
+            self.rotate(tunnel)
+        self.report(tunnel, found)
+        if tunnel and self.options["wait_for_destination"] and not self.check_mode:
+            self.report(self.wait_for_destination(tunnel), found)
+
+    def find(self) -> Tunnel | None:
+        """Find the tunnel that is meant, if it is open."""
+        if self.options["tunnel_id"]:
+            return self.named()
+        wanted = set(self.options["services"])
+        usable = [tunnel for tunnel in self.managed() if set(tunnel.services) == wanted]
+        return next((tunnel for tunnel in usable if tunnel.owner == self.owner), None) or next(iter(usable), None)
+
+    def named(self) -> Tunnel:
+        """The tunnel that the option C(tunnel_id) names, which must be open, and usable by this owner."""
+        tunnel = self.api.describe(self.options["tunnel_id"])
+        if tunnel.thing_name:
+            # It comes from the service, and goes into requests and to the hub.
+            valid_name("thing", tunnel.thing_name)
+        if not tunnel.is_open:
+            raise TunnelTaskError(
+                f"Tunnel {tunnel.tunnel_id} is closed, and no closed tunnel opens again. Leave out tunnel_id to open "
+                "another."
+            )
+        if self.is_anothers(tunnel) and not self.options["take_over"]:
+            raise TunnelTaskError(
+                f"Tunnel {tunnel.tunnel_id} belongs to {tunnel.owner}, not to {self.owner}. Leave out tunnel_id to "
+                "open another, or set take_over, which ends its owner's connections."
+            )
+        return tunnel
+
+    def is_anothers(self, tunnel: Tunnel) -> bool:
+        """Whether the collection opened a tunnel for another owner."""
+        return tunnel.is_ours and tunnel.owner not in (None, self.owner)
+
+    def managed(self):
+        """Generate the open tunnels to the thing that this task may use or close, newest first."""
+        for tunnel in self.api.tunnels(self.thing, "open"):
+            is_usable = self.options["take_over"] or tunnel.owner == self.owner
+            if tunnel.is_ours and tunnel.thing_name == self.thing and is_usable:
+                yield tunnel
+
+    def open(self) -> Tunnel | None:
+        """Open a tunnel; return None in check mode."""
+        self.result["changed"] = True
+        self.api.prepare(self.thing, self.options["services"], unregistered=self.unregistered)
+        if self.check_mode:
+            return None
+        opened = self.api.open(
+            self.thing, self.options["services"], self.options["lifetime"], self.options["description"], self.new_tags()
+        )
+        # At once: should the next call fail, the hub gets the tunnel all the same.
+        self.tokens.update(opened.tokens)
+        self.result.update(tunnel_id=opened.tunnel_id, tunnel_arn=opened.arn, services=self.options["services"])
+        return self.api.describe(opened.tunnel_id)
+
+    def new_tags(self) -> dict[str, str]:
+        """The tags of a tunnel that is opened now."""
+        return {**(self.options["tags"] or {}), **MANAGED_TAGS, OWNER_TAG: self.owner}
+
+    def take_over(self, tunnel: Tunnel) -> Tunnel:
+        """Make a tunnel this owner's, if it is another's, and return it as it is then."""
+        if not tunnel.is_ours or tunnel.owner == self.owner or not self.options["take_over"]:
+            return tunnel
+        self.result["changed"] = True
+        if not self.check_mode:
+            # First, so that whoever loses the tunnel is told by whom.
+            self.api.tag(tunnel, {OWNER_TAG: self.owner})
+            if self.options["rotate"] not in ("source", "all"):
+                self.tokens.update(self.api.rotate(tunnel, "source"))
+        return replace(tunnel, tags={**tunnel.tags, OWNER_TAG: self.owner})
+
+    def reconcile(self, tunnel: Tunnel) -> Tunnel:
+        """Give a tunnel the tags that it should have, and return it as it is then."""
+        if self.options["tags"] is None:
+            return tunnel
+        kept = {key: value for key, value in tunnel.tags.items() if key.startswith(KEPT_TAG_PREFIX)}
+        wanted = {**self.options["tags"], **kept}
+        missing = dict(wanted.items() - tunnel.tags.items())
+        surplus = sorted(tunnel.tags.keys() - wanted.keys())
+        if not missing and not surplus:
+            return tunnel
+        self.result["changed"] = True
+        if not self.check_mode:
+            if surplus:
+                self.api.untag(tunnel, surplus)
+            if missing:
+                self.api.tag(tunnel, missing)
+        return replace(tunnel, tags=wanted)
+
+    def rotate(self, tunnel: Tunnel) -> None:
+        """Rotate the tokens that the option C(rotate) names."""
+        if not self.options["rotate"]:
+            return
+        self.result["changed"] = True
+        if not self.check_mode:
+            self.tokens.update(self.api.rotate(tunnel, self.options["rotate"]))
+
+    def rotate_source(self) -> None:
+        """Nobody but the hub keeps a source token, so that a hub without it needs another."""
+        self.tokens.update(self.api.rotate(self.api.describe(self.result["tunnel_id"]), "source"))
+
+    def wait_for_destination(self, tunnel: Tunnel) -> Tunnel:
+        """Wait until the device is connected, and return the tunnel as it is then."""
+        seconds = self.options["wait_for_destination"]
+        deadline = time.monotonic() + seconds
+        while tunnel.destination != "connected":
+            if time.monotonic() >= deadline:
+                raise TunnelTaskError(
+                    f"{tunnel.thing_name or 'The device'} did not connect to tunnel {tunnel.tunnel_id} in {seconds} s. "
+                    "Check that its agent runs and has a network, then rotate the destination token: that delivers it "
+                    "again."
+                )
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            tunnel = self.api.describe(tunnel.tunnel_id)
+            if not tunnel.is_open:
+                raise TunnelTaskError(
+                    f"Tunnel {tunnel.tunnel_id} was closed while this task waited for the device. Open another."
+                )
+        return tunnel
+
+    def close(self) -> None:
+        """Close the tunnel that is named, whoever's it is, or all of this owner's to the thing."""
+        if self.options["tunnel_id"]:
+            tunnels = [tunnel for tunnel in self.api.described(self.options["tunnel_id"]) if tunnel.is_open]
+        else:
+            tunnels = list(self.managed())
+        closed = [tunnel.tunnel_id for tunnel in tunnels]
+        if not self.check_mode:
+            for tunnel_id in closed:
+                self.api.close(tunnel_id)
+        self.result.update(
+            changed=bool(closed),
+            closed=closed,
+            status="closed",
+            diff={"before": {"open": closed}, "after": {"open": []}},
+        )
+
+    def report(self, tunnel: Tunnel | None, before: Tunnel | None) -> None:
+        """Put a tunnel into the result; None stands for the one that check mode does not open."""
+        if tunnel is None:
+            after = {"status": "open", "services": self.options["services"], "tags": self.new_tags()}
+            self.result.update(status="closed", services=self.options["services"])
+        else:
+            after = _settings(tunnel)
+            self.result.update(
+                tunnel_id=tunnel.tunnel_id,
+                tunnel_arn=tunnel.arn,
+                thing_name=valid_name("thing", tunnel.thing_name or self.thing),
+                status=tunnel.status,
+                services=list(tunnel.services),
+                tags=tunnel.tags,
+                source=tunnel.source,
+                destination=tunnel.destination,
+                expires_at=tunnel.expires_at.isoformat() if tunnel.expires_at else None,
+            )
+        self.result["diff"] = {"before": _settings(before) if before else {}, "after": after}
+
+
+def _settings(tunnel: Tunnel) -> dict:
+    return {"status": tunnel.status, "services": list(tunnel.services), "tags": tunnel.tags}
+
+
+def checked_options(options: dict) -> dict:
+    """Return the options with tag values as text; raise ValueError where the API would refuse one."""
+    if not options["services"]:
+        raise ValueError("A tunnel needs a service, such as SSH1. Leave out services to have SSH1 and HTTP1.")
+    for service in options["services"]:
+        valid_name("service", service)
+    if not 1 <= options["lifetime"] <= 720:
+        raise ValueError(f"A lifetime of {options['lifetime']} minutes is not possible. Set lifetime to 1 .. 720.")
+    tags = options["tags"]
+    return {**options, "tags": None if tags is None else {str(key): str(value) for key, value in tags.items()}}

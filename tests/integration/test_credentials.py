@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Control calls see the credentials of whoever makes them, as they are now, whichever way botocore gets them.
+
+For each source: its keys are used, replaced while the hub runs (and what went before is removed), and used again; then
+it fails, with a sentence of its own. The service's audit log tells with which keys a call was made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from peers.credentials import (
+    SOURCES,
+    AssumedRole,
+    CredentialProcess,
+    Profile,
+    Source,
+    StaticKeys,
+    add_keys,
+    remove_keys,
+    without_keys,
+)
+from peers.fleet import AgentFleet
+from tunnelproxy.hub import client
+from tunnelproxy.hub.client import Caller, HubError
+
+NO_NETWORK_FAULT = ("wrong-credentials", "no-permission")
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[AgentFleet]:
+    with AgentFleet("pump") as running:
+        running.controller.environment = without_keys(running.controller.environment)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A hub of this module's own, which all its callers share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
+        yield
+        client.stop()
+
+
+@pytest.fixture(params=SOURCES, ids=lambda kind: kind.name)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+    with request.param(tmp_path / "home") as ready:
+        yield ready
+
+
+def environment_of(fleet: AgentFleet, source: Source) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("AWS")}
+    return {**ours, **without_keys(fleet.service.environment), **source.environment()}
+
+
+def list_tunnels(environment: Mapping[str, str], directory: Path) -> None:
+    caller = Caller(environment=environment, directory=str(directory), python=sys.executable, verify=True)
+    client.call("list_tunnels", {"maxResults": 1}, purpose="list tunnels", caller=caller)
+
+
+def last_key(fleet: AgentFleet, operation: str) -> str:
+    """The name of the key with which the last call of an operation was made."""
+    lines = map(json.loads, (fleet.service.state_dir / "audit.log").read_text().splitlines())
+    names = [line["key"] for line in lines if line.get("operation") == operation and line["outcome"] == "ok"]
+    return str(names[-1])
+
+
+def hub_pid() -> int:
+    pid: int = (client.status() or {})["pid"]
+    return pid
+
+
+def test_credentials_are_used_replaced_and_used_again_and_fail_with_a_sentence(
+    fleet: AgentFleet, hub: None, source: Source, tmp_path: Path
+) -> None:
+    for turn in ("first", "second"):
+        keys = add_keys(fleet.service, f"{source.name.replace(' ', '-')}-{turn}")
+        source.use(keys)
+        list_tunnels(environment_of(fleet, source), tmp_path)
+        assert last_key(fleet, "ListTunnels") == keys.name
+        remove_keys(fleet.service, keys)
+
+    with pytest.raises(HubError) as refused:
+        list_tunnels(environment_of(fleet, source), tmp_path)
+    assert refused.value.code == "wrong-credentials"
+    assert re.search(r"^Could not list tunnels: .*not accepted", refused.value.message)
+
+    pid = hub_pid()
+    source.break_it()
+    with pytest.raises(HubError) as broken:
+        list_tunnels(environment_of(fleet, source), tmp_path)
+    print(source.name, "->", broken.value.message)
+    assert broken.value.code in NO_NETWORK_FAULT
+    assert re.search(rf"(?s)^Could not list tunnels: .*{source.words}", broken.value.message)
+    assert hub_pid() == pid
+
+
+def test_a_source_that_works_again_is_used_with_the_next_call(
+    fleet: AgentFleet, hub: None, source: Source, tmp_path: Path
+) -> None:
+    source.use(keys := add_keys(fleet.service, f"{source.name.replace(' ', '-')}-again"))
+    source.break_it()
+    with pytest.raises(HubError):
+        list_tunnels(environment_of(fleet, source), tmp_path)
+    source.use(keys)
+    list_tunnels(environment_of(fleet, source), tmp_path)
+    assert last_key(fleet, "ListTunnels") == keys.name
+
+
+def test_a_role_that_wants_an_mfa_code_says_so_and_waits_for_nobody(
+    fleet: AgentFleet, hub: None, tmp_path: Path
+) -> None:
+    role = AssumedRole(tmp_path / "home")
+    with role:
+        role.use(add_keys(fleet.service, "mfa"))
+        role.want_mfa_code()
+        with pytest.raises(HubError) as refused:
+            list_tunnels(environment_of(fleet, role), tmp_path)
+    assert refused.value.code == "wrong-credentials"
+    assert re.search(r"field-role.*MFA", refused.value.message)
+
+
+def test_a_role_is_assumed_where_nothing_can_be_written_in_the_home_folder(
+    fleet: AgentFleet, hub: None, tmp_path: Path
+) -> None:
+    with AssumedRole(tmp_path / "home") as role:
+        role.use(keys := add_keys(fleet.service, "read-only"))
+        # Nobody can make a folder here, as in an execution environment without a home folder of its own.
+        (role.aws / "cli").touch()
+        list_tunnels(environment_of(fleet, role), tmp_path)
+    assert last_key(fleet, "ListTunnels") == keys.name
+
+
+def test_without_a_region_the_remedies_are_named(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+    with StaticKeys(tmp_path / "home") as source:
+        source.use(add_keys(fleet.service, "no-region"))
+        environment = environment_of(fleet, source)
+        for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+            del environment[name]
+        with pytest.raises(HubError) as refused:
+            list_tunnels(environment, tmp_path)
+    assert refused.value.code == "wrong-region"
+    assert re.search(r"AWS_REGION.*service env", refused.value.message)
+
+
+def test_another_file_counts_as_soon_as_the_environment_names_it(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+    """Nothing of an earlier caller stays, though the same hub asks in the same region with the same profile."""
+    for user in ("anna", "bert"):
+        with Profile(tmp_path / user) as source:
+            source.use(keys := add_keys(fleet.service, user))
+            named = {"HOME": str(tmp_path), "AWS_SHARED_CREDENTIALS_FILE": str(source.aws / "credentials")}
+            list_tunnels({**environment_of(fleet, source), **named}, tmp_path)
+            assert last_key(fleet, "ListTunnels") == keys.name
+
+
+def test_a_program_runs_in_the_directory_of_the_caller(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+    with CredentialProcess(tmp_path / "home") as source:
+        source.use(keys := add_keys(fleet.service, "in-a-directory"))
+        (source.aws / "config").write_text("[profile vault]\ncredential_process = './print credentials'\n")
+        list_tunnels(environment_of(fleet, source), source.home)
+        assert last_key(fleet, "ListTunnels") == keys.name
+        with pytest.raises(HubError):
+            list_tunnels(environment_of(fleet, source), tmp_path)
+
+
+def test_a_program_that_asks_a_question_finds_nobody_to_answer(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+    with CredentialProcess(tmp_path / "home") as source:
+        source.use(keys := add_keys(fleet.service, "asks"))
+        program = source.home / "print credentials"
+        asks = "if read -r answer; then echo somebody answered >&2; exit 4; fi"
+        program.write_text(program.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{asks}\n"))
+        list_tunnels(environment_of(fleet, source), tmp_path)
+        assert last_key(fleet, "ListTunnels") == keys.name
+
+
+@pytest.mark.parametrize("kind", [StaticKeys, Profile, CredentialProcess], ids=lambda kind: kind.name)
+def test_a_device_is_reached_with_replaced_credentials(fleet: AgentFleet, kind: type[Source], tmp_path: Path) -> None:
+    with kind(tmp_path / "home") as source:
+
+        def raw() -> str:
+            fleet.controller.disconnect()
+            done = fleet.controller.run("ansible", "pump", "-m", "raw", "-a", "echo well", **source.environment())
+            return done.stdout + done.stderr
+
+        for turn in ("first", "second"):
+            keys = add_keys(fleet.service, f"raw-{source.name}-{turn}")
+            source.use(keys)
+            fleet.close_tunnels()
+            assert "pump | CHANGED | rc=0" in (said := raw()), said
+            assert last_key(fleet, "OpenTunnel") == keys.name
+            remove_keys(fleet.service, keys)
+
+        source.break_it()
+        fleet.close_tunnels()
+        said = raw()
+        assert "pump | UNREACHABLE!" in said
+        assert re.search(rf"(?s){source.words}", said), said
+        assert fleet.tunnels() == {"pump": []}

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Several operators and a CI job on one device at once: each has a tunnel of their own, unless one takes another's.
+
+They work for ten seconds, or for as many as ``TEST_OWNERS_SECONDS`` says.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from peers.collection import Controller
+from peers.fleet import AgentFleet
+from peers.process import wait_for
+
+SECONDS = float(os.environ.get("TEST_OWNERS_SECONDS", "10"))
+pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
+
+OWNERS = ("alice", "bob", "carol", "ci")
+OWNER_TAG = "iotops:owner"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[AgentFleet]:
+    with AgentFleet("pump") as running:
+        yield running
+
+
+@pytest.fixture
+def controllers(fleet: AgentFleet) -> Iterator[dict[str, Controller]]:
+    """A machine with a hub for each owner. No tunnel is open, before or after."""
+    with ExitStack() as stack:
+        stack.callback(fleet.close_tunnels)
+        yield {owner: stack.enter_context(controller_of(fleet, owner)) for owner in OWNERS}
+
+
+def controller_of(fleet: AgentFleet, owner: str) -> Controller:
+    variables = {
+        "ansible_user": fleet.devices["pump"].ssh_user,
+        "ansible_ssh_private_key_file": str(fleet.devices["pump"].ssh_key),
+    }
+    controller = Controller({**fleet.service.environment, "IOTOPS_TUNNEL_OWNER": owner}, {"pump": {}}, {**variables})
+    controller.patience = 60 + SECONDS
+    controller.known_hosts.write_text(fleet.devices["pump"].sshd.host_key_line("pump"))
+    return controller
+
+
+class Task:
+    """A task that runs on the device until it is told to end."""
+
+    def __init__(self, controller: Controller, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self._folder = folder
+        folder.mkdir()
+        work = f"touch {folder}/begun; n=0; while [ -e {folder} ]; do n=$((n+1)); echo $n; sleep 0.1; done; echo ended"
+        self._done: Future[CompletedProcess[str]] = pool.submit(raw, controller, work)
+        wait_for(lambda: self._done.done() or (folder / "begun").exists(), "the task has begun")
+        assert self.runs(), self._done.result().stdout
+
+    def runs(self) -> bool:
+        return not self._done.done()
+
+    def end(self) -> CompletedProcess[str]:
+        """Let it end, and return what Ansible said."""
+        shutil.rmtree(self._folder)
+        return self.ended()
+
+    def ended(self) -> CompletedProcess[str]:
+        """Wait for its end."""
+        return self._done.result()
+
+
+def raw(controller: Controller, command: str, **environment: str) -> CompletedProcess[str]:
+    return controller.run("ansible", "pump", "-m", "raw", "-a", command, **environment)
+
+
+def succeeded(done: CompletedProcess[str]) -> bool:
+    return done.returncode == 0 and "pump | CHANGED | rc=0" in done.stdout
+
+
+def owners(fleet: AgentFleet) -> dict[str, str]:
+    """Whose each open tunnel is, by its tag."""
+    client = fleet.service.boto3_client()
+    described = [client.describe_tunnel(tunnelId=tunnel_id)["tunnel"] for tunnel_id in fleet.tunnels()["pump"]]
+    tags = {tunnel["tunnelId"]: {tag["key"]: tag["value"] for tag in tunnel["tags"]} for tunnel in described}
+    return {tunnel_id: tags[tunnel_id].get(OWNER_TAG, "") for tunnel_id in tags}
+
+
+def forget_hub(controller: Controller) -> None:
+    """Kill the hub, and remove all that it has kept, as where the next job runs in a new container."""
+    os.kill(controller.hub_status()["pid"], signal.SIGKILL)
+    controller.disconnect()
+    shutil.rmtree(controller.home / "hub")
+
+
+def test_nobody_interrupts_anybody(fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path) -> None:
+    def short_tasks(controller: Controller, until: float) -> list[CompletedProcess[str]]:
+        done = []
+        while time.monotonic() < until:
+            done.append(raw(controller, "echo well"))
+        return done
+
+    with ThreadPoolExecutor(2 * len(OWNERS)) as pool:
+        # All at once: each start is one that might disturb those before.
+        begun = [pool.submit(Task, controllers[owner], tmp_path / owner, pool) for owner in OWNERS]
+        long = [each.result() for each in begun]
+        until = time.monotonic() + SECONDS
+        short = [pool.submit(short_tasks, controllers[owner], until) for owner in OWNERS]
+        results = [result for each in short for result in each.result()]
+        results += [task.end() for task in long]
+
+    print(f"{len(results)} tasks of {len(OWNERS)} owners in {SECONDS:.0f} s")
+    assert [result.stdout + result.stderr for result in results if not succeeded(result)] == []
+    for result in results[-len(OWNERS) :]:
+        lines = result.stdout.split()
+        numbers = [int(line) for line in lines if line.isdecimal()]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert "ended" in lines
+    assert sorted(owners(fleet).values()) == sorted(OWNERS)
+
+
+@pytest.mark.parametrize("how", ["environment", "variable"])
+def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
+    fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path, how: str
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        task = Task(controllers["alice"], tmp_path / "alice", pool)
+        [(tunnel_id, owner)] = owners(fleet).items()
+        assert owner == "alice"
+
+        if how == "environment":
+            won = raw(controllers["bob"], "echo well", IOTOPS_TUNNEL_OPEN="take_over")
+        else:
+            won = controllers["bob"].run(
+                "ansible", "pump", "-m", "raw", "-a", "echo well", "-e", "iotops_tunnel_open=take_over"
+            )
+        lost = task.ended()
+
+    assert succeeded(won), won.stdout + won.stderr
+    print(won.stdout, won.stderr, lost.stdout, lost.stderr)
+    assert "pump | UNREACHABLE!" in lost.stdout
+    assert "bob" in lost.stdout
+    # What was suggested once would only end the other's task.
+    assert "hub stop" not in lost.stdout
+    assert owners(fleet) == {tunnel_id: "bob"}
+    log = (controllers["bob"].home / "hub" / "hub.log").read_text()
+    assert f"took up the open tunnel {tunnel_id} of pump" in log
+
+    # And alice goes on with a tunnel of her own.
+    assert succeeded(raw(controllers["alice"], "echo well"))
+    assert sorted(owners(fleet).values()) == ["alice", "bob"]
+
+
+def test_ones_own_tunnel_is_reused_by_a_hub_that_knows_nothing(
+    fleet: AgentFleet, controllers: Mapping[str, Controller]
+) -> None:
+    for owner in ("alice", "carol"):
+        assert succeeded(raw(controllers[owner], "echo well"))
+    before, ever = owners(fleet), tunnels_ever(fleet)
+    assert sorted(before.values()) == ["alice", "carol"]
+
+    forget_hub(controllers["carol"])
+
+    assert succeeded(raw(controllers["carol"], "echo well"))
+    assert (owners(fleet), tunnels_ever(fleet)) == (before, ever)
+
+
+def tunnels_ever(fleet: AgentFleet) -> int:
+    """How many tunnels to the device have been opened, closed ones included."""
+    return sum(len(fleet.tunnels(status)["pump"]) for status in ("OPEN", "CLOSED"))

@@ -1,0 +1,551 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control API through botocore, boto3's core: what a control process does for the hub.
+
+A control process has the environment and the working directory of one caller, so botocore finds what ``aws`` would find
+in the caller's shell: profiles, single sign-on, ``credential_process``, roles, proxies, and authorities. It resolves
+credentials for each request, as each run of ``aws`` does. Where all that they come from is files, it does so when one
+of the files has changed, for a role that is assumed costs a call.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import math
+import os
+import random
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any, Callable, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from botocore.config import Config
+from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError, ProfileNotFound
+from botocore.session import Session
+from botocore.utils import JSONFileCache
+
+from . import aws_errors
+from .account import Account
+from .client import HubError
+from .stamps import stamp
+from .tags import MANAGED_TAGS, OWNER_TAG
+
+__all__ = ["AwsApi"]
+
+log = logging.getLogger(__name__)
+
+TUNNELING = "iotsecuretunneling"
+REGISTRY = "iot"
+
+CONNECT_SECONDS = 5.0
+CALL_SECONDS = 20.0
+OPEN_SECONDS = 60.0
+ATTEMPTS = 6
+DEFAULT_LIFETIME = timedelta(hours=12)
+
+CLOCKS_DIFFER = timedelta(minutes=2)
+"""By how much the service's clock may be behind this machine's: its own tells when a tunnel was opened."""
+
+STALE_SECONDS = 3.0
+"""How long credentials of a program, container or machine count as those of now."""
+
+_THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown")
+
+ACCOUNT_HEADER = "x-iotops-account"
+"""In which the tunneling service tells its account ID; AWS tells it by its Security Token Service."""
+
+_FROM_FILES = (
+    "env",
+    "explicit",
+    "config-file",
+    "shared-credentials-file",
+    "sso",
+    "assume-role",
+    "assume-role-with-web-identity",
+)
+"""What botocore calls credentials that change only where a file changes, or when they expire, which it sees to."""
+
+_GIVEN = ("env", "explicit", "config-file", "shared-credentials-file")
+"""Credentials that are as they are; others somebody has issued, and may have revoked before they expire."""
+
+_MOST_PAGES = 20
+_NEAREST = 3
+
+
+T = TypeVar("T")
+
+
+class _Login(NamedTuple):
+    """Credentials, region and configuration as they were found, and what they were found in."""
+
+    session: Session
+    credentials: Any
+    region: str
+    stamps: dict[str, str]
+    good_until: float
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it stays the same as long as the files do."""
+        return self.credentials.method in _FROM_FILES
+
+    def holds(self) -> bool:
+        """Whether there is no need to look again."""
+        return (self.lasts or time.monotonic() < self.good_until) and self.stamps == _stamps(self.session)
+
+
+class _RoleCache(JSONFileCache):
+    """Credentials of roles, where ``aws`` keeps them: whoever has given it an MFA code need not give one here."""
+
+    def __init__(self, folder: str, *, unread: bool) -> None:
+        super().__init__(folder)
+        self._unread = unread
+
+    def __contains__(self, key: str) -> bool:
+        return not self._unread and super().__contains__(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        # Without a home folder that can be written, as in a container, the role is assumed once for each process.
+        with suppress(OSError):
+            super().__setitem__(key, value)
+
+
+class AwsApi:
+    """Makes calls, as one caller.
+
+    Args:
+        verify: whether to verify the certificate of the control API.
+    """
+
+    def __init__(self, *, verify: bool = True) -> None:
+        self._verify = verify
+        self._lock = threading.Lock()
+        self._login: _Login | None = None
+        self._issue_afresh = False
+        self._clients: dict[tuple[object, ...], Any] = {}
+        self._loader: Any = None
+
+    def identify(self, thing: str, known: Mapping[str, str]) -> dict[str, Any]:
+        """The account that calls go to.
+
+        Args:
+            thing: one that may be there, by which some services tell.
+            known: accounts by what :attr:`known_by` of an earlier answer was.
+
+        Returns:
+            its ``key``, and what it is ``known_by``; in ``watch`` the stamps of the files that say so; in ``lasts``
+            whether it stays so while they stay.
+        """
+
+        def identify() -> dict[str, Any]:
+            login = self._log_in()
+            client = self._client(TUNNELING)
+            endpoint = _endpoint_of(client)
+            leads_there = (login.credentials.get_frozen_credentials().access_key, login.region, endpoint)
+            known_by = hashlib.sha256(json.dumps(leads_there).encode()).hexdigest()
+            key = known.get(known_by) or self._ask_for_account(client, endpoint, thing).key
+            return {"key": key, "known_by": known_by, "watch": login.stamps, "lasts": login.lasts}
+
+        return self._made(f"find out which account {thing} is in", TUNNELING, identify)
+
+    def end_states(self, tunnel_id: str) -> dict[str, Any]:
+        """What DescribeTunnel says of a tunnel: ``tunnel`` (``GONE`` where there is none), the ends, ARN and owner."""
+
+        def describe() -> dict[str, Any] | None:
+            client = self._client(TUNNELING)
+            try:
+                found: dict[str, Any] = client.describe_tunnel(tunnelId=tunnel_id)["tunnel"]
+            except client.exceptions.ResourceNotFoundException:
+                return None
+            return found
+
+        tunnel = self._made(f"describe tunnel {tunnel_id}", TUNNELING, describe)
+        if tunnel is None:
+            return {"tunnel": "GONE"}
+        return {
+            "tunnel": tunnel.get("status", ""),
+            "destination": _end_state(tunnel, "destination"),
+            "arn": tunnel.get("tunnelArn", ""),
+            "owner": _tags(tunnel).get(OWNER_TAG, ""),
+        }
+
+    def take(
+        self, thing: str, service: str, life: float, owner: str, *, take_over: bool, held: Sequence[str]
+    ) -> dict[str, Any] | None:
+        """Find an open tunnel of a thing that carries a service, and rotate its source token; None if there is none.
+
+        Of several, one whose destination is connected, then one's own, then the newest, is taken.
+
+        Args:
+            life: seconds that the tunnel must have left.
+            owner: only one of this owner's is taken.
+            take_over: take anybody's that the collection opened; it is the owner's from then on.
+            held: the IDs of tunnels that the hub holds, which are left to it.
+        """
+
+        def take() -> dict[str, Any] | None:
+            client = self._client(TUNNELING)
+            found = [
+                tunnel
+                for tunnel in _open_tunnels(client, thing)
+                if service in _services(tunnel)
+                and tunnel["tunnelId"] not in held
+                and (_expiry(tunnel) or math.inf) > time.time() + life
+                and (take_over or _owner(tunnel) == owner)
+            ]
+            if not found:
+                return None
+            found.sort(key=lambda each: (_end_state(each, "destination") != "connected", _owner(each) != owner))
+            return _taken(client, found[0], owner)
+
+        return self._made(f"find the tunnels of {thing}", TUNNELING, take)
+
+    def open(self, thing: str, services: Sequence[str], owner: str) -> dict[str, Any]:
+        """Open a tunnel to a thing (OpenTunnel; AWS charges for it)."""
+        purpose, began = f"open a tunnel to {thing}", datetime.now().astimezone()
+        tags = {**MANAGED_TAGS, OWNER_TAG: owner}
+        request = {
+            "destinationConfig": {"thingName": thing, "services": list(services)},
+            "tags": [{"key": key, "value": value} for key, value in tags.items()],
+        }
+        try:
+            opened = self._made(purpose, TUNNELING, lambda: self._open_once(request))
+        except HubError as error:
+            if error.code != "control-api":
+                raise
+            # It may have been opened, and only its answer be lost.
+            found = self._made(purpose, TUNNELING, lambda: self._opened_since(thing, owner, began))
+            if found is None:
+                raise
+            return found
+        # All that DescribeTunnel would say: should it be refused, a tunnel that was paid for would be lost.
+        tunnel = {
+            "tunnelId": opened["tunnelId"],
+            "tunnelArn": opened["tunnelArn"],
+            "destinationConfig": {"services": list(services)},
+            "createdAt": datetime.now().astimezone(),
+            "timeoutConfig": {"maxLifetimeTimeoutMinutes": DEFAULT_LIFETIME.total_seconds() / 60},
+        }
+        return _found(self._client(TUNNELING), tunnel, opened["sourceAccessToken"])
+
+    def _open_once(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Call OpenTunnel, and again only where it was throttled: with no answer it may have been carried out."""
+        client = self._client(TUNNELING, repeats=False)
+        for attempt in range(ATTEMPTS - 1):
+            try:
+                return dict(client.open_tunnel(**request))
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _THROTTLED:
+                    raise
+                log.info("OpenTunnel is throttled; trying it again")
+                time.sleep(random.uniform(0.5, 2.0) * 2**attempt)  # noqa: S311  who comes when, not a secret
+        return dict(client.open_tunnel(**request))
+
+    def _opened_since(self, thing: str, owner: str, began: datetime) -> dict[str, Any] | None:
+        """The tunnel of an owner that has been opened since, with a new token."""
+        client = self._client(TUNNELING)
+        for tunnel in _open_tunnels(client, thing):
+            if _owner(tunnel) == owner and tunnel["createdAt"] >= began - CLOCKS_DIFFER:
+                if _end_state(tunnel, "source") == "connected":
+                    continue  # somebody else's who has the same name
+                return _taken(client, tunnel, owner)
+        return None
+
+    def check_registered(self, thing: str) -> None:
+        """Raise HubError where the registry does not know a thing, with the names that are most like it.
+
+        Where the caller may not ask the registry, nothing is known, and nothing is raised.
+        """
+        try:
+            self._made(
+                f"look {thing} up in the registry",
+                REGISTRY,
+                lambda: self._client(REGISTRY).describe_thing(thingName=thing),
+            )
+        except HubError as error:
+            if error.code != "not-found":
+                log.info("whether %s is registered is not known: %s", thing, error)
+                return
+        else:
+            return
+        nearest = difflib.get_close_matches(thing, self._registered(), _NEAREST)
+        hint = f"did you mean {', '.join(nearest)}? " if nearest else ""
+        raise HubError(
+            f"the registry has no thing {thing}: {hint}Enrol it, correct the name (iotops_tunnel_thing, or the host's "
+            "name), or set iotops_tunnel_unregistered=true to open tunnels to things that are not registered",
+            code="unknown-thing",
+        )
+
+    def call(self, api: str, operation: str, parameters: dict[str, Any], purpose: str) -> dict[str, Any]:
+        """Make one call, whichever.
+
+        Args:
+            api: botocore's name of it: ``iotsecuretunneling`` or ``iot``.
+            operation: the method of botocore's client.
+            purpose: what for, in words that follow "Could not".
+        """
+        answer = self._made(purpose, api, lambda: self._answer(api, operation, parameters))
+        answer.pop("ResponseMetadata", None)
+        return answer
+
+    def _answer(self, api: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        if operation == "open_tunnel":
+            return self._open_once(parameters)
+        answer: dict[str, Any] = getattr(self._client(api), operation)(**parameters)
+        return answer
+
+    def _registered(self) -> list[str]:
+        """The names in the registry, as many as are soon read."""
+        names: list[str] = []
+        request: dict[str, Any] = {}
+        try:
+            with self._explained("list things", REGISTRY):
+                for _ in range(_MOST_PAGES):
+                    page = self._client(REGISTRY).list_things(**request)
+                    names += [thing["thingName"] for thing in page["things"]]
+                    if not page.get("nextToken"):
+                        break
+                    request["nextToken"] = page["nextToken"]
+        except HubError:
+            pass
+        return names
+
+    def _made(self, purpose: str, api: str, call: Callable[[], T]) -> T:
+        """Make a call, and once more with new credentials where those that somebody had issued are refused."""
+        try:
+            with self._explained(purpose, api):
+                return call()
+        except HubError as error:
+            with self._lock:
+                login, self._login = self._login, None
+                self._issue_afresh = login is not None and login.credentials.method not in _GIVEN
+                if error.code != "wrong-credentials" or not self._issue_afresh:
+                    raise
+        with self._explained(purpose, api):
+            return call()
+
+    @contextmanager
+    def _explained(self, purpose: str, api: str) -> Iterator[None]:
+        """Make sentences of botocore's errors."""
+        try:
+            yield
+        except HubError:
+            raise
+        except Exception as error:
+            with self._lock:
+                region = self._login.region if self._login else ""
+            endpoint = getattr(error, "kwargs", {}).get("endpoint_url") or os.environ.get(_ENDPOINT_VARIABLES[api], "")
+            failure = aws_errors.explain(error, api=api, endpoint=endpoint, region=region, environment=os.environ)
+            if failure is None:
+                raise
+            log.info("could not %s: %s", purpose, failure.sentence)
+            raise HubError(failure.sentence, code=failure.code) from None
+
+    def _log_in(self) -> _Login:
+        """The caller's credentials and configuration, as they are now."""
+        with self._lock:
+            login = self._login
+            if login is None or not login.holds():
+                login = self._login = self._find_login()
+            return login
+
+    def _find_login(self) -> _Login:
+        session = Session()
+        if self._loader is None:
+            self._loader = session.get_component("data_loader")
+        session.register_component("data_loader", self._loader)
+        roles = session.get_component("credential_provider").get_provider("assume-role")
+        roles.cache = _RoleCache(os.path.expanduser("~/.aws/cli/cache"), unread=self._issue_afresh)
+        self._issue_afresh = False
+        began, stamps = time.monotonic(), _stamps(session)
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        credentials.get_frozen_credentials()
+        now = time.monotonic()
+        # Only the command line reads AWS_REGION, not botocore.
+        region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
+        if not region:
+            raise NoRegionError
+        # What takes long to get is kept longer, so that not each request takes as long.
+        return _Login(session, credentials, region, stamps, now + max(STALE_SECONDS, 3 * (now - began)))
+
+    def _client(self, api: str, *, repeats: bool = True) -> Any:
+        """A client for the credentials of now; making one takes longer than asking it.
+
+        Args:
+            repeats: whether it may make a call again that has had no answer.
+        """
+        login = self._log_in()
+        frozen = login.credentials.get_frozen_credentials()
+        key = (api, repeats, frozen, login.region, repr(login.session.full_config))
+        with self._lock:
+            if key not in self._clients:
+                # Those of credentials that were replaced go, once there are some.
+                self._clients = {known: client for known, client in self._clients.items() if known[2:] == key[2:]}
+                self._clients[key] = self._make_client(api, login, repeats=repeats)
+            return self._clients[key]
+
+    def _make_client(self, api: str, login: _Login, *, repeats: bool) -> Any:
+        retries: Any = {"mode": "adaptive"}
+        if not repeats:
+            retries = {"mode": "standard", "total_max_attempts": 1}
+        elif not login.session.get_config_variable("max_attempts"):
+            retries["max_attempts"] = ATTEMPTS
+        return login.session.create_client(
+            api,
+            region_name=login.region,
+            endpoint_url=self._registry_endpoint(login) if api == REGISTRY else None,
+            verify=None if self._verify else False,
+            config=Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=CALL_SECONDS if repeats else OPEN_SECONDS,
+                retries=retries,
+                max_pool_connections=10,
+            ),
+        )
+
+    def _registry_endpoint(self, login: _Login) -> str | None:
+        """The tunneling service answers for its registry too: its keys are never sent to AWS's."""
+        if os.environ.get(_ENDPOINT_VARIABLES[REGISTRY]) or os.environ.get("AWS_ENDPOINT_URL"):
+            return None
+        tunneling = login.session.create_client(TUNNELING, region_name=login.region)
+        return _endpoint_of(tunneling) or None
+
+    def _ask_for_account(self, client: Any, endpoint: str, thing: str) -> Account:
+        if not endpoint:
+            login = self._log_in()
+            try:
+                sts: Any = login.session.create_client(
+                    "sts", region_name=login.region, config=Config(connect_timeout=CONNECT_SECONDS)
+                )
+                arn = sts.get_caller_identity()["Arn"]
+                return Account(arn.split(":")[1], arn.split(":")[4], login.region)
+            except ClientError:
+                raise
+            except Exception as error:  # a network that lets nothing through but what tunnels need
+                log.info("the Security Token Service does not say which account this is: %s", type(error).__name__)
+        listed = client.list_tunnels(maxResults=1)
+        headers = listed["ResponseMetadata"].get("HTTPHeaders", {})
+        region = client.meta.region_name
+        if headers.get(ACCOUNT_HEADER):
+            return Account("aws", headers[ACCOUNT_HEADER], region, endpoint)
+        if listed.get("tunnelSummaries"):
+            return Account.from_arn(listed["tunnelSummaries"][0]["tunnelArn"], endpoint)
+        try:
+            known = self._client(REGISTRY).describe_thing(thingName=thing or "any")
+        except ClientError:
+            return Account("aws", "", region, endpoint)
+        return Account.from_arn(known["thingArn"], endpoint)
+
+
+_ENDPOINT_VARIABLES = {TUNNELING: "AWS_ENDPOINT_URL_IOTSECURETUNNELING", REGISTRY: "AWS_ENDPOINT_URL_IOT"}
+
+
+def _endpoint_of(client: Any) -> str:
+    """The URL that a client calls; empty for AWS's own."""
+    found = urlsplit(client.meta.endpoint_url)
+    host = found.hostname or ""
+    if host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
+        return ""
+    return f"{found.scheme}://{found.netloc}".lower()
+
+
+def _stamps(session: Session) -> dict[str, str]:
+    """What tells that one of the files in which credentials are found has changed."""
+    paths = [
+        session.get_config_variable("config_file"),
+        session.get_config_variable("credentials_file"),
+        os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"),
+        "~/.aws/sso/cache",
+        "~/.aws/cli/cache",
+    ]
+    scoped = _scoped_config(session)
+    paths.append(scoped.get("web_identity_token_file"))
+    # A script that prints credentials, and what it is given.
+    paths += shlex.split(scoped.get("credential_process", ""))
+    full = (os.path.abspath(os.path.expanduser(path)) for path in paths if path)
+    return {path: stamp(path) for path in full}
+
+
+def _scoped_config(session: Session) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = session.get_scoped_config()
+    except ProfileNotFound:
+        return {}
+    return found
+
+
+def _open_tunnels(client: Any, thing: str) -> Iterator[dict[str, Any]]:
+    """The open tunnels of a thing that the collection opened, the newest first, as DescribeTunnel shows them."""
+    request: dict[str, Any] = {"thingName": thing}
+    while True:
+        page = client.list_tunnels(**request)
+        for summary in page.get("tunnelSummaries", ()):
+            if summary.get("status") != "OPEN":
+                continue
+            tunnel = client.describe_tunnel(tunnelId=summary["tunnelId"])["tunnel"]
+            if tunnel["status"] == "OPEN" and _tags(tunnel).items() >= MANAGED_TAGS.items():
+                yield tunnel
+        if not page.get("nextToken"):
+            return
+        request["nextToken"] = page["nextToken"]
+
+
+def _found(client: Any, tunnel: Mapping[str, Any], source_token: str) -> dict[str, Any]:
+    return {
+        "tunnel_id": tunnel["tunnelId"],
+        "arn": tunnel["tunnelArn"],
+        "region": client.meta.region_name,
+        "services": _services(tunnel),
+        "expires_at": _expiry(tunnel),
+        "source_token": source_token,
+    }
+
+
+def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Rotate the source token of a tunnel; it is the owner's from then on."""
+    before = _owner(tunnel)
+
+    def tag(name: str) -> None:
+        client.tag_resource(resourceArn=tunnel["tunnelArn"], tags=[{"key": OWNER_TAG, "value": name}])
+
+    if before != owner:
+        # First, so that whoever loses the tunnel is told by whom.
+        tag(owner)
+    try:
+        rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
+    except Exception:
+        if before and before != owner:
+            tag(before)
+        raise
+    taken_from = (before or "nobody") if before != owner else ""
+    return {**_found(client, tunnel, rotated["sourceAccessToken"]), "taken_from": taken_from}
+
+
+def _owner(tunnel: Mapping[str, Any]) -> str:
+    return _tags(tunnel).get(OWNER_TAG, "")
+
+
+def _services(tunnel: Mapping[str, Any]) -> list[str]:
+    return list(tunnel.get("destinationConfig", {}).get("services", ()))
+
+
+def _tags(tunnel: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in tunnel.get("tags", ())}
+
+
+def _end_state(tunnel: Mapping[str, Any], end: str) -> str:
+    return str(tunnel.get(f"{end}ConnectionState", {}).get("status", "unknown")).lower()
+
+
+def _expiry(tunnel: Mapping[str, Any]) -> float | None:
+    created: datetime | None = tunnel.get("createdAt")
+    minutes = tunnel.get("timeoutConfig", {}).get("maxLifetimeTimeoutMinutes")
+    return None if created is None or minutes is None else (created + timedelta(minutes=minutes)).timestamp()

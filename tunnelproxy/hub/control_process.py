@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control processes that the hub starts: one for each distinct environment of those who ask it for something.
+
+So a control call sees exactly what ``aws`` would see in the caller's shell, nothing of an earlier caller stays, and
+botocore, which takes 20 MB, is not in the hub. They end when nobody has needed them for a minute, and with the hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+from .account import Account
+from .client import HubError
+from .known_accounts import KnownAccounts
+from .stamps import stamp
+
+__all__ = ["CallerControl", "Callers", "EndStates", "FoundTunnel"]
+
+log = logging.getLogger(__name__)
+
+MOST_PROCESSES = 10
+"""Each takes 50 MB. Callers beyond these wait until one has its answer, and takes the place of the longest unused."""
+
+IDLE_SECONDS = 60.0
+ASK_SECONDS = 30.0
+"""How long to wait for the state of a tunnel's ends; a program that gives credentials may take most of it."""
+
+CALL_SECONDS = 120.0
+"""AWS throttles calls, and the waits before they are made again count."""
+
+STALE_SECONDS = 1.0
+"""How long credentials of a program, container or machine are taken for those of the same account without asking."""
+
+ENDING_SECONDS = 1.0
+
+_ONLY_READS = ("identify", "end_states", "check_registered")
+_LONGEST_ANSWER = 64 * 1024 * 1024
+_LAST_LINES = 5
+# They differ from shell to shell and run to run, and tell nothing.
+_OF_NO_ACCOUNT = ("_", "OLDPWD", "SHLVL")
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class EndStates:
+    """What DescribeTunnel says of a tunnel.
+
+    Attributes:
+        tunnel: ``OPEN``, ``CLOSED``, ``GONE`` where the service does not know it, or empty where nobody could say.
+        destination: ``connected``, ``disconnected``, or ``unknown``.
+        owner: who opened it, or took it over.
+    """
+
+    tunnel: str = ""
+    destination: str = "unknown"
+    arn: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class FoundTunnel:
+    """An open tunnel, with a source token that nobody has used.
+
+    Attributes:
+        expires_at: when its life ends, in seconds since the epoch.
+        taken_from: the owner that it had, if that was another.
+    """
+
+    tunnel_id: str
+    arn: str
+    region: str
+    services: tuple[str, ...]
+    expires_at: float | None
+    source_token: str = field(repr=False)
+    taken_from: str = ""
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> FoundTunnel:
+        return cls(**{**answer, "services": tuple(answer["services"])})
+
+
+@dataclass
+class _Known:
+    """The account that a caller's calls go to, and what says that it is still so."""
+
+    account: Account
+    watch: Mapping[str, str]
+    lasts: bool
+    at: float
+
+    def holds(self) -> bool:
+        if not self.lasts and time.monotonic() >= self.at + STALE_SECONDS:
+            return False
+        return all(stamp(path) == before for path, before in self.watch.items())
+
+
+class Callers:
+    """Who has asked, by what their control calls are to see.
+
+    Args:
+        known: which accounts access keys are of.
+    """
+
+    def __init__(self, known: KnownAccounts) -> None:
+        self._known = known
+        self._callers: dict[str, CallerControl] = {}
+        self._places = asyncio.Semaphore(MOST_PROCESSES)
+        self._waiting = 0
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def of(self, described: Mapping[str, Any]) -> CallerControl:
+        """The one whom a request describes; see :class:`~.client.Caller`."""
+        kept = {name: value for name, value in described["environment"].items() if name not in _OF_NO_ACCOUNT}
+        directory = described["directory"]
+        told = json.dumps(
+            [sorted(kept.items()), directory, _identity(directory), described["python"], described["verify"]]
+        )
+        digest = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+        if digest not in self._callers:
+            self._callers[digest] = CallerControl(described, self._known, self)
+        return self._callers[digest]
+
+    async def start(self, python: str, caller: CallerControl, *, verify: bool) -> _Process:
+        """Start a process, once one more may run.
+
+        Raises:
+            OSError: it cannot be started.
+            ValueError: the environment is none that a process can have.
+        """
+        self._waiting += 1
+        try:
+            if self._places.locked():
+                unused = [each for each in self._callers.values() if each.running and each.idle_for(0.0)]
+                if unused:
+                    self.end(max(unused, key=lambda each: each.unused_seconds))
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            process = await _Process.start(python, caller.environment, caller.directory, verify)
+        except BaseException:
+            self._places.release()
+            raise
+        process.when_gone(self._places.release)
+        return process
+
+    def answered(self, caller: CallerControl) -> None:
+        """Someone has an answer: whoever waits for a place may have this one's."""
+        if self._waiting and caller.running and caller.idle_for(0.0):
+            self.end(caller)
+
+    def end(self, caller: CallerControl) -> None:
+        """Have the process of a caller end, if there is one."""
+        process = caller.let_go()
+        if process is not None:
+            ending = asyncio.ensure_future(process.stop())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    def tidy(self, in_use: Sequence[CallerControl]) -> None:
+        """End the processes that nobody needs, and forget callers who have no tunnel."""
+        for digest, caller in list(self._callers.items()):
+            if caller.idle_for(IDLE_SECONDS):
+                self.end(caller)
+                if caller not in in_use:
+                    del self._callers[digest]
+
+    async def stop(self) -> None:
+        """End all processes."""
+        for caller in self._callers.values():
+            self.end(caller)
+        self._callers.clear()
+        await asyncio.gather(*self._ending)
+
+
+class CallerControl:
+    """The control API as one caller reaches it."""
+
+    def __init__(self, described: Mapping[str, Any], accounts: KnownAccounts, callers: Callers) -> None:
+        self._accounts = accounts
+        self._callers = callers
+        self.environment: Mapping[str, str] = described["environment"]
+        self.directory: str = described["directory"]
+        self._python: str = described["python"]
+        self._verify: bool = described["verify"]
+        self._process: _Process | None = None
+        self._starting = asyncio.Lock()
+        self._identifying = asyncio.Lock()
+        self._known: _Known | None = None
+        self._last_used = time.monotonic()
+        self._asking = 0
+
+    async def account(self, thing: str) -> Account:
+        """The account that calls go to, asked for anew where files have changed that it may depend on.
+
+        Raises:
+            HubError: it cannot be found out: credentials are missing, or refused.
+        """
+        async with self._identifying:
+            if self._known is None or not self._known.holds():
+                answer = await self._ask("identify", CALL_SECONDS, thing=thing, known=dict(self._accounts))
+                account = Account.from_key(answer["key"])
+                if account.account_id:
+                    self._accounts.learn(answer["known_by"], account.key)
+                self._known = _Known(account, answer["watch"], answer["lasts"], time.monotonic())
+            return self._known.account
+
+    def learn(self, account: Account) -> None:
+        """Take the word of an ARN for what the service did not tell before."""
+        if self._known is not None:
+            self._known.account = account
+
+    async def end_states(self, tunnel_id: str) -> EndStates:
+        """The state of a tunnel's ends; nothing is known where there is no answer in time."""
+        try:
+            return EndStates(**await self._ask("end_states", ASK_SECONDS, tunnel_id=tunnel_id))
+        except HubError as error:
+            log.warning("the state of tunnel %s is not known: %s", tunnel_id, error)
+        return EndStates()
+
+    async def take(
+        self, thing: str, service: str, life: float, owner: str, *, take_over: bool, held: Sequence[str]
+    ) -> FoundTunnel | None:
+        """Find an open tunnel and rotate its source token; see :meth:`.aws_api.AwsApi.take`.
+
+        Raises:
+            HubError: the control API does not do it.
+        """
+        found = await self._ask(
+            "take",
+            CALL_SECONDS,
+            thing=thing,
+            service=service,
+            life=life,
+            owner=owner,
+            take_over=take_over,
+            held=list(held),
+        )
+        return None if found is None else FoundTunnel.from_answer(found)
+
+    async def open(self, thing: str, services: Sequence[str], owner: str) -> FoundTunnel:
+        """Open a tunnel to a thing (OpenTunnel; AWS charges for it).
+
+        Raises:
+            HubError: the control API does not do it.
+        """
+        return FoundTunnel.from_answer(
+            await self._ask("open", CALL_SECONDS, thing=thing, services=list(services), owner=owner)
+        )
+
+    async def check_registered(self, thing: str) -> None:
+        """Raise HubError where the registry says that there is no such thing."""
+        await self._ask("check_registered", CALL_SECONDS, thing=thing)
+
+    async def call(self, api: str, operation: str, parameters: Mapping[str, Any], purpose: str) -> dict[str, Any]:
+        """Make one call, whichever; see :meth:`.aws_api.AwsApi.call`."""
+        answer: dict[str, Any] = await self._ask(
+            "call", CALL_SECONDS, api=api, operation=operation, parameters=dict(parameters), purpose=purpose
+        )
+        return answer
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a process."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def unused_seconds(self) -> float:
+        """How long nobody has needed it."""
+        return time.monotonic() - self._last_used
+
+    def idle_for(self, seconds: float) -> bool:
+        """Whether nobody has needed it for so long, and nobody waits for an answer."""
+        return self._asking == 0 and self.unused_seconds >= seconds
+
+    def let_go(self) -> _Process | None:
+        """Give the process up, for somebody to end it."""
+        process, self._process = self._process, None
+        return process
+
+    async def _ask(self, op: str, seconds: float, **arguments: Any) -> Any:
+        self._last_used = time.monotonic()
+        self._asking += 1
+        try:
+            return await asyncio.wait_for(self._answer(op, arguments), seconds)
+        except asyncio.TimeoutError:
+            raise HubError(f"the control API gave no answer within {seconds:.0f} s", code="control-api") from None
+        except OSError as error:
+            raise HubError(
+                f"the control process cannot be started with {self._python}: {error.strerror}", code="hub-failed"
+            ) from None
+        except ValueError as error:
+            raise HubError(
+                f"the environment of this task, or of Ansible, cannot be passed on ({error}): see to its variables",
+                code="bad-input",
+            ) from None
+        finally:
+            self._asking -= 1
+            self._last_used = time.monotonic()
+            self._callers.answered(self)
+
+    async def _answer(self, op: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await (await self._running_process()).ask(op, arguments)
+        except _EndedError:
+            if op not in _ONLY_READS:
+                raise
+        return await (await self._running_process()).ask(op, arguments)
+
+    async def _running_process(self) -> _Process:
+        async with self._starting:
+            if self._process is None or not self._process.alive:
+                self._process = await self._callers.start(self._python, self, verify=self._verify)
+            return self._process
+
+
+class _EndedError(HubError):
+    """A control process ended before it answered."""
+
+
+class _Process:
+    """A control process that runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._said: deque[str] = deque(maxlen=_LAST_LINES)
+        self._reading = asyncio.ensure_future(self._read())
+        self._listening = asyncio.ensure_future(self._listen())
+
+    @classmethod
+    async def start(cls, python: str, environment: Mapping[str, str], directory: str, verify: bool) -> _Process:
+        command = [python, str(_PACKAGE), "hub", "control", *([] if verify else ["--no-verify"])]
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(environment),
+                cwd=_existing(directory),
+                # No terminal to ask for a password on, and no signal of the hub's.
+                start_new_session=True,
+                limit=_LONGEST_ANSWER,
+            )
+        )
+
+    @property
+    def alive(self) -> bool:
+        return not self._reading.done()
+
+    async def ask(self, op: str, arguments: Mapping[str, Any]) -> Any:
+        number = next(self._numbers)
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            assert self._process.stdin is not None  # noqa: S101  start() gave it one
+            request = json.dumps({"id": number, "op": op, "arguments": arguments})
+            self._process.stdin.write(request.encode() + b"\n")
+            with contextlib.suppress(ConnectionError):  # _read() tells why
+                await self._process.stdin.drain()
+            if not self.alive:
+                raise self._ended()
+            return await future
+        finally:
+            del self._waiting[number]
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Have something called once it has ended."""
+        self._reading.add_done_callback(lambda _: call())
+
+    async def stop(self) -> None:
+        """End it, and what it has started: a program that gives credentials may hang."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if not self._waiting:
+            await asyncio.wait({self._reading}, timeout=ENDING_SECONDS)
+        # It has a session, and so a process group, of its own.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await asyncio.gather(self._reading, self._listening)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101  start() gave it one
+        try:
+            while line := await self._process.stdout.readline():
+                self._hand_over(json.loads(line))
+        except ValueError:
+            log.warning("a control process answers with something that is no answer")
+            self._process.kill()
+        await self._process.wait()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(self._ended())
+
+    def _hand_over(self, reply: Mapping[str, Any]) -> None:
+        future = self._waiting.get(reply["id"])
+        if future is None or future.done():
+            return
+        if "error" in reply:
+            future.set_exception(HubError(reply["error"], code=reply["code"]))
+        else:
+            future.set_result(reply["result"])
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101  start() gave it one
+        while line := await self._process.stderr.readline():
+            self._said.append(line.decode("utf-8", "replace").strip())
+
+    def _ended(self) -> _EndedError:
+        said = f" ({self._said[-1]})" if self._said else ""
+        return _EndedError(
+            f"the control process ended before it answered{said}: run the task again, or see hub.log",
+            code="control-api",
+        )
+
+
+def _existing(directory: str) -> str:
+    """The directory, or the root where it is gone, or where this user may not be."""
+    return directory if os.path.isdir(directory) and os.access(directory, os.X_OK) else "/"
+
+
+def _identity(path: str) -> list[int]:
+    """What tells a directory from one of the same path that was made later."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_dev, found.st_ino]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A control process: makes the control API's calls that the hub asks for, with the environment of one caller.
+
+Requests come on standard input and answers go to standard output, a line of JSON each, in any order. It ends with
+standard input, and so with the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Callable, TextIO
+
+from .client import HubError
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 10
+
+
+def serve(*, verify: bool) -> None:
+    """Answer requests until standard input ends.
+
+    Args:
+        verify: whether to verify the certificate of the control API.
+    """
+    requests, answers = _take_standard_streams()
+    operations = _operations(verify)
+    writing = threading.Lock()
+
+    def answer(request: dict[str, Any]) -> None:
+        reply: dict[str, Any] = {"id": request["id"]}
+        try:
+            reply["result"] = operations(request["op"])(**request["arguments"])
+        except HubError as error:
+            reply.update(error=error.message, code=error.code)
+        except Exception as error:  # a fault of ours must not look like the device's silence
+            log.exception("%s failed", request["op"])
+            reply.update(error=f"{request['op']} failed with {type(error).__name__}", code="control-api")
+        with writing:
+            answers.write(json.dumps(reply, default=_plain) + "\n")
+            answers.flush()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for line in requests:
+            pool.submit(answer, json.loads(line))
+
+
+def _take_standard_streams() -> tuple[TextIO, TextIO]:
+    """Keep standard input and output from others.
+
+    What a ``credential_process`` prints is no answer; and a program that asks for a password, or botocore for an MFA
+    code, finds the end of its input.
+    """
+    requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
+    """What finds the method of an operation."""
+    try:
+        from .aws_api import AwsApi
+    except ImportError as error:
+        why = str(error)
+
+        def unable(op: str) -> Callable[..., Any]:
+            raise HubError(
+                f"the Python that runs Ansible cannot use boto3 ({why}): {sys.executable} -m pip install boto3",
+                code="no-boto3",
+            )
+
+        return unable
+    api = AwsApi(verify=verify)
+    known: dict[str, Callable[..., Any]] = {
+        "identify": api.identify,
+        "end_states": api.end_states,
+        "take": api.take,
+        "open": api.open,
+        "check_registered": api.check_registered,
+        "call": api.call,
+    }
+    return known.__getitem__
+
+
+def _plain(value: object) -> Any:
+    """What JSON has no form for: times become ISO 8601, and the rest is left to be seen."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

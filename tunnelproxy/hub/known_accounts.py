@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which account an access key is of: an access key never moves to another.
+
+The hub remembers, in a file, so that it asks once for each key: the next hub finds the tunnels of the one before also
+while the control API cannot be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from . import json_lines
+
+__all__ = ["KnownAccounts"]
+
+log = logging.getLogger(__name__)
+
+PAIR = 2
+
+
+class KnownAccounts(Mapping[str, str]):
+    """The key of an account, by a digest of the access key, region and endpoint that lead to it.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, str] = {
+            str(value[0]): str(value[1])
+            for value in json_lines.read(path)
+            if isinstance(value, list) and len(value) == PAIR
+        }
+
+    def __getitem__(self, digest: str) -> str:
+        return self._known[digest]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def learn(self, digest: str, account: str) -> None:
+        """Remember an account."""
+        if self._known.get(digest) == account:
+            return
+        self._known[digest] = account
+        try:
+            json_lines.replace(self._path, (json.dumps(pair) for pair in self._known.items()))
+        except OSError as error:
+            log.warning("an account cannot be remembered in %s: %s", self._path, error.strerror)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""By which names ssh knows a thing: the host that it connects to, and so the control socket; and the host key.
+
+Whoever works in one account meets each thing's name once, and ssh knows it by that name. The first account in which a
+name is met keeps it, for good; the thing of that name in any other account is ``THING.ACCOUNT.REGION``, so that ssh
+never takes one for the other. A file remembers, for host keys outlive the hub.
+
+A tunneling service that has moved keeps the host keys of its things. But its copy, which has the same account ID, may
+have other devices: their control sockets are never shared. ssh makes no difference between upper and lower case, AWS
+does: of two such things, the second has a name with a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from . import json_lines
+from .account import Account, TunnelKey
+from .client import DIRECTORY_VARIABLE, directory
+
+__all__ = ["SshNames", "qualified_name"]
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "ssh-names.jsonl"
+
+
+def qualified_name(key: TunnelKey) -> str:
+    """The name that a thing has in one account alone. The name of a thing has no dots."""
+    account = key.account
+    return f"{key.thing}.{account.account_id or f'unknown-{_digest(account.endpoint)}'}.{account.region}"
+
+
+class SshNames:
+    """The names that were given.
+
+    Args:
+        path: the file that remembers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first: dict[str, TunnelKey] = {}
+        """Who has the plain name, by that in lower case."""
+        for value in json_lines.read(path):
+            try:
+                thing, account = value
+                self._first[thing.lower()] = TunnelKey(Account.from_key(account), thing)
+            except (ValueError, TypeError, AttributeError):
+                log.warning("a line of %s is none that this release understands, and is left out", path)
+
+    @classmethod
+    def of_this_user(cls) -> SshNames:
+        """Those in the hub's folder, if one was chosen, and else where a user's state outlives the machine's start."""
+        if os.environ.get(DIRECTORY_VARIABLE):
+            return cls(Path(directory()) / FILE_NAME)
+        state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        return cls(Path(state) / "tunnelproxy" / FILE_NAME)
+
+    def host(self, key: TunnelKey) -> str:
+        """The host that ssh connects to: no two things have the same."""
+        if self._first_of(key) == key:
+            return key.thing
+        # A service of one's own may have a copy with the same account ID.
+        at = f".{_digest(key.account.endpoint)}" if key.account.endpoint else ""
+        return f"{self._told_apart(key)}{at}"
+
+    def host_key(self, key: TunnelKey) -> str:
+        """The name of the host key."""
+        first = self._first_of(key)
+        same = first.thing == key.thing and _without_endpoint(first.account) == _without_endpoint(key.account)
+        return key.thing if same else self._told_apart(key)
+
+    def _told_apart(self, key: TunnelKey) -> str:
+        spelled = "" if self._first_of(key).thing == key.thing else f".{_digest(key.thing)}"
+        return f"{qualified_name(key)}{spelled}"
+
+    def _first_of(self, key: TunnelKey) -> TunnelKey:
+        """The thing that has the plain name: from now on this one, if none has."""
+        plain = key.thing.lower()
+        if plain not in self._first:
+            self._first[plain] = key
+            self._remember()
+        return self._first[plain]
+
+    def _remember(self) -> None:
+        lines = (json.dumps([first.thing, first.account.key]) for first in self._first.values())
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            json_lines.replace(self._path, lines)
+        except OSError as error:
+            log.warning("which account names are for cannot be kept in %s: %s", self._path, error.strerror)
+
+
+def _without_endpoint(account: Account) -> Account:
+    return account._replace(endpoint="") if account.account_id else account
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

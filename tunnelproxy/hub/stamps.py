@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tells that a file was written since."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["stamp"]
+
+
+def stamp(path: str) -> str:
+    """A text that differs once a file, or a file in a folder, was written; empty where there is none."""
+    try:
+        found = os.stat(path)
+        inside = []
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                inside = sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries)
+    except OSError:
+        return ""
+    return repr((found.st_mtime_ns, found.st_size, found.st_ino, inside))
