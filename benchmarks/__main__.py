@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import ansible_fleet, fleet, proxies, service_capacity, service_processes, starts
+from . import ansible_fleet, fleet, fragments, proxies, service_capacity, service_processes, starts
 
 COMMANDS = {
     "proxies": proxies.main,
@@ -15,6 +15,7 @@ COMMANDS = {
     "processes": service_processes.main,
     "ansible": ansible_fleet.main,
     "starts": starts.main,
+    "fragments": fragments.main,
 }
 
 

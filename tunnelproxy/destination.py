@@ -81,8 +81,11 @@ class DestinationProxy:
     def peer_version_found(self, version: Version) -> None:
         """A destination follows its source, stream by stream."""
 
-    def peer_silent(self, *, asked: bool) -> None:
+    def peer_silent(self, service_id: str) -> None:
         """A source need not send anything."""
+
+    def connection_ended(self, local: LocalSocket) -> None:
+        """Nothing waits for that."""
 
     def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:
         state = self.end.services.get(connection.service_id)

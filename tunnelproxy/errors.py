@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors whose text is a sentence for the operator."""
 
-__all__ = ["ConfigurationError", "TunnelClosed", "TunnelRefused"]
+from __future__ import annotations
+
+from typing import Callable
+
+__all__ = ["ConfigurationError", "Objection", "TunnelClosed", "TunnelRefused", "refuse"]
+
+Objection = Callable[[str, str], None]
+"""What to do about something amiss that need not end everything. It is called with what is amiss, and with what will be
+done about it; it warns, or raises :class:`ConfigurationError` as :func:`refuse` does."""
 
 
 class ConfigurationError(Exception):
@@ -27,3 +35,12 @@ class TunnelRefused(Exception):
 
 class TunnelClosed(Exception):
     """The tunnel was closed or has expired. It never reopens."""
+
+
+def refuse(problem: str, instead: str) -> None:
+    """The :data:`Objection` of those who want nothing amiss.
+
+    Raises:
+        ConfigurationError: always.
+    """
+    raise ConfigurationError(problem)

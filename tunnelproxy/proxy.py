@@ -70,8 +70,11 @@ class Side(Protocol):
     def peer_version_found(self, version: Version) -> None:
         """The far end showed which version it speaks."""
 
-    def peer_silent(self, *, asked: bool) -> None:
-        """The far end has sent nothing since a connection was opened, whether it should have or not."""
+    def peer_silent(self, service_id: str) -> None:
+        """Nothing has come for the connection of a service, nor that the far end speaks V3."""
+
+    def connection_ended(self, local: LocalSocket) -> None:
+        """A connection is over, whoever ended it."""
 
 
 class TunnelEnd:
@@ -192,8 +195,8 @@ class TunnelEnd:
     def peer_version_found(self, version: Version) -> None:
         self._side.peer_version_found(version)
 
-    def peer_silent(self, *, asked: bool) -> None:
-        self._side.peer_silent(asked=asked)
+    def peer_silent(self, service_id: str) -> None:
+        self._side.peer_silent(service_id)
 
     def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
         state = self.services[connection.service_id]
@@ -201,6 +204,7 @@ class TunnelEnd:
         state.bytes_in += local.bytes_in
         state.bytes_out += local.bytes_out
         log.info("%s: closed after %d bytes in, %d bytes out", connection, local.bytes_in, local.bytes_out)
+        self._side.connection_ended(local)
 
     def admit(self, service_id: str) -> bool:
         """Count a new connection of a service, unless there are too many."""

@@ -15,7 +15,7 @@ from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport import streams
 from .transport.link import Access, Relink
 from .transport.local import LocalSocket
-from .transport.multiplexer import Multiplexer, MultiplexerOwner
+from .transport.multiplexer import OLD_SECONDS, Multiplexer, MultiplexerOwner
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
 from .transport.slow_peers import STALL_SECONDS
@@ -25,7 +25,11 @@ __all__ = ["SourceProxy"]
 log = logging.getLogger(__name__)
 
 LINK_WAIT_SECONDS = 30.0
-"""How long a local connection waits for a tunnel that is reconnecting."""
+"""How long a local connection waits for a tunnel that is reconnecting, or for the device to show what it speaks."""
+
+OLD_SERVICES = frozenset(("SSH", "VNC"))
+"""What AWS IoT Device Client and Greengrass serve: nothing else. Theirs are the only destinations in the field that
+leave messages of a newer version than V1 without an answer, and in both the server speaks first."""
 
 
 class SourceProxy:
@@ -35,6 +39,8 @@ class SourceProxy:
         plan: says where to listen for each service.
         bind_address: the host to listen on where the plan gives none.
         destination_version: the version that the destination speaks; None to find out.
+        answers_v1_only: whether it was found, earlier in the life of this tunnel, to answer nothing but V1.
+        expects_v1: whether the thing was found so by an earlier tunnel, and may be another device, or a newer one, now.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
@@ -48,6 +54,8 @@ class SourceProxy:
         max_connections: int = MAX_CONNECTIONS,
         patience: Patience = PATIENT,
         destination_version: Version | None = None,
+        answers_v1_only: bool = False,
+        expects_v1: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
@@ -57,8 +65,13 @@ class SourceProxy:
         self._servers: dict[str, asyncio.AbstractServer] = {}
         self._stall_seconds = stall_seconds
         self._told_version = destination_version
-        self._version = destination_version or Version.V3
-        self._probing = destination_version is None
+        self._found_version: Version | None = None
+        self.answers_v1_only = False
+        """Whether the destination was found to leave everything but V1 without an answer."""
+        self._trying_v1 = False
+        """Whether this link speaks V1 to see if the destination answers that."""
+        self._try_v1_next = answers_v1_only
+        self._expects_v1 = expects_v1
         self._early: dict[LocalSocket, tuple[str, asyncio.TimerHandle]] = {}
 
     async def run(self) -> None:
@@ -69,7 +82,8 @@ class SourceProxy:
         """Send what comes from a connected socket through the tunnel, as if it had been accepted.
 
         Args:
-            awaits_answer: whether the device is to speak first, as SSH servers do.
+            awaits_answer: whether the device is to speak first, as SSH servers do. Nothing is sent before it has while
+                it may be one that has to be spoken to in V1.
 
         Raises:
             ConfigurationError: the tunnel does not carry this service.
@@ -117,7 +131,10 @@ class SourceProxy:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(bind_to)
-                server = await streams.serve(lambda: self._accept(service_id, LocalSocket()), sock)
+                speaks_first = service_id in OLD_SERVICES
+                server = await streams.serve(
+                    lambda: self._accept(service_id, LocalSocket(awaits_answer=speaks_first)), sock
+                )
             except OSError:
                 sock.close()
                 raise
@@ -133,61 +150,75 @@ class SourceProxy:
         multiplexer, connections = self.end.multiplexer, self.end.services[service_id].connections
         if connections >= self.end.max_connections:
             return f"carries {connections} connections, and no more are allowed"
-        if multiplexer is None or multiplexer.version is Version.V3 or multiplexer.is_idle(service_id):
+        if multiplexer is None or multiplexer.can_open(service_id) or multiplexer.is_undecided(service_id):
             return None
-        return f"has a connection already, and the device speaks {multiplexer.version}, which allows one per service"
+        return f"has a connection already, and the device speaks {self._spoken}, which allows one per service"
 
     # Versions.
 
+    @property
+    def _spoken(self) -> Version:
+        return self._found_version or self._told_version or Version.V3
+
     def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
         before = self.end.multiplexer
+        self._trying_v1, self._try_v1_next = self._try_v1_next, False
+        old = self._trying_v1 or self.answers_v1_only
         return Multiplexer(
             Mode.SOURCE,
             owner,
-            version=self._version,
-            probing=self._probing,
+            version=self._told_version or (Version.V1 if old else Version.V3),
+            probing=self._told_version is None and not old,
+            expects_v1=self._expects_v1,
             first_stream_id=before.next_stream_id if before is not None else 1,
             stall_seconds=self._stall_seconds,
         )
 
     def peer_version_found(self, version: Version) -> None:
-        if self._probing or version is not self._version:
+        if version is not self._found_version:
             log.info("the destination speaks %s", version)
-        self._probing = False
-        if version is Version.V1 and self._version is not Version.V1:
-            if self._told_version is None and len(self.end.services) == 1:
-                self._begin_anew(Version.V1)
-            else:
-                self._refuse_version(version)
-        elif version is not Version.V1 and self._version is Version.V1:
+        self._found_version = version
+        if self._trying_v1:
+            # The reference of 2.x answers V1 too, where the tunnel has one service, and shows that it is newer.
+            self._trying_v1, self.answers_v1_only = False, version is Version.V1
+        told = self._told_version
+        unlike_told = told is not None and told is not version
+        if version is Version.V1 and (unlike_told or len(self.end.services) > 1):
             self._refuse_version(version)
         else:
-            self._version = min(version, self._version)
             self.refusal = None
             asyncio.get_running_loop().call_soon(self._open_waiting)
 
-    def peer_silent(self, *, asked: bool) -> None:
-        if not asked and not self._early:
+    def peer_silent(self, service_id: str) -> None:
+        multiplexer = self.end.multiplexer
+        if multiplexer is None or len(self.end.services) > 1:
             return
-        if not asked or len(self.end.services) > 1:
-            if self.end.multiplexer is not None:
-                self.end.multiplexer.stop_probing()
-            self._open_waiting()
-            return
-        log.info("nothing comes from the destination: it may speak V1 only; trying that (-y V3 forbids it)")
-        self._probing = False
-        self._begin_anew(Version.V1)
+        waiting = multiplexer.connections.values()
+        if any(local.held for local in waiting):
+            log.info("nothing comes from the destination: trying V1, all that some answer (-y V3 forbids it)")
+            self._try_v1_next = True
+            self._relink("trying V1")
+        elif any(local.bytes_in or local.awaits_answer for local in waiting):
+            log.warning(
+                "%s: nothing has come from the destination for %.0f s: its server is slow, or it speaks V1 only; if "
+                "so, say it with -y V1",
+                service_id,
+                OLD_SECONDS,
+                extra={"service": service_id},
+            )
 
-    def _begin_anew(self, version: Version) -> None:
-        """Take the connections that wait for a first answer to a new link: one link may not mix the versions."""
+    def _relink(self, why: str) -> None:
+        """Take the connections that have sent nothing to a new link: one link may not mix the versions."""
         multiplexer, link = self.end.multiplexer, self.end.link
         if multiplexer is None or link is None:
             return
-        self._version = version
         for service_id, local in multiplexer.carry_over():
             self._keep(service_id, local)
         self.end.ready.clear()
-        link.fail(Relink(f"beginning anew in {version}"), 1000)
+        link.fail(Relink(why), 1000)
+
+    def _may_answer_v1_only(self, service_id: str) -> bool:
+        return self._told_version is None and service_id in OLD_SERVICES and len(self.end.services) == 1
 
     def _refuse_version(self, version: Version) -> None:
         services = ", ".join(self.end.services)
@@ -212,60 +243,73 @@ class SourceProxy:
     def _accept(self, service_id: str, local: LocalSocket) -> LocalSocket:
         if not self.end.admit(service_id):
             local.finish()
-        elif self.end.ready.is_set():
-            self._open(service_id, local)
-        else:
+        elif not self.end.ready.is_set() or not self._open(service_id, local):
             self._keep(service_id, local)
         return local
 
     def _keep(self, service_id: str, local: LocalSocket) -> None:
-        """Have a connection wait for the link."""
+        """Have a connection wait for the link, or for the device."""
         timer = asyncio.get_running_loop().call_later(LINK_WAIT_SECONDS, self._give_up, local)
         self._early[local] = (service_id, timer)
 
     def linked(self) -> None:
         self._open_waiting()
 
+    def connection_ended(self, local: LocalSocket) -> None:
+        if self._trying_v1 and not local.bytes_out:
+            # No answer to V1 either. The next device that comes may be one that exits when it is spoken to in V1.
+            asyncio.get_running_loop().call_soon(self._stop_trying_v1)
+        elif self._early:
+            asyncio.get_running_loop().call_soon(self._open_waiting)
+
+    def _stop_trying_v1(self) -> None:
+        if self._trying_v1:
+            self._relink("no answer to V1 either")
+
     def _open_waiting(self) -> None:
-        if not self.end.ready.is_set():
-            return
         for local, (service_id, timer) in list(self._early.items()):
-            timer.cancel()
-            del self._early[local]
+            if not self.end.ready.is_set():
+                return
             if local.ended and not local.pending:
                 self.end.services[service_id].connections -= 1
                 local.finish()
-            else:
-                self._open(service_id, local)
+            elif not self._open(service_id, local):
+                continue
+            timer.cancel()
+            del self._early[local]
 
-    def _open(self, service_id: str, local: LocalSocket) -> None:
+    def _open(self, service_id: str, local: LocalSocket) -> bool:
+        """Open a connection, or turn it away; False if it must wait."""
         multiplexer = self.end.multiplexer
-        if multiplexer is None:
-            self._keep(service_id, local)
-        elif multiplexer.is_idle(service_id) or (multiplexer.version is Version.V3 and not multiplexer.probing):
+        if multiplexer is None or not multiplexer.linked:
+            return False
+        if multiplexer.can_open(service_id):
             local.owner = multiplexer
+            local.held = local.awaits_answer and self._may_answer_v1_only(service_id)
             log.info("%s: opened", multiplexer.open(service_id, local))
-        elif multiplexer.probing:
-            # A V2 far end takes no second connection: wait for the first answer, which shows what it is.
-            self._keep(service_id, local)
-        else:
-            log.warning(
-                "%s: turned a connection away: the destination speaks %s, which has one connection per service",
-                service_id,
-                multiplexer.version,
-                extra={"service": service_id},
-            )
-            self.end.services[service_id].connections -= 1
-            local.abort()
+            if not multiplexer.is_undecided(service_id) and not self._trying_v1:
+                multiplexer.release()
+            return True
+        if multiplexer.is_undecided(service_id) or self._trying_v1:
+            # Only V3 takes a second connection.
+            multiplexer.ask_version(service_id)
+            return False
+        log.warning(
+            "%s: turned a connection away: the destination speaks %s, which has one connection per service",
+            service_id,
+            self._spoken,
+            extra={"service": service_id},
+        )
+        self.end.services[service_id].connections -= 1
+        local.abort()
+        return True
 
     def _give_up(self, local: LocalSocket) -> None:
         service_id, timer = self._early.pop(local)
         timer.cancel()
         self.end.services[service_id].connections -= 1
-        log.warning(
-            "%s: a connection is closed, because the tunnel is down: %s",
-            service_id,
-            self.end.cause,
-            extra={"service": service_id},
-        )
+        why = f"the tunnel is down: {self.end.cause}"
+        if self.end.ready.is_set():
+            why = "there is one already, and the device has not shown yet that it can have more"
+        log.warning("%s: a connection is closed, because %s", service_id, why, extra={"service": service_id})
         local.abort()

@@ -16,7 +16,7 @@ KINDS = range(18)
 
 STEPS = (0, 6, 255)
 
-FRAME_HEADS = ((0x82, 5), (0x89, 3), (0x02, 4), (0x8A, 0), (0x80, 2), (0x82, 200), (0x88, 0))
+FRAME_HEADS = ((0x82, 5), (0x89, 3), (0x02, 4), (0x8A, 0), (0x00, 0), (0x80, 2), (0x82, 200), (0x88, 0))
 """First bytes and sizes: messages, pings, fragments, and a good-bye."""
 
 
@@ -30,6 +30,8 @@ def seeds() -> list[bytes]:
     frames = [bytes((FRAMES, side, step)) + (server if side else client) for side in (0, 1) for step in STEPS]
     # Found once: a frame of no kind that there is, cut off before its length is known.
     frames.append(bytes((FRAMES, 0, 0)) + b"\x03~")
+    # A length in more bytes than it needs, and a close within fragments.
+    frames += [bytes((FRAMES, 0, 2)) + wire for wire in (b"\x82\x01a\x82\x7e\x00\x01b", b"\x02\x01a\x88\x00")]
     return garbage + joined + frames
 
 

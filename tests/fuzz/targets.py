@@ -4,14 +4,14 @@
 The first byte chooses between three targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that knows
 no rules would, once whole and once in pieces. *Joined* takes the rest for orders to a source and a destination with a
 lossless channel between them. *Frames* feeds the rest to a WebSocket, through our reader in pieces and to websockets
-alone, which must see the same.
+alone, which must see the same but for what :func:`_what_both_judge_alike` says.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from tunnelproxy.protocol.framing import (
@@ -129,7 +129,7 @@ class _Joined:
     def __init__(self, versions: tuple[Version, Version], services: tuple[str, ...]) -> None:
         self.services = services
         self.ends = {
-            Mode.SOURCE: Session(Mode.SOURCE, versions[0]),
+            Mode.SOURCE: Session(Mode.SOURCE, versions[0], probing=True),
             Mode.DESTINATION: Session(Mode.DESTINATION, versions[1]),
         }
         self.channels = dict.fromkeys(Mode, b"")
@@ -145,9 +145,11 @@ class _Joined:
     def open(self, argument: int) -> None:
         service_id = self.services[argument % len(self.services)]
         source = self.ends[Mode.SOURCE]
-        # As a source proxy does: no second connection before the version is known to be V3.
-        if source.is_idle(service_id) or (source.version is source._peer_version is Version.V3):
+        # As a source proxy does: no second connection before the far end is known to speak V3.
+        if source.can_open(service_id):
             self.known[Mode.SOURCE].append(source.open(service_id))
+        else:
+            source.ask_version(service_id)
 
     def send(self, mode: Mode, argument: int) -> None:
         connection = self._pick(mode, argument)
@@ -226,8 +228,8 @@ def _open(side: Side) -> Protocol:
     return Protocol(side, state=OPEN, max_size=MAX_WEBSOCKET_MESSAGE)
 
 
-def _seen(websocket: Protocol) -> list[tuple[Opcode, bytes]]:
-    return [(event.opcode, bytes(event.data)) for event in websocket.events_received() if isinstance(event, Frame)]
+def _seen(websocket: Protocol) -> list[Frame]:
+    return [event for event in websocket.events_received() if isinstance(event, Frame)]
 
 
 def _frames(kind: int, step: int, data: bytes) -> None:
@@ -237,15 +239,67 @@ def _frames(kind: int, step: int, data: bytes) -> None:
     reader = MessageReader(
         behind,
         lambda payload: got.append((Opcode.BINARY, bytes(payload))),
-        lambda: got.extend(_seen(behind)),
+        lambda: got.extend((frame.opcode, bytes(frame.data)) for frame in _seen(behind)),
     )
-    alone.receive_data(data)
-    for start in range(0, len(data), step + 1):
-        reader.feed(memoryview(reader.rest + data[start : start + step + 1]))
-        assert len(reader.rest) < 14 + MAX_WEBSOCKET_MESSAGE
-    assert got == _seen(alone)
+
+    def feed(data: bytes) -> None:
+        for start in range(0, len(data), step + 1):
+            reader.feed(memoryview(reader.rest + data[start : start + step + 1]))
+            assert len(reader.rest) < 14 + MAX_WEBSOCKET_MESSAGE
+
+    agreed, too_long = _what_both_judge_alike(data, masked=side is Side.SERVER)
+    alone.receive_data(data[:agreed])
+    feed(data[:agreed])
+    expected = _assembled(_seen(alone))
+    assert got == expected
     assert behind.state is alone.state
-    assert behind.close_sent == alone.close_sent
+    assert _code(behind) == _code(alone)
+    if too_long and behind.state is OPEN:
+        feed(data[agreed:])
+        assert _code(behind) == CloseCode.PROTOCOL_ERROR
+        assert got == expected
+
+
+def _what_both_judge_alike(data: bytes, *, masked: bool) -> tuple[int, bool]:
+    """How far websockets alone is the measure, and whether it is a length in too many bytes that comes then.
+
+    It lets that pass, and takes a close within fragments for an error.
+    """
+    start, in_fragments = 0, False
+    while len(data) - start >= 2:
+        first, size, body = data[start], data[start + 1] & 0x7F, start + 2
+        if first & 0x70 or first & 0x0F not in set(Opcode) or bool(data[start + 1] & 0x80) is not masked:
+            break
+        if size >= 126:
+            least = 126 if size == 126 else 0x10000
+            body += 2 if size == 126 else 8
+            size = int.from_bytes(data[start + 2 : body], "big")
+            if len(data) >= body and size < least:
+                return start, True
+        if first & 0x0F == Opcode.CLOSE and in_fragments:
+            return start, False
+        if not first & 0x08:
+            in_fragments = not first & 0x80
+        start = body + size + (4 if masked else 0)
+    return len(data), False
+
+
+def _assembled(frames: list[Frame]) -> list[tuple[Opcode, bytes]]:
+    got: list[tuple[Opcode, bytes]] = []
+    fragments: bytes | None = None
+    for seen in frames:
+        if seen.opcode is Opcode.BINARY or (seen.opcode is Opcode.CONT and fragments is not None):
+            fragments = (fragments or b"") + bytes(seen.data)
+            if seen.fin:
+                got.append((Opcode.BINARY, fragments))
+                fragments = None
+        else:
+            got.append((seen.opcode, bytes(seen.data)))
+    return got
+
+
+def _code(websocket: Protocol) -> int | None:
+    return None if websocket.close_sent is None else websocket.close_sent.code
 
 
 def _other(mode: Mode) -> Mode:

@@ -374,7 +374,8 @@ class TestComplaints:
     def test_a_port_in_use(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            line = complaint(["-s", f"SSH1={port}"], proxy_environment(service, tunnel.source_token), tmp_path)
+            arguments = ["-s", f"SSH1={port}", "--strict"]
+            line = complaint(arguments, proxy_environment(service, tunnel.source_token), tmp_path)
         assert f"SSH1: cannot listen on localhost:{port}: the port is in use" in line
 
     def test_an_unknown_region_format(self, tmp_path: Path) -> None:
@@ -384,8 +385,11 @@ class TestComplaints:
     def test_a_config_file_that_is_not_ini(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
         (tmp_path / "config").mkdir()
         (tmp_path / "config" / "a.ini").write_text("{json: no}\n")
-        line = complaint(["-m", "dst"], proxy_environment(service, tunnel.destination_token), tmp_path)
-        assert "config/a.ini is not an ini file of services" in line
+        environment = proxy_environment(service, tunnel.destination_token)
+        assert "config/a.ini is not an ini file of services" in complaint(
+            ["-m", "dst", "--strict"], environment, tmp_path
+        )
+        assert "a destination needs addresses" in complaint(["-m", "dst"], environment, tmp_path)
 
     def test_an_untrusted_certificate(self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
         environment = proxy_environment(service, tunnel.source_token)
@@ -408,7 +412,10 @@ class TestComplaints:
             (["-m", "src", "-e", "host", "--config-dir", "nowhere"], "there is no directory nowhere"),
             (["-m", "dst", "-e", "host"], "a destination needs addresses: give -d/--destination-app"),
             (["-m", "src", "-e", "host", "-v", "much"], "argument -v/--verbose: 'much' is not a number"),
-            (["-m", "src", "-e", "host", "-c", "nowhere"], "cannot read certificate authorities from 'nowhere'"),
+            (
+                ["-m", "src", "-e", "host", "-c", "nowhere", "--strict"],
+                "cannot read certificate authorities from 'nowhere'",
+            ),
             (["--mode", "src", "--what"], "unrecognized arguments: --what"),
         ],
     )

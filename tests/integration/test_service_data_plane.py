@@ -128,15 +128,39 @@ def test_the_highest_protocol_offered_is_chosen(tunnel: Tunnel) -> None:
     assert client.connection.subprotocol == "aws.iot.securetunneling-3.0"
 
 
-def test_a_tunnel_without_services_speaks_v1_only(nameless: Tunnel) -> None:
-    refused = nameless.refusal("source", version=3)
-    assert (refused.status_code, refused.headers["x-iotops-cause"]) == (400, "bad-request")
-    source = nameless.join("source", subprotocols=["aws.iot.securetunneling-3.0", "aws.iot.securetunneling-1.0"])
+def test_a_source_that_offers_v1_speaks_it_in_a_tunnel_without_services(nameless: Tunnel) -> None:
+    offered = [f"aws.iot.securetunneling-{version}.0" for version in (3, 2, 1)]
+    source = nameless.join("source", subprotocols=offered)
     assert source.connection.subprotocol == "aws.iot.securetunneling-1.0"
     destination = nameless.join("destination", version=1)
     source.send(Message.STREAM_START, 9, service="")
     # The first thing that a V1 end hears is its peer: no list of services.
     assert destination.receive() == Message(type=Message.STREAM_START, streamId=9)
+
+
+def test_a_destination_follows_any_source_in_a_tunnel_without_services(nameless: Tunnel) -> None:
+    offered = [f"aws.iot.securetunneling-{version}.0" for version in (3, 2, 1)]
+    assert nameless.join("destination", subprotocols=offered).connection.subprotocol == "aws.iot.securetunneling-3.0"
+
+
+@pytest.mark.parametrize("destination_version", [1, 2, 3])
+@pytest.mark.parametrize("source_version", [1, 2, 3])
+def test_a_tunnel_without_services_is_for_every_version(
+    nameless: Tunnel, source_version: int, destination_version: int
+) -> None:
+    """AWS's reference 3.3.1 offers subprotocol 3.0 only; its messages have no service ID there."""
+    ends = {"source": source_version, "destination": destination_version}
+    source, destination = (nameless.join(mode, version=version) for mode, version in ends.items())
+    for end, version in ((source, source_version), (destination, destination_version)):
+        assert end.connection.subprotocol == f"aws.iot.securetunneling-{version}.0"
+        if version > 1:
+            assert end.receive() == Message(type=Message.SERVICE_IDS)
+    source.send(Message.STREAM_START, 9, service="", connectionId=1)
+    assert destination.receive() == Message(type=Message.STREAM_START, streamId=9, connectionId=1)
+    destination.send(Message.DATA, 9, service="", connectionId=1, payload=b"SSH-2.0-x")
+    assert source.receive().payload == b"SSH-2.0-x"
+    destination.connection.close()
+    assert source.receive() == Message(type=Message.STREAM_RESET, streamId=9)
 
 
 def test_a_used_token_is_refused_in_aws_s_words(tunnel: Tunnel) -> None:
@@ -214,6 +238,24 @@ def test_a_message_cut_anywhere_arrives_whole(tunnel: Tunnel) -> None:
         source.connection.send(bytes([byte]))
     source.connection.send([start[:3], start[3:]])
     assert destination.receive() == destination.receive() == parse(start[2:])
+
+
+def test_a_message_in_fragments_arrives_like_a_whole_one(tunnel: Tunnel) -> None:
+    """As AWS's reference sends it, and in other legal ways: empty fragments, and pings between."""
+    source, destination = tunnel.both()
+    start = frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))
+    payload = os.urandom(64_512)
+    wire = start + frame(Message(type=Message.DATA, streamId=1, serviceId="SSH1", connectionId=1), payload)
+
+    def fragments() -> Iterator[bytes]:
+        for begin in range(0, len(wire), 4096):
+            yield wire[begin : begin + 4096]
+            yield b""
+            source.connection.ping()
+
+    source.connection.send(fragments())
+    assert destination.receive() == parse(start[2:])
+    assert destination.receive().payload == payload
 
 
 def test_the_states_of_both_ends_are_described(tunnel: Tunnel) -> None:
@@ -375,12 +417,22 @@ def test_the_longest_websocket_message_is_accepted(tunnel: Tunnel) -> None:
 # The end
 
 
-def test_closing_the_tunnel_resets_and_closes_both_ends(tunnel: Tunnel) -> None:
+def test_closing_the_tunnel_closes_both_ends_with_nothing_before(tunnel: Tunnel) -> None:
+    """AWS's reference does not exit when a SESSION_RESET comes before the close frame."""
     clients = tunnel.both()
     tunnel.api.close_tunnel(tunnelId=tunnel.tunnel_id, delete=True)
     for client in clients:
-        assert client.receive().type == Message.SESSION_RESET
         assert client.closing() == (1000, "Tunnel closed")
+
+
+def test_closing_the_tunnel_loses_nothing_that_came_before(tunnel: Tunnel) -> None:
+    source, destination = tunnel.both()
+    source.send(Message.STREAM_START, 1, connectionId=1)
+    destination.send(Message.DATA, 1, connectionId=1, payload=b"last words")
+    assert destination.receive().type == Message.STREAM_START
+    assert source.receive().payload == b"last words"
+    tunnel.api.close_tunnel(tunnelId=tunnel.tunnel_id)
+    assert source.closing() == destination.closing() == (1000, "Tunnel closed")
 
 
 def test_rotation_disconnects_the_holder_of_the_old_token_only(tunnel: Tunnel) -> None:

@@ -14,9 +14,9 @@ import pytest
 
 from peers.exchange import ExchangeServer, exchange
 from peers.process import wait_for
-from peers.proxies import ProxyPair
+from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
-from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
+from tunnelproxy.protocol.framing import Message, frame, parse
 
 SIZE = 5 * 1000 * 1000
 
@@ -146,25 +146,6 @@ def test_a_second_connection_to_a_v2_device_is_turned_away(
         pair.source.wait_for_output("SSH1: turned a connection away: the destination speaks V2")
 
 
-def test_a_device_that_understands_nothing_newer_gets_v1_with_all_that_was_sent(
-    service: TunnelingService, tmp_path: Path
-) -> None:
-    """As AWS's service does with a V1 device: what is not V1 never comes back."""
-    with ExitStack() as stack:
-        pair = stack.enter_context(ProxyPair(service, tmp_path, {"SSH1": 1}))
-        device = stack.enter_context(replace_destination(service, pair))
-        sock = stack.enter_context(connect(pair, "SSH1"))
-        sock.sendall(b"sent once")
-        received: list[Message] = []
-        while not any(message.payload == b"sent once" and not message.serviceId for message in received):
-            received += [parse(encoded) for encoded in FrameReader().feed(device.recv(timeout=20))]
-        stream_id = received[-1].streamId
-        device.send(frame(Message(type=Message.DATA, streamId=stream_id, payload=b"answer")))
-        assert sock.recv(100) == b"answer"
-        sock.sendall(b"and more")
-        assert parse(device.recv(timeout=10)[2:]) == Message(type=Message.DATA, streamId=stream_id, payload=b"and more")
-
-
 def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: TunnelingService, tmp_path: Path) -> None:
     """As browsers do: they connect, ask nothing, and ask on another connection."""
     with ExitStack() as stack:
@@ -184,3 +165,29 @@ def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: Tu
         assert sock.recv(100) == b"answer"
         pair.source.wait_for_output("the destination speaks V3")
         assert "V1" not in pair.source.output()
+
+
+def test_a_source_that_names_no_service_but_its_connections_is_answered_alike(
+    service: TunnelingService, tmp_path: Path
+) -> None:
+    """As AWS's reference 3.3 does in a tunnel that was opened without services, where it offers V3 only."""
+    opened = service.boto3_client().open_tunnel()
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        arguments = ["-d", str(server.getsockname()[1])]
+        destination = stack.enter_context(
+            start_proxy(service, opened["destinationAccessToken"], arguments, tmp_path / "log")
+        )
+        destination.wait_for_output("will connect to")
+        source = stack.enter_context(service.connect("source", opened["sourceAccessToken"], version=3))
+        assert parse(source.recv(timeout=10)[2:]) == Message(type=Message.SERVICE_IDS)
+        for kind, connection_id in ((Message.STREAM_START, 1), (Message.CONNECTION_START, 2)):
+            source.send(frame(Message(type=kind, streamId=1, connectionId=connection_id)))
+            server.settimeout(20)
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.sendall(b"answer")
+                answer = parse(source.recv(timeout=10)[2:])
+            assert answer == Message(type=Message.DATA, streamId=1, connectionId=connection_id, payload=b"answer")
+            ended = parse(source.recv(timeout=10)[2:])
+            assert ended == Message(type=Message.CONNECTION_RESET, streamId=1, connectionId=connection_id)

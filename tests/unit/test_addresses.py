@@ -7,6 +7,7 @@ import pytest
 
 from tunnelproxy.addresses import (
     Address,
+    BadAddress,
     TcpAddress,
     UnixAddress,
     match_services,
@@ -15,7 +16,7 @@ from tunnelproxy.addresses import (
     read_directory,
 )
 from tunnelproxy.errors import ConfigurationError
-from tunnelproxy.protocol.session import Mode
+from tunnelproxy.protocol.session import NAMELESS, Mode
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,8 @@ def test_a_list_maps_service_ids() -> None:
         ("22,SSH1=23", "each needs its service ID"),
         ("SSH 1=22", "'SSH 1' is not a service ID"),
         ("SSH1=", "'' is not an address"),
+        ("SSH1=22,", "'' is not an address: a comma there has nothing before or behind it"),
+        ("", "'' is not an address"),
     ],
 )
 def test_a_malformed_list_is_refused(text: str, complaint: str) -> None:
@@ -71,11 +74,11 @@ def test_a_malformed_list_is_refused(text: str, complaint: str) -> None:
         parse_list(text, "-d/--destination-app", Mode.DESTINATION)
 
 
-def test_every_ini_file_below_the_directory_counts(tmp_path: Path) -> None:
+def test_every_file_below_the_directory_counts(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "SSHDestination.ini").write_text("# the guide's\nHTTP1 = 80\n")
-    (tmp_path / "deep" / "er" / "more.ini").write_text("SSH1 = localhost:22 ; comment\n")
-    (tmp_path / "notes.txt").write_text("not read\n")
+    (tmp_path / "deep" / "er" / "more").write_text("  SSH1 = localhost:22 ; comment\n\n;comment\n")
+    (tmp_path / "deep" / ".empty").write_text("")
     assert read_directory(tmp_path, Mode.DESTINATION) == {
         "HTTP1": TcpAddress(None, 80),
         "SSH1": TcpAddress("localhost", 22),
@@ -108,7 +111,73 @@ def test_a_service_in_two_files_is_refused_with_both_names(tmp_path: Path) -> No
         read_directory(tmp_path, Mode.DESTINATION)
 
 
-SSH = {"SSH1": TcpAddress(None, 22)}
+class Amiss:
+    """Does not mind, and remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __call__(self, problem: str, instead: str) -> None:
+        self.said.append(f"{problem}; {instead}")
+
+
+def test_who_does_not_mind_gets_what_is_well_in_a_list() -> None:
+    amiss = Amiss()
+    assert parse_list(",SSH1=22,SSH1=23,", "-s", Mode.SOURCE, amiss) == {"SSH1": TcpAddress(None, 22)}
+    assert len(amiss.said) == 3
+    assert amiss.said[1] == "-s: SSH1 is given twice; localhost:22, the first, counts"
+
+
+@pytest.mark.parametrize("text", ["SSH1=22,SSH1=x", "1,2", "1,SSH1=2", "a b=1"])
+def test_what_is_no_address_is_refused_by_all(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_list(text, "-s", Mode.SOURCE, Amiss())
+
+
+def test_who_does_not_mind_gets_what_is_well_in_files(tmp_path: Path) -> None:
+    amiss = Amiss()
+    for name, content in {
+        "a": b"SSH1 = 22\nbad name = 1\n[section]\nHTTP1 = 1\n[other]\nHTTP1 = 1\n",
+        "b": b"SSH1 = 23\n",
+        "c": b"\xff\xfe",
+        "d": b"no\n",
+        "e": b"A = 1\nA = 2\n",
+        "f": b"[section]\nA = 1\n[other]\nA = 1\n",
+        "g": b"HTTP1 = 80\nWRONG = address\n",
+        "h": b"= 5\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "i").symlink_to("nowhere")
+    found = read_directory(tmp_path, Mode.DESTINATION, amiss)
+    assert {name: address for name, address in found.items() if not isinstance(address, BadAddress)} == {
+        "SSH1": TcpAddress(None, 22),
+        "HTTP1": TcpAddress(None, 80),
+    }
+    assert [text.partition(str(tmp_path))[2][1] for text in amiss.said] == list("aabcdefgh")
+    # What is no address matters where the tunnel has that service only.
+    assert match_services(found, ["SSH1"], Mode.DESTINATION, "config/") == SSH
+    with pytest.raises(ConfigurationError, match="g: WRONG: 'address' is not an address"):
+        match_services(found, ["WRONG"], Mode.DESTINATION, "config/")
+
+
+def test_who_does_not_mind_serves_what_fits() -> None:
+    amiss = Amiss()
+    bare: dict[str, Address | BadAddress] = {"": TcpAddress(None, 22)}
+    several = ["SSH1", "HTTP1"]
+    assert match_services(bare, several, Mode.DESTINATION, "-d", bare=amiss) == {**SSH, "HTTP1": None}
+    assert match_services(bare, several, Mode.SOURCE, "-s", bare=amiss) == {**SSH, "HTTP1": TcpAddress(None, 0)}
+    assert match_services(SSH, ["HTTP1"], Mode.SOURCE, "config/", surplus=amiss) == {"HTTP1": TcpAddress(None, 0)}
+    assert len(amiss.said) == 3
+
+
+@pytest.mark.parametrize("configured", [{"": TcpAddress(None, 22)}, {"SSH1": TcpAddress(None, 22)}])
+def test_a_tunnel_that_names_no_service_has_one_without_a_name(configured: dict[str, Address]) -> None:
+    for offered in ([], [NAMELESS]):
+        for mode in Mode:
+            assert match_services(configured, offered, mode, "-d") == {NAMELESS: TcpAddress(None, 22)}
+
+
+SSH: dict[str, Address] = {"SSH1": TcpAddress(None, 22)}
 
 
 def test_a_source_picks_ports_for_what_is_not_configured() -> None:

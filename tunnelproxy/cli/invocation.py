@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from ..addresses import Address, match_services, parse_list, read_directory
-from ..errors import ConfigurationError
+from ..addresses import Address, BadAddress, match_services, parse_list, read_directory
+from ..errors import ConfigurationError, Objection, refuse
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from ..transport.endpoint import Endpoint
 from ..transport.link import Access
@@ -20,6 +22,7 @@ from ..transport.slow_peers import STALL_SECONDS
 from .options import (
     CAPATH_VARIABLE,
     CLIENT_TOKEN_VARIABLE,
+    CLIENT_TYPES,
     ENDPOINT_VARIABLE,
     MODES,
     REGION_VARIABLE,
@@ -30,12 +33,26 @@ from .settings import Settings, read_settings
 
 __all__ = ["Invocation", "read_invocation"]
 
+log = logging.getLogger(__name__)
+
 DEFAULT_CONFIG_DIR = Path("config")
 
 # The reference's documentation has the first name; its code, as of version 3.0, reads the second.
 CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
 
+_BIND_ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]+\Z")
 _CLIENT_TOKEN = re.compile(r"[a-zA-Z0-9-]{32,128}\Z")
+_MALFORMED = "a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0-9-]{32,128}$), like a UUID"
+
+
+class Addresses(NamedTuple):
+    """The addresses that are given for services."""
+
+    configured: Mapping[str, Address | BadAddress]
+    where: str
+    """An option, or a directory."""
+    in_files: bool = False
+    """Whether they are in files, which may be for other tunnels too."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +61,25 @@ class Invocation:
 
     route: Route
     access: Access
-    configured: Mapping[str, Address]
-    configured_where: str
+    addresses: Addresses
     bind_address: str | None
     destination_version: Version | None
     stall_seconds: float
     settings: Settings
+    strict: bool = False
+    """Whether what the reference passes over is refused."""
 
     def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         """Give each service of the tunnel its address; a :data:`~..proxy.Plan`."""
-        return dict(match_services(self.configured, offered, self.access.mode, self.configured_where))
+        amiss = _objection(strict=self.strict)
+        return match_services(
+            self.addresses.configured,
+            offered,
+            self.access.mode,
+            self.addresses.where,
+            surplus=amiss if self.addresses.in_files else refuse,
+            bare=amiss,
+        )
 
 
 def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocation:
@@ -62,15 +88,17 @@ def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocat
     Raises:
         ConfigurationError: something is missing, malformed, or contradicts something else; it names the option.
     """
-    settings = read_settings(Path(options.get("settings-json"))) if "settings-json" in options.given else Settings()
+    amiss = _objection(strict=options.strict)
+    for problem, instead in options.amiss:
+        amiss(problem, instead)
+    settings = read_settings(Path(options.get("settings-json")), amiss) if options.get("settings-json") else Settings()
     mode = _mode(options)
-    configured, where = _addresses(options, mode)
-    client_type = options.get("destination-client-type", "auto")
+    addresses = _addresses(options, mode, amiss)
     bind_address = options.get("local-bind-address")
     endpoint = _endpoint(options, environment, settings)
-    access = Access(mode, _token(options, environment), _client_token(options, environment), _versions(options))
+    access = Access(mode, _token(options, environment), _client_token(options, environment, amiss), _versions(options))
     if mode is Mode.SOURCE and bind_address is not None:
-        _check_address(bind_address, options.label("local-bind-address"))
+        _check_address(bind_address, options.label("local-bind-address"), strict=options.strict)
     return Invocation(
         route=find_route(
             endpoint,
@@ -78,15 +106,33 @@ def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocat
             capath=options.get("capath") or environment.get(CAPATH_VARIABLE) or None,
             verify=not options.get("no-ssl-host-verify"),
             ping_seconds=settings.ping_seconds,
+            amiss=amiss,
         ),
         access=access,
-        configured=configured,
-        configured_where=where,
+        addresses=addresses,
         bind_address=bind_address,
-        destination_version=None if client_type == "auto" else Version[client_type],
+        destination_version=_destination_version(options, amiss),
         stall_seconds=options.get("stall-seconds", STALL_SECONDS),
         settings=settings,
+        strict=options.strict,
     )
+
+
+def _objection(*, strict: bool) -> Objection:
+    return refuse if strict else _warn
+
+
+def _warn(problem: str, instead: str) -> None:
+    log.warning("%s; %s (--strict refuses this)", problem, instead)
+
+
+def _destination_version(options: Options, amiss: Objection) -> Version | None:
+    given = options.get("destination-client-type", "auto")
+    if given not in CLIENT_TYPES:
+        label = options.label("destination-client-type")
+        amiss(f"{label}: '{given}' is none of {', '.join(CLIENT_TYPES)}", "V3 is assumed")
+        return Version.V3
+    return None if given == "auto" else Version[given]
 
 
 def _mode(options: Options) -> Mode:
@@ -126,18 +172,19 @@ def _token(options: Options, environment: Mapping[str, str]) -> str:
     return token
 
 
-def _client_token(options: Options, environment: Mapping[str, str]) -> str:
+def _client_token(options: Options, environment: Mapping[str, str], amiss: Objection) -> str:
     token: str | None = options.get("client-token")
     where = "" if token is None else options.label("client-token")
+    if token == "":
+        amiss(f"{where}: {_MALFORMED}", "the empty one counts for none")
+        token = None
     for name in CLIENT_TOKEN_VARIABLES:
         if token is None and environment.get(name):
             token, where = environment[name], name
     if token is None:
         return str(uuid.uuid4())
     if not _CLIENT_TOKEN.match(token):
-        raise ConfigurationError(
-            f"{where}: a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0-9-]{{32,128}}$), like a UUID"
-        )
+        raise ConfigurationError(f"{where}: {_MALFORMED}")
     return token
 
 
@@ -173,32 +220,38 @@ def _endpoint_of(region: str, where: str, settings: Settings) -> Endpoint:
         raise ConfigurationError(f"{where}: {error}") from None
 
 
-def _addresses(options: Options, mode: Mode) -> tuple[Mapping[str, Address], str]:
+def _addresses(options: Options, mode: Mode, amiss: Objection) -> Addresses:
     for name in ("source-listen-port", "destination-app"):
         if name in options.given:
             label = options.label(name)
-            return parse_list(options.get(name), label, mode), label
+            listed = parse_list(options.get(name), label, mode, amiss)
+            if listed:
+                return Addresses(listed, label)
     given = options.get("config-dir")
     directory = Path(given) if given else DEFAULT_CONFIG_DIR
     if given and not directory.is_dir():
         raise ConfigurationError(f"{options.label('config-dir')}: there is no directory {directory}")
-    configured = read_directory(directory, mode) if directory.is_dir() else {}
+    configured = read_directory(directory, mode, amiss) if directory.is_dir() else {}
     if mode is Mode.DESTINATION and not configured:
         raise ConfigurationError(
-            f"a destination needs addresses: give -d/--destination-app, as in -d SSH1=22,HTTP1=80, or *.ini files "
-            f"with lines like 'SSH1 = 22' below {directory}/ (--config-dir)"
+            f"a destination needs addresses: give -d/--destination-app, as in -d SSH1=22,HTTP1=80, or files with lines "
+            f"like 'SSH1 = 22' below {directory}/ (--config-dir)"
         )
-    return configured, f"{directory}/"
+    return Addresses(configured, f"{directory}/", in_files=True)
 
 
-def _check_address(host: str, where: str) -> None:
-    """See that a source can listen on an address of this machine."""
+def _check_address(host: str, where: str, *, strict: bool) -> None:
+    """See that an address may be one to listen on, and with ``strict`` that it is one now."""
     try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, number) as sock:
-            sock.bind(address)
+        host.encode("idna")
+        if strict or not _BIND_ADDRESS.match(host):
+            _bind(host)
     except (OSError, UnicodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not a host name"
         raise ConfigurationError(f"{where}: cannot listen on '{host}': {reason}") from None
+
+
+def _bind(host: str) -> None:
+    family, kind, number, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    with socket.socket(family, kind, number) as sock:
+        sock.bind(address)

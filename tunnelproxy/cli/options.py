@@ -14,11 +14,13 @@ from ..errors import ConfigurationError
 from ..protocol.session import Mode, Version
 from ..transport.slow_peers import STALL_SECONDS
 from . import logs
+from .abbreviations import expand
 from .parser import Parser, seconds
 
 __all__ = [
     "CAPATH_VARIABLE",
     "CLIENT_TOKEN_VARIABLE",
+    "CLIENT_TYPES",
     "ENDPOINT_VARIABLE",
     "MODES",
     "REGION_VARIABLE",
@@ -33,8 +35,15 @@ ENDPOINT_VARIABLE = "AWSIOT_TUNNEL_ENDPOINT"
 REGION_VARIABLE = "AWSIOT_TUNNEL_REGION"
 CAPATH_VARIABLE = "AWSIOT_TUNNEL_CAPATH"
 
+CLIENT_TYPES = ("auto", *Version.__members__)
+"""Values of ``-y``."""
+
 MODES = {"src": Mode.SOURCE, "source": Mode.SOURCE, "dst": Mode.DESTINATION, "destination": Mode.DESTINATION}
 
+_WORD_TOO_MANY = (
+    "there is a word too many, which belongs to no option",
+    "it counts for nothing: is a comma missing before it?",
+)
 _NOT_IN_A_FILE = ("help", "version", "config", "export-default-settings")
 _YES = ("true", "yes", "on", "1", "")
 _NO = ("false", "no", "off", "0")
@@ -59,6 +68,8 @@ commands (each has its own --help):
 examples:
   tunnelproxy -r us-east-1 -d HTTP1=80,SSH1=22          on the device
   tunnelproxy -r us-east-1 -s HTTP1=5555,SSH1=3333      on the operator's machine
+
+Long options may be abbreviated.
 """
 
 
@@ -70,11 +81,18 @@ class Options:
         given: the values, by the names of the long options; what is not given is absent.
         file: the file of ``--config``.
         from_file: the names of those that come from there.
+        amiss: what the reference does not mind, and ``--strict`` does: each with what is done about it.
     """
 
     given: Mapping[str, Any]
     file: Path | None = None
     from_file: frozenset[str] = frozenset()
+    amiss: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def strict(self) -> bool:
+        """Whether what is amiss is refused."""
+        return bool(self.get("strict"))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of an option."""
@@ -94,27 +112,41 @@ def read_options(arguments: Sequence[str], hidden: Mapping[str, str]) -> Options
     Raises:
         ConfigurationError: the file cannot be read, or has other things in it than options.
     """
-    given = {**_parse(Parser(**_PARSER), arguments), **hidden}
-    if "config" not in given:
-        return Options(given)
-    file = Path(given["config"])
-    from_file = _parse(Parser(**_PARSER, place=f"{file}: "), _read_config(file))
-    return Options({**from_file, **given}, file, frozenset(from_file) - frozenset(given))
+    full, abbreviated = expand(arguments, list(_LABELS), _REFERENCE)
+    parser = Parser(**_PARSER)
+    given, amiss = _parse(parser, full)
+    given.update(hidden)
+    options = Options(given, amiss=amiss)
+    if "config" in given:
+        file = Path(given["config"])
+        words, amiss_there = _read_config(file)
+        from_file, _ = _parse(Parser(**_PARSER, place=f"{file}: "), words)
+        options = Options({**from_file, **given}, file, frozenset(from_file) - frozenset(given), (*amiss, *amiss_there))
+    if options.strict and abbreviated:
+        parser.error(f"unrecognized arguments: {' '.join(abbreviated)}")
+    if options.strict and options.amiss:
+        raise ConfigurationError(options.amiss[0][0])
+    return options
 
 
-def _parse(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """The values that are given, by the names of their long options."""
+def _parse(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
+    """The values that are given, by the names of their long options, and what is amiss."""
     _add_options(parser)
     found, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        # Without values: a misspelt --access-token's is secret.
-        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["there is a word too many"]
+    # Without values: a misspelt --access-token's is secret.
+    names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    if names:
         parser.error(f"unrecognized arguments: {' '.join(names)}")
-    return {name.replace("_", "-"): value for name, value in vars(found).items()}
+    values = {name.replace("_", "-"): value for name, value in vars(found).items()}
+    return values, (_WORD_TOO_MANY,) if unknown else ()
 
 
-def _read_config(file: Path) -> list[str]:
-    """Read ``name = value`` lines, as the reference does with Boost; return them as a command line."""
+def _read_config(file: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """Read ``name = value`` lines, as the reference does with Boost.
+
+    Returns:
+        them as a command line, and what is amiss.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -122,23 +154,34 @@ def _read_config(file: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"--config: {file} is not a text file") from error
     values: dict[str, str] = {}
+    amiss = []
+    section = ""
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not equals:
-            # Not the line itself: it may hold a token.
-            raise ConfigurationError(f"{file}: line {number} is not like 'name = value', as in 'region = us-east-1'")
-        if name not in _LABELS or name in _NOT_IN_A_FILE:
-            raise ConfigurationError(
-                f"{file}: there is no option '{name}' that a file may hold: give long names without their dashes, such "
-                "as region (services' addresses belong into *.ini files, see --config-dir)"
-            )
-        if name in values:
-            raise ConfigurationError(f"{file}: {name} stands twice")
-        values[name] = value
-    return [word for name, value in values.items() for word in _as_argument(file, name, value)]
+        # Not the line itself: it may hold a token.
+        misshapen = f"{file}: line {number} is not like 'name = value', as in 'region = us-east-1'"
+        if text.startswith("[") and text.endswith("]"):
+            # To Boost, what stands below it is called section.name.
+            section = f"{text[1:-1].rstrip('.')}."
+            amiss.append((misshapen, "a section without options below it has no meaning"))
+        elif text:
+            name, equals, value = (part.strip() for part in text.partition("="))
+            if not equals:
+                raise ConfigurationError(misshapen)
+            name = f"{section}{name}"
+            _check_name(file, name)
+            if name in values:
+                raise ConfigurationError(f"{file}: {name} stands twice")
+            values[name] = value
+    return [word for name, value in values.items() for word in _as_argument(file, name, value)], tuple(amiss)
+
+
+def _check_name(file: Path, name: str) -> None:
+    if name not in _LABELS or name in _NOT_IN_A_FILE:
+        raise ConfigurationError(
+            f"{file}: there is no option '{name}' that a file may hold: give long names without their dashes, such "
+            "as region, and no sections (services' addresses belong into files below config/, see --config-dir)"
+        )
 
 
 def _as_argument(file: Path, name: str, value: str) -> list[str]:
@@ -204,8 +247,9 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         add(
             "-y",
             "--destination-client-type",
-            choices=["auto", *Version.__members__],
-            help="at the source, the version that the device's proxy speaks (default auto: find out)",
+            metavar="VERSION",
+            help=f"at the source, the version that the device's proxy speaks: {', '.join(CLIENT_TYPES)} (default auto: "
+            "find out); another value stands for V3",
         ),
         add(
             "--protocol-version",
@@ -223,8 +267,7 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         add(
             "--config-dir",
             metavar="DIR",
-            help="read *.ini files with lines 'SERVICE = ADDRESS' below this directory (default: ./config if it "
-            "exists)",
+            help="read all files below this directory, with lines 'SERVICE = ADDRESS' (default: ./config if it exists)",
         ),
         add("--settings-json", metavar="FILE", help="read fine-grained settings from this file"),
         add("--export-default-settings", metavar="FILE", help="write the default ones to this file, and exit"),
@@ -234,6 +277,11 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             metavar="0..6",
             type=_verbosity,
             help=f"0 off, 1 fatal, 2 error, 3 warning, 4 info, 5 debug, 6 trace (default {logs.DEFAULT_VERBOSITY})",
+        ),
+        add(
+            "--strict",
+            action="store_true",
+            help="refuse what the reference passes over with a warning, such as unknown settings or a port in use",
         ),
         add("--log-format", choices=logs.FORMATS, help=logs.FORMAT_HELP),
     ]
@@ -254,6 +302,10 @@ _PARSER: dict[str, Any] = {
     "add_help": False,
 }
 
+_OWN = ("protocol-version", "stall-seconds", "strict", "log-format")
+"""Options that the reference does not have."""
+
 _OPTIONS = _add_options(Parser(**_PARSER))
 _LABELS = {action.option_strings[-1][2:]: "/".join(action.option_strings) for action in _OPTIONS}
 _FLAGS = {action.option_strings[-1][2:] for action in _OPTIONS if action.nargs == 0}
+_REFERENCE = [name for name in _LABELS if name not in _OWN]

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from .abbreviations import TOKENS
 from .readiness import notify
 
 __all__ = ["hidden_tokens", "hide_tokens", "new_event_loop", "protect_memory", "run_until_signal", "take_tokens"]
@@ -21,10 +22,10 @@ _HIDDEN = {
     "access-token": "TUNNELPROXY_ARGUMENT_ACCESS_TOKEN",
     "client-token": "TUNNELPROXY_ARGUMENT_CLIENT_TOKEN",
 }
-# --access-token TOKEN and --access-token=TOKEN; -t TOKEN, -tTOKEN and -kt TOKEN.
-_LONG = re.compile(r"--(?P<name>access-token|client-token)(?:=(?P<token>.*))?\Z", re.DOTALL)
+# --access-token TOKEN, --access-token=TOKEN and --acc TOKEN; -t TOKEN, -tTOKEN and -kt TOKEN.
+_LONG = re.compile(rf"--(?P<name>{'|'.join(TOKENS)})(?:=(?P<token>.*))?\Z", re.DOTALL)
 _SHORT = re.compile(r"-(?P<flags>[hVk]*)(?P<name>[ti])=?(?P<token>.+)?\Z", re.DOTALL)
-_NAMES = {"t": "access-token", "i": "client-token"}
+_NAMES = {"t": "access-token", "i": "client-token", **TOKENS}
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ def take_tokens(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         if token is None:
             kept.append(argument)
             break
-        tokens[_NAMES.get(match["name"], match["name"])] = token
+        tokens[_NAMES[match["name"]]] = token
         if match.groupdict().get("flags"):
             kept.append(f"-{match['flags']}")
     return kept, tokens

@@ -6,17 +6,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..destination import DestinationProxy
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..protocol.session import Mode
-from ..proxy import TunnelEnd
+from ..proxy import Plan, TunnelEnd
 from ..source import SourceProxy
 from ..transport.link import LinkLost
 from . import logs
 from .invocation import Invocation, read_invocation
+from .listening import PatientListening
 from .options import TOKEN_VARIABLE, Options, read_options
 from .process import hidden_tokens, run_until_signal
 from .readiness import notify
@@ -64,19 +66,36 @@ def _warn(options: Options, invocation: Invocation) -> None:
 
 async def _serve(invocation: Invocation) -> None:
     log.info("starting as the %s of the tunnel, at %s", invocation.access.mode.value, invocation.route)
-    proxy = _source(invocation) if invocation.access.mode is Mode.SOURCE else _destination(invocation)
-    announcing = asyncio.ensure_future(_announce(proxy.end))
+    if invocation.access.mode is Mode.DESTINATION:
+        destination = _destination(invocation)
+        await _run_together(destination.run(), _announce(destination.end))
+    elif invocation.strict:
+        source = _source(invocation, invocation.plan)
+        await _run_together(source.run(), _announce(source.end))
+    else:
+        settings = invocation.settings
+        bind_address = invocation.bind_address or settings.bind_address
+        listening = PatientListening(invocation.plan, bind_address, settings.connect_attempts, settings.connect_pause)
+        source = _source(invocation, listening.plan)
+        await _run_together(source.run(), listening.run(source), _announce(source.end, listening.begun))
+
+
+async def _run_together(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run until one fails; end the others, and raise what it raised."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
     try:
-        await proxy.run()
+        await asyncio.gather(*tasks)
     finally:
-        announcing.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _source(invocation: Invocation) -> SourceProxy:
+def _source(invocation: Invocation, plan: Plan) -> SourceProxy:
     return SourceProxy(
         invocation.route,
         invocation.access,
-        invocation.plan,
+        plan,
         bind_address=invocation.bind_address or invocation.settings.bind_address,
         max_connections=invocation.settings.max_connections,
         patience=invocation.settings.patience,
@@ -99,6 +118,8 @@ def _destination(invocation: Invocation) -> DestinationProxy:
     )
 
 
-async def _announce(end: TunnelEnd) -> None:
-    await end.ready.wait()
+async def _announce(end: TunnelEnd, *more: asyncio.Event) -> None:
+    """Tell systemd that the proxy is ready, when ``more`` has come true too."""
+    for event in (end.ready, *more):
+        await event.wait()
     notify("READY=1", f"STATUS=connected to {end.endpoint}, with {', '.join(end.services)}")

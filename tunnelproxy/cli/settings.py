@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from ..destination import CONNECT_ATTEMPTS, CONNECT_PAUSE_SECONDS
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, Objection, refuse
 from ..proxy import MAX_CONNECTIONS
 from ..transport.endpoint import Endpoint
 from ..transport.reconnect import PATIENT, Patience
@@ -136,11 +136,14 @@ _WITHOUT_MEANING = frozenset(
 )
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path, amiss: Objection = refuse) -> Settings:
     """Read the file of ``--settings-json``. What it does not set keeps its default.
 
+    Args:
+        amiss: what to do about a setting that there is not, or that has no such value.
+
     Raises:
-        ConfigurationError: the file, and the setting at fault.
+        ConfigurationError: the file cannot be read.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -148,21 +151,30 @@ def read_settings(path: Path) -> Settings:
         raise ConfigurationError(f"--settings-json: cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigurationError(f"--settings-json: {path} is not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        amiss(f"--settings-json: {path} holds no JSON object", "the defaults count")
+        return Settings()
     found: dict[str, Any] = {}
     regions: dict[str, str] = {}
     ignored = []
-    for name, text in _leaves(tree, path).items():
+    for name, text in _leaves(tree).items():
         key = name[len(_ROOT) :] if name.startswith(_ROOT) else ""
-        if key in _KINDS:
-            found[key] = _read(path, name, text, _KINDS[key])
-        elif key.startswith(f"{_REGIONS}."):
-            regions[key[len(_REGIONS) + 1 :]] = _read(path, name, text, _WORD)
-        elif key in _WITHOUT_MEANING:
+        if key in _WITHOUT_MEANING:
             ignored.append(key)
-        else:
-            raise ConfigurationError(
-                f"--settings-json: {path}: there is no setting {name}; --export-default-settings writes those there are"
+        elif key not in _KINDS and not key.startswith(f"{_REGIONS}."):
+            amiss(
+                f"--settings-json: {path}: there is no setting {name}; --export-default-settings writes those there "
+                "are",
+                "it counts for nothing",
             )
+        else:
+            kind = _KINDS.get(key, _WORD)
+            try:
+                value = kind.read(text)
+            except (ValueError, KeyError):
+                amiss(f"--settings-json: {path}: {name} is '{text}', but should be {kind.words}", "the default counts")
+            else:
+                (found if key in _KINDS else regions)[key.removeprefix(f"{_REGIONS}.")] = value
     if ignored:
         log.info("%s: these settings of the reference have no meaning here: %s", path, ", ".join(ignored))
     return _settings(found, regions)
@@ -186,23 +198,16 @@ def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> Settings:
     )
 
 
-def _leaves(tree: object, path: Path, prefix: str = "") -> dict[str, str]:
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """The values of nested objects as strings, by their dotted names."""
-    if isinstance(tree, dict):
-        found: dict[str, str] = {}
-        for name, value in tree.items():
-            found.update(_leaves(value, path, f"{prefix}.{name}" if prefix else name))
-        return found
-    if not prefix:
-        raise ConfigurationError(f"--settings-json: {path} holds no JSON object")
-    return {prefix: tree if isinstance(tree, str) else json.dumps(tree)}
-
-
-def _read(path: Path, name: str, text: str, kind: _Kind) -> Any:
-    try:
-        return kind.read(text)
-    except (ValueError, KeyError):
-        raise ConfigurationError(f"--settings-json: {path}: {name} is '{text}', but should be {kind.words}") from None
+    found: dict[str, str] = {}
+    for name, value in tree.items():
+        dotted = f"{prefix}.{name}" if prefix else name
+        if isinstance(value, dict):
+            found.update(_leaves(value, dotted))
+        else:
+            found[dotted] = value if isinstance(value, str) else json.dumps(value)
+    return found
 
 
 def export_defaults(path: Path) -> None:

@@ -84,6 +84,8 @@ class TunnelRecord:
         chosen_ports: where the user wants them to: 0 for any port, None for none.
         awaited_since: while its device is given time to come: when the hub opened it or took it over, in seconds since
             the epoch.
+        destination_version: what its device was found to speak, where it is to be spoken to in that from the start.
+        expects_v1: whether the device was found to speak V1 only by an earlier tunnel.
     """
 
     thing: str
@@ -99,6 +101,8 @@ class TunnelRecord:
     ports: Mapping[str, int] = field(default_factory=dict)
     chosen_ports: Mapping[str, int | None] = field(default_factory=dict)
     awaited_since: float | None = None
+    destination_version: str | None = None
+    expects_v1: bool = False
 
     @functools.cached_property
     def saved(self) -> str:
@@ -135,6 +139,11 @@ class TunnelRecord:
         known = f" in {self.account}" if self.account != UNKNOWN_ACCOUNT else ""
         return f"{self.tunnel_id}{known}"
 
+    @property
+    def is_old(self) -> bool:
+        """Whether the thing is known for a device that speaks V1 only."""
+        return self.expects_v1 or self.destination_version == "V1"
+
     def expires_within(self, seconds: float) -> bool:
         """Whether the tunnel's life is over so soon, or already."""
         return self.expires_at is not None and time.time() + seconds >= self.expires_at
@@ -154,7 +163,14 @@ class HeldTunnel:
         """Whose it was, until whoever had it taken over is told."""
         access = Access(Mode.SOURCE, record.source_token, record.client_token)
         route = record.way.route(record.region)
-        self._proxy = SourceProxy(route, access, self._plan, bind_address="127.0.0.1")
+        self._proxy = SourceProxy(
+            route,
+            access,
+            self._plan,
+            bind_address="127.0.0.1",
+            answers_v1_only=record.destination_version == "V1",
+            expects_v1=record.expects_v1,
+        )
         self._running = asyncio.ensure_future(self._run())
 
     @property
@@ -182,10 +198,12 @@ class HeldTunnel:
         }
 
     def up_to_date(self) -> TunnelRecord:
-        """The record, with the ports as they are now."""
+        """The record, with the ports and the device as they are now."""
         ports = self.ports
         if ports and ports != self.record.ports:
             self.record = replace(self.record, ports=ports)
+        if self._proxy.answers_v1_only and self.record.destination_version is None:
+            self.record = replace(self.record, destination_version="V1")
         return self.record
 
     async def listen(self, ports: Mapping[str, int | None]) -> None:

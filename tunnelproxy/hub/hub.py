@@ -317,6 +317,7 @@ class Hub:
             expires_at=found.expires_at,
             ports=held.ports if held is not None else {},
             chosen_ports=held.record.chosen_ports if held is not None else {},
+            expects_v1=held is not None and held.record.is_old,
             awaited_since=time.time(),
         )
         tunnel = await self._hold(record, caller)
@@ -391,7 +392,10 @@ class Hub:
             tunnel = self._tunnels.get(record.key)
             if tunnel is None or not tunnel.alive or tunnel.record.source_token != record.source_token:
                 if tunnel is not None:
-                    record = replace(record, ports=tunnel.ports, chosen_ports=tunnel.record.chosen_ports)
+                    before = tunnel.up_to_date()
+                    record = replace(
+                        record, ports=tunnel.ports, chosen_ports=before.chosen_ports, expects_v1=before.is_old
+                    )
                 tunnel = await self._hold(record, caller)
         await tunnel.wait_linked(request["timeout"])
         await self._listen(tunnel, request["ports"])

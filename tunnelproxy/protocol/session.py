@@ -5,13 +5,16 @@ A :class:`Session` lives as long as one WebSocket connection. It knows which str
 the messages for what the proxy does with its local sockets, and turns what the far end sends into events. It holds no
 data of the application: what it is given it frames, what it receives it hands over.
 
-Streams and connections (V3): the first connection of a service starts a *stream*, and further ones join it while one of
-them lives. When the last has ended, the next connection starts a new stream: a far end that was replaced meanwhile, and
-so never heard of the old stream, answers all the same.
+Streams and connections (V3): the first connection of a service starts a *stream*, and all further ones join it, also
+when none is left in it. A new stream starts only once the old one was reset: the reference takes no second STREAM_START
+of a service otherwise. A destination that never heard of a stream, because it took another's place meanwhile, takes a
+CONNECTION_START for the start of one, as the reference does.
 
 Versions: V1 messages name no service, for the tunnel has one only; V2 adds the service ID, and V3 the connection ID,
 which lets a service have many connections. A destination answers each source in the version that it began with. A
-source speaks the version it is told to, and reports what the first answer shows of the far end's.
+source speaks the version it is told to. One that was told none finds out, stream by stream, without harm to anybody:
+until the far end has shown in a stream that it speaks V3, the source sends only what V1 and V2 understand too, which is
+STREAM_START, DATA and STREAM_RESET, for the reference of V1 and V2 exits when it gets a CONNECTION_START.
 
 Source: V1, V2 and V3WebSocketProtocolGuide.md of the reference local proxy.
 """
@@ -58,6 +61,7 @@ _ABOUT_A_STREAM = frozenset(
         Message.CONNECTION_RESET,
     )
 )
+_OF_V3 = frozenset((Message.CONNECTION_START, Message.CONNECTION_RESET))
 
 
 class Version(enum.IntEnum):
@@ -119,10 +123,11 @@ class ConnectionClosed(NamedTuple):
 
 
 class PeerVersionFound(NamedTuple):
-    """A source learned, from the first message about a stream, which version the destination speaks.
+    """A source learned which version the destination speaks: from its first message, and where none was told, from the
+    first in each stream.
 
-    An answer in V1 comes before any other event of that message, and nothing in V1 can be sent in this session then:
-    the service allows no mixing with what was sent in a newer version before.
+    A destination that answers a newer version in V1 understood what it was sent, and goes on to: the service allows no
+    mixing with messages that name no service.
     """
 
     version: Version
@@ -158,6 +163,14 @@ class _Stream:
     newest: int = _FIRST_CONNECTION_ID
     live: dict[int, _Heads] = field(default_factory=dict)
     """The connections, by their IDs."""
+    heard: bool = False
+    """Whether the far end has shown in this stream which version it speaks."""
+    asked: int | None = None
+    """The ID of the connection that asked the far end for it."""
+    over: bool = False
+    """Whether a reset has ended it: the next connection starts a new stream."""
+    reset: bool = False
+    """Whether it was this end that sent that reset."""
 
 
 class Session:
@@ -166,16 +179,24 @@ class Session:
     Args:
         mode: which end this is.
         version: what a source speaks; a destination follows its source, up to this version.
+        probing: whether a source is yet to find out if the far end speaks an older version than that.
         sole_service: the service that messages without a service ID are about.
         first_stream_id: of a source's first stream. After a WebSocket connection was lost, what the far end sent before
             it knew may still come, and must not be taken for a new stream's: go on with :attr:`next_stream_id`.
     """
 
     def __init__(
-        self, mode: Mode, version: Version = Version.V3, sole_service: str = NAMELESS, first_stream_id: int = 1
+        self,
+        mode: Mode,
+        version: Version = Version.V3,
+        sole_service: str = NAMELESS,
+        first_stream_id: int = 1,
+        *,
+        probing: bool = False,
     ) -> None:
         self.mode = mode
         self.version = version
+        self._probing = probing
         self.sole_service: str | None = sole_service
         """None once the tunnel turned out to have several services."""
         self._before_first_stream_id = first_stream_id - 1
@@ -195,30 +216,53 @@ class Session:
         latest = max((stream.stream_id for stream in self._streams.values()), default=self._before_first_stream_id)
         return latest % _HIGHEST_STREAM_ID + 1
 
-    def is_idle(self, service_id: str) -> bool:
-        """Whether a service has no connection. In V1 and V2 it can have one at a time."""
+    def can_open(self, service_id: str) -> bool:
+        """Whether a service may have a further connection now."""
         stream = self._streams.get(service_id)
-        return stream is None or not stream.live
+        return stream is None or not stream.live or self._takes_more(stream)
+
+    def is_undecided(self, service_id: str) -> bool:
+        """Whether it is yet to be seen if the far end, which has one connection of a service, can have more."""
+        stream = self._streams.get(service_id)
+        return stream is not None and bool(stream.live) and self._is_unheard(stream)
+
+    def speaks(self, service_id: str) -> Version:
+        """The version in which the far end is spoken to about a service."""
+        stream = self._streams.get(service_id)
+        return stream.version if stream is not None else self.version
 
     def open(self, service_id: str) -> Connection:
         """Open a connection to a service of the far end. Data may follow at once; only a source may call this."""
         if self.mode is not Mode.SOURCE:
             raise RuntimeError("only a source opens connections")
         stream = self._streams.get(service_id)
-        if stream is not None and stream.live:
-            if stream.version is not Version.V3:
-                raise RuntimeError(f"{stream.version} has one connection per service")
+        if stream is not None and self._takes_more(stream):
             stream.newest += 1
             kind = Message.CONNECTION_START
+        elif stream is not None and stream.live:
+            raise RuntimeError(f"{stream.version} has one connection per service")
         else:
-            previous = stream.stream_id if stream is not None else self._before_first_stream_id
-            stream = _Stream(previous % _HIGHEST_STREAM_ID + 1, self.version)
-            self._streams[service_id] = stream
+            stream = self._new_stream(service_id, stream)
             kind = Message.STREAM_START
         stream.live[stream.newest] = _Heads()
         connection = Connection(service_id, stream.stream_id, stream.newest)
         self._send(kind, connection, stream.version)
         return connection
+
+    def ask_version(self, service_id: str) -> None:
+        """Ask a far end that is undecided whether it speaks V3.
+
+        A connection is started and reset in one breath, in messages that a V1 or V2 far end may ignore, and does. One
+        of V3 answers with a reset of its own: the reference, because it closes the local connection that it has made
+        for this; ours, without making one.
+        """
+        stream = self._streams.get(service_id)
+        if stream is not None and stream.asked is None and self.is_undecided(service_id):
+            stream.newest += 1
+            stream.asked = stream.newest
+            connection = Connection(service_id, stream.stream_id, stream.asked)
+            for kind in (Message.CONNECTION_START, Message.CONNECTION_RESET):
+                self._send(kind, connection, Version.V3, ignorable=True)
 
     def send(self, connection: Connection, payload: Bytes) -> None:
         """Send bytes, at most :data:`~.framing.MAX_PAYLOAD` of them. Without effect once the connection has ended.
@@ -235,8 +279,9 @@ class Session:
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
             del stream.live[connection.connection_id]
-            kind = Message.CONNECTION_RESET if stream.version is Version.V3 else Message.STREAM_RESET
-            self._send(kind, connection, stream.version)
+            alone = stream.version is Version.V3 and not self._is_unheard(stream)
+            self._send(Message.CONNECTION_RESET if alone else Message.STREAM_RESET, connection, stream.version)
+            stream.over = stream.reset = not alone
 
     def is_live(self, connection: Connection) -> bool:
         """Whether neither end has ended this connection."""
@@ -291,13 +336,15 @@ class Session:
         starts = kind in (Message.STREAM_START, Message.CONNECTION_START)
         if starts and self.mode is Mode.SOURCE:
             raise ProtocolError("a start of a stream or a connection, which only a source may send")
-        if self.mode is Mode.SOURCE and self._peer_version is None:
+        if message.ignorable and self.version is not Version.V3 and kind in _OF_V3:
+            return
+        if self.mode is Mode.SOURCE:
             yield from self._find_peer_version(kind, message)
         connection = self._identify(message)
         if kind == Message.STREAM_START:
             yield from self._stream_started(connection, min(_version_of(message), self.version))
         elif kind == Message.CONNECTION_START:
-            yield from self._connection_started(connection)
+            yield from self._connection_started(connection, is_question=message.ignorable)
         elif kind == Message.STREAM_RESET:
             stream = self._streams.get(connection.service_id)
             if stream is not None and stream.stream_id == connection.stream_id:
@@ -308,6 +355,11 @@ class Session:
             else:
                 del self._streams[connection.service_id].live[connection.connection_id]
                 yield ConnectionClosed(connection)
+        elif kind == Message.DATA and self.mode is Mode.DESTINATION and connection.service_id not in self._streams:
+            # It was meant for whoever was here before, and its sender would wait for an answer until it gives up.
+            version = _version_of(message)
+            kind = Message.CONNECTION_RESET if version is Version.V3 else Message.STREAM_RESET
+            self._send(kind, connection, version)
 
     def _identify(self, message: Message) -> Connection:
         service_id = message.serviceId or self.sole_service
@@ -320,17 +372,60 @@ class Session:
         return Connection(service_id, message.streamId, message.connectionId or _FIRST_CONNECTION_ID)
 
     def _find_peer_version(self, kind: Message.Type, message: Message) -> Iterator[Event]:
-        """Learn what the destination speaks: from its data, or a reset in V1. Other resets may be the service's own."""
-        version = _version_of(message)
-        if kind != Message.DATA and version is not Version.V1:
+        """Learn what the destination speaks: from its data, a reset in V1, or the answer to :meth:`ask_version`.
+
+        Other resets may be the service's own.
+        """
+        service_id = self.sole_service if self.version is Version.V1 else message.serviceId or self.sole_service
+        stream = self._streams.get(service_id) if service_id is not None else None
+        if stream is not None and stream.stream_id != message.streamId:
+            stream = None
+        if stream is not None and stream.heard:
             return
-        self._peer_version = version
-        if version is Version.V2 and self.version is Version.V3:
-            self.version = version
-            for stream in self._streams.values():
-                stream.version = version
-                stream.live = {connection_id: _Heads() for connection_id in stream.live}
-        yield PeerVersionFound(version)
+        version = _version_of(message)
+        if kind == Message.CONNECTION_RESET and version is Version.V3:
+            if stream is None or not stream.live or message.connectionId != stream.asked:
+                return
+        elif kind != Message.DATA and version is not Version.V1:
+            return
+        news = self._peer_version is None
+        self._peer_version = self._peer_version or version
+        if stream is not None:
+            stream.heard = True
+            news = news or self._probing
+            if version is not Version.V3 and stream.version is Version.V3:
+                self._fall_back(stream)
+        if news:
+            yield PeerVersionFound(version)
+
+    def _fall_back(self, stream: _Stream) -> None:
+        """Speak without connection IDs from now on: in this stream, or in all if it was V3 that was told."""
+        streams = [stream]
+        if not self._probing:
+            self.version = Version.V2
+            streams = list(self._streams.values())
+        for each in streams:
+            each.version = Version.V2
+            each.live = {connection_id: _Heads() for connection_id in each.live}
+
+    def _takes_more(self, stream: _Stream) -> bool:
+        return not stream.over and stream.version is Version.V3 and not self._is_unheard(stream)
+
+    def _is_unheard(self, stream: _Stream) -> bool:
+        """Whether the far end may speak an older version than it is spoken to in."""
+        return self._probing and not stream.heard and stream.version is Version.V3
+
+    def _new_stream(self, service_id: str, before: _Stream | None) -> _Stream:
+        if before is None:
+            stream = _Stream(self._before_first_stream_id % _HIGHEST_STREAM_ID + 1, self.version)
+        else:
+            if before.version is Version.V3 and not before.reset:
+                # Whoever ended the old stream, a destination that has just come may have taken a start of it that was
+                # under way for a stream of its own, and the reference's drops a STREAM_START then.
+                self._send(Message.STREAM_RESET, Connection(service_id, before.stream_id, before.newest), Version.V3)
+            stream = _Stream(before.stream_id % _HIGHEST_STREAM_ID + 1, self.version)
+        self._streams[service_id] = stream
+        return stream
 
     def _stream_started(self, connection: Connection, version: Version) -> Iterator[Event]:
         if len(self._streams) >= MAX_SERVICES and connection.service_id not in self._streams:
@@ -341,10 +436,12 @@ class Session:
         self._streams[connection.service_id] = stream
         yield ConnectionRequested(connection)
 
-    def _connection_started(self, connection: Connection) -> Iterator[Event]:
+    def _connection_started(self, connection: Connection, *, is_question: bool) -> Iterator[Event]:
         stream = self._streams.get(connection.service_id)
-        if stream is None or stream.stream_id != connection.stream_id:
+        if is_question:
             self._send(Message.CONNECTION_RESET, connection, Version.V3)
+        elif stream is None or stream.over or stream.stream_id != connection.stream_id:
+            yield from self._stream_started(connection, self.version)
         elif connection.connection_id in stream.live:
             # The reset names the connection that lives, so the source drops it too: end it here as well.
             self.close(connection)
@@ -356,17 +453,18 @@ class Session:
     def _end_stream(self, service_id: str) -> Iterator[Event]:
         stream = self._streams.get(service_id)
         if stream is not None:
+            stream.over = True
             live, stream.live = sorted(stream.live), {}
             for connection_id in live:
                 yield ConnectionClosed(Connection(service_id, stream.stream_id, connection_id))
 
-    def _send(self, kind: Message.Type, connection: Connection, version: Version) -> None:
-        self._output.append(head(_encode(kind, connection, version)))
+    def _send(self, kind: Message.Type, connection: Connection, version: Version, *, ignorable: bool = False) -> None:
+        self._output.append(head(_encode(kind, connection, version, ignorable=ignorable)))
 
 
-def _encode(kind: Message.Type, connection: Connection, version: Version) -> bytes:
+def _encode(kind: Message.Type, connection: Connection, version: Version, *, ignorable: bool = False) -> bytes:
     """A message about a connection, but for the payload that it may have."""
-    message = Message(type=kind, streamId=connection.stream_id)
+    message = Message(type=kind, streamId=connection.stream_id, ignorable=ignorable)
     if version is not Version.V1:
         message.serviceId = connection.service_id
     if version is Version.V3:
@@ -377,6 +475,7 @@ def _encode(kind: Message.Type, connection: Connection, version: Version) -> byt
 
 def _version_of(message: Message) -> Version:
     """The version that a message about a stream is in, by the fields that it has."""
-    if not message.serviceId:
-        return Version.V1
-    return Version.V3 if message.connectionId else Version.V2
+    if message.connectionId:
+        # AWS's reference 3.3 names the connection, and no service, in a tunnel that was opened without services.
+        return Version.V3
+    return Version.V2 if message.serviceId else Version.V1

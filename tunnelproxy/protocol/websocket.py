@@ -2,20 +2,22 @@
 """Binary WebSocket messages, as bulk data needs them: with one copy each way, which masking makes anyway.
 
 websockets knows the whole of the protocol, and copies a message four times, for it takes bytes in any pieces. Nearly
-all that a tunnel carries are binary messages in one frame. Here they are cut out of what came, where it lies, and
-written. Handshakes, pings, closes, fragments, and whatever breaks the rules are websockets' business: it is handed them
-frame by frame, and so is between two frames whenever a message is cut out beside it.
+all that a tunnel carries are binary messages, in one frame or, from AWS's reference, in fragments of 4 KiB. Here they
+are cut out of what came, where it lies, and written; fragments are put together once. Handshakes, pings, closes, text,
+and whatever breaks the rules are websockets' business: it is handed them frame by frame, and so is between two frames
+whenever a message is cut out beside it.
 
-Source: RFC 6455, sections 5.2 and 5.3.
+Source: RFC 6455, sections 5.2 to 5.4.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from struct import Struct
 from typing import Callable, cast
 
-from websockets.frames import Opcode
+from websockets.frames import CloseCode, Opcode
 from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 
 from .framing import MAX_WEBSOCKET_MESSAGE, Bytes
@@ -33,6 +35,8 @@ _LONGEST_HEAD = 32 * 1024
 
 _FINAL = 0x80
 _BINARY = Opcode.BINARY.value
+_CONTINUATION = Opcode.CONT.value
+_TEXT = Opcode.TEXT.value
 _CONTROL = 0x08
 _MASKED = 0x80
 _KNOWN = frozenset(
@@ -43,6 +47,11 @@ _KNOWN = frozenset(
 )
 """First bytes of the frames that there are without extensions."""
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
+_MIDDLING, _MIDDLING_MASKED = Struct("!BBH0s"), Struct("!BBH4s")
+"""Heads of frames with a length in two bytes, and the mask."""
+_MOST_FRAGMENTS = 64
+"""Fragments that are kept apart. AWS's reference makes 17 of a full message; one that has a fragment for each byte must
+not take a bytes object for each."""
 
 
 def _make_masks() -> Iterator[bytes]:
@@ -86,12 +95,24 @@ class MessageReader:
     """Cuts what comes over a WebSocket connection into messages.
 
     Args:
-        websocket: takes all that is no binary message in one frame.
+        websocket: takes all that is no binary message.
         message: is called with the payload of such a message, which may change after the call.
         others: is called when websockets has been given something: it may have events, or something to send.
     """
 
-    __slots__ = ("_given_up", "_in_fragments", "_masked", "_message", "_others", "_websocket", "rest")
+    __slots__ = (
+        "_fragments",
+        "_given_up",
+        "_in_fragments",
+        "_in_text",
+        "_masked",
+        "_message",
+        "_middling",
+        "_others",
+        "_size",
+        "_websocket",
+        "rest",
+    )
 
     def __init__(self, websocket: Protocol, message: Callable[[Bytes], None], others: Callable[[], None]) -> None:
         self.rest = b""
@@ -100,7 +121,13 @@ class MessageReader:
         self._message = message
         self._others = others
         self._masked = websocket.side is SERVER
+        self._middling = _MIDDLING_MASKED if self._masked else _MIDDLING
         self._in_fragments = False
+        self._fragments: list[bytes] = []
+        """What has come of a binary message that is not whole yet: no more than a message may have."""
+        self._size = 0
+        """Of the fragments."""
+        self._in_text = False
         # Once websockets stopped at something other than the end of a frame, it has all that follows.
         self._given_up = False
 
@@ -142,25 +169,86 @@ class MessageReader:
         body = start + 2
         size = second & ~_MASKED
         if size >= _TWO_BYTES:
+            least = _TWO_BYTES if size == _TWO_BYTES else 0x10000
             body += 2 if size == _TWO_BYTES else 8
             if body > end:
                 return 0
             size = int.from_bytes(data[start + 2 : body], "big")
+            if size < least:
+                # "The minimal number of bytes MUST be used" (section 5.2); websockets does not look.
+                return self._fail(data, start, CloseCode.PROTOCOL_ERROR, "a frame's length in more bytes than it needs")
         if size > MAX_WEBSOCKET_MESSAGE:
             return self._give_up(data, start)
-        if self._masked:
-            body += 4
+        return self._rest_of_frame(first, data, start, body + 4 if self._masked else body, size)
+
+    def _rest_of_frame(self, first: int, data: memoryview, start: int, body: int, size: int) -> int:
+        """Take a frame whose payload begins at ``body``, if it may come now and is whole."""
+        kind = first & ~_FINAL
         after = body + size
-        if after > end:
-            return 0
-        if first == _FINAL | _BINARY and not self._in_fragments:
-            payload = data[body:after]
-            self._message(apply_mask(payload, bytes(data[body - 4 : body])) if self._masked else payload)
-        else:
-            if not first & _CONTROL:
-                self._in_fragments = not first & _FINAL
+        if kind & _CONTROL or self._in_text or (kind == _TEXT and not self._in_fragments):
+            if after > len(data):
+                return 0
+            if not kind & _CONTROL:
+                self._in_text = not first & _FINAL
             self._hand_over(data[start:after])
-        return after
+            return after
+        if self._size + size > MAX_WEBSOCKET_MESSAGE:
+            return self._fail(data, start, CloseCode.MESSAGE_TOO_BIG, "a message in fragments that is too large")
+        if after > len(data):
+            return 0
+        if self._in_fragments is not (kind == _CONTINUATION):
+            return self._fail(data, start, CloseCode.PROTOCOL_ERROR, "fragments of messages out of order")
+        payload: Bytes = data[body:after]
+        if self._masked:
+            payload = apply_mask(payload, bytes(data[body - 4 : body]))
+        if first == _FINAL | _BINARY:
+            self._message(payload)
+        else:
+            self._fragment(bytes(payload), last=bool(first & _FINAL))
+        return self._fragments_between(data, after) if self._in_fragments else after
+
+    def _fragment(self, payload: bytes, *, last: bool) -> None:
+        """Keep a fragment of a binary message; with the last one, the message is whole."""
+        if payload:
+            self._fragments.append(payload)
+            self._size += len(payload)
+        self._in_fragments = not last
+        if last:
+            message = b"".join(self._fragments)
+            self._fragments.clear()
+            self._size = 0
+            self._message(message)
+        elif len(self._fragments) >= _MOST_FRAGMENTS:
+            self._fragments[:] = [b"".join(self._fragments)]
+
+    def _fragments_between(self, data: memoryview, start: int) -> int:
+        """Take the frames there that neither begin nor end a message, and return where they end.
+
+        Only what needs no second look: of a middling size, and whole. Each for itself would take twice as long.
+        """
+        unpack, head = self._middling.unpack_from, self._middling.size
+        end, flag = len(data), (_MASKED if self._masked else 0) | _TWO_BYTES
+        while start + head <= end:
+            first, second, size, mask = unpack(data, start)
+            body = start + head
+            after = body + size
+            if (
+                first != _CONTINUATION
+                or second != flag
+                or size < _TWO_BYTES
+                or after > end
+                or self._size + size > MAX_WEBSOCKET_MESSAGE
+            ):
+                break
+            self._fragments.append(apply_mask(data[body:after], mask) if mask else bytes(data[body:after]))
+            self._size += size
+            start = after
+        return start
+
+    def _fail(self, data: memoryview, start: int, code: CloseCode, reason: str) -> int:
+        """End the connection because of the frame that begins there; websockets discards what comes from there on."""
+        self._websocket.fail(code, reason)
+        return self._give_up(data, start)
 
     def _give_up(self, data: memoryview, start: int) -> int:
         self._given_up = True

@@ -91,7 +91,8 @@ class Circuit:
             return False
         # A V1 peer has one service, whatever it calls it.
         service = message.serviceId if end.version > 1 else ""
-        if message.type == Message.STREAM_START:
+        if message.type in (Message.STREAM_START, Message.CONNECTION_START):
+            # A destination that came meanwhile takes the start of a connection for that of its stream.
             self._streams[service] = message.streamId
         elif message.type == Message.STREAM_RESET and self._streams.get(service) == message.streamId:
             del self._streams[service]
@@ -120,12 +121,6 @@ class Circuit:
         other = self._ends.get(end.mode.other)
         if other is not None:
             other.resume_reading()
-
-    def reset_session(self) -> None:
-        """Tell both ends that every stream has ended."""
-        for end in self._ends.values():
-            end.send(frame(Message(type=Message.SESSION_RESET)))
-        self._streams.clear()
 
     def _separate(self, end: End) -> None:
         self.let_go(end)

@@ -257,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, request: Request) -> None:
         try:
             admission = self._admissions.check(read_handshake(request.path, request.headers))
-            response = self._accept(request, admission.tunnel)
+            response = self._accept(request, admission)
         except Refusal as refusal:
             self._refuse(refusal)
             return
@@ -272,13 +272,15 @@ class Connection(asyncio.BufferedProtocol):
         # websockets keeps the request as long as the connection: 3 kB, and an access token.
         request.headers.clear()
 
-    def _accept(self, request: Request, tunnel: Tunnel) -> Response:
+    def _accept(self, request: Request, admission: Admission) -> Response:
         """Negotiate the subprotocol.
 
-        A tunnel that was opened without services has one that has no name, and only V1 messages do without names.
+        A tunnel that was opened without services carries one without a name. A source that offers V1 gets it there, for
+        no message may have a service ID. A destination follows its source: AWS's reference 3.3.1 offers V3 only.
         """
-        supported = [name for name, version in SUBPROTOCOLS.items() if tunnel.services or version == 1]
-        self._websocket.available_subprotocols = [Subprotocol(name) for name in supported]
+        oldest_first = not admission.tunnel.services and admission.mode is Mode.SOURCE
+        preferred = sorted(SUBPROTOCOLS, key=SUBPROTOCOLS.__getitem__, reverse=not oldest_first)
+        self._websocket.available_subprotocols = [Subprotocol(name) for name in preferred]
         return self._websocket.accept(request)
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -312,17 +314,11 @@ class Connection(asyncio.BufferedProtocol):
     def _handle_events(self) -> None:
         for event in self._websocket.events_received():
             # After a close was sent, what still comes counts no more.
-            if isinstance(event, Frame) and self._websocket.state is OPEN:
-                self._read_frame(event)
-
-    def _read_frame(self, event: Frame) -> None:
-        if event.opcode is Opcode.TEXT:
-            self._reject(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
-        elif event.opcode in (Opcode.BINARY, Opcode.CONT):
-            self._message_received(bytes(event.data))
+            if isinstance(event, Frame) and event.opcode is Opcode.TEXT and self._websocket.state is OPEN:
+                self._reject(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
 
     def _message_received(self, data: Bytes) -> None:
-        """Take what a WebSocket message, or a fragment of one, brought."""
+        """Take what a binary WebSocket message brought."""
         if self._rules is None or self._circuit is None:
             return
         try:

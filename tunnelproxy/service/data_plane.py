@@ -101,11 +101,14 @@ class DataPlane:
     # What the operations call
 
     def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        """Disconnect both ends of a tunnel, after ending their streams."""
+        """Disconnect both ends of a tunnel.
+
+        The close frame alone says that all streams have ended. AWS's reference, when idle, takes a SESSION_RESET before
+        it for the end of a session, waits for the next one, and does not exit.
+        """
         circuit = self._circuits.get(tunnel_id)
         if circuit is None:
             return
-        circuit.reset_session()
         for mode in Mode:
             self._disconnect(circuit, mode, CloseCode.NORMAL_CLOSURE, reason)
 

@@ -8,9 +8,9 @@ import re
 import ssl
 from typing import NamedTuple
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, Objection, refuse
 
-__all__ = ["Endpoint", "tls_context"]
+__all__ = ["Endpoint", "load_authorities", "tls_context"]
 
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}\Z")
 _HOST = re.compile(r"[A-Za-z0-9._-]+\Z|\[[0-9A-Fa-f:.]+\]\Z")
@@ -45,13 +45,16 @@ class Endpoint(NamedTuple):
         return cls(host.strip("[]"), int(port) if colon else cls._field_defaults["port"])
 
 
-def tls_context(capath: str | None, *, verify: bool = True, system_too: bool = False) -> ssl.SSLContext:
+def tls_context(
+    capath: str | None, *, verify: bool = True, system_too: bool = False, amiss: Objection = refuse
+) -> ssl.SSLContext:
     """Make the TLS settings for a data plane, or for a web proxy on the way.
 
     Args:
         capath: an OpenSSL hashed directory or a PEM file with the authorities to trust, instead of the system's.
         verify: whether to check the certificate at all.
         system_too: whether to trust the system's authorities beside those of ``capath``.
+        amiss: what to do if the authorities cannot be read; nobody is trusted then.
     """
     trusts_system = capath is None or system_too
     context = ssl.create_default_context() if trusts_system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -59,8 +62,20 @@ def tls_context(capath: str | None, *, verify: bool = True, system_too: bool = F
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if capath is None:
-        return context
+    if capath is not None:
+        try:
+            load_authorities(context, capath)
+        except ConfigurationError as error:
+            amiss(str(error), "they are read again before each attempt to connect" if verify else "none are needed")
+    return context
+
+
+def load_authorities(context: ssl.SSLContext, capath: str) -> None:
+    """Have TLS trust the authorities of an OpenSSL hashed directory or a PEM file too.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
     try:
         if os.path.isdir(capath):
             context.load_verify_locations(capath=capath)
@@ -71,7 +86,6 @@ def tls_context(capath: str | None, *, verify: bool = True, system_too: bool = F
             f"cannot read certificate authorities from '{capath}' ({_reason(error)}): give an OpenSSL hashed "
             "directory or a PEM file with -c/--capath"
         ) from error
-    return context
 
 
 def _reason(error: OSError) -> str:

@@ -36,17 +36,17 @@ class LocalSocket(asyncio.BufferedProtocol):
 
     Args:
         owner: None while the tunnel is not linked; what is read then waits.
-        awaits_answer: whether the far end is to speak first, as SSH servers do, so that its silence means something.
+        awaits_answer: whether the far end is to speak first, as SSH servers do.
     """
 
     def __init__(self, owner: LocalOwner | None = None, *, awaits_answer: bool = False) -> None:
         self.pending: Bytes = b""
         """Bytes that were read and await their turn."""
-        self.remembered = b""
-        """Bytes that were taken, and may yet be needed again."""
         self.ended = False
         """Whether nothing more will be read: the peer closed, or the socket broke."""
         self.awaits_answer = awaits_answer
+        self.held = False
+        """Whether it may send nothing yet, because it may have to go to another link."""
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """True when the first bytes have come from the far end, False when it ended without any."""
         self.bytes_in = 0
@@ -62,27 +62,15 @@ class LocalSocket(asyncio.BufferedProtocol):
 
     # What the multiplexer does.
 
-    def take(self, most: int, *, remember: bool = False) -> Bytes:
-        """Take up to ``most`` of the pending bytes, which may change later, and read on when none are left.
-
-        Args:
-            remember: keep a copy, so that :meth:`rewind` can give them again.
-        """
+    def take(self, most: int) -> Bytes:
+        """Take up to ``most`` of the pending bytes, which may change later, and read on when none are left."""
         data, self.pending = self.pending[:most], self.pending[most:]
-        if remember:
-            self.remembered += data
         if not self.pending and self._paused:
             self._paused = False
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
         self.bytes_in += len(data)
         return data
-
-    def rewind(self) -> None:
-        """Have everything that was taken and remembered pending again."""
-        self.bytes_in -= len(self.remembered)
-        self.pending = self.remembered + bytes(self.pending)
-        self.remembered = b""
 
     def deliver(self, data: Bytes) -> None:
         """Write bytes that the far end sent."""
@@ -159,12 +147,14 @@ class LocalSocket(asyncio.BufferedProtocol):
         if self.pending:
             # Its turn has not come yet. Where it has, the bytes went on without a copy.
             self.pending = bytes(self.pending)
-            if self._transport is not None and not self._paused:
+            goes_on = self.held and len(self.pending) < MAX_PAYLOAD  # until its end, which shows that nobody waits
+            if self._transport is not None and not self._paused and not goes_on:
                 self._paused = True
                 self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         self.ended = True
+        self._drop_held()
         self._report_ready()
         return True
 
@@ -181,10 +171,16 @@ class LocalSocket(asyncio.BufferedProtocol):
         self._lost = True
         self._settle(answered=False)
         self._drop_early()
+        self._drop_held()
         self.ended = True
         self._report_ready()
         if self.owner is not None:
             self.owner.local_drained(self)
+
+    def _drop_held(self) -> None:
+        """Forget what may not be sent: its peer awaits the far end's first words, and has gone without them."""
+        if self.held:
+            self.pending = b""
 
     def _drop_early(self) -> None:
         self._early.clear()

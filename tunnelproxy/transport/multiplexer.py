@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Protocol
+from typing import Callable, Protocol
 
 from ..protocol.framing import MAX_PAYLOAD, Bytes, ProtocolError
 from ..protocol.session import (
@@ -43,10 +43,16 @@ GATHER = 3 * TURN
 so that a keystroke waits no longer beside several than beside one."""
 
 SILENCE_SECONDS = 5.0
-"""How long a far end of unknown version may leave what was asked unanswered before it is taken for an older one."""
+"""How long a far end of unknown version may say nothing before it is asked whether it speaks V3."""
 
-REMEMBER = 64 * 1024
-"""Bytes that a connection may send to a far end of unknown version; they are kept, to be sent again in another one."""
+OLD_SECONDS = 15.0
+"""How long it may say nothing, to that neither, before this is told. The reference answers nothing while it tries to
+reach its server, up to five times and 2.5 s apart."""
+
+
+EXPECTED_OLD = 0.2
+"""Which part of these is enough for a far end that is expected to speak V1 only: its thing did so before. One that has
+become newer answers the question at once."""
 
 
 class MultiplexerOwner(Protocol):
@@ -64,12 +70,8 @@ class MultiplexerOwner(Protocol):
     def peer_version_found(self, version: Version) -> None:
         """The far end showed which version it speaks."""
 
-    def peer_silent(self, *, asked: bool) -> None:
-        """Nothing at all has come from the far end for :data:`SILENCE_SECONDS`, though a connection is open.
-
-        Args:
-            asked: whether it should have: browsers also connect ahead, and ask nothing yet.
-        """
+    def peer_silent(self, service_id: str) -> None:
+        """Nothing has come for the connection of a service for :data:`OLD_SECONDS`, nor that the far end speaks V3."""
 
 
 class Multiplexer:
@@ -77,8 +79,8 @@ class Multiplexer:
 
     Args:
         version: what a source speaks, unless the handshake agrees on an older one.
-        probing: whether the far end may speak an older version than that. Until it has answered, and where it may be
-            of V1, connections send little, and that is kept, so that :meth:`carry_over` can take them to another link.
+        probing: whether the far end may speak an older version than that.
+        expects_v1: whether it probably speaks V1 only.
         first_stream_id: as for :class:`Session`.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
@@ -90,14 +92,14 @@ class Multiplexer:
         *,
         version: Version = Version.V3,
         probing: bool = False,
+        expects_v1: bool = False,
         first_stream_id: int = 1,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
+        self._patience = EXPECTED_OLD if expects_v1 else 1.0
         self.connections: dict[Connection, LocalSocket] = {}
-        self._session = Session(mode, version, first_stream_id=first_stream_id)
-        self._probing = probing
-        self._remembering = probing
-        self._silence: asyncio.TimerHandle | None = None
+        self._session = Session(mode, version, first_stream_id=first_stream_id, probing=probing)
+        self._silences: dict[str, asyncio.TimerHandle] = {}
         self._abandoned = False
         self._owner = owner
         self._slow_peers = SlowPeers(self._peer_stalled, stall_seconds)
@@ -105,14 +107,14 @@ class Multiplexer:
         self._names: dict[LocalSocket, Connection] = {}
         self._waiting: deque[LocalSocket] = deque()
         self._parked: list[LocalSocket] = []
-        """Those that may send no more before the far end has answered."""
+        """Those that have something to send, and are held."""
         self._loop = asyncio.get_running_loop()
 
     # What the proxy does.
 
     @property
     def version(self) -> Version:
-        """What a source speaks now."""
+        """What a source speaks, where the far end understands it."""
         return self._session.version
 
     @property
@@ -121,19 +123,29 @@ class Multiplexer:
         return self._session.next_stream_id
 
     @property
-    def probing(self) -> bool:
-        """Whether it is still to be seen which version the far end speaks."""
-        return self._probing
+    def linked(self) -> bool:
+        """Whether its link is up."""
+        return self._link is not None
 
-    def is_idle(self, service_id: str) -> bool:
-        """Whether a service has no connection. A far end of V1 or V2 can have one at a time."""
-        return self._session.is_idle(service_id)
+    def can_open(self, service_id: str) -> bool:
+        """Whether a service may have a further connection now."""
+        return self._session.can_open(service_id)
+
+    def is_undecided(self, service_id: str) -> bool:
+        """Whether it is yet to be seen if the far end, which has one connection of a service, can have more."""
+        return self._session.is_undecided(service_id)
+
+    def ask_version(self, service_id: str) -> None:
+        """Ask a far end that is undecided whether it speaks V3; what it understands no better than V1 it ignores."""
+        self._session.ask_version(service_id)
+        self._send_output()
 
     def open(self, service_id: str, local: LocalSocket) -> Connection:
         """Open a connection to a service of the far end for a local socket."""
-        self._expect_answer()
         connection = self._session.open(service_id)
         self._send_output()
+        if self._session.is_undecided(service_id):
+            self._expect_answer(connection, SILENCE_SECONDS * self._patience, self._ask_about)
         self.join(connection, local)
         return connection
 
@@ -157,36 +169,32 @@ class Multiplexer:
             self._forget(connection, local)
             local.abort()
 
-    def stop_probing(self) -> None:
-        """Take the far end's version for known."""
-        self._probing = self._remembering = False
-        if self._silence is not None:
-            self._silence.cancel()
-            self._silence = None
+    def release(self) -> None:
+        """Have those that are held send."""
         for local in self.connections.values():
-            local.remembered = b""
+            local.held = False
         self._waiting.extend(self._parked)
         self._parked.clear()
         self.link_writable()
 
     def carry_over(self) -> list[tuple[str, LocalSocket]]:
-        """Give up this link: return the connections that nothing has come for yet, ready to begin anew.
+        """Give up this link: return the connections that have sent and received nothing, ready for another one.
 
         The others end.
         """
         self._abandoned = True
         self._waiting.clear()
+        self._parked.clear()
+        self._forget_silences()
         carried = []
         for connection, local in list(self.connections.items()):
-            if local.bytes_out or not self._remembering:
+            if local.bytes_in or local.bytes_out:
                 self._finish(connection, local)
             else:
                 del self.connections[connection]
                 del self._names[local]
                 local.owner = None
-                local.rewind()
                 carried.append((connection.service_id, local))
-        self.stop_probing()
         return carried
 
     # What the link reports.
@@ -223,13 +231,11 @@ class Multiplexer:
         elif isinstance(event, ConnectionRequested):
             self._owner.connection_requested(event.connection)
         elif isinstance(event, ServicesOffered):
-            # A tunnel with several services has no far end of V1, and V2 understands how a V3 stream starts.
-            self._remembering = self._probing and len(event.service_ids) <= 1
             self._owner.services_offered(event.service_ids)
         elif isinstance(event, PeerVersionFound):
             self._owner.peer_version_found(event.version)
             if not self._abandoned:
-                self.stop_probing()
+                self.release()
 
     def link_writable(self) -> None:
         link = self._link
@@ -243,7 +249,8 @@ class Multiplexer:
 
     def link_down(self) -> None:
         self._link = None
-        self.stop_probing()
+        self._forget_silences()
+        self._parked.clear()
         self._waiting.clear()
         self._slow_peers.link_down()
         for connection, local in list(self.connections.items()):
@@ -252,6 +259,9 @@ class Multiplexer:
     # What the local sockets report.
 
     def local_ready(self, local: LocalSocket) -> None:
+        if local in self._parked and not local.pending:
+            # Its peer is gone, and what it had to say with it.
+            self._parked.remove(local)
         if local not in self._names or local in self._waiting or local in self._parked:
             return
         if not self._waiting and self._link is not None and self._link.writable:
@@ -288,32 +298,41 @@ class Multiplexer:
         if connection is None:
             return 0
         data: Bytes = b""
-        if self._remembering:
-            most = min(most, REMEMBER - len(local.remembered))
-        if local.pending and most:
-            if not local.bytes_in:
-                self._expect_answer()
-            data = local.take(most, remember=self._remembering)
+        if local.pending and not local.held:
+            data = local.take(most)
             self._session.send(connection, data)
         if local.pending:
-            (self._waiting if most else self._parked).append(local)
+            (self._parked if local.held else self._waiting).append(local)
         elif local.ended:
             self._session.close(connection)
             self._finish(connection, local)
         return len(data)
 
-    def _expect_answer(self) -> None:
-        """Begin to wait for the first answer: when a connection is opened, and anew when it first asks something."""
-        if self._silence is not None:
-            self._silence.cancel()
-        if self._probing:
-            self._silence = self._loop.call_later(SILENCE_SECONDS, self._fell_silent)
+    def _expect_answer(self, connection: Connection, seconds: float, otherwise: Callable[[Connection], None]) -> None:
+        """Wait for the first answer in a stream of a far end of unknown version."""
+        self._forget_silence(connection.service_id)
+        self._silences[connection.service_id] = self._loop.call_later(seconds, self._silent, connection, otherwise)
 
-    def _fell_silent(self) -> None:
-        self._silence = None
-        if self._probing and self.connections:
-            asked = any(local.awaits_answer or local.bytes_in for local in self.connections.values())
-            self._owner.peer_silent(asked=asked)
+    def _silent(self, connection: Connection, otherwise: Callable[[Connection], None]) -> None:
+        del self._silences[connection.service_id]
+        if self._session.is_live(connection) and self._session.is_undecided(connection.service_id):
+            otherwise(connection)
+
+    def _ask_about(self, connection: Connection) -> None:
+        self.ask_version(connection.service_id)
+        self._expect_answer(connection, (OLD_SECONDS - SILENCE_SECONDS) * self._patience, self._tell_silence)
+
+    def _tell_silence(self, connection: Connection) -> None:
+        self._owner.peer_silent(connection.service_id)
+
+    def _forget_silence(self, service_id: str) -> None:
+        timer = self._silences.pop(service_id, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _forget_silences(self) -> None:
+        for service_id in list(self._silences):
+            self._forget_silence(service_id)
 
     def _finish(self, connection: Connection, local: LocalSocket) -> None:
         self._forget(connection, local)

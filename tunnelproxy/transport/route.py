@@ -9,8 +9,9 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..errors import ConfigurationError, Objection, refuse
 from . import streams, web_proxy
-from .endpoint import Endpoint, tls_context
+from .endpoint import Endpoint, load_authorities, tls_context
 from .web_proxy import WebProxy
 
 __all__ = ["PING_SECONDS", "Route", "find_route"]
@@ -27,6 +28,7 @@ class Route:
         web_proxy: what to go through, if anything.
         web_proxy_tls: for that.
         ping_seconds: how often to show what is on the way (NAT, proxies) that the connection is in use.
+        awaited_capath: authorities that could not be read yet.
     """
 
     endpoint: Endpoint
@@ -34,6 +36,7 @@ class Route:
     web_proxy: WebProxy | None = None
     web_proxy_tls: ssl.SSLContext | None = None
     ping_seconds: float = PING_SECONDS
+    awaited_capath: str | None = None
 
     def __str__(self) -> str:
         through = f" through the web proxy {self.web_proxy}" if self.web_proxy is not None else ""
@@ -46,6 +49,7 @@ class Route:
             WebProxyError: the web proxy gave no connection.
             OSError: there is no way to the data plane, or no TLS with it.
         """
+        self._load_authorities()
         host = self.endpoint.host
         if self.web_proxy is None:
             await streams.connect(lambda: protocol, host, self.endpoint.port, ssl=self.tls, server_hostname=host)
@@ -60,6 +64,17 @@ class Route:
             sock.close()
             raise
 
+    def _load_authorities(self) -> None:
+        """Read the authorities that are still missing."""
+        if self.awaited_capath is None:
+            return
+        try:
+            for context in (self.tls, self.web_proxy_tls):
+                if context is not None:
+                    load_authorities(context, self.awaited_capath)
+        except ConfigurationError as error:
+            raise OSError(str(error)) from None
+
 
 def find_route(
     endpoint: Endpoint,
@@ -68,6 +83,7 @@ def find_route(
     capath: str | None = None,
     verify: bool = True,
     ping_seconds: float = PING_SECONDS,
+    amiss: Objection = refuse,
 ) -> Route:
     """Find the way to a data plane: through the web proxy that the environment names for it, or directly.
 
@@ -75,15 +91,26 @@ def find_route(
         capath: an OpenSSL hashed directory or a PEM file with authorities: the service's must be there; the web
             proxy's may be there or among the system's.
         verify: whether to check the certificates.
+        amiss: what to do if ``capath`` has no certificates.
 
     Raises:
-        ConfigurationError: the environment names no proper web proxy, or ``capath`` has no certificates.
+        ConfigurationError: the environment names no proper web proxy.
     """
     found = web_proxy.find_web_proxy(endpoint, environment)
+    missing: list[str] = []
+
+    def object_once(problem: str, instead: str) -> None:
+        if not missing:
+            amiss(problem, instead)
+        missing.append(problem)
+
+    tls = tls_context(capath, verify=verify, amiss=object_once)
+    through_tls = found is not None and found.tls
     return Route(
         endpoint,
-        tls_context(capath, verify=verify),
+        tls,
         found,
-        tls_context(capath, verify=verify, system_too=True) if found is not None and found.tls else None,
+        tls_context(capath, verify=verify, system_too=True, amiss=object_once) if through_tls else None,
         ping_seconds,
+        capath if missing and verify else None,
     )

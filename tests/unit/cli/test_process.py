@@ -18,6 +18,8 @@ from tunnelproxy.cli.process import take_tokens
         ("--access-token T", "", {"access-token": "T"}),
         ("--access-token=T", "", {"access-token": "T"}),
         ("--access-token=", "", {"access-token": ""}),
+        ("--acc T --cl=C -m src", "-m src", {"access-token": "T", "client-token": "C"}),
+        ("--c x", "--c x", {}),
         ("-i C -t T", "", {"access-token": "T", "client-token": "C"}),
         ("-iC --client-token=D", "", {"client-token": "D"}),
         ("--client-token C", "", {"client-token": "C"}),

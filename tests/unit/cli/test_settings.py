@@ -136,6 +136,16 @@ def test_values_that_do_not_do(tmp_path: Path, tree: Any, words: str) -> None:
     assert str(caught.value).startswith(f"--settings-json: {tmp_path / 'settings.json'}: ")
 
 
+def test_who_does_not_mind_gets_the_defaults_for_what_is_amiss(tmp_path: Path) -> None:
+    amiss: list[str] = []
+    path = tmp_path / "settings.json"
+    tree = {"speed": 5, "tcp": {"max_active_connections": "many", "connection_retry_count": 3}}
+    path.write_text(json.dumps({"tunneling": {"proxy": tree}}))
+    found = read_settings(path, lambda problem, instead: amiss.append(f"{problem}; {instead}"))
+    assert found == Settings(connect_attempts=3)
+    assert [text.rpartition("; ")[2] for text in amiss] == ["it counts for nothing", "the default counts"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "5", "\xff"])
 def test_files_that_hold_no_settings(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.json"

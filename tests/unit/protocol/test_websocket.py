@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
 from typing import cast
 
 import pytest
@@ -15,6 +18,7 @@ from websockets.http11 import Request
 from websockets.protocol import CLOSED, OPEN, Protocol
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
+from websockets.utils import apply_mask
 
 from tunnelproxy.protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes
 from tunnelproxy.protocol.websocket import MessageReader, encode_binary
@@ -52,8 +56,13 @@ class End:
 
 
 def frames(websocket: Protocol) -> list[tuple[Opcode, bytes]]:
+    return [(opcode, data) for opcode, data, _ in frames_of(websocket)]
+
+
+def frames_of(websocket: Protocol) -> list[tuple[Opcode, bytes, bool]]:
+    """What websockets has read, and whether each was the last frame of its message."""
     events = websocket.events_received()
-    return [(event.opcode, bytes(event.data)) for event in events if isinstance(event, Frame)]
+    return [(event.opcode, bytes(event.data), event.fin) for event in events if isinstance(event, Frame)]
 
 
 def client() -> ClientProtocol:
@@ -78,20 +87,31 @@ def open_pair() -> tuple[ClientProtocol, ServerProtocol]:
     return near, far
 
 
-def say(websocket: Protocol, kind: str, data: bytes) -> None:
-    if kind == "binary":
-        websocket.send_binary(data)
-    elif kind == "text":
-        websocket.send_text(data.hex().encode())
-    elif kind == "fragments":
-        websocket.send_binary(data[:1], fin=False)
-        websocket.send_ping(b"within")
-        websocket.send_continuation(data[1:2], fin=False)
-        websocket.send_continuation(data[2:], fin=True)
-    elif kind == "ping":
-        websocket.send_ping(data[:125])
-    elif kind == "close" and websocket.state is OPEN:
-        websocket.send_close(1000, "done")
+def encode(first: int, data: bytes, mask: bytes) -> bytes:
+    """A frame, of any kind; masked, if there is a mask."""
+    size, flag = len(data), 0x80 if mask else 0
+    if size < 126:
+        head = bytes((first, flag | size))
+    elif size < 0x10000:
+        head = bytes((first, flag | 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((first, flag | 127)) + size.to_bytes(8, "big")
+    return head + mask + (apply_mask(data, mask) if mask else data)
+
+
+def assembled(events: list[tuple[Opcode, bytes, bool]]) -> list[tuple[Opcode, bytes]]:
+    """What websockets has read, with the fragments of binary messages put together."""
+    got: list[tuple[Opcode, bytes]] = []
+    fragments: bytes | None = None
+    for opcode, data, final in events:
+        if opcode is Opcode.BINARY or (opcode is Opcode.CONT and fragments is not None):
+            fragments = (fragments or b"") + data
+            if final:
+                got.append((Opcode.BINARY, fragments))
+                fragments = None
+        else:
+            got.append((opcode, data))
+    return got
 
 
 class Zeros(bytes):
@@ -101,30 +121,69 @@ class Zeros(bytes):
         return f"bytes({len(self)})"
 
 
-KINDS = st.sampled_from(["binary", "binary", "binary", "text", "fragments", "ping"])
+@dataclass
+class Said:
+    """A message in as many frames as it has pieces, some of them empty, with or without pings between."""
+
+    opcode: Opcode
+    pieces: list[bytes]
+    pings: bool = False
+
+    def wire(self, masks: Iterator[bytes]) -> bytes:
+        opcode, wire = self.opcode, b""
+        for number, piece in enumerate(self.pieces, 1):
+            last = number == len(self.pieces)
+            wire += encode(opcode | (0x80 if last else 0), piece, next(masks))
+            if self.pings and not last:
+                wire += encode(0x80 | Opcode.PING, b"within", next(masks))
+            opcode = Opcode.CONT
+        return wire
+
+
 PAYLOADS = st.one_of(st.binary(max_size=300), st.sampled_from(SIZES[:-1]).map(Zeros))
-TALK = st.lists(st.tuples(KINDS, PAYLOADS), max_size=8)
+FRAGMENTS = st.lists(st.one_of(st.binary(max_size=300), st.just(b""), st.just(Zeros(4096))), min_size=2, max_size=8)
+BINARY = st.sampled_from([Opcode.BINARY])
+TALK = st.lists(
+    st.one_of(
+        st.builds(Said, BINARY, PAYLOADS.map(lambda data: [data])),
+        st.builds(Said, BINARY, FRAGMENTS, st.booleans()),
+        st.builds(Said, BINARY, st.binary(min_size=2, max_size=200).map(lambda data: [bytes((i,)) for i in data])),
+        st.builds(
+            Said,
+            st.just(Opcode.TEXT),
+            st.lists(st.text(max_size=20).map(str.encode), min_size=1, max_size=3),
+            st.booleans(),
+        ),
+        st.builds(Said, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125).map(lambda data: [data])),
+    ),
+    max_size=8,
+)
 CUTS = st.lists(st.one_of(st.integers(1, 20), st.integers(1, 100_000)), min_size=1, max_size=8)
+MASKS = st.lists(st.one_of(st.just(bytes(4)), st.binary(min_size=4, max_size=4)), min_size=1, max_size=4)
+"""A mask of zeros is a legal one."""
 
 
-@given(TALK, CUTS, st.booleans(), st.booleans())
-@example([("fragments", b"abc"), ("binary", b"x")], [1], True, True)
-def test_all_arrives_as_by_websockets_alone_however_it_is_cut(
-    talk: list[tuple[str, bytes]], cuts: list[int], masked: bool, closes: bool
+@given(TALK, CUTS, MASKS, st.booleans(), st.booleans())
+@example([Said(Opcode.BINARY, [b"a", b"", b"bc"], True), Said(Opcode.BINARY, [b"x"])], [1], [bytes(4)], True, True)
+def test_all_arrives_as_by_websockets_alone_however_it_is_framed_and_cut(
+    talk: list[Said], cuts: list[int], masks: list[bytes], masked: bool, closes: bool
 ) -> None:
-    speaker, listener = open_pair() if masked else open_pair()[::-1]
-    _, reference = open_pair() if masked else open_pair()[::-1]
-    for kind, data in [*talk, ("close", b"")] if closes else talk:
-        say(speaker, kind, data)
-    wire = b"".join(speaker.data_to_send())
-    reference.receive_data(wire)
+    _, listener = open_pair() if masked else open_pair()[::-1]
+    _, alone = open_pair() if masked else open_pair()[::-1]
+    turns = cycle(masks if masked else [b""])
+    wire = b"".join(said.wire(turns) for said in talk)
+    if closes:
+        wire += encode(0x80 | Opcode.CLOSE, b"\x03\xe8done", next(turns))
+    alone.receive_data(wire)
     end = End(listener)
     sizes = iter(cuts * (len(wire) + 1))
     # Large messages in tiny pieces would take long.
     end.receive(wire, lambda left: min(left, max(next(sizes), len(wire) // 200)))
-    assert end.got == frames(reference)
-    assert listener.state is reference.state
-    assert end.passed_by == sum(kind == "binary" for kind, _ in talk)
+    assert end.got == assembled(frames_of(alone))
+    assert listener.state is alone.state
+    # A client's answers have masks of their own.
+    assert list(map(len, listener.data_to_send())) == list(map(len, alone.data_to_send()))
+    assert end.passed_by == sum(said.opcode is Opcode.BINARY for said in talk)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -181,7 +240,9 @@ WRONG = {
     "with a reserved bit": (b"\xc2\x01x", 1002),
     "of an unknown kind": (b"\x83\x01x", 1002),
     "a new message within fragments": (b"\x02\x01x\x82\x01x", 1002),
+    "a text within fragments": (b"\x02\x01x\x81\x01x", 1002),
     "a continuation of nothing": (b"\x80\x01x", 1002),
+    "fragments that are too large together": (b"\x02\x01x\x80\x7f" + MAX_WEBSOCKET_MESSAGE.to_bytes(8, "big"), 1009),
 }
 
 
@@ -195,6 +256,44 @@ def test_a_frame_against_the_rules_ends_the_connection_as_websockets_ends_it(wha
     assert near.close_sent.code == code
     assert end.got[0] == (Opcode.BINARY, b"first")
     assert (Opcode.BINARY, b"late") not in end.got
+
+
+@pytest.mark.parametrize("first", [0x82, 0x02, 0x81, 0x89])
+@pytest.mark.parametrize(
+    ("code", "size"), [(126, 0), (126, 125), (127, 0), (127, 125), (127, 126), (127, 0xFFFF)], ids=str
+)
+def test_a_length_in_more_bytes_than_it_needs_is_refused(first: int, code: int, size: int) -> None:
+    """RFC 6455, section 5.2. websockets alone lets it pass."""
+    near, _ = open_pair()
+    end = End(near)
+    end.receive(bytes((first, code)) + size.to_bytes(2 if code == 126 else 8, "big") + bytes(size) + b"\x82\x04late")
+    assert near.close_sent is not None
+    assert near.close_sent.code == 1002
+    assert end.got == []
+
+
+def test_a_close_within_fragments_is_a_close() -> None:
+    near, _ = open_pair()
+    end = End(near)
+    end.receive(b"\x02\x01x\x88\x06\x03\xe8done")
+    assert near.close_rcvd is not None
+    assert (near.close_rcvd.code, near.close_rcvd.reason) == (1000, "done")
+    assert near.close_sent == near.close_rcvd
+
+
+def test_fragments_of_a_byte_each_take_the_memory_of_one_message() -> None:
+    near, _ = open_pair()
+    end = End(near)
+    start, wire = b"\x02\x01x", b"\x00\x02ab" * (MAX_WEBSOCKET_MESSAGE // 2 - 1)
+    tracemalloc.start()
+    try:
+        end.receive(start + wire)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * MAX_WEBSOCKET_MESSAGE
+    end.receive(b"\x80\x01y")
+    assert end.got == [(Opcode.BINARY, b"x" + b"ab" * (MAX_WEBSOCKET_MESSAGE // 2 - 1) + b"y")]
 
 
 def test_what_it_keeps_is_bounded() -> None:

@@ -89,6 +89,15 @@ def test_when_an_end_goes_the_other_is_told_of_each_live_stream() -> None:
     assert sorted(here.messages) == [(Message.STREAM_RESET, 2, "SSH1"), (Message.STREAM_RESET, 5, "HTTP1")]
 
 
+def test_a_connection_of_a_stream_that_began_before_the_destination_came_counts() -> None:
+    here, there = source(), destination()
+    joined = circuit(here, there)
+    message = Message(type=Message.CONNECTION_START, streamId=4, serviceId="SSH1", connectionId=2)
+    assert joined.consider(here, message)
+    assert joined.detach(here)
+    assert there.messages == [(Message.STREAM_RESET, 4, "SSH1")]
+
+
 def test_a_stream_that_was_reset_is_not_reset_again() -> None:
     here, there = source(), destination()
     joined = circuit(here, there)
@@ -168,10 +177,3 @@ def test_an_end_that_was_replaced_holds_nobody_back() -> None:
     joined = circuit(here, old, new)
     joined.hold_back(old)
     assert not here.paused
-
-
-def test_a_session_reset_goes_to_both_ends() -> None:
-    here, there = source(), destination()
-    joined = circuit(here, there)
-    joined.reset_session()
-    assert here.messages == there.messages == [(Message.SESSION_RESET, 0, "")]

@@ -16,7 +16,7 @@ from tunnelproxy.protocol.framing import MAX_PAYLOAD, Bytes, FrameReader, Messag
 from tunnelproxy.protocol.session import Connection, Mode, Version
 from tunnelproxy.transport.link import Link
 from tunnelproxy.transport.local import LocalSocket
-from tunnelproxy.transport.multiplexer import REMEMBER, TURN, Multiplexer
+from tunnelproxy.transport.multiplexer import TURN, Multiplexer
 
 
 class ValveLink:
@@ -54,7 +54,7 @@ class Owner:
         self.ended: list[Connection] = []
         self.offered: tuple[str, ...] = ()
         self.versions: list[Version] = []
-        self.silences: list[bool] = []
+        self.silences: list[str] = []
 
     def services_offered(self, service_ids: tuple[str, ...]) -> None:
         self.offered = service_ids
@@ -65,8 +65,8 @@ class Owner:
     def peer_version_found(self, version: Version) -> None:
         self.versions.append(version)
 
-    def peer_silent(self, *, asked: bool) -> None:
-        self.silences.append(asked)
+    def peer_silent(self, service_id: str) -> None:
+        self.silences.append(service_id)
 
     def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
         self.ended.append(connection)
@@ -81,10 +81,11 @@ class Rig:
         self.multiplexer = Multiplexer(Mode.SOURCE, self.owner, **settings)
         self.multiplexer.link_up(cast(Link, self.link))
 
-    async def connect(self, service: str = "SSH1") -> tuple[Connection, socket.socket]:
+    async def connect(self, service: str = "SSH1", *, held: bool = False) -> tuple[Connection, socket.socket]:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         local = LocalSocket(self.multiplexer)
+        local.held = held
         connection = self.multiplexer.open(service, local)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: local, ours)
         return connection, theirs
@@ -209,71 +210,95 @@ async def test_every_connection_ends_with_its_link() -> None:
 
 
 @in_event_loop
-async def test_a_far_end_of_unknown_version_gets_little_until_it_has_answered() -> None:
+async def test_one_that_is_held_sends_nothing_before_the_far_end_does() -> None:
     rig = Rig(probing=True)
-    connection, peer = await rig.connect()
-    loop = asyncio.get_running_loop()
-    sending = asyncio.ensure_future(loop.sock_sendall(peer, bytes(4 * REMEMBER)))
-    await until(lambda: sum(len(message.payload) for message in rig.data()) == REMEMBER)
+    connection, peer = await rig.connect(held=True)
+    peer.send(b"hello")
+    local = rig.multiplexer.connections[connection]
+    await until(lambda: local.pending)
+    assert rig.data() == []
     rig.receive(Message.DATA, connection, b"answer")
-    await sending
-    await until(lambda: sum(len(message.payload) for message in rig.data()) == 4 * REMEMBER)
+    assert [message.payload for message in rig.data()] == [b"hello"]
     assert rig.owner.versions == [Version.V3]
 
 
 @in_event_loop
-async def test_what_was_sent_to_no_avail_can_be_carried_to_another_link() -> None:
+async def test_one_that_is_held_ends_with_its_peer() -> None:
     rig = Rig(probing=True)
-    _, peer = await rig.connect()
-    peer.send(b"first ")
-    await until(rig.data)
-    ((service_id, local),) = rig.multiplexer.carry_over()
-    other = Rig(version=Version.V1)
-    local.owner = other.multiplexer
-    other.multiplexer.open(service_id, local)
-    peer.send(b"second")
-    await until(lambda: b"".join(message.payload for message in other.data()) == b"first second")
-    assert {message.serviceId for message in other.link.messages} == {""}
-    assert rig.owner.ended == []
+    connection, peer = await rig.connect(held=True)
+    peer.send(b"hello")
+    await until(lambda: rig.multiplexer.connections[connection].pending)
+    rig.multiplexer.connections[connection].abort()
+    await until(lambda: rig.owner.ended == [connection])
+    assert rig.data() == []
 
 
 @in_event_loop
-async def test_more_than_a_message_can_be_carried_to_a_link_that_takes_it_all_at_once() -> None:
+async def test_what_has_sent_nothing_can_go_to_another_link_and_the_rest_ends() -> None:
     rig = Rig(probing=True)
-    _, peer = await rig.connect()
-    data = bytes(range(256)) * (4 * REMEMBER // 256)
-    sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(peer, data))
-    await until(lambda: sum(len(message.payload) for message in rig.data()) == REMEMBER)
+    connection, other = await rig.connect("HTTP1")
+    other.send(b"sent already")
+    await until(rig.data)
+    _, peer = await rig.connect(held=True)
+    peer.send(b"first ")
+    await until(lambda: any(local.pending for local in rig.multiplexer.connections.values()))
     ((service_id, local),) = rig.multiplexer.carry_over()
-    await until(lambda: len(local.pending) > MAX_PAYLOAD)
-    other = Rig(version=Version.V1)
-    local.owner = other.multiplexer
-    other.multiplexer.open(service_id, local)
-    await sending
-    await until(lambda: sum(len(message.payload) for message in other.data()) == len(data))
-    assert b"".join(message.payload for message in other.data()) == data
+    assert rig.owner.ended == [connection]
+    next_rig = Rig(version=Version.V1)
+    local.owner = next_rig.multiplexer
+    local.held = False
+    next_rig.multiplexer.open(service_id, local)
+    peer.send(b"second")
+    await until(lambda: b"".join(message.payload for message in next_rig.data()) == b"first second")
+    assert {message.serviceId for message in next_rig.link.messages} == {""}
 
 
-@pytest.mark.parametrize("asks", [True, False])
-def test_silence_is_told_once_and_whether_something_was_asked(monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelproxy.transport.multiplexer.SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 0.1)
 
+
+@pytest.mark.usefixtures("impatient")
+def test_a_silent_far_end_is_asked_for_v3_and_then_told_of_once() -> None:
     @in_event_loop
     async def check() -> None:
         rig = Rig(probing=True)
-        _, peer = await rig.connect()
-        if asks:
-            peer.send(b"a question")
-        await until(lambda: rig.owner.silences)
-        assert rig.owner.silences == [asks]
+        _peers = [await rig.connect(), await rig.connect("HTTP1")]
+        await until(lambda: len(rig.owner.silences) == 2)
+        assert sorted(rig.owner.silences) == ["HTTP1", "SSH1"]
+        asked = [message.serviceId for message in rig.link.messages if message.ignorable]
+        assert asked == ["SSH1", "SSH1", "HTTP1", "HTTP1"]
 
     check()
 
 
-@in_event_loop
-async def test_a_tunnel_with_several_services_has_no_far_end_of_v1_to_be_careful_with() -> None:
-    rig = Rig(probing=True)
-    rig.multiplexer.data_received(frame(Message(type=Message.SERVICE_IDS, availableServiceIds=["SSH1", "HTTP1"])))
-    _, peer = await rig.connect()
-    await asyncio.get_running_loop().sock_sendall(peer, bytes(4 * REMEMBER))
-    await until(lambda: sum(len(message.payload) for message in rig.data()) == 4 * REMEMBER)
+@pytest.mark.usefixtures("impatient")
+def test_a_far_end_that_says_that_it_speaks_v3_is_slow_and_not_silent() -> None:
+    @in_event_loop
+    async def check() -> None:
+        rig = Rig(probing=True)
+        connection, _peer = await rig.connect()
+        await until(lambda: any(message.ignorable for message in rig.link.messages))
+        rig.receive(Message.CONNECTION_RESET, connection._replace(connection_id=2))
+        assert rig.owner.versions == [Version.V3]
+        await asyncio.sleep(0.2)
+        assert rig.owner.silences == []
+        assert rig.owner.ended == []
+
+    check()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nobody_waits_for_an_answer_to_a_connection_that_has_ended() -> None:
+    @in_event_loop
+    async def check() -> None:
+        rig = Rig(probing=True)
+        _, peer = await rig.connect()
+        peer.close()
+        await until(lambda: rig.owner.ended)
+        await asyncio.sleep(0.2)
+        assert rig.owner.silences == []
+        assert not any(message.ignorable for message in rig.link.messages)
+
+    check()

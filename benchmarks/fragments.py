@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the service makes of WebSocket messages in fragments of 4 KiB, as AWS's reference sends them, beside whole ones.
+
+What is sent is encoded before the clock starts, and what arrives is counted and thrown away, by another process, so
+that neither end is what holds the service back. Each fragment with a write of its own is also a TLS record of its own:
+to be compared with whole messages in writes of the same size. With websockets' own client, that client takes long:
+
+    python -m benchmarks fragments --rounds 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from websockets.frames import Opcode
+from websockets.speedups import apply_mask
+
+from peers.service import TunnelingService
+from tunnelproxy.protocol.framing import MAX_PAYLOAD, Message, frame
+
+from .figures import Figures, cpu_seconds
+
+__all__ = ["main"]
+
+MEGA = 1_000_000
+FRAGMENT = 4096
+MASK = b"mask"
+FINAL = 0x80
+CONNECTION = {"streamId": 1, "serviceId": "SSH1", "connectionId": 1}
+
+Sender = Callable[[int], None]
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks fragments", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts (%(default)s)")
+    parser.add_argument("--size", type=int, default=100, metavar="MB", help="to send each time (%(default)s)")
+    options = parser.parse_args(arguments)
+    figures = Figures("A service and its sender, for messages of 63 KiB")
+    with TunnelingService() as service:
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds} …", flush=True)
+            for way in WAYS:
+                _measure(figures, service, way, options.size * MEGA)
+    figures.show("fragments")
+
+
+def _measure(figures: Figures, service: TunnelingService, way: str, size: int) -> None:
+    api = service.boto3_client()
+    opened = api.open_tunnel(destinationConfig={"services": ["SSH1"]})
+    message = frame(Message(type=Message.DATA, **CONNECTION), bytes(MAX_PAYLOAD))
+    count = size // len(message)
+    with (
+        WAYS[way](service, opened["sourceAccessToken"], message) as send,
+        closing(_handshake(service, "destination", opened["destinationAccessToken"])) as sink,
+    ):
+        before, started = cpu_seconds(service.pid), time.perf_counter()
+        sender = os.fork()
+        if not sender:
+            send(count)
+            os._exit(0)
+        _take(sink, count * len(message))
+        seconds = time.perf_counter() - started
+        _, _, used = os.wait4(sender, 0)
+        service_seconds = cpu_seconds(service.pid) - before
+    api.close_tunnel(tunnelId=opened["tunnelId"], delete=True)
+    giga = count * len(message) / 1e9
+    figures.add("throughput [MB/s]", way, giga * 1000 / seconds)
+    figures.add("CPU for a gigabyte: service [s]", way, service_seconds / giga)
+    figures.add("CPU for a gigabyte: sender [s]", way, (used.ru_utime + used.ru_stime) / giga)
+
+
+def _take(sink: ssl.SSLSocket, size: int) -> None:
+    buffer = bytearray(256 * 1024)
+    while size > 0:
+        size -= sink.recv_into(buffer)
+
+
+class _Prepared:
+    """Sends what was encoded before.
+
+    Args:
+        writes: cuts a message into what one write takes.
+    """
+
+    def __init__(self, writes: Callable[[bytes], list[bytes]]) -> None:
+        self._writes = writes
+
+    def __call__(self, service: TunnelingService, token: str, message: bytes) -> _Prepared:
+        self._socket = _handshake(service, "source", token)
+        self._socket.sendall(_encode(FINAL | Opcode.BINARY, frame(Message(type=Message.STREAM_START, **CONNECTION))))
+        self._pieces = self._writes(message)
+        return self
+
+    def __enter__(self) -> Sender:
+        return self._send
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def _send(self, count: int) -> None:
+        for _ in range(count):
+            for piece in self._pieces:
+                self._socket.sendall(piece)
+
+
+class _Client:
+    """Sends as websockets' own client does.
+
+    Args:
+        fragmented: whether it is given a message in pieces, which makes fragments of them.
+    """
+
+    def __init__(self, *, fragmented: bool) -> None:
+        self._fragmented = fragmented
+
+    def __call__(self, service: TunnelingService, token: str, message: bytes) -> _Client:
+        self._opening = service.connect("source", token, ping_interval=None)
+        self._message = message
+        return self
+
+    def __enter__(self) -> Sender:
+        self._connection: Any = self._opening.__enter__()
+        self._connection.send(frame(Message(type=Message.STREAM_START, **CONNECTION)))
+        return self._send
+
+    def __exit__(self, *error: Any) -> None:
+        # The other process has sent with a copy of its state.
+        self._connection.socket.close()
+
+    def _send(self, count: int) -> None:
+        pieces = _cut(self._message)
+        for _ in range(count):
+            self._connection.send(iter(pieces) if self._fragmented else self._message)
+
+
+def _cut(data: bytes) -> list[bytes]:
+    return [data[start : start + FRAGMENT] for start in range(0, len(data), FRAGMENT)]
+
+
+def _whole(message: bytes) -> list[bytes]:
+    return [_encode(FINAL | Opcode.BINARY, message)]
+
+
+def _fragments(message: bytes) -> list[bytes]:
+    pieces = _cut(message)
+    kinds = [Opcode.BINARY, *[Opcode.CONT] * (len(pieces) - 2), FINAL | Opcode.CONT]
+    return [_encode(kind, piece) for kind, piece in zip(kinds, pieces)]
+
+
+WAYS: dict[str, Any] = {
+    "whole": _Prepared(_whole),
+    "fragments, a write for each message": _Prepared(lambda message: [b"".join(_fragments(message))]),
+    "whole, in writes of 4 KiB": _Prepared(lambda message: _cut(_whole(message)[0])),
+    "fragments, a write for each": _Prepared(_fragments),
+    "whole, by websockets": _Client(fragmented=False),
+    "fragments, by websockets": _Client(fragmented=True),
+}
+
+
+def _encode(first: int, data: bytes) -> bytes:
+    size = len(data)
+    code, wide = (size, 0) if size < 126 else (126, 2)
+    return bytes((first, 0x80 | code)) + size.to_bytes(2, "big")[2 - wide :] + MASK + apply_mask(data, MASK)
+
+
+def _handshake(service: TunnelingService, mode: str, token: str) -> ssl.SSLSocket:
+    """A WebSocket without a client: what comes over it is nobody's business here."""
+    host, _, port = service.data.rpartition(":")
+    context = ssl.create_default_context(capath=service.ca)
+    sock = context.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host)
+    sock.sendall(
+        f"GET /tunnel?local-proxy-mode={mode} HTTP/1.1\r\nHost: {service.data}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: aws.iot.securetunneling-3.0\r\n"
+        f"access-token: {token}\r\n\r\n".encode()
+    )
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += sock.recv(1)
+    if not head.startswith(b"HTTP/1.1 101 "):
+        raise RuntimeError(f"the service refused: {head!r}")
+    return sock

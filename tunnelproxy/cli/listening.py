@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening where that is possible already, and trying the other addresses again, as the reference does."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Iterable
+from typing import NoReturn
+
+from ..addresses import Address, TcpAddress
+from ..errors import ConfigurationError
+from ..proxy import Plan
+from ..source import SourceProxy
+
+__all__ = ["PatientListening"]
+
+log = logging.getLogger(__name__)
+
+
+class PatientListening:
+    """Has a source listen, one service after the other; a port in use, or an address that is not here, is tried again.
+
+    Args:
+        plan: gives each service its address.
+        bind_address: the host to listen on where that gives none.
+        retries: how often to try again before giving up, where not one service has a port; None for ever.
+        pause: seconds between two attempts.
+    """
+
+    def __init__(self, plan: Plan, bind_address: str, retries: int | None, pause: float) -> None:
+        self.begun = asyncio.Event()
+        """Set when each address has been tried once."""
+        self._plan = plan
+        self._bind_address = bind_address
+        self._retries = retries
+        self._pause = pause
+        self._waiting: dict[str, TcpAddress] = {}
+
+    def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
+        """What the source is to be told: to listen nowhere by itself."""
+        planned = self._plan(offered)
+        self._waiting = {
+            name: TcpAddress(address.host or self._bind_address, address.port)
+            for name, address in planned.items()
+            if isinstance(address, TcpAddress)
+        }
+        return dict.fromkeys(planned)
+
+    async def run(self, source: SourceProxy) -> None:
+        """Listen as soon as the services are known, and until each has its port.
+
+        Raises:
+            ConfigurationError: no service got one.
+        """
+        await source.end.ready.wait()
+        count = len(self._waiting)
+        said: dict[str, str] = {}
+        for retries in itertools.count():
+            problems = await self._try_all(source)
+            self.begun.set()
+            if not problems:
+                return
+            if len(problems) == count and retries == self._retries:
+                _give_up(problems.values())
+            for name, problem in problems.items():
+                if said.get(name) != problem:
+                    log.warning("%s; trying again every %g s", problem, self._pause, extra={"service": name})
+            said = problems
+            await asyncio.sleep(self._pause)
+
+    async def _try_all(self, source: SourceProxy) -> dict[str, str]:
+        """Listen for those services that have no port yet; return why those that still have none do not."""
+        problems: dict[str, str] = {}
+        for name, address in list(self._waiting.items()):
+            try:
+                await source.listen(name, address)
+            except ConfigurationError as error:
+                problems[name] = str(error)
+            else:
+                del self._waiting[name]
+        return problems
+
+
+def _give_up(problems: Iterable[str]) -> NoReturn:
+    raise ConfigurationError("; ".join(problems))
