@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
+from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_ports
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._control_api import ControlApi, Tunnel
 from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import MANAGED_TAGS, OWNER_TAG
 
@@ -111,6 +112,7 @@ class TunnelTask:
     def open(self) -> Tunnel | None:
         """Open a tunnel; return None in check mode."""
         self.result["changed"] = True
+        _check_ports(parse_ports(self.options["ports"]), self.options["services"])
         self.api.prepare(self.thing, self.options["services"], unregistered=self.unregistered)
         if self.check_mode:
             return None
@@ -227,6 +229,21 @@ class TunnelTask:
 
 def _settings(tunnel: Tunnel) -> dict:
     return {"status": tunnel.status, "services": list(tunnel.services), "tags": tunnel.tags}
+
+
+def _check_ports(ports: dict, services: list) -> None:
+    """Raise an error where a tunnel with these services would have no use for a port."""
+    for service, port in ports.items():
+        if service not in services:
+            raise TunnelTaskError(
+                f"The option ports names {service}, and the tunnel is to carry {', '.join(services)}. Add {service} to "
+                "services, or take it out of ports."
+            )
+        if port is not None and service.upper().startswith("SSH"):
+            raise TunnelTaskError(
+                f"{service} gets no port: other users of this machine could reach the device by it. ssh needs none. "
+                "Take it out of ports."
+            )
 
 
 def checked_options(options: dict) -> dict:

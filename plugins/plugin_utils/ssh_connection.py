@@ -30,6 +30,9 @@ display = Display()
 _PREFIX = "iotops_tunnel_"
 _SURE_SECONDS = 10.0
 
+# Why there is no tunnel that works, so that another is opened where that is allowed.
+_WOULD_OPEN = ("no-tunnel", "tunnel-closed", "taken-over", "reused-elsewhere")
+
 # What HTTP allows in the first line of a request.
 _HTTP_PATH = re.compile(r"/[!-~]*\Z")
 
@@ -162,19 +165,34 @@ class Connection(SshConnection):
     def _ensure_tunnel(self, wait=None):
         """See to it that the hub has a tunnel that is up; fail before ssh runs if not."""
         thing = self._thing()
+        services = [self._checked(name, "iotops_tunnel_services") for name in self.get_option("services")]
+        policy = self.get_option("open")
+        # What is wrong with it is known before a tunnel is paid for.
+        check = self._health_check()
+        is_unfit = check is not None and policy != "never" and check.service not in services
         with self._unreachable(thing):
-            row = client.ensure(
-                thing,
-                self._service(),
-                open_policy=self.get_option("open"),
-                services=[self._checked(name, "iotops_tunnel_services") for name in self.get_option("services")],
-                ports=self._ports(),
-                wait=float(self.get_option("wait_for_destination")) if wait is None else wait,
-                timeout=float(self.get_option("timeout")),
-                owner=self._opener.owner,
-                unregistered=self._opener.unregistered,
-                caller=self._caller,
-            )
+            try:
+                row = client.ensure(
+                    thing,
+                    self._service(),
+                    open_policy="never" if is_unfit else policy,
+                    services=services,
+                    ports=self._ports(),
+                    wait=float(self.get_option("wait_for_destination")) if wait is None else wait,
+                    timeout=float(self.get_option("timeout")),
+                    owner=self._opener.owner,
+                    unregistered=self._opener.unregistered,
+                    caller=self._caller,
+                )
+            except client.HubError as error:
+                if not is_unfit or error.code not in _WOULD_OPEN:
+                    raise
+                raise client.HubError(
+                    f"there is no tunnel to {thing} that works, and a new one, with {', '.join(services)}, would be of "
+                    f"no use to its health check: add {check.service} to iotops_tunnel_services, or set "
+                    "iotops_tunnel_health_service",
+                    code="bad-input",
+                ) from None
         self._hub_pid = row.get("hub_pid")
         if row.get("taken_from"):
             display.warning(

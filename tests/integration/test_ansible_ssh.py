@@ -111,31 +111,26 @@ def test_a_thing_made_of_inventory_hostname_is_the_delegates(
         assert f"{word}={fleet.devices[device].sshd.port}" in done.stdout
 
 
-def test_a_host_without_a_thing_delegates_to_one_by_its_own_account(
-    fleet: Fleet, controller: Controller, tmp_path: Path
+@pytest.mark.parametrize("default", ["", " | default('eu-north-1')"])
+def test_what_a_delegate_looks_up_by_its_name_need_not_be_there_for_the_host(
+    fleet: Fleet, controller: Controller, tmp_path: Path, default: str
 ) -> None:
-    """What the delegate's variables look up by name need not be there for the host that the task is for."""
+    region = fleet.service.environment["AWS_REGION"]
     playbook = tmp_path / "delegate.yml"
-    playbook.write_text("""
+    playbook.write_text(f"""
 - hosts: localhost
   gather_facts: false
   vars:
-    accounts: {device-2: {region: eu-central-1}}
+    accounts: {{device-2: {{region: {region}}}}}
   tasks:
-    - ansible.builtin.raw: echo there=${SSH_CONNECTION##* }
+    - ansible.builtin.raw: echo there=${{SSH_CONNECTION##* }}
       delegate_to: device-2
       connection: iotops.tunnel.ssh
       changed_when: false
 """)
-    region = "{{ accounts[inventory_hostname].region | default('nowhere') }}"
     own = tmp_path / "host_vars" / "device-2.yml"
     own.parent.mkdir()
-    own.write_text(f'iotops_tunnel_region: "{region}"\n')
-    done = controller.playbook(playbook, "-v")
-    assert done.returncode != 0
-    assert "eu-central-1" in done.stdout
-    assert "nowhere" not in done.stdout
-    own.write_text("iotops_tunnel_thing: \"{{ {'device-2': 'device-2'}[inventory_hostname] }}\"\n")
+    own.write_text(f'iotops_tunnel_region: "{{{{ accounts[inventory_hostname].region{default} }}}}"\n')
     done = controller.playbook(playbook, "-v")
     assert f"there={fleet.devices['device-2'].sshd.port}" in done.stdout, done.stdout
 
@@ -344,6 +339,33 @@ def test_bad_names_make_a_host_unreachable(fleet: Fleet, controller: Controller,
     outcome = controller.module("ansible.builtin.ping", "device-1", "-e", variable)["device-1"]
     assert outcome.word == "UNREACHABLE"
     assert sentence in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("iotops_tunnel_health_path", "foo", "Set iotops_tunnel_health_path for nobody"),
+        ("iotops_tunnel_health_status", ["well"], "Set iotops_tunnel_health_status for nobody"),
+        ("iotops_tunnel_health_service", "HTTP2", "HTTP2 to iotops_tunnel_services"),
+    ],
+)
+def test_a_health_check_that_cannot_be_is_known_before_a_tunnel_is_opened(
+    fleet: Fleet, controller: Controller, variable: str, value: object, sentence: str
+) -> None:
+    settings = {"iotops_tunnel_thing": "nobody", "iotops_tunnel_health_check": True, "iotops_tunnel_wait": 0}
+    asked = json.dumps({**settings, variable: value})
+    outcome = controller.module("ansible.builtin.ping", "device-1", "-e", asked)["device-1"]
+    assert outcome.word == "UNREACHABLE"
+    assert sentence in outcome.message
+    assert tunnels_to_nobody(fleet) == []
+
+
+def test_a_tunnel_that_is_held_may_have_services_that_none_would_be_opened_with(
+    fleet: Fleet, controller: Controller
+) -> None:
+    settings = {"iotops_tunnel_health_check": True, "iotops_tunnel_services": ["SSH1"]}
+    outcome = controller.module("ansible.builtin.ping", "device-1", "-e", json.dumps(settings))["device-1"]
+    assert outcome.word == "SUCCESS", outcome.message
 
 
 def test_a_refused_login_keeps_ssh_words(fleet: Fleet, controller: Controller) -> None:

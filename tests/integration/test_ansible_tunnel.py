@@ -69,6 +69,23 @@ def test_opens_a_tunnel_that_the_hub_holds(controller: Controller, service: Tunn
     assert outcome.result["ports"] == {"HTTP1": held["services"]["HTTP1"]["port"]}
 
 
+@pytest.mark.parametrize(
+    ("port", "sentence"),
+    [
+        ("HTTP2=any", "names HTTP2, and the tunnel is to carry SSH1, HTTP1"),
+        ("SSH1=5555", "SSH1 gets no port"),
+    ],
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_ports_that_the_tunnel_could_not_have_are_known_before_it_is_opened(
+    controller: Controller, service: TunnelingService, port: str, sentence: str, check: bool
+) -> None:
+    outcome = controller.tunnel("thing-a", *(["--check"] if check else []), ports=[port])
+    assert outcome.word == "FAILED"
+    assert sentence in outcome.message
+    assert open_tunnels(service, "thing-a") == []
+
+
 def test_uses_an_open_tunnel_again(controller: Controller, service: TunnelingService) -> None:
     first = controller.tunnel("thing-a")
     second = controller.tunnel("thing-a")
