@@ -8,6 +8,7 @@ run has left in a persistent cache are there in the next.
 from __future__ import annotations
 
 import json
+import re
 import select
 import socket
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from peers.fleet import Fleet
 from peers.hostile import hostile_python
 from peers.page import Page
 from peers.process import free_port
+from peers.troubleshooting import assert_documented
 
 LIAR, VICTIM = "valve", "pump"
 SECRET = "the controller's own secret"
@@ -252,6 +254,9 @@ def test_hosts_and_groups_stay_as_they_were(scene: Scene, session: CompletedProc
 def test_who_lies_is_refused_by_name(scene: Scene, session: CompletedProcess[str]) -> None:
     for name in ("thing", "in-a-loop", "ports", "programs", "host-keys", "control-path", "delegated", "groups"):
         assert f"liar-{name} {REFUSED}: " in session.stdout, name
+    told = re.search(rf"liar-thing {REFUSED}: .*? such variables\.", session.stdout, re.DOTALL)
+    assert told, session.stdout
+    assert_documented("Facts of the device", " ".join(told[0].split()))
     assert f"This host {REFUSED}: group_names, inventory_hostname, inventory_hostname_short." in session.stdout
 
 

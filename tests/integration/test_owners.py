@@ -6,6 +6,7 @@ They work for ten seconds, or for as many as ``TEST_OWNERS_SECONDS`` says.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import pytest
 from peers.collection import Controller
 from peers.fleet import AgentFleet
 from peers.process import wait_for
+from peers.troubleshooting import assert_documented
 from tunnelproxy.hub.tags import valid_owner
 
 SECONDS = float(os.environ.get("TEST_OWNERS_SECONDS", "10"))
@@ -146,9 +148,12 @@ def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
         lost = task.ended()
 
     assert succeeded(won), won.stdout + won.stderr
-    print(won.stdout, won.stderr, lost.stdout, lost.stderr)
-    assert "pump | UNREACHABLE!" in lost.stdout
-    assert "bob" in lost.stdout
+    assert "The tunnel of pump was alice's" in " ".join((won.stdout + won.stderr).split())
+    _, told, result = lost.stdout.partition("pump | UNREACHABLE! => ")
+    assert told, lost.stdout
+    message = str(json.JSONDecoder().raw_decode(result)[0]["msg"])
+    assert_documented("Tunnel taken over", message)
+    assert "bob took over the tunnel of pump" in message
     # What was suggested once would only end the other's task.
     assert "hub stop" not in lost.stdout
     assert owners(fleet) == {tunnel_id: "bob"}
