@@ -304,6 +304,25 @@ def test_the_owner_may_be_a_variable_of_the_host(controller: Controller) -> None
     assert outcome.result["tags"]["iotops:owner"] == valid_owner("caf\u00e9;7")
 
 
+def test_with_a_delegate_it_is_about_the_host_that_the_task_is_for(
+    controller: Controller, service: TunnelingService, tmp_path: Path
+) -> None:
+    playbook = tmp_path / "play.yml"
+    playbook.write_text("""
+- hosts: thing-a
+  gather_facts: false
+  tasks:
+    - iotops.tunnel.tunnel:
+      delegate_to: alias
+    - ansible.builtin.debug:
+        msg: "{{ lookup('iotops.tunnel.endpoint', 'HTTP1', open='never', timeout=1) }}"
+      delegate_to: alias
+""")
+    done = controller.playbook(playbook)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [len(open_tunnels(service, thing)) for thing in ("thing-a", "thing-b")] == [1, 0]
+
+
 def test_a_tunnel_is_taken_over_only_on_request(controller: Controller, service: TunnelingService) -> None:
     alices = controller.tunnel("thing-a").result["tunnel_id"]
     assert controller.tunnel("thing-a", "--check", take_over=True, **BOB).word == "CHANGED"
