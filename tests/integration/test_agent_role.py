@@ -99,7 +99,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         }
         hosts = {
             THING: {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": device.port},
-            THROUGH_TUNNEL: {"iotops_tunnel_thing": THING},
+            # Nobody has enrolled it with the service.
+            THROUGH_TUNNEL: {"iotops_tunnel_thing": THING, "iotops_tunnel_unregistered": True},
         }
         pair = Certificates(folder / "pair-key", folder / "pair-ca")
         pair.ensure(THING)
