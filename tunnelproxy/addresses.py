@@ -58,6 +58,10 @@ class UnixAddress(NamedTuple):
 Address = Union[TcpAddress, UnixAddress]
 
 
+LONGEST_SHOWN = 40
+"""Characters of a service ID that messages show."""
+
+
 class BadAddress(NamedTuple):
     """What a file has for a service, and is no address: an error only if the tunnel carries that service."""
 
@@ -114,13 +118,15 @@ def read_directory(directory: Path, mode: Mode, amiss: Objection = refuse) -> di
         except ConfigurationError as error:
             amiss(str(error), "the file counts for nothing")
             continue
-        for name, value in lines.items():
+        # Any file is read, also one that is about something else, and has secrets: what it says is not told.
+        for name, (number, value) in lines.items():
+            where = f"{path}, line {number}"
             if not SERVICE_ID.match(name):
-                amiss(f"{path}: '{name}' is not a service ID, such as SSH1", "the line counts for nothing")
+                amiss(f"{where}: it does not begin with a service ID, such as SSH1", "the line counts for nothing")
             elif name in addresses:
-                amiss(f"{path}: {name} is already configured in {origin[name]}", "the first counts")
+                amiss(f"{path}: {_shown(name)} is already configured in {origin[name]}", "the first counts")
             else:
-                addresses[name] = _address_in_file(value, f"{path}: {name}", mode, amiss)
+                addresses[name] = _address_in_file(value, f"{path}: {_shown(name)}", mode, amiss)
                 origin[name] = path
     return addresses
 
@@ -128,19 +134,21 @@ def read_directory(directory: Path, mode: Mode, amiss: Objection = refuse) -> di
 def _files_below(directory: Path) -> Iterator[Path]:
     """Regular files, and links to such."""
     found = [Path(folder, name) for folder, _, names in os.walk(directory) for name in names]
-    return (path for path in sorted(found) if path.is_file())
+    return (path for path in sorted(found) if os.path.isfile(path))
 
 
 def _address_in_file(text: str, where: str, mode: Mode, amiss: Objection) -> Address | BadAddress:
     try:
         return parse_address(text, where, mode)
-    except ConfigurationError as error:
-        amiss(str(error), "that is an error only if the tunnel carries the service")
-        return BadAddress(str(error))
+    except ConfigurationError:
+        hint = "; put each service on a line of its own" if "=" in text else ""
+        problem = f"{where}: what stands behind '=' is not an address, such as 22{hint}"
+        amiss(problem, "that is an error only if the tunnel carries the service")
+        return BadAddress(problem)
 
 
-def _read_ini(path: Path, amiss: Objection) -> dict[str, str]:
-    """The ``name = value`` lines of a file, up to its first section.
+def _read_ini(path: Path, amiss: Objection) -> dict[str, tuple[int, str]]:
+    """The ``name = value`` lines of a file, up to its first section: number and value by name.
 
     Raises:
         ConfigurationError: the file is not like that.
@@ -151,7 +159,7 @@ def _read_ini(path: Path, amiss: Objection) -> dict[str, str]:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise _not_ini(path, "it is not a text file") from error
-    found: dict[str, str] = {}
+    found: dict[str, tuple[int, str]] = {}
     keys: set[str] = set()
     section = ""
     for number, line in enumerate(map(str.strip, lines), 1):
@@ -169,10 +177,11 @@ def _read_ini(path: Path, amiss: Objection) -> dict[str, str]:
         if not equals or not name:
             raise _not_ini(path, f"line {number} is not")
         if section + name in keys:
-            raise _not_ini(path, f"{name} stands twice")
+            named = _shown(name) if SERVICE_ID.match(name) else f"the name in line {number}"
+            raise _not_ini(path, f"{named} stands twice")
         keys.add(section + name)
         if not section:
-            found[name] = _COMMENT.sub("", value)
+            found[name] = number, _COMMENT.sub("", value)
     return found
 
 
@@ -246,4 +255,9 @@ def _good(address: Address | BadAddress) -> Address:
 
 
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(name or "one without a name" for name in names) or "none"
+    return ", ".join(_shown(name) or "one without a name" for name in names) or "none"
+
+
+def _shown(name: str) -> str:
+    """A name, without most of one so long that it may be a token which somebody has put into a file."""
+    return name if len(name) <= LONGEST_SHOWN else f"{name[:8]}…"

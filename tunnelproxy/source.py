@@ -41,6 +41,7 @@ class SourceProxy:
         destination_version: the version that the destination speaks; None to find out.
         answers_v1_only: whether it was found, earlier in the life of this tunnel, to answer nothing but V1.
         expects_v1: whether the thing was found so by an earlier tunnel, and may be another device, or a newer one, now.
+        speaks_newer: whether it was found to speak V2 or V3: then V1 is never tried, however long it is silent.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
     """
 
@@ -56,6 +57,7 @@ class SourceProxy:
         destination_version: Version | None = None,
         answers_v1_only: bool = False,
         expects_v1: bool = False,
+        speaks_newer: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
@@ -68,6 +70,8 @@ class SourceProxy:
         self._found_version: Version | None = None
         self.answers_v1_only = False
         """Whether the destination was found to leave everything but V1 without an answer."""
+        self.speaks_newer = speaks_newer
+        """Whether it was found to speak V2 or V3."""
         self._trying_v1 = False
         """Whether this link speaks V1 to see if the destination answers that."""
         self._try_v1_next = answers_v1_only
@@ -181,6 +185,9 @@ class SourceProxy:
         if self._trying_v1:
             # The reference of 2.x answers V1 too, where the tunnel has one service, and shows that it is newer.
             self._trying_v1, self.answers_v1_only = False, version is Version.V1
+        self.speaks_newer = version is not Version.V1
+        if self.speaks_newer:
+            self._expects_v1 = False
         told = self._told_version
         unlike_told = told is not None and told is not version
         if version is Version.V1 and (unlike_told or len(self.end.services) > 1):
@@ -194,7 +201,7 @@ class SourceProxy:
         if multiplexer is None or len(self.end.services) > 1:
             return
         waiting = multiplexer.connections.values()
-        if any(local.held for local in waiting):
+        if any(local.held for local in waiting) and not self.speaks_newer:
             log.info("nothing comes from the destination: trying V1, all that some answer (-y V3 forbids it)")
             self._try_v1_next = True
             self._relink("trying V1")
@@ -215,10 +222,13 @@ class SourceProxy:
         for service_id, local in multiplexer.carry_over():
             self._keep(service_id, local)
         self.end.ready.clear()
+        self.end.settled.clear()
         link.fail(Relink(why), 1000)
 
     def _may_answer_v1_only(self, service_id: str) -> bool:
-        return self._told_version is None and service_id in OLD_SERVICES and len(self.end.services) == 1
+        if self._told_version is not None or self.speaks_newer:
+            return False
+        return service_id in OLD_SERVICES and len(self.end.services) == 1
 
     def _refuse_version(self, version: Version) -> None:
         services = ", ".join(self.end.services)
@@ -259,8 +269,21 @@ class SourceProxy:
         if self._trying_v1 and not local.bytes_out:
             # No answer to V1 either. The next device that comes may be one that exits when it is spoken to in V1.
             asyncio.get_running_loop().call_soon(self._stop_trying_v1)
+        elif self._speaks_too_old():
+            asyncio.get_running_loop().call_soon(self._speak_newer)
         elif self._early:
             asyncio.get_running_loop().call_soon(self._open_waiting)
+
+    def _speaks_too_old(self) -> bool:
+        """Whether an idle link speaks V1 to a destination that was found to be newer."""
+        multiplexer = self.end.multiplexer
+        if multiplexer is None or self._told_version is not None or not self.speaks_newer:
+            return False
+        return multiplexer.version is Version.V1 and not multiplexer.connections
+
+    def _speak_newer(self) -> None:
+        if self._speaks_too_old():
+            self._relink("the destination speaks a newer version")
 
     def _stop_trying_v1(self) -> None:
         if self._trying_v1:

@@ -204,7 +204,7 @@ def test_the_hub_remembers_what_it_found(
         with destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True):
             found = await hear_banner(HeldTunnel(record))
             assert found.destination_version == "V1"
-            assert found.is_old
+            assert found.known_of_device == {"expects_v1": True}
             monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 60)
             assert await hear_banner(HeldTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
 
@@ -234,6 +234,52 @@ def test_a_device_that_answers_nothing_is_not_spoken_to_in_v1_for_good(
                     with Client(proxy, "SSH") as client:
                         await client.hears(BANNER)
                     assert device.exited is None
+
+    check()
+
+
+def test_a_device_that_is_replaced_while_v1_is_tried_has_not_shown_that_it_speaks_v1(
+    service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer
+) -> None:
+    """The service's own reset, which tells that it is gone, is like one of V1 then."""
+
+    @in_event_loop
+    async def check() -> None:
+        async with source(service, tunnel) as proxy:
+            with service.connect("destination", tunnel.destination_token):
+                client = Client(proxy, "SSH")
+                await client.say(HELLO)
+                await until(lambda: proxy.end.multiplexer and proxy.end.multiplexer.version is Version.V1)
+                await until(proxy.end.open_connections)
+            # A reboot: the device has gone while the client still waits.
+            await until(lambda: proxy.end.multiplexer and proxy.end.multiplexer.version is Version.V3)
+            assert not proxy.answers_v1_only
+            with client:
+                rotated = service.boto3_client().rotate_tunnel_access_token(
+                    tunnelId=tunnel.tunnel_id, clientMode="DESTINATION"
+                )
+            with destination(service, rotated["destinationAccessToken"], server.port) as device:
+                with Client(proxy, "SSH") as another:
+                    await another.hears(BANNER)
+                assert device.exited is None
+
+    check()
+
+
+def test_v1_is_never_tried_on_a_device_that_was_found_to_be_newer(
+    service: TunnelingService, tunnel: OpenTunnel
+) -> None:
+    """It may stand still for longer than anybody would wait: its network is gone, or its server's machine."""
+
+    @in_event_loop
+    async def check() -> None:
+        async with source(service, tunnel, speaks_newer=True) as proxy:
+            with service.connect("destination", tunnel.destination_token), Client(proxy, "SSH") as client:
+                await client.say(HELLO)
+                await until(proxy.end.open_connections)
+                await asyncio.sleep(2 * OLD_SECONDS)  # nothing is to happen in that time
+                assert proxy.end.multiplexer
+                assert proxy.end.multiplexer.version is Version.V3
 
     check()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,8 @@ def test_every_file_below_the_directory_counts(tmp_path: Path) -> None:
         ("HTTP1 = 5555 SSH1 = 3333\n", "put each service on a line of its own"),
         ("SSH1 = 22\nSSH1 = 23\n", "SSH1 stands twice"),
         ("[section]\nSSH1 = 22\n", r"remove the line \[section\]"),
-        ("SSH1 = ssh\n", "a.ini: SSH1: 'ssh' is not an address"),
-        ("S H = 22\n", "'S H' is not a service ID"),
+        ("SSH1 = ssh\n", "a.ini: SSH1: what stands behind '=' is not an address"),
+        ("S H = 22\n", "line 1: it does not begin with a service ID"),
     ],
 )
 def test_a_malformed_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, complaint: str) -> None:
@@ -156,7 +157,7 @@ def test_who_does_not_mind_gets_what_is_well_in_files(tmp_path: Path) -> None:
     assert [text.partition(str(tmp_path))[2][1] for text in amiss.said] == list("aabcdefgh")
     # What is no address matters where the tunnel has that service only.
     assert match_services(found, ["SSH1"], Mode.DESTINATION, "config/") == SSH
-    with pytest.raises(ConfigurationError, match="g: WRONG: 'address' is not an address"):
+    with pytest.raises(ConfigurationError, match="g: WRONG: what stands behind '=' is not an address"):
         match_services(found, ["WRONG"], Mode.DESTINATION, "config/")
 
 
@@ -199,3 +200,20 @@ def test_a_destination_needs_every_service_and_may_know_more() -> None:
 def test_a_source_may_not_configure_what_is_not_offered() -> None:
     with pytest.raises(ConfigurationError, match="does not offer SSH1: -s has SSH1, the tunnel carries HTTP1"):
         match_services(SSH, ["HTTP1"], Mode.SOURCE, "-s")
+
+
+def test_what_a_file_says_is_not_told_for_it_may_be_about_something_else(tmp_path: Path) -> None:
+    """Every file below the folder is read."""
+    token = "AQGAAXhLbGnQ" * 6
+    (tmp_path / "app.env").write_text("DB_PASSWORD = hunter2\nan other = wJalrXUtnFEMI\n")
+    (tmp_path / "token").write_text(f"{token}==\n")
+    told: list[str] = []
+    read_directory(tmp_path, Mode.SOURCE, lambda *words: told.extend(words))
+    assert len(told) == 6
+    assert not re.search("hunter2|wJalrXUtnFEMI|AQGAAXhLbGnQAQG", " ".join(told))
+
+
+def test_a_link_that_leads_nowhere_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.ini").write_text("SSH1 = 22\n")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert read_directory(tmp_path, Mode.SOURCE) == {"SSH1": TcpAddress(None, 22)}

@@ -84,7 +84,8 @@ class TunnelRecord:
         chosen_ports: where the user wants them to: 0 for any port, None for none.
         awaited_since: while its device is given time to come: when the hub opened it or took it over, in seconds since
             the epoch.
-        destination_version: what its device was found to speak, where it is to be spoken to in that from the start.
+        destination_version: what its device was found to speak: ``V1`` where it is to be spoken to in that from the
+            start, ``V3`` for that or V2.
         expects_v1: whether the device was found to speak V1 only by an earlier tunnel.
     """
 
@@ -140,9 +141,11 @@ class TunnelRecord:
         return f"{self.tunnel_id}{known}"
 
     @property
-    def is_old(self) -> bool:
-        """Whether the thing is known for a device that speaks V1 only."""
-        return self.expects_v1 or self.destination_version == "V1"
+    def known_of_device(self) -> dict[str, Any]:
+        """What the next tunnel of the thing is to know of its device, which may be another by then."""
+        if self.destination_version == "V3":
+            return {"destination_version": "V3"}
+        return {"expects_v1": self.expects_v1 or self.destination_version == "V1"}
 
     def expires_within(self, seconds: float) -> bool:
         """Whether the tunnel's life is over so soon, or already."""
@@ -170,6 +173,7 @@ class HeldTunnel:
             bind_address="127.0.0.1",
             answers_v1_only=record.destination_version == "V1",
             expects_v1=record.expects_v1,
+            speaks_newer=record.destination_version == "V3",
         )
         self._running = asyncio.ensure_future(self._run())
 
@@ -202,8 +206,9 @@ class HeldTunnel:
         ports = self.ports
         if ports and ports != self.record.ports:
             self.record = replace(self.record, ports=ports)
-        if self._proxy.answers_v1_only and self.record.destination_version is None:
-            self.record = replace(self.record, destination_version="V1")
+        found = "V1" if self._proxy.answers_v1_only else "V3" if self._proxy.speaks_newer else None
+        if found is not None and found != self.record.destination_version:
+            self.record = replace(self.record, destination_version=found, expects_v1=found == "V1")
         return self.record
 
     async def listen(self, ports: Mapping[str, int | None]) -> None:

@@ -317,8 +317,8 @@ class Hub:
             expires_at=found.expires_at,
             ports=held.ports if held is not None else {},
             chosen_ports=held.record.chosen_ports if held is not None else {},
-            expects_v1=held is not None and held.record.is_old,
             awaited_since=time.time(),
+            **(held.up_to_date().known_of_device if held is not None else {}),
         )
         tunnel = await self._hold(record, caller)
         tunnel.taken_from = found.taken_from
@@ -394,7 +394,7 @@ class Hub:
                 if tunnel is not None:
                     before = tunnel.up_to_date()
                     record = replace(
-                        record, ports=tunnel.ports, chosen_ports=before.chosen_ports, expects_v1=before.is_old
+                        record, ports=tunnel.ports, chosen_ports=before.chosen_ports, **before.known_of_device
                     )
                 tunnel = await self._hold(record, caller)
         await tunnel.wait_linked(request["timeout"])

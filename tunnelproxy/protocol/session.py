@@ -374,7 +374,7 @@ class Session:
     def _find_peer_version(self, kind: Message.Type, message: Message) -> Iterator[Event]:
         """Learn what the destination speaks: from its data, a reset in V1, or the answer to :meth:`ask_version`.
 
-        Other resets may be the service's own.
+        Other resets may be the service's own, which are like those of V1 to a source that speaks V1.
         """
         service_id = self.sole_service if self.version is Version.V1 else message.serviceId or self.sole_service
         stream = self._streams.get(service_id) if service_id is not None else None
@@ -386,7 +386,7 @@ class Session:
         if kind == Message.CONNECTION_RESET and version is Version.V3:
             if stream is None or not stream.live or message.connectionId != stream.asked:
                 return
-        elif kind != Message.DATA and version is not Version.V1:
+        elif kind != Message.DATA and (version is not Version.V1 or self.version is Version.V1):
             return
         news = self._peer_version is None
         self._peer_version = self._peer_version or version
