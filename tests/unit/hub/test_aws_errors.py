@@ -1197,8 +1197,8 @@ def test_errors_of_elsewhere_are_not_explained(error: BaseException) -> None:
 
 
 def test_the_operating_system_is_quoted() -> None:
-    failure = explain(PermissionError(13, "Permission denied", "/root/x"), api="iot", environment={})
-    assert failure == Failure("bad-input", "/root/x cannot be used (Permission denied): check the AWS_ variables")
+    failure = explain(PermissionError(13, "Permission denied", "/nowhere/x"), api="iot", environment={})
+    assert failure == Failure("bad-input", "/nowhere/x cannot be used (Permission denied): check the AWS_ variables")
 
 
 @pytest.mark.parametrize(
