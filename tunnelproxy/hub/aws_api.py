@@ -55,8 +55,6 @@ CLOCKS_DIFFER = timedelta(minutes=2)
 STALE_SECONDS = 3.0
 """How long credentials of a program, container or machine count as those of now."""
 
-_THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown")
-
 ACCOUNT_HEADER = "x-iotops-account"
 """In which the tunneling service tells its account ID; AWS tells it by its Security Token Service."""
 
@@ -241,7 +239,7 @@ class AwsApi:
             try:
                 return dict(client.open_tunnel(**request))
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in _THROTTLED:
+                if error.response.get("Error", {}).get("Code") not in aws_errors.THROTTLED:
                     raise
                 log.info("OpenTunnel is throttled; trying it again")
                 time.sleep(random.uniform(0.5, 2.0) * 2**attempt)  # noqa: S311  who comes when, not a secret

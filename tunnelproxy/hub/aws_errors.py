@@ -28,7 +28,7 @@ from botocore.configloader import load_config, raw_config_parse
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
-__all__ = ["APIS", "Api", "Failure", "explain"]
+__all__ = ["APIS", "THROTTLED", "Api", "Failure", "explain"]
 
 
 class Api(NamedTuple):
@@ -807,7 +807,7 @@ _KEYS_REFUSED = (
 )
 _KEYS_EXPIRED = ("ExpiredTokenException", "ExpiredToken", "TokenRefreshRequired")
 _DENIED = ("AccessDeniedException", "AccessDenied", "ForbiddenException", "UnauthorizedOperation")
-_THROTTLED = (
+THROTTLED = (
     "ThrottlingException",
     "Throttling",
     "ThrottledException",
@@ -877,7 +877,7 @@ def _wrong_scope(case: _Case, message: str) -> Failure | None:
 def _known_refusal(case: _Case, error: ClientError, kind: str, message: str) -> Failure | None:
     """What a service says by name."""
     caller, said = case.caller, case.words(f"{kind}: {message}" if message else kind)
-    if kind in _THROTTLED:
+    if kind in THROTTLED:
         return Failure(
             "throttled", f"{case.where} throttles the calls ({kind}), even after waiting: {case.api.throttled}"
         )
