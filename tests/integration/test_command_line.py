@@ -162,14 +162,18 @@ def test_a_whole_configuration_in_a_file(service: TunnelingService, http: HttpSe
     common = f"proxy-endpoint = {service.data}\ncapath = {service.ca}\n"
     port = free_port()
     with ExitStack() as stack:
-        for name, text in (
-            ("destination", f"access-token = {tunnel.destination_token}\ndestination-app = HTTP1={http.port} # web\n"),
-            ("source", f"access-token = {tunnel.source_token}\nsource-listen-port = HTTP1={port}\n"),
+        for name, text, ready in (
+            (
+                "destination",
+                f"access-token = {tunnel.destination_token}\ndestination-app = HTTP1={http.port} # web\n",
+                "connected to",
+            ),
+            ("source", f"access-token = {tunnel.source_token}\nsource-listen-port = HTTP1={port}\n", "listening on"),
         ):
             (tmp_path / f"{name}.ini").write_text(common + text)
             command = [sys.executable, "-m", "tunnelproxy", "--config", tmp_path / f"{name}.ini"]
-            stack.enter_context(Process(command, tmp_path / name, environment)).wait_for_output("connected to")
-        wait_for(lambda: fetch(port) == "the device is well\n", "the page")
+            stack.enter_context(Process(command, tmp_path / name, environment)).wait_for_output(ready)
+        assert fetch(port) == "the device is well\n"
 
 
 def test_without_host_verification_there_is_a_warning_each_time(service: TunnelingService, tmp_path: Path) -> None:
