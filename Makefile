@@ -30,6 +30,13 @@ demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
 test: system-packages test-packages $(INSTALLED) ## run all tests; ARGS="-k hub -n0" goes to pytest
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests $(ARGS)
 
+PYTHON := python3
+DEPENDENCIES := newest
+
+.PHONY: test-unit
+test-unit: ## run the unit tests with PYTHON=python3.9, in an environment of its own; DEPENDENCIES=lowest takes the oldest allowed
+	@scripts/test-unit $(PYTHON) $(DEPENDENCIES) $(ARGS)
+
 .PHONY: test-role
 test-role: system-packages test-packages $(INSTALLED) ## test the role on a Debian made for it; needs root, takes minutes
 	@scripts/system-packages debootstrap
@@ -79,10 +86,10 @@ bench: system-packages test-packages $(INSTALLED) ## measure tunnels beside stun
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types, and Ansible's own rules
 	@scripts/system-packages git
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog lint-licences
 
 # The longest first.
-.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
+.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog lint-licences
 lint-sanity:
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-sanity
 lint-ansible:
@@ -95,6 +102,13 @@ lint-ruff:
 lint-changelog:
 	$(BIN)/antsibull-changelog lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/changelog --check
+lint-licences:
+	$(BIN)/reuse lint --quiet || $(BIN)/reuse lint
+
+.PHONY: docs
+docs: $(INSTALLED) ## build the documentation site into build/docs
+	@$(BIN)/python -c 'import sphinx' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group docs
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/docs-site
 
 .PHONY: galaxy
 galaxy: ## check the collection's tarball with Galaxy's importer
@@ -121,6 +135,11 @@ sanity-all: ## ansible-test sanity on every supported ansible-core, installed be
 proto: ## generate the protobuf code anew
 	@scripts/system-packages protoc
 	protoc -I . --python_out=. --pyi_out=. tunnelproxy/protocol/message.proto
+
+.PHONY: release
+release: $(INSTALLED) ## build what a release publishes, for TAG=v0.1.0, into build/release
+	@$(BIN)/python -c 'import build' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group release
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/release $(TAG)
 
 .PHONY: clean
 clean: ## remove all that was made here, the environment too

@@ -566,6 +566,9 @@ def _bad_endpoint(case: _Case) -> Failure:
 
 # --- Networks.
 
+# urllib3 2 says "Failed to resolve"; urllib3 1 has getaddrinfo's own words, of which only the number is not translated.
+_NAME_NOT_KNOWN = re.compile(r"resolve|\[Errno -[2-5]\]")
+
 
 def _not_reached(case: _Case) -> Failure:
     reason = case.words(_reason(case.kwargs.get("error")) or case.error)
@@ -577,7 +580,7 @@ def _not_reached(case: _Case) -> Failure:
         )
     if case.endpoint_setting:
         check = f"check that the service runs there, {case.endpoint_setting}, and this machine's network"
-    elif "resolve" in str(case.kwargs.get("error")) and _is_unknown(case.region):
+    elif _NAME_NOT_KNOWN.search(str(case.kwargs.get("error"))) and _is_unknown(case.region):
         return _bad_region(case)
     else:
         check = "check this machine's network and AWS_REGION"

@@ -1,8 +1,12 @@
-from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar
+from typing import Optional as _Optional
+from typing import Union as _Union
+
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Optional as _Optional, Union as _Union
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -10,6 +14,7 @@ class Message(_message.Message):
     __slots__ = ["availableServiceIds", "connectionId", "ignorable", "payload", "serviceId", "streamId", "type"]
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = []
+
     AVAILABLESERVICEIDS_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONID_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_RESET: Message.Type
@@ -32,4 +37,13 @@ class Message(_message.Message):
     serviceId: str
     streamId: int
     type: Message.Type
-    def __init__(self, type: _Optional[_Union[Message.Type, str]] = ..., streamId: _Optional[int] = ..., ignorable: bool = ..., payload: _Optional[bytes] = ..., serviceId: _Optional[str] = ..., availableServiceIds: _Optional[_Iterable[str]] = ..., connectionId: _Optional[int] = ...) -> None: ...
+    def __init__(
+        self,
+        type: _Optional[_Union[Message.Type, str]] = ...,
+        streamId: _Optional[int] = ...,
+        ignorable: bool = ...,
+        payload: _Optional[bytes] = ...,
+        serviceId: _Optional[str] = ...,
+        availableServiceIds: _Optional[_Iterable[str]] = ...,
+        connectionId: _Optional[int] = ...,
+    ) -> None: ...

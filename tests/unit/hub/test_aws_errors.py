@@ -27,7 +27,7 @@ from time import time
 from typing import Any, NamedTuple
 
 import pytest
-from botocore import exceptions
+from botocore import __version__, exceptions
 from botocore.config import Config
 from botocore.session import Session
 from cryptography import x509
@@ -38,6 +38,8 @@ from cryptography.x509.oid import NameOID
 from peers.process import REPOSITORY, free_port
 from tunnelproxy.hub.aws_errors import APIS, Failure, explain
 from tunnelproxy.service.certificates import Certificates, server_context
+
+BOTOCORE = tuple(map(int, __version__.split(".")[:2]))
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -452,6 +454,8 @@ def test_the_login_is_over(shell: Shell, settings: str, cached_under: str | None
     log_in(shell, cached_under, hours=-1)
     raised = "TokenRetrievalError" if cached_under else "UnauthorizedSSOTokenError"
     sentence = "the SSO session of the profile single has expired: run `aws sso login --profile single`"
+    if not cached_under and BOTOCORE < (1, 40):
+        pytest.skip("this botocore asks AWS about an SSO session that is over")
     assert shell.apart() == (raised, "wrong-credentials", sentence)
 
 

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sphinx's settings for the documentation site: `make docs`. It needs no network, and the pages load nothing from one."""
+
+project = "iotops.tunnel"
+copyright = "the iotops.tunnel authors"  # noqa: A001: Sphinx wants this name
+extensions = ["myst_parser", "sphinx_antsibull_ext"]
+include_patterns = ["index.md", "README.md", "CHANGELOG.md", "docs/*.md", "roles/*/README.md", "reference/*.rst"]
+root_doc = "index"
+myst_heading_anchors = 4
+html_theme = "furo"
+html_title = project
+# antsibull-docs refers to pages of Ansible's own documentation, which are not part of this site.
+suppress_warnings = ["ref.ref"]
