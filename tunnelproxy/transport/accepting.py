@@ -30,7 +30,7 @@ WARNING_SECONDS = 10.0
 
 async def accept_for_ever(
     listener: socket.socket,
-    admit: Callable[[socket.socket, Any], None],
+    admit: Callable[[socket.socket, Any], object],
     *,
     room: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
@@ -69,7 +69,7 @@ async def accept_for_ever(
             await asyncio.sleep(0)
 
 
-def _admit(admit: Callable[[socket.socket, Any], None], connection: socket.socket, address: Any) -> None:
+def _admit(admit: Callable[[socket.socket, Any], object], connection: socket.socket, address: Any) -> None:
     try:
         connection.setblocking(False)
         admit(connection, address)
