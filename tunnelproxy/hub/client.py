@@ -46,6 +46,7 @@ __all__ = [
     "explain",
     "explain_break",
     "holds",
+    "in_words",
     "locate",
     "open_stream",
     "prepare",
@@ -80,6 +81,9 @@ DEFAULT_SERVICES = ("SSH1", "HTTP1")
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MARGIN_SECONDS = 5.0
 _PAUSES_SECONDS = (0.1, 1.0)
+_OTHERS = ("/run/user/{user}", "/tmp/iotops-tunnel-{user}")  # noqa: S108  directory() checks it
+"""The runtime directory of a process that is not told it, and the hub's folder where there is none."""
+
 _POLL_SECONDS = 0.1
 _LONGEST_REPLY = 16 * 1024 * 1024
 _LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
@@ -558,6 +562,14 @@ def cannot_write(path: object, error: OSError) -> str:
     return f"cannot write {path}: {error.strerror or error}: {_remedy(error)}"
 
 
+def in_words(error: OSError) -> str:
+    """What the operating system said, with the file that it is about, or what to do about it."""
+    if error.filename:
+        return cannot_write(error.filename, error)
+    remedy = f": {_remedy(error)}" if error.errno in _REMEDIES else ""
+    return f"{error.strerror or error}{remedy}"
+
+
 def _remedy(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0, _OTHER_REMEDY).format(variable=DIRECTORY_VARIABLE)
 
@@ -578,10 +590,10 @@ def _chosen_directory() -> str | None:
 
 
 def _default_directory() -> str:
-    user = os.getuid()
-    runtime = (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{user}")
+    of_user, at_last = (path.format(user=os.getuid()) for path in _OTHERS)
+    runtime = (os.environ.get("XDG_RUNTIME_DIR", ""), of_user)
     folders = [os.path.join(path, "iotops-tunnel") for path in runtime if os.path.isabs(path) and _is_runtime(path)]
-    folders = [*filter(_fits, folders), f"/tmp/iotops-tunnel-{user}"]  # noqa: S108  directory() checks it
+    folders = [*filter(_fits, folders), at_last]
     # A hub may have been started without a session, from cron, or have outlived one: the next caller finds it there.
     return next(filter(_is_mine_alone, folders), folders[0])
 

@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 from ..transport.background import watched
 from ..transport.descriptors import allow_many_files
-from .client import PROTOCOL, HubError, cannot_write
+from .client import PROTOCOL, HubError, in_words
 from .hub import Hub
 from .place import AlreadyRunningError, Place, ReplacedError
 from .ssh_names import SshNames
@@ -138,8 +138,7 @@ async def _reply(line: bytes, hub: Hub) -> tuple[dict[str, Any], socket.socket |
         return {"error": str(error), "code": error.code}, None
     except OSError as error:
         log.warning("a request failed: %s", error, exc_info=True)
-        words = cannot_write(error.filename, error) if error.filename else error.strerror or str(error)
-        return {"error": f"the hub could not do it: {words}", "code": "hub-failed"}, None
+        return {"error": f"the hub could not do it: {in_words(error)}", "code": "hub-failed"}, None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("a request is not understood", exc_info=True)
         words = f"the hub does not understand the request ({type(error).__name__})"
