@@ -11,6 +11,7 @@ from .addresses import Address, UnixAddress
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport import streams
+from .transport.background import watched
 from .transport.link import Access
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
@@ -97,7 +98,11 @@ class DestinationProxy:
         else:
             local = LocalSocket(multiplexer)
             multiplexer.join(connection, local)
-            task = asyncio.ensure_future(self._connect(multiplexer, connection, local, state.address))
+            task = watched(
+                f"connecting {connection}",
+                self._connect(multiplexer, connection, local, state.address),
+                on_failure=lambda _: multiplexer.reset(connection),
+            )
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 

@@ -7,12 +7,17 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from .addresses import TcpAddress
 from .errors import ConfigurationError
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport import streams
+from .transport.accepting import accept_for_ever
+from .transport.background import restarted, watched
+from .transport.descriptors import is_reserved
 from .transport.link import Access, Relink
 from .transport.local import LocalSocket
 from .transport.multiplexer import OLD_SECONDS, Multiplexer, MultiplexerOwner
@@ -27,9 +32,25 @@ log = logging.getLogger(__name__)
 LINK_WAIT_SECONDS = 30.0
 """How long a local connection waits for a tunnel that is reconnecting, or for the device to show what it speaks."""
 
+BACKLOG = 100
+"""Local connections that may wait to be accepted."""
+
 OLD_SERVICES = frozenset(("SSH", "VNC"))
 """What AWS IoT Device Client and Greengrass serve: nothing else. Theirs are the only destinations in the field that
 leave messages of a newer version than V1 without an answer, and in both the server speaks first."""
+
+
+class _Listener:
+    """A listening socket, and the task that accepts what connects to it."""
+
+    def __init__(self, sock: socket.socket, admit: Callable[[socket.socket, Any], None]) -> None:
+        self._sock = sock
+        # No error ends it; a fault of ours does not either.
+        self._accepting = restarted("listening for local connections", lambda: accept_for_ever(sock, admit))
+
+    def close(self) -> None:
+        self._accepting.cancel()
+        self._sock.close()
 
 
 class SourceProxy:
@@ -43,6 +64,8 @@ class SourceProxy:
         expects_v1: whether the thing was found so by an earlier tunnel, and may be another device, or a newer one, now.
         speaks_newer: whether it was found to speak V2 or V3: then V1 is never tried, however long it is silent.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
+        leaves_descriptors: whether to turn local connections away where this process has few descriptors left: any
+            local user can have 128 of each service.
     """
 
     def __init__(
@@ -59,12 +82,14 @@ class SourceProxy:
         expects_v1: bool = False,
         speaks_newer: bool = False,
         stall_seconds: float = STALL_SECONDS,
+        leaves_descriptors: bool = False,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self.refusal: str | None = None
         """Why the destination cannot be spoken to, where its version does not fit."""
         self._bind_address = bind_address
-        self._servers: dict[str, asyncio.AbstractServer] = {}
+        self._listeners: dict[str, _Listener] = {}
+        self._leaves_descriptors = leaves_descriptors
         self._stall_seconds = stall_seconds
         self._told_version = destination_version
         self._found_version: Version | None = None
@@ -105,8 +130,8 @@ class SourceProxy:
                 await self.listen(service_id, state.address)
 
     def stop(self) -> None:
-        for server in self._servers.values():
-            server.close()
+        for listener in self._listeners.values():
+            listener.close()
         for local in list(self._early):
             self._give_up(local)
 
@@ -116,16 +141,16 @@ class SourceProxy:
         Raises:
             ConfigurationError: that is not possible; it goes on as before.
         """
-        server, bound = (None, None) if address is None else await self._listen(service_id, address)
-        before = self._servers.pop(service_id, None)
+        listener, bound = (None, None) if address is None else await self._listen(service_id, address)
+        before = self._listeners.pop(service_id, None)
         if before is not None:
             before.close()
-        if server is not None:
-            self._servers[service_id] = server
+        if listener is not None:
+            self._listeners[service_id] = listener
             log.info("%s: listening on %s", service_id, bound, extra={"service": service_id})
         self.end.services[service_id].address = bound
 
-    async def _listen(self, service_id: str, address: TcpAddress) -> tuple[asyncio.AbstractServer, TcpAddress]:
+    async def _listen(self, service_id: str, address: TcpAddress) -> tuple[_Listener, TcpAddress]:
         loop = asyncio.get_running_loop()
         host = address.host or self._bind_address
         try:
@@ -135,10 +160,7 @@ class SourceProxy:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(bind_to)
-                speaks_first = service_id in OLD_SERVICES
-                server = await streams.serve(
-                    lambda: self._accept(service_id, LocalSocket(awaits_answer=speaks_first)), sock
-                )
+                sock.listen(BACKLOG)
             except OSError:
                 sock.close()
                 raise
@@ -147,7 +169,20 @@ class SourceProxy:
             remedy = "; give another with -s, or stop what uses it" if error.errno == errno.EADDRINUSE else ""
             raise ConfigurationError(f"{service_id}: cannot listen on {address}: {why}{remedy}") from error
         bound = sock.getsockname()
-        return server, TcpAddress(bound[0], bound[1])
+        return _Listener(sock, lambda accepted, _: self._admit(service_id, accepted)), TcpAddress(bound[0], bound[1])
+
+    def _admit(self, service_id: str, sock: socket.socket) -> None:
+        if self._leaves_descriptors and is_reserved(sock.fileno()):
+            log.debug("%s: turned a connection away: this process has few descriptors left", service_id)
+            sock.close()
+            return
+        local = self._accept(service_id, LocalSocket(awaits_answer=service_id in OLD_SERVICES))
+
+        def failed(error: Exception) -> None:
+            sock.close()
+            local.connection_lost(error)
+
+        watched(f"serving a connection of {service_id}", streams.accept(lambda: local, sock), on_failure=failed)
 
     def why_full(self, service_id: str) -> str | None:
         """Why a service takes no further connection just now; None if it does."""

@@ -199,6 +199,8 @@ class Connection(SshConnection):
                 f"The tunnel of {thing} was {row['taken_from']}'s, whose connections to the device have ended; it is "
                 f"{row['owner']}'s now."
             )
+        if row.get("not_saved"):
+            display.warning(f"The hub {row['not_saved']}.")
         self._is_at(row)
 
     def _locate(self):

@@ -19,6 +19,7 @@ from ..addresses import Address, match_services
 from ..destination import DestinationProxy
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..protocol.session import Mode
+from ..transport.background import watched
 from ..transport.backoff import Backoff
 from ..transport.endpoint import Endpoint
 from ..transport.link import Access, LinkLost
@@ -117,7 +118,8 @@ class Tunnels:
         if len(self._seen) > MAX_REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._held[digest] = tunnel
-        task = asyncio.ensure_future(self._hold(tunnel))
+        # One that fails is that tunnel's loss alone; _serve() begins again with what it can.
+        task = watched(f"serving {tunnel.notification}", self._hold(tunnel))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -147,13 +149,19 @@ class Tunnels:
         backoff = Backoff(*_RETRY_SECONDS)
         while True:
             try:
-                await DestinationProxy(route, access, self._plan).run()
+                return await DestinationProxy(route, access, self._plan).run()
             except LinkLost as lost:
                 # What a person at a terminal would mend may mend itself here, such as a clock that was not set yet
                 # when the certificate was checked.
-                delay = backoff.next_delay()
-                log.warning("%s: %s; trying again in %.0f s", tunnel.notification, lost, delay)
-                await asyncio.sleep(delay)
+                why: object = lost
+            except (TunnelClosed, TunnelRefused, ConfigurationError):
+                raise
+            except Exception as error:  # a fault of ours: its token is good for the next attempt
+                log.exception("%s: failed", tunnel.notification)
+                why = type(error).__name__
+            delay = backoff.next_delay()
+            log.warning("%s: %s; trying again in %.0f s", tunnel.notification, why, delay)
+            await asyncio.sleep(delay)
 
     def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         services: dict[str, Address | None] = dict(

@@ -6,14 +6,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import logging.handlers
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any, Callable
 
 from ..hub import client
 from . import logs
+from .log_file import LogFile
 from .process import run_until_signal
 from .readiness import SOCKET_VARIABLE, notify
 
@@ -21,7 +22,7 @@ __all__ = ["add_parser"]
 
 log = logging.getLogger(__name__)
 
-LOG_BYTES = 1024 * 1024
+LOG_NAME = "hub.log"
 IDLE_SECONDS = 60.0
 
 
@@ -80,16 +81,16 @@ def _be_background(options: argparse.Namespace) -> int:
     from ..hub import daemon  # noqa: F401  a missing requirement shows here, where it can still be told
 
     folder = client.directory()
+    log_file = LogFile(Path(folder) / LOG_NAME)
     if os.fork():
         return 0
     os.setsid()
     if os.fork():
         os._exit(0)
-    handler = logging.handlers.RotatingFileHandler(os.path.join(folder, "hub.log"), maxBytes=LOG_BYTES, backupCount=1)
-    logs.configure(options.verbose, options.log_format, handler)
+    logs.configure(options.verbose, options.log_format, log_file)
     # What supervises the process that started this one does not supervise this one.
     os.environ.pop(SOCKET_VARIABLE, None)
-    status = _serve(options, _say_ready)
+    status = _serve(options, _say_ready, log_file)
     os._exit(status)
 
 
@@ -101,15 +102,26 @@ def _say_ready() -> None:
     os.close(nowhere)
 
 
-def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
+def _serve(options: argparse.Namespace, ready: Callable[[], None], log_file: LogFile | None = None) -> int:
     from ..hub.daemon import AlreadyRunningError, serve
 
+    def moved(folder: Path) -> None:
+        if log_file is not None:
+            log_file.move(folder / LOG_NAME)
+
     try:
-        run_until_signal(serve(ready, idle_seconds=options.idle_seconds))
-    except AlreadyRunningError:
-        return _fail(f"a hub runs already in {client.directory()}: tunnelproxy hub status")
+        run_until_signal(serve(ready, idle_seconds=options.idle_seconds, moved=moved))
+    except AlreadyRunningError as error:
+        if error.answers and options.background:
+            # As good as one that was started now.
+            ready()
+            return 0
+        does = "" if error.answers else ", and does not answer"
+        return _fail(f"a hub runs already in {client.directory()}{does}: tunnelproxy hub status")
+    except client.HubError as error:
+        return _fail(error)
     except OSError as error:
-        return _fail(f"the hub cannot serve in {client.directory()}: {error.strerror or error}")
+        return _fail(f"the hub {client.cannot_write(error.filename or client.directory(), error)}")
     return 0
 
 
@@ -134,6 +146,8 @@ def _status(options: argparse.Namespace) -> int:
         print("no hub is running")
     else:
         print(f"hub: pid {status['pid']}, {len(status['tunnels'])} tunnel(s), in {client.directory()}")
+        if status.get("not_saved"):
+            print(f"{status['not_saved']}")
         for tunnel in status["tunnels"]:
             _print_tunnel(tunnel)
     return 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from .output import printing
 from .parser import Parser
 
 __all__ = ["main", "run"]
@@ -20,7 +21,7 @@ def run() -> None:
     protect_memory()
     if not sys.argv[1:2] or sys.argv[1] not in COMMANDS:
         hide_tokens()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(printing(lambda: main(sys.argv[1:])))
 
 
 def main(arguments: Sequence[str]) -> int:

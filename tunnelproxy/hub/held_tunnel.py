@@ -22,8 +22,9 @@ from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..log_context import set_about
 from ..protocol.session import Mode
 from ..source import SourceProxy
+from ..transport.background import watched
 from ..transport.endpoint import Endpoint
-from ..transport.link import Access
+from ..transport.link import Access, LinkLost
 from ..transport.route import Route, find_route
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
 from .client import HubError
@@ -174,8 +175,10 @@ class HeldTunnel:
             answers_v1_only=record.destination_version == "V1",
             expects_v1=record.expects_v1,
             speaks_newer=record.destination_version == "V3",
+            leaves_descriptors=True,
         )
-        self._running = asyncio.ensure_future(self._run())
+        # It catches what it may meet. Where it ends, the tunnel is not alive, and the next request takes it up again.
+        self._running = watched(f"the tunnel of {record.thing}", self._run())
 
     @property
     def alive(self) -> bool:
@@ -407,8 +410,10 @@ class HeldTunnel:
             await self._proxy.run()
         except (TunnelClosed, TunnelRefused, ConfigurationError) as error:
             log.warning("the tunnel of %s (%s) has ended: %s", self.record.thing, self.record.name, error)
-        except Exception as error:  # one tunnel's trouble must not end the others'
+        except LinkLost as error:
             log.warning("the tunnel of %s (%s) has failed: %s", self.record.thing, self.record.name, error)
+        except Exception:  # one tunnel's trouble must not end the others'
+            log.exception("the tunnel of %s (%s) has failed", self.record.thing, self.record.name)
 
     def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         return {service_id: self._address(service_id) for service_id in offered}

@@ -20,9 +20,10 @@ from ..errors import ConfigurationError
 from ..transport.link import LinkLost, probe
 from . import state_file
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
-from .client import HubError
+from .client import HubError, cannot_write
 from .control_process import CallerControl, Callers, FoundTunnel
 from .held_tunnel import HeldTunnel, TunnelRecord, Way, check_port
+from .json_lines import KeptFile
 from .known_accounts import KnownAccounts
 from .ssh_names import SshNames, qualified_name
 
@@ -39,6 +40,9 @@ DESTINATION_POLL_SECONDS = (0.25, 1.0)
 PROBE_SECONDS = 60.0
 """How long a way to a data plane counts as tried."""
 
+STATE_NAME = "tunnels.jsonl"
+ACCOUNTS_NAME = "accounts.jsonl"
+
 # ThingName and Service of botocore's model, but for a hyphen first, which ssh would take for an option.
 _NAME = re.compile(r"(?!-)[a-zA-Z0-9:_-]{1,128}\Z")
 
@@ -52,9 +56,10 @@ class Hub:
     """
 
     def __init__(self, folder: Path, names: SshNames) -> None:
-        self._state = folder / "tunnels.jsonl"
+        self._state = KeptFile(folder / STATE_NAME, self._lines)
         self._names = names
-        self._callers = Callers(KnownAccounts(folder / "accounts.jsonl"))
+        self._known = KnownAccounts(folder / ACCOUNTS_NAME)
+        self._callers = Callers(self._known)
         self._tunnels: dict[TunnelKey, HeldTunnel] = {}
         self._unusable: dict[TunnelKey, TunnelRecord] = {}
         """What the hub before left and this one cannot use, such as for a wrong web proxy; the next one may."""
@@ -65,6 +70,7 @@ class Hub:
         """How many callers wait until the tunnel of a thing is open and its device has come."""
         self._probed: dict[str, float] = {}
         """When the ways to data planes were tried with success."""
+        self._saves = True
         self.stopping = asyncio.Event()
         self._last_used = asyncio.get_running_loop().time()
         self._answering = 0
@@ -72,7 +78,7 @@ class Hub:
 
     def restore(self) -> None:
         """Take over the tunnels that the hub before this one left."""
-        for record in state_file.load(self._state):
+        for record in state_file.load(self._state.path):
             try:
                 self._tunnels[record.key] = HeldTunnel(record)
             except ConfigurationError as error:
@@ -89,11 +95,30 @@ class Hub:
         return now - self._last_used >= seconds
 
     async def tidy(self) -> None:
-        """Disconnect the tunnels that were replaced and carry nothing any more."""
+        """Disconnect the tunnels that were replaced and carry nothing any more, and save what could not be saved."""
+        for file in (self._state, self._known.file, self._names.file):
+            file.try_again()
         done = [tunnel for tunnel in self._retired if not tunnel.busy]
         self._retired = [tunnel for tunnel in self._retired if tunnel not in done]
         await asyncio.gather(*(tunnel.stop() for tunnel in done))
         self._callers.tidy([tunnel.caller for tunnel in self._tunnels.values() if tunnel.caller is not None])
+
+    @property
+    def busy(self) -> bool:
+        """Whether any tunnel carries connections."""
+        return any(tunnel.busy for tunnel in (*self._tunnels.values(), *self._retired))
+
+    def move(self, folder: Path) -> None:
+        """Keep what the next hub is to know in a folder that was made anew."""
+        if self._names.file.path.parent == self._state.path.parent:
+            self._names.file.path = folder / self._names.file.path.name
+        self._state.path, self._known.file.path = folder / STATE_NAME, folder / ACCOUNTS_NAME
+        for file in (self._state, self._known.file, self._names.file):
+            file.save()
+
+    def forget_state(self) -> None:
+        """Write no file any more: another hub does."""
+        self._saves = False
 
     async def stop(self) -> None:
         """Disconnect every tunnel; what is needed to go on stays in the file."""
@@ -148,7 +173,12 @@ class Hub:
             if tunnel.record.awaited_since is not None and request["open"] != "never":
                 await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
         taken_from, tunnel.taken_from = tunnel.taken_from, ""
-        return {**self._row(tunnel), "hub_pid": os.getpid(), "taken_from": taken_from}
+        return {
+            **self._row(tunnel),
+            "hub_pid": os.getpid(),
+            "taken_from": taken_from,
+            "not_saved": self._not_saved(),
+        }
 
     async def _linked(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> HeldTunnel:
         """The tunnel that a request is to have, once its link is up."""
@@ -449,7 +479,12 @@ class Hub:
 
     async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
         tunnels = [self._tunnels[key].row() for key in sorted(self._tunnels, key=lambda key: (key.thing, key.account))]
-        return {"pid": os.getpid(), "tunnels": tunnels, "opening": sorted(key.thing for key in self._opening)}
+        return {
+            "pid": os.getpid(),
+            "tunnels": tunnels,
+            "opening": sorted(key.thing for key in self._opening),
+            "not_saved": self._not_saved(),
+        }
 
     async def _open(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], socket.socket]:
         tunnel = await self._found(request)
@@ -488,9 +523,20 @@ class Hub:
         return tunnel
 
     def _save(self) -> None:
+        if self._saves:
+            self._state.save()
+
+    def _lines(self) -> Iterator[str]:
         records = [record for key, record in self._unusable.items() if key not in self._tunnels]
         records += [tunnel.up_to_date() for tunnel in self._tunnels.values()]
-        state_file.save(self._state, records)
+        return state_file.lines(records)
+
+    def _not_saved(self) -> str:
+        """Why the next hub would not know all tunnels; empty where it would."""
+        error = self._state.error
+        if error is None:
+            return ""
+        return f"{cannot_write(self._state.path, error)}; until then the hub alone knows its tunnels, and must not end"
 
 
 def _not_found(what: object, error: HubError) -> HubError:

@@ -20,7 +20,7 @@ try:
 except ImportError:
     _fast = None
 
-__all__ = ["Reading", "accept", "connect", "connect_unix", "keeps_what_is_written", "serve"]
+__all__ = ["Reading", "accept", "connect", "connect_unix", "keeps_what_is_written"]
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
@@ -63,15 +63,6 @@ async def accept(factory: Factory, sock: socket.socket, **options: Any) -> None:
         await loop.connect_accepted_socket(factory, sock, **options)
     else:
         await _fast.connect_accepted_socket(loop, factory, sock, **_with_buffers(options))
-
-
-async def serve(factory: Factory, sock: socket.socket) -> asyncio.AbstractServer:
-    """As :meth:`asyncio.loop.create_server`, without TLS."""
-    loop = asyncio.get_running_loop()
-    if _fast is None:
-        return await loop.create_server(factory, sock=sock)
-    server: asyncio.AbstractServer = await _fast.create_server(loop, factory, sock=sock)
-    return server
 
 
 def keeps_what_is_written(transport: asyncio.BaseTransport) -> bool:

@@ -23,6 +23,7 @@ from tunnelproxy.agent.allow_list import AllowList
 from tunnelproxy.agent.config import AgentConfig
 from tunnelproxy.agent.saved_tunnels import SavedTunnels
 from tunnelproxy.agent.tunnels import LONGEST_LIFE_SECONDS, Tunnels
+from tunnelproxy.destination import DestinationProxy
 from tunnelproxy.mqtt import Broker
 from tunnelproxy.service.certificates import Certificates, server_context
 from tunnelproxy.service.data_plane import TUNNEL_CLOSED, DataPlane
@@ -349,3 +350,28 @@ async def test_what_is_remembered_of_the_past_has_a_bound(
         tunnels.notified(notification("third", "SSH1"))
         assert len(tunnels) == 3
         assert "notified of it again" in caplog.text
+
+
+@in_event_loop
+async def test_a_fault_of_the_agents_own_is_logged_and_the_tunnel_joined_again(
+    tmp_path: Path,
+    certificates: Certificates,
+    config: AgentConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", (0.01, 0.01))
+    join, faults = DestinationProxy.run, [AssertionError("not thought of")]
+
+    async def run(proxy: DestinationProxy) -> None:
+        if faults:
+            raise faults.pop()
+        await join(proxy)
+
+    monkeypatch.setattr(DestinationProxy, "run", run)
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        tunnel, payload = service.open()
+        tunnels.notified(payload)
+        await until(lambda: service.is_connected(tunnel))
+        assert len(tunnels) == 1
+        assert "not thought of" in caplog.text
