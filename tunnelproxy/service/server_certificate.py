@@ -86,10 +86,12 @@ class ServerCertificate:
 
     def check(self, then: Used) -> None:
         """Renew the certificate if it is time, use files that have changed, and warn of what expires soon."""
-        if self._look_of_files() != self._seen or self._clock() >= self._look_again:
+        # Of the service's own, the authority: the certificate is made anew while that is valid.
+        which = "authority" if "authority" in self._expires else "server"
+        has_expired = self._expires[which] <= self._clock()
+        if self._look_of_files() != self._seen or (self._clock() >= self._look_again and not has_expired):
             self._renew(then)
-        for which, ends in self._expires.items():
-            self._warn(which, ends)
+        self._warn(which, self._expires[which])
 
     def renew(self, then: Used) -> None:
         """Read the certificate again at once, or make the service's own anew when it is about to expire."""
