@@ -109,7 +109,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             store = Store(
                 state.database,
                 Outage(
-                    f"the service's database {state.database}", "calls that change something are refused until then"
+                    f"the service's database {state.database}",
+                    "calls that change something are refused until it can be written again",
                 ),
             )
             stack.callback(store.close)

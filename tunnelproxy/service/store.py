@@ -439,7 +439,7 @@ class _Transaction:
 
     def _failed(self, error: StoreError) -> StoreError:
         if self._outage is not None:
-            self._outage.failed(error)
+            self._outage.failed(f"{error}{_remedy(error)}")
         return StoreError(f"cannot write to the service's database {self._path}: {error}{_remedy(error)}")
 
 
