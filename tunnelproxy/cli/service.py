@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..service.state_dir import default_path
     from .process import run_until_signal
 
-    configure(arguments.verbose, arguments.log_format)
+    configure(arguments.verbose, arguments.log_format, service_options.log_handler(arguments))
     state_dir = arguments.state_dir or default_path()
     settings = Settings(
         state_dir,

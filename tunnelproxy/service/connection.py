@@ -8,6 +8,7 @@ import logging
 import secrets
 import socket
 from collections import deque
+from http import HTTPStatus
 from typing import Protocol, cast
 
 from websockets.frames import CloseCode, Frame, Opcode
@@ -33,6 +34,7 @@ from ..transport.streams import Reading
 from ..transport.tcp import ReceiveBuffer
 from .admission import Admission, Admissions
 from .circuit import Circuit
+from .errors import StoreError
 from .frame_rules import BrokenRule, FrameRules
 from .handshake import CAUSE_HEADER, CHANNEL_HEADER, MAX_REQUEST, SUBPROTOCOLS, Cause, Refusal, read_handshake
 from .tunnels import Mode, Tunnel
@@ -68,6 +70,9 @@ class Registry(Protocol):
 
     def refused(self, connection: Connection, refusal: Refusal) -> None:
         """Its handshake was refused."""
+
+    def failed(self, connection: Connection, error: Exception) -> None:
+        """Its handshake met a fault of ours."""
 
     def attach(self, connection: Connection, admission: Admission) -> Circuit:
         """Its handshake succeeded."""
@@ -258,15 +263,28 @@ class Connection(asyncio.BufferedProtocol):
         try:
             admission = self._admissions.check(read_handshake(request.path, request.headers))
             response = self._accept(request, admission)
+            if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+                self._admissions.redeem(admission)
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        if response.status_code != 101:
+        except StoreError:
+            # The log has the reason, once. Clients come again after 5xx.
+            self._refuse(
+                Refusal(
+                    Cause.UNAVAILABLE, "The service cannot keep its state at present.", HTTPStatus.SERVICE_UNAVAILABLE
+                )
+            )
+            return
+        except Exception as error:
+            self._registry.failed(self, error)
+            self._refuse(Refusal(Cause.UNAVAILABLE, "The service failed.", HTTPStatus.INTERNAL_SERVER_ERROR))
+            return
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             response.headers[CAUSE_HEADER] = Cause.BAD_REQUEST.value
             self._registry.refused(self, Refusal(Cause.BAD_REQUEST, "Invalid WebSocket handshake."))
             self._respond(response)
             return
-        self._admissions.redeem(admission)
         self._respond(response)
         self._join(admission)
         # websockets keeps the request as long as the connection: 3 kB, and an access token.
@@ -286,9 +304,6 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         response = self._websocket.reject(refusal.status, refusal.sentence)
         response.headers[CAUSE_HEADER] = refusal.cause.value
-        _log.info(
-            "channel %s: handshake refused: %s", self.channel_id, refusal.sentence, extra={"channel": self.channel_id}
-        )
         self._registry.refused(self, refusal)
         self._respond(response)
 

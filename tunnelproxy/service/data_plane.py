@@ -18,6 +18,7 @@ from .circuit import Circuit
 from .connection import Connection
 from .door import Door
 from .events import Listener
+from .failures import Failures
 from .handshake import Refusal
 from .ledger import Ledger
 from .limits import DEFAULT_LIMITS, Limits, Pace
@@ -61,6 +62,7 @@ class DataPlane:
         clock: gives seconds since the epoch.
         limits: how many connections there may be, and how fast.
         notify: is told of every client that comes, leaves, or is refused.
+        failures: logs what should not have happened.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class DataPlane:
         clock: Callable[[], float],
         limits: Limits = DEFAULT_LIMITS,
         notify: Listener = lambda event: None,
+        failures: Failures | None = None,
     ) -> None:
         self.ledger = Ledger(notify, time.monotonic)
         self._store = store
         self._clock = clock
         self._limits = limits
         self._notify = notify
+        self._failures = failures or Failures()
         self._admissions = Admissions(store, clock)
         self._connections: set[Connection] = set()
         self._circuits: dict[str, Circuit] = {}
@@ -132,6 +136,10 @@ class DataPlane:
     def refused(self, connection: Connection, refusal: Refusal) -> None:
         """A client's handshake was refused."""
         self.ledger.refused(connection, refusal)
+
+    def failed(self, connection: Connection, error: Exception) -> None:
+        """A client's handshake met a fault of ours."""
+        self._failures.report(f"channel {connection.channel_id}: the handshake has failed", error)
 
     def attach(self, connection: Connection, admission: Admission) -> Circuit:
         """Join a client to its tunnel; an older connection of the same end gives way."""

@@ -12,22 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
-from typing import Union, cast
+from typing import Any, Union, cast
 
 from ..transport import receive_buffer, streams
+from ..transport.accepting import accept_for_ever
+from ..transport.background import restarted
 from .events import CutOff, Listener
 from .limits import Limits
 
 __all__ = ["Door"]
 
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_PAUSE_WITHOUT_RESOURCES = 0.5
 # An honest handshake takes milliseconds; but a Python process that began 2,000 at once lost some with a second
 # here, and none with three.
 _PATIENCE = 3.0
@@ -70,8 +69,11 @@ class Door:
 
     def open(self, listener: socket.socket) -> None:
         """Accept connections on a bound socket."""
-        listener.setblocking(False)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
+
+        def admit(sock: socket.socket, peer: Any) -> None:
+            self._admit(sock, str(peer[0]))
+
+        self._accepting = restarted("accepting connections", lambda: accept_for_ever(listener, admit, room=self._room))
 
     def stop_accepting(self) -> None:
         """Let nobody else in."""
@@ -90,22 +92,6 @@ class Door:
         if visitor is not None:
             visitor.timer.cancel()
             self._one_less.set()
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._room()
-            try:
-                sock, peer = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    _log.warning("cannot accept connections for now: %s", error.strerror)
-                    await asyncio.sleep(_PAUSE_WITHOUT_RESOURCES)
-                    continue
-                if error.errno == errno.ECONNABORTED:
-                    continue
-                raise
-            self._admit(sock, str(peer[0]))
 
     def _admit(self, sock: socket.socket, address: str) -> None:
         if 0 < self._limits.connections_per_address <= self._by_address[address]:

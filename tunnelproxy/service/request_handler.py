@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""aiohttp's handler of one connection to the control API, which takes what it cannot parse for a fault of the client's.
+
+aiohttp itself answers with plain text, and logs a traceback for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from aiohttp import web
+
+from .control_api import refusal_of_malformed
+from .events import CutOff, Listener
+from .failures import Failures
+
+__all__ = ["RequestHandler"]
+
+_MOST_WORDS = 200
+
+
+class RequestHandler(web.RequestHandler):
+    """One connection.
+
+    Args:
+        server: aiohttp's.
+        notify: is told of requests that cannot be parsed.
+        failures: logs what should not have happened.
+        keepalive_timeout: seconds for which an idle connection stays.
+    """
+
+    __slots__ = ("_failures", "_notify")
+
+    def __init__(
+        self, server: web.Server, *, notify: Listener, failures: Failures, keepalive_timeout: float = 75.0
+    ) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=cast(Any, None),
+            keepalive_timeout=keepalive_timeout,
+            # A client signs the body as it is sent: a compressed one would not fit its signature.
+            auto_decompress=False,
+        )
+        self._notify = notify
+        self._failures = failures
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no request, or to one that failed without an answer."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("half of an answer is sent already")
+        if status < 500:
+            self._notify(CutOff(request.remote or "", "http"))
+            words = " ".join((message or "").split())[:_MOST_WORDS]
+            answer = refusal_of_malformed(f"Malformed request: {words}", status)
+        else:
+            self._failures.report("a connection to the control API has failed", exc)
+            answer = refusal_of_malformed("The service failed; its log has more.", status)
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *arguments: Any, **settings: Any) -> None:
+        """What aiohttp would log for each connection, is logged once."""
+        self._failures.report(str(arguments[0]) if arguments else "aiohttp", settings.get("exc_info"))
