@@ -15,6 +15,7 @@ import time
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.plugins.connection.ssh import AnsibleControlPersistBrokenPipeError
 from ansible.plugins.connection.ssh import Connection as SshConnection
 from ansible.utils.display import Display
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
@@ -32,6 +33,12 @@ _SURE_SECONDS = 10.0
 
 # Why there is no tunnel that works, so that another is opened where that is allowed.
 _WOULD_OPEN = ("no-tunnel", "tunnel-closed", "taken-over", "reused-elsewhere")
+
+# Of ssh's arguments, those that have it do something else than connect.
+_QUESTIONS = ("-O", "-G")
+
+# After these words in ansible-core's exception comes what ssh has written to stderr.
+_NOT_SENT = "can be reached over ssh: "
 
 # What HTTP allows in the first line of a request.
 _HTTP_PATH = re.compile(r"/[!-~]*\Z")
@@ -294,6 +301,9 @@ class Connection(SshConnection):
         connector = shlex.join(["/bin/sh", "-c", 'exec "$@" 2>"$0"', self._complaint(), *way]).replace("%", "%%")
 
         firm: list[bytes] = []
+        if subsystem == "ssh" and other_args[0] not in _QUESTIONS:
+            log = [b"-E", to_bytes(self._log(), errors="surrogate_or_strict")]
+            self._add_args(firm, log, "keep what ssh says apart from what the device says")
         why = f"reach {service} of {thing} through the hub"
         if self.get_option("health_check"):
             why += f", if {self.get_option('health_service')} says that it is well"
@@ -313,58 +323,93 @@ class Connection(SshConnection):
         """Path of the file, in this run's private folder, to which the connector says why it has no stream."""
         return os.path.join(constants.DEFAULT_LOCAL_TMP, f"iotops-tunnel-{os.getpid()}-{id(self):x}")
 
+    def _log(self):
+        """Path of the file for what ssh itself says."""
+        return f"{self._complaint()}.log"
+
     def _bare_run(self, cmd, in_data, sudoable=True, checkrc=True):
         """Run ssh, sftp or scp once, and say why if it could not reach the device."""
+        # sftp and scp have no such file.
+        is_ssh = to_bytes(self.get_option("ssh_executable")) in cmd
         try:
             with _plain_shell():
                 returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
         except AnsibleConnectionFailure as error:
             self._sure_until = 0.0
+            _, ended, stderr = str(error).partition(_NOT_SENT)
             # Also raised where the device is reached, and a password is not asked for.
-            self._explain(str(error), ssh_failed="Data could not be sent" in str(error))
+            self._explain("explain_ssh" if ended else "explain_killed", stderr)
             raise
         except AnsibleError as error:
             # With a password set, the base class makes a failed task of a host key that is not accepted.
             if "Host Key checking is enabled" in str(error):
-                self._explain("Host key verification failed.")
+                self._explain("explain_killed", at_host_key=True)
             raise
         else:
-            # A command on the device may fail with the same words (git does, by an ssh of its own), but not with 255.
-            # sftp and scp run no command of the user's.
-            runs_command = to_bytes(self.get_option("ssh_executable")) in cmd
-            if returncode == 255 or (returncode and not runs_command):
+            # Of ssh, any other status is the command's.
+            if returncode == 255 or (returncode and not is_ssh):
                 self._sure_until = 0.0
                 words = to_text(stderr, errors="surrogate_or_replace")
-                self._explain(words, ssh_failed=returncode == 255)
-            return returncode, stdout, stderr
+                self._explain("explain_ssh" if is_ssh else "explain_transfer", words)
+            return returncode, stdout, to_bytes(_read(self._log()) or "") + stderr
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._complaint())
+            for path in (self._complaint(), self._log()):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
-    def _explain(self, stderr, *, ssh_failed=False):
+    def _file_transport_command(self, in_path, out_path, sftp_action):
+        """Transfer a file by each of the methods that are allowed, until one succeeds."""
+        try:
+            return super()._file_transport_command(in_path, out_path, sftp_action)
+        except AnsibleConnectionFailure as error:
+            # ansible-core says so of one method, whose status 255 it takes for ssh's.
+            _, failed, words = str(error).partition("Failed to connect to the host via ")
+            method, _, words = words.partition(": ")
+            if not failed or method not in ("sftp", "scp") or not self._is_still_up():
+                raise
+            raise AnsibleError(
+                f"{self._thing()} is reached, but {method} cannot transfer a file ({' '.join(words.split())}): set "
+                "ansible_ssh_transfer_method to smart, which tries the other methods too, or to piped, which needs "
+                "only dd on the device"
+            ) from None
+
+    def _explain(self, explain, stderr="", **more):
+        """Raise what a function of ssh_failure makes of this run of ssh, if it says anything."""
         # Here, for few workers need it.
         ssh_failure = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure")
-        complaint = ""
-        with (
-            contextlib.suppress(FileNotFoundError),
-            open(self._complaint(), encoding="utf-8", errors="replace") as file,
-        ):
-            complaint = file.read()
+        run = ssh_failure.Run(_read(self._log()), stderr, _read(self._complaint()))
+        if ssh_failure.lost_master(run):
+            raise AnsibleControlPersistBrokenPipeError(run.log)
         way = ssh_failure.Way(self._thing(), self._service(), self._where["account"], self._host_key_alias())
-        sentence = ssh_failure.explain_ssh_failure(stderr, way, complaint)
-        if sentence is None and ssh_failed:
-            sentence = ssh_failure.explain_break(stderr, way, hub_pid=self._hub_pid, still_up=self._is_still_up)
+        inquiry = ssh_failure.Inquiry(self._is_still_up, self._ssh_config, self._hub_pid)
+        sentence = getattr(ssh_failure, explain)(run, way, inquiry, **more)
         if sentence:
             raise AnsibleConnectionFailure(sentence) from None
 
     def _is_still_up(self):
         """Whether the ssh connection that tasks share is there."""
+        return self._ask_ssh("-O", "check", self.host).returncode == 0
+
+    def _ssh_config(self):
+        """The options of ssh, by their names in small letters, as its arguments and files have them."""
+        lines = self._ask_ssh("-G", self.host).stdout.decode(errors="replace").splitlines()
+        return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+
+    def _ask_ssh(self, *question):
         executable = to_bytes(self.get_option("ssh_executable"))
-        check = self._build_command(executable, "ssh", "-O", "check", self.host)
+        command = self._build_command(executable, "ssh", *question)
         # Without sshpass before it: this asks for no password.
-        check = check[check.index(executable) :]
-        done = subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603  as above
-        return done.returncode == 0
+        command = command[command.index(executable) :]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603  no shell
+
+
+def _read(path):
+    """What is in a file, or None where it is not there."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager
