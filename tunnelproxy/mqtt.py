@@ -315,7 +315,7 @@ class _Conversation:
         with contextlib.suppress(OSError):
             again = socket.create_connection(address[:2], CONNECT_SECONDS)
             validity = read_validity(again, self._broker.host, self._broker.tls)
-        return f"its certificate {explain_dates(error, validity)}"
+        return f"its certificate {explain_dates(error.verify_code, validity)}"
 
     # In the event loop.
 

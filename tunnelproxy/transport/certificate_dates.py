@@ -12,7 +12,7 @@ import ssl
 import time
 from typing import NamedTuple
 
-__all__ = ["HAS_EXPIRED", "NOT_YET_VALID", "Validity", "explain_dates", "is_of_dates", "read_validity"]
+__all__ = ["HAS_EXPIRED", "NOT_YET_VALID", "Validity", "date_text", "explain_dates", "is_of_dates", "read_validity"]
 
 NOT_YET_VALID = 9
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID."""
@@ -72,21 +72,23 @@ def _without_dates(tls: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-def explain_dates(error: ssl.SSLCertVerificationError, validity: Validity | None, now: float | None = None) -> str:
+def explain_dates(code: int, validity: Validity | None = None, now: float | None = None) -> str:
     """What is wrong with the dates of a certificate, and what to do, to stand after "the certificate of X".
 
     Args:
+        code: :data:`NOT_YET_VALID` or :data:`HAS_EXPIRED`.
         validity: the dates of the peer's certificate. Where they are fine, one of its authorities' is meant.
         now: what this machine's clock says; by default, it is asked.
     """
     now = time.time() if now is None else now
-    clock = f"this machine's clock says {_date(now)}"
-    if error.verify_code == NOT_YET_VALID:
-        dates = f"it is valid from {_date(validity.starts)}, and " if validity and now < validity.starts else ""
+    clock = f"this machine's clock says {date_text(now)}"
+    if code == NOT_YET_VALID:
+        dates = f"it is valid from {date_text(validity.starts)}, and " if validity and now < validity.starts else ""
         return f"is not valid yet: {dates}{clock}: set the clock (NTP) if it is wrong"
-    dates = f"it was valid until {_date(validity.ends)}, and " if validity and now > validity.ends else ""
+    dates = f"it was valid until {date_text(validity.ends)}, and " if validity and now > validity.ends else ""
     return f"has expired: {dates}{clock}: renew the certificate, or set the clock (NTP) if it is wrong"
 
 
-def _date(seconds: float) -> str:
+def date_text(seconds: float) -> str:
+    """A time since the epoch as messages say it."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

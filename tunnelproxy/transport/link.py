@@ -419,7 +419,7 @@ async def _wait(future: asyncio.Future[Any], route: Route) -> None:
 def _explain_certificate(refused: CertificateRefused, endpoint: Endpoint) -> str:
     error = refused.error
     if is_of_dates(error):
-        return f"the certificate of {endpoint} {explain_dates(error, refused.validity)}"
+        return f"the certificate of {endpoint} {explain_dates(error.verify_code, refused.validity)}"
     said = error.verify_message.rstrip(".")
     if error.verify_code in _OF_ANOTHER_NAME:
         said = f"it is not valid for '{endpoint.host}'"

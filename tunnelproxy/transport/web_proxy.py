@@ -237,7 +237,7 @@ async def _certificate_refused(
             validity = await asyncio.to_thread(read_validity, await _connect(proxy), proxy.host, tls)
         except WebProxyError:
             validity = None
-        words = f"the certificate of the web proxy {proxy} {explain_dates(error, validity)}"
+        words = f"the certificate of the web proxy {proxy} {explain_dates(error.verify_code, validity)}"
         return WebProxyError(words, permanent=error.verify_code != NOT_YET_VALID)
     return WebProxyError(
         f"the certificate of the web proxy {proxy} is not to be trusted ({error.verify_message.rstrip('.')}): name "
