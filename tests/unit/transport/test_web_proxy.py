@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from peers.certificate import make_server_certificate
 from peers.event_loop import in_event_loop
 from peers.process import free_port
 from tunnelproxy.errors import ConfigurationError
@@ -279,3 +280,20 @@ async def test_a_proxy_with_basic_authentication_among_others_is_asked_for_it(li
     async with answering(f"HTTP/1.1 407 Authenticate\r\n{lines}\r\n".encode(), []) as port:
         with pytest.raises(WebProxyError, match="wants a user and a password"):
             await open_tunnel(proxy_at(port), None, AWS)
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [((1, 3), "is not valid yet: it is valid from "), ((-3, -1), "has expired: it was valid until ")],
+    ids=["not yet valid", "expired"],
+)
+@in_event_loop
+async def test_the_dates_of_a_proxys_certificate_are_told(tmp_path: Path, days: tuple[int, int], words: str) -> None:
+    file = make_server_certificate(tmp_path / "proxy.pem", *days)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(file)
+    async with answering(b"", [], tls) as port:
+        route = find_route(AWS, {"HTTPS_PROXY": f"https://127.0.0.1:{port}"}, capath=str(file))
+        with pytest.raises(LinkLost, match=rf"the certificate of the web proxy 127.0.0.1:{port} {words}") as caught:
+            await connect(route, Access(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
+        assert caught.value.permanent is (days[1] < 0)
