@@ -12,9 +12,11 @@ from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport import streams
 from .transport.background import watched
+from .transport.happy_eyeballs import open_socket
 from .transport.link import Access
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
+from .transport.reasons import reason
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
 from .transport.slow_peers import STALL_SECONDS
@@ -119,7 +121,7 @@ class DestinationProxy:
                     address,
                     attempt,
                     self._connect_attempts or "as many as it takes",
-                    error.strerror or error,
+                    reason(error),
                 )
                 last = attempt == self._connect_attempts
                 if not last and not isinstance(error, TimeoutError):
@@ -144,9 +146,9 @@ class DestinationProxy:
         if isinstance(address, UnixAddress):
             await streams.connect_unix(lambda: local, address.path)
             return
-        await streams.connect(
-            lambda: local,
-            address.host or "localhost",
-            address.port,
-            local_addr=(self._bind_address, 0) if self._bind_address else None,
-        )
+        sock = await open_socket(address.host or "localhost", address.port, bind_address=self._bind_address)
+        try:
+            await streams.connect(lambda: local, sock=sock)
+        except BaseException:
+            sock.close()
+            raise

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 __all__ = ["NetworkNamespace", "why_impossible"]
 
@@ -14,6 +15,11 @@ __all__ = ["NetworkNamespace", "why_impossible"]
 # addresses for each of several tests that run at the same time on one machine.
 BLOCK = "203.0.113"
 SLOTS = 64
+
+# Of a block for documentation (RFC 3849), not a private one: getaddrinfo(3) has those behind IPv4's (RFC 6724).
+DEAD_NETWORK = "2001:db8"
+DEAD = f"{DEAD_NETWORK}::dead"
+"""An address that leads nowhere, see :meth:`NetworkNamespace.name_hosts`."""
 
 
 def why_impossible() -> str:
@@ -49,6 +55,16 @@ class NetworkNamespace:
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "delete", self.name)
         _run("ip", "netns", "delete", self.name)
+        shutil.rmtree(Path("/etc/netns", self.name), ignore_errors=True)
+
+    def name_hosts(self, *names: str) -> None:
+        """Give this machine names there, each with two addresses: the first, IPv6, takes packets and never answers."""
+        _run("ip", "-n", self.name, "address", "add", f"{DEAD_NETWORK}::1/64", "dev", "eth0", "nodad")
+        _run("ip", "-n", self.name, "neighbour", "add", DEAD, "lladdr", "02:00:00:00:00:01", "dev", "eth0")
+        folder = Path("/etc/netns", self.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{address} {name}\n" for name in names for address in (DEAD, self.here)]
+        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
 
     def _claim(self) -> int:
         """Make a namespace and a cable, whose name nobody else can have then; return the number in it.

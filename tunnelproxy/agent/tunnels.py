@@ -14,6 +14,7 @@ import logging
 import os
 import time
 import uuid
+from dataclasses import replace
 
 from ..addresses import Address, match_services
 from ..destination import DestinationProxy
@@ -21,6 +22,7 @@ from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..protocol.session import Mode
 from ..transport.background import watched
 from ..transport.backoff import Backoff
+from ..transport.certificate_dates import date_text
 from ..transport.endpoint import Endpoint
 from ..transport.link import Access, LinkLost
 from ..transport.route import Route, find_route
@@ -39,6 +41,9 @@ MAX_REMEMBERED = 1000
 """Notifications that are known again when they come twice."""
 
 _RETRY_SECONDS = (5.0, 300.0)
+
+_FIRST_YEAR_SECONDS = 1_577_836_800.0
+"""2020-01-01: a clock that says less was not set yet; this program is newer."""
 
 
 class Tunnels:
@@ -62,10 +67,13 @@ class Tunnels:
     def resume(self) -> None:
         """Return to the tunnels of the last run."""
         now = time.time()
-        for tunnel in self._saved.read():
-            if 0 <= now - tunnel.since < LONGEST_LIFE_SECONDS and len(self._held) < self._config.max_tunnels:
+        for saved in self._saved.read():
+            tunnel = _dated(saved, now)
+            if now - tunnel.since < LONGEST_LIFE_SECONDS and len(self._held) < self._config.max_tunnels:
                 log.info("%s: returning to it after a restart", tunnel.notification)
                 self._start(tunnel)
+        if self._held:
+            self._save()
 
     def notified(self, payload: bytes) -> None:
         """Act upon a notification; one that cannot be acted upon is logged."""
@@ -172,3 +180,19 @@ class Tunnels:
 
     def _save(self) -> None:
         self._saved.write(list(self._held.values()))
+
+
+def _dated(tunnel: HeldTunnel, now: float) -> HeldTunnel:
+    """The tunnel, with a time from now on where its own cannot be: the clock was set since, or is not set yet.
+
+    It is kept then. If it has ended, the service says so.
+    """
+    if _FIRST_YEAR_SECONDS <= tunnel.since <= now:
+        return tunnel
+    log.warning(
+        "%s: it was saved at %s, and this device's clock says %s: its age is not known, so it counts from now on",
+        tunnel.notification,
+        date_text(tunnel.since),
+        date_text(now),
+    )
+    return replace(tunnel, since=now)

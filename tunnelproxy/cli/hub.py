@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..hub import client
-from . import logs
+from . import libraries, logs
 from .log_file import LogFile
 from .process import run_until_signal
 from .readiness import SOCKET_VARIABLE, notify
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     except client.HubError as error:
         return _fail(error)
     except ImportError as error:
-        return _fail(f"the module {error.name} is not there: pip install 'iot-tunnelproxy[hub]'")
+        return _fail(libraries.explain(error, "the hub", "hub"))
 
 
 def _be_foreground(options: argparse.Namespace) -> int:

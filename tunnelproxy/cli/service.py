@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import service_keys, service_options, service_things
+from . import libraries, service_keys, service_options, service_things
 from .logs import add_options, complain, configure
 from .readiness import notify
 
@@ -77,12 +77,9 @@ def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argpa
         except ServiceError as error:
             complain(error, getattr(arguments, "log_format", "text"))
             return 1
-        except ModuleNotFoundError as error:
-            complain(
-                f"the Python package {error.name} is missing, which the tunneling service needs; "
-                "install it with: pip install 'iot-tunnelproxy[service]'",
-                getattr(arguments, "log_format", "text"),
-            )
+        except ImportError as error:
+            log_format = getattr(arguments, "log_format", "text")
+            complain(libraries.explain(error, "the tunneling service", "service"), log_format)
             return 1
         return 0
 

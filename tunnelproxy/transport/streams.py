@@ -28,6 +28,15 @@ if _fast is not None:
     # It logs OpenSSL's opinion of a certificate as an error of the program; the exception says the same.
     logging.getLogger("aiofastnet").setLevel(logging.CRITICAL)
 
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("SSL handshake failed")
+
+
+# asyncio's, uvloop's and aiofastnet's own report of a handshake that failed, which the exception says too; aiofastnet's
+# has an error class for an error, on which the logging module fails with a traceback.
+logging.getLogger("asyncio").addFilter(_is_news)
+
 _TLS_RECORD = 16 * 1024 + 64
 
 _BUFFERS = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a link wants of a TCP socket, and what went wrong with one in words."""
+"""What a link wants of a TCP socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ __all__ = [
     "RECEIVE_BUFFER",
     "SEND_BUFFER",
     "ReceiveBuffer",
-    "reason",
     "tune",
 ]
 
@@ -108,12 +107,3 @@ def _set_option(sock: socket.socket, level: int, option: int, value: int) -> Non
         sock.setsockopt(level, option, value)
     except OSError as error:
         log.debug("socket option %s is not to be had here: %s", option, error)
-
-
-def reason(error: OSError) -> str:
-    """Why a host could not be reached, for the operator."""
-    if isinstance(error, socket.gaierror):
-        return "the host name is not known"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return error.strerror or str(error)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import sys
 from pathlib import Path
@@ -17,7 +15,6 @@ from tunnelproxy.transport.tcp import (
     RECEIVE_BUFFER,
     SEND_BUFFER,
     ReceiveBuffer,
-    reason,
     tune,
 )
 
@@ -37,19 +34,6 @@ def test_what_is_no_tcp_socket_is_left_alone() -> None:
         tune(sock)
         ReceiveBuffer(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "the host name is not known"),
-        (OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), "connection refused"),
-        (OSError(errno.EHOSTUNREACH, "No route to host"), "No route to host"),
-        (OSError("a text alone"), "a text alone"),
-    ],
-)
-def test_the_cause_is_said(error: OSError, words: str) -> None:
-    assert reason(error) == words
 
 
 class Clock:
