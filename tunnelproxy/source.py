@@ -19,7 +19,7 @@ from .transport.accepting import accept_for_ever
 from .transport.background import restarted, watched
 from .transport.descriptors import is_reserved
 from .transport.link import Access, Relink
-from .transport.local import LocalSocket
+from .transport.local import Guard, LocalSocket
 from .transport.multiplexer import OLD_SECONDS, Multiplexer, MultiplexerOwner
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
@@ -66,6 +66,7 @@ class SourceProxy:
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
         leaves_descriptors: whether to turn local connections away where this process has few descriptors left: any
             local user can have 128 of each service.
+        new_guard: makes what looks at each connection to the local port of a service; None where all may pass.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class SourceProxy:
         speaks_newer: bool = False,
         stall_seconds: float = STALL_SECONDS,
         leaves_descriptors: bool = False,
+        new_guard: Callable[[str], Guard | None] = lambda service_id: None,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self.refusal: str | None = None
@@ -91,6 +93,7 @@ class SourceProxy:
         self._listeners: dict[str, _Listener] = {}
         self._leaves_descriptors = leaves_descriptors
         self._stall_seconds = stall_seconds
+        self._new_guard = new_guard
         self._told_version = destination_version
         self._found_version: Version | None = None
         self.answers_v1_only = False
@@ -150,6 +153,15 @@ class SourceProxy:
             log.info("%s: listening on %s", service_id, bound, extra={"service": service_id})
         self.end.services[service_id].address = bound
 
+    def reset_connections(self, service_id: str) -> None:
+        """End those of a service at once."""
+        for local, (waiting_for, _timer) in list(self._early.items()):
+            if waiting_for == service_id:
+                self._give_up(local)
+        for connection in list(self.end.open_connections()):
+            if connection.service_id == service_id and self.end.multiplexer is not None:
+                self.end.multiplexer.reset(connection)
+
     async def _listen(self, service_id: str, address: TcpAddress) -> tuple[_Listener, TcpAddress]:
         loop = asyncio.get_running_loop()
         host = address.host or self._bind_address
@@ -176,13 +188,16 @@ class SourceProxy:
             log.debug("%s: turned a connection away: this process has few descriptors left", service_id)
             sock.close()
             return
-        local = self._accept(service_id, LocalSocket(awaits_answer=service_id in OLD_SERVICES))
+        local = self._accept(service_id, self._new_local(service_id))
 
         def failed(error: Exception) -> None:
             sock.close()
             local.connection_lost(error)
 
         watched(f"serving a connection of {service_id}", streams.accept(lambda: local, sock), on_failure=failed)
+
+    def _new_local(self, service_id: str) -> LocalSocket:
+        return LocalSocket(awaits_answer=service_id in OLD_SERVICES, guard=self._new_guard(service_id))
 
     def why_full(self, service_id: str) -> str | None:
         """Why a service takes no further connection just now; None if it does."""
@@ -288,9 +303,23 @@ class SourceProxy:
     def _accept(self, service_id: str, local: LocalSocket) -> LocalSocket:
         if not self.end.admit(service_id):
             local.finish()
+        elif local.awaits_guard:
+            local.owner = self
+            self._keep(service_id, local)
         elif not self.end.ready.is_set() or not self._open(service_id, local):
             self._keep(service_id, local)
         return local
+
+    # What connections report that the guard has let send nothing yet.
+
+    def local_ready(self, local: LocalSocket) -> None:
+        asyncio.get_running_loop().call_soon(self._open_waiting)
+
+    def local_full(self, local: LocalSocket) -> None:
+        """Nothing waits to be written but the guard's answer."""
+
+    def local_drained(self, local: LocalSocket) -> None:
+        """Likewise."""
 
     def _keep(self, service_id: str, local: LocalSocket) -> None:
         """Have a connection wait for the link, or for the device."""
@@ -326,12 +355,10 @@ class SourceProxy:
 
     def _open_waiting(self) -> None:
         for local, (service_id, timer) in list(self._early.items()):
-            if not self.end.ready.is_set():
-                return
             if local.ended and not local.pending:
                 self.end.services[service_id].connections -= 1
                 local.finish()
-            elif not self._open(service_id, local):
+            elif local.awaits_guard or not self.end.ready.is_set() or not self._open(service_id, local):
                 continue
             timer.cancel()
             del self._early[local]
@@ -367,7 +394,9 @@ class SourceProxy:
         timer.cancel()
         self.end.services[service_id].connections -= 1
         why = f"the tunnel is down: {self.end.cause}"
-        if self.end.ready.is_set():
+        if local.awaits_guard:
+            why = f"no request has come within {LINK_WAIT_SECONDS:.0f} s"
+        elif self.end.ready.is_set():
             why = "there is one already, and the device has not shown yet that it can have more"
         log.warning("%s: a connection is closed, because %s", service_id, why, extra={"service": service_id})
         local.abort()

@@ -58,6 +58,9 @@ options:
     description:
       - Where services listen on the controller's loopback address, each as V(SERVICE=PORT), V(SERVICE=any) or
         V(SERVICE=off), for example V(HTTP1=5555). Services that are not named keep their port, or get any.
+      - The port of a service for HTTP takes requests for the device's own name only, such as C(pump-7.localhost), and
+        from programs other than browsers for C(127.0.0.1). V(,any-host) behind it, as in V(HTTP1=5555,any-host), lets
+        requests for any host in, and so those of any web page that the user of a browser opens.
       - A port that cannot be had makes the device unreachable, with the reason. Services for SSH have none.
     type: list
     elements: string

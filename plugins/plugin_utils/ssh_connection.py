@@ -177,6 +177,7 @@ class Connection(SshConnection):
         # What is wrong with it is known before a tunnel is paid for.
         check = self._health_check()
         is_unfit = check is not None and policy != "never" and check.service not in services
+        local = self._ports()
         with self._unreachable(thing):
             try:
                 row = client.ensure(
@@ -184,7 +185,8 @@ class Connection(SshConnection):
                     self._service(),
                     open_policy="never" if is_unfit else policy,
                     services=services,
-                    ports=self._ports(),
+                    ports=local.ports,
+                    any_host=local.any_host,
                     wait=float(self.get_option("wait_for_destination")) if wait is None else wait,
                     timeout=float(self.get_option("timeout")),
                     owner=self._opener.owner,

@@ -162,14 +162,21 @@ def _print_tunnel(tunnel: dict[str, Any]) -> None:
     print(f"  tunnel {tunnel['tunnel_id']} at {tunnel['endpoint']}{owner}")
     if tunnel["cause"]:
         print(f"  {tunnel['cause']}")
-    print(f"  {'SERVICE':<16} {'LISTENS ON':<18} {'CONNECTIONS':>11} {'BYTES IN':>14} {'BYTES OUT':>14}")
+    listens = {name: _listens(name, service) for name, service in tunnel["services"].items()}
+    width = max(18, *map(len, listens.values()), 0)
+    print(f"  {'SERVICE':<16} {'LISTENS ON':<{width}} {'CONNECTIONS':>11} {'BYTES IN':>14} {'BYTES OUT':>14}")
     for name, service in tunnel["services"].items():
-        without = "(through ssh)" if name.upper().startswith("SSH") else "(no port)"
-        listens = f"127.0.0.1:{service['port']}" if service["port"] else without
         print(
-            f"  {name:<16} {listens:<18} {service['connections']:>11} {service['bytes_in']:>14} "
+            f"  {name:<16} {listens[name]:<{width}} {service['connections']:>11} {service['bytes_in']:>14} "
             f"{service['bytes_out']:>14}"
         )
+
+
+def _listens(name: str, service: dict[str, Any]) -> str:
+    if not service["port"]:
+        return "(through ssh)" if name.upper().startswith("SSH") else "(no port)"
+    where: str = service.get("url") or f"127.0.0.1:{service['port']}"
+    return f"{where} (any host)" if service.get("any_host") else where
 
 
 def _duration(seconds: float) -> str:

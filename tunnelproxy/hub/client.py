@@ -196,6 +196,7 @@ def ensure(
     open_policy: str = "never",
     services: Sequence[str] = DEFAULT_SERVICES,
     ports: Mapping[str, int | None] | None = None,
+    any_host: Sequence[str] = (),
     wait: float = 30.0,
     timeout: float = 10.0,
     owner: str | None = None,
@@ -211,6 +212,7 @@ def ensure(
         services: the service IDs of a tunnel that is opened.
         ports: where to listen on the loopback, by service ID: 0 for any port, None for none. Services that are not
             named stay as they are.
+        any_host: those of the services in ``ports`` whose port takes requests for any host, and so of any web page.
         wait: seconds that the device has to connect to a tunnel that the hub did not hold before.
         timeout: seconds to wait for the link.
         owner: whose a tunnel is that is opened or taken over; by default ``IOTOPS_TUNNEL_OWNER``, or the user and
@@ -237,6 +239,7 @@ def ensure(
         open=open_policy,
         services=list(services),
         ports=dict(ports or {}),
+        any_host=list(any_host),
         wait=wait,
         owner=_owner(owner, caller),
         unregistered=unregistered,
@@ -334,6 +337,7 @@ def adopt(
     owner: str = "",
     expires_at: float | None = None,
     ports: Mapping[str, int | None] | None = None,
+    any_host: Sequence[str] = (),
     caller: Caller | None = None,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
@@ -345,6 +349,7 @@ def adopt(
         owner: whose it is.
         expires_at: when the tunnel's life ends, in seconds since the epoch.
         ports: as for :func:`ensure`.
+        any_host: as for :func:`ensure`.
         caller: whose environment says where the data plane is; by default this process's.
         timeout: seconds to wait for the link.
 
@@ -366,6 +371,7 @@ def adopt(
         owner=owner,
         expires_at=expires_at,
         ports=dict(ports or {}),
+        any_host=list(any_host),
         caller=(caller or Caller.here()).described(),
     )
 

@@ -80,7 +80,7 @@ class Hub:
         """Take over the tunnels that the hub before this one left."""
         for record in state_file.load(self._state.path):
             try:
-                self._tunnels[record.key] = HeldTunnel(record)
+                self._tunnels[record.key] = HeldTunnel(record, None, self._has_plain_name)
             except ConfigurationError as error:
                 self._unusable[record.key] = record
                 log.warning("cannot take over the tunnel of %s: %s", record.thing, error, extra=record.subject)
@@ -169,7 +169,7 @@ class Hub:
                 # Somebody closed it while no link was up to tell this hub: it was just started, or the link was lost.
                 tunnel = await self._linked(key, caller, request)
             tunnel.check_offers(request["service"])
-            await self._listen(tunnel, request["ports"])
+            await self._listen(tunnel, request["ports"], request.get("any_host", ()))
             if tunnel.record.awaited_since is not None and request["open"] != "never":
                 await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
         taken_from, tunnel.taken_from = tunnel.taken_from, ""
@@ -249,6 +249,9 @@ class Hub:
             "qualified_name": qualified_name(key),
         }
 
+    def _has_plain_name(self, key: TunnelKey) -> bool:
+        return self._names.host(key) == key.thing
+
     def _row(self, tunnel: HeldTunnel) -> dict[str, Any]:
         return {**tunnel.row(), **self._named(tunnel.record.key)}
 
@@ -292,7 +295,7 @@ class Hub:
         except HubError as error:
             raise HubError(f"Could not {purpose}: {error}.", code=error.code) from None
 
-    async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None]) -> None:
+    async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None], any_host: Sequence[str]) -> None:
         """Have a tunnel's services listen where the user wants them to."""
         if not ports:
             # As most want it, with each task of each host: no look at all other tunnels.
@@ -310,9 +313,9 @@ class Hub:
                         f"the option ports), or {wanting}=any",
                         code="port-in-use",
                     )
-        before = tunnel.ports
-        await tunnel.listen(ports)
-        if tunnel.ports != before:
+        before = tunnel.ports, tunnel.record.any_host
+        await tunnel.listen(ports, any_host)
+        if (tunnel.ports, tunnel.record.any_host) != before:
             self._save()
 
     @contextmanager
@@ -347,6 +350,7 @@ class Hub:
             expires_at=found.expires_at,
             ports=held.ports if held is not None else {},
             chosen_ports=held.record.chosen_ports if held is not None else {},
+            any_host=held.record.any_host if held is not None else (),
             awaited_since=time.time(),
             **(held.up_to_date().known_of_device if held is not None else {}),
         )
@@ -424,11 +428,15 @@ class Hub:
                 if tunnel is not None:
                     before = tunnel.up_to_date()
                     record = replace(
-                        record, ports=tunnel.ports, chosen_ports=before.chosen_ports, **before.known_of_device
+                        record,
+                        ports=tunnel.ports,
+                        chosen_ports=before.chosen_ports,
+                        any_host=before.any_host,
+                        **before.known_of_device,
                     )
                 tunnel = await self._hold(record, caller)
         await tunnel.wait_linked(request["timeout"])
-        await self._listen(tunnel, request["ports"])
+        await self._listen(tunnel, request["ports"], request.get("any_host", ()))
         self._save()
         return self._row(tunnel)
 
@@ -440,7 +448,7 @@ class Hub:
             # Its ports are to be had again, and the service takes its client for one that has come back.
             await before.stop()
         try:
-            tunnel = HeldTunnel(record, caller)
+            tunnel = HeldTunnel(record, caller, self._has_plain_name)
         except ConfigurationError as error:
             raise HubError(str(error), code="bad-input") from None
         if before is not None and before.busy and not same:
