@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import resource
 import socket
 import ssl
 from collections import Counter
@@ -25,7 +24,7 @@ from ..transport import receive_buffer, streams
 from .events import CutOff, Listener
 from .limits import Limits
 
-__all__ = ["Door", "allow_many_files"]
+__all__ = ["Door"]
 
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_WITHOUT_RESOURCES = 0.5
@@ -163,16 +162,6 @@ class Door:
             self._by_address[visitor.address] -= 1
             if not self._by_address[visitor.address]:
                 del self._by_address[visitor.address]
-
-
-def allow_many_files() -> None:
-    """Let this process have as many connections as the system lets it: often 1024, unless one asks for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS calls its limit infinite and refuses more than this.
-    wanted = 10_240 if hard == resource.RLIM_INFINITY else hard
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Visitor(asyncio.BufferedProtocol):

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ..transport.descriptors import allow_many_files
 from .access import Access
 from .audit import AuditLog
 from .certificates import Certificates, OwnCertificate, reload, server_context
 from .control_api import BODY_DEADLINE, ControlApi
 from .data_plane import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
-from .door import Door, allow_many_files
+from .door import Door
 from .errors import ServiceError
 from .events import Event, Listener
 from .limits import DEFAULT_LIMITS, Limits
