@@ -42,7 +42,7 @@ def watched(
         _running.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            log.error("%s has failed: %s", name, _words(error), exc_info=error)
+            log.error("%s has failed", name, exc_info=error)
             if on_failure is not None:
                 on_failure(error)
 
@@ -68,12 +68,8 @@ async def _again_and_again(name: str, run: Callable[[], Awaitable[None]], pause:
     while True:
         try:
             await run()
-        except Exception as error:  # whatever it is, the next run may do better
-            log.exception("%s has failed, and is started again: %s", name, _words(error))
+        except Exception:  # whatever it is, the next run may do better
+            log.exception("%s has failed, and is started again", name)
         else:
             return
         await asyncio.sleep(pause)
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
