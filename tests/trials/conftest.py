@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Faults that last for minutes, or take thousands of sockets: ``make test-faults`` tries them, and nothing else does."""
+"""Faults that last for minutes, or take thousands of sockets: only ``make test-faults`` tries them."""
 
 from __future__ import annotations
 

@@ -116,7 +116,9 @@ def descriptors(pid: int) -> int:
 
 def established(port: int) -> int:
     """How many connections the kernel has at a port of this machine."""
-    listed = subprocess.run(["ss", "-Htn", "state", "established", f"( sport = :{port} )"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["ss", "-Htn", "state", "established", f"( sport = :{port} )"], capture_output=True, text=True, check=True
+    )
     return len(listed.stdout.splitlines())
 
 
@@ -135,7 +137,9 @@ def test_service_to_agent(legs: Legs, asked: bool) -> None:
         client.open_stream("pump", "SSH1", timeout=2)
     print(f"the operator reads: {caught.value}")
     legs.back(legs.device, legs.answers)
-    wait_for(lambda: descriptors(legs.service.pid) <= at_the_service + 1, "the service has let go of the old connection")
+    wait_for(
+        lambda: descriptors(legs.service.pid) <= at_the_service + 1, "the service has let go of the old connection"
+    )
 
 
 def test_operator_to_service(legs: Legs) -> None:

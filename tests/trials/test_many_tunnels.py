@@ -42,7 +42,12 @@ class Fleet:
     def processes(self) -> dict[str, psutil.Process]:
         running = client.status()
         assert running is not None
-        pids = {"hub": running["pid"], "service": self.service.pid, "broker": self.broker.pid, "devices": self.crowd.pid}
+        pids = {
+            "hub": running["pid"],
+            "service": self.service.pid,
+            "broker": self.broker.pid,
+            "devices": self.crowd.pid,
+        }
         return {name: psutil.Process(pid) for name, pid in pids.items()}
 
 
@@ -94,8 +99,8 @@ def linked() -> int:
 
 def figures(fleet: Fleet, since: dict[str, float]) -> str:
     return ", ".join(
-        f"{name} {sum(process.cpu_times()[:2]) - since.get(name, 0.0):.1f} s CPU {process.memory_info().rss / MEGA:.0f} MB"
-        f" {process.num_fds()} descriptors"
+        f"{name} {sum(process.cpu_times()[:2]) - since.get(name, 0.0):.1f} s CPU"
+        f" {process.memory_info().rss / MEGA:.0f} MB {process.num_fds()} descriptors"
         for name, process in fleet.processes().items()
     )
 
@@ -126,7 +131,9 @@ def test_all_come_back_at_once(fleet: Fleet) -> None:
     fleet.service.start()
     began = time.monotonic()
     wait_for(lambda: linked() == TUNNELS, "all are linked again", JOINED_WITHIN)
-    print(f"the service was killed: the hub is in all {TUNNELS} tunnels {time.monotonic() - began:.1f} s after its return")
+    print(
+        f"the service was killed: the hub is in all {TUNNELS} tunnels {time.monotonic() - began:.1f} s after its return"
+    )
     with ThreadPoolExecutor(50) as pool:
         wait_for(lambda: all(pool.map(echoes, THINGS)), "an echo through each", JOINED_WITHIN)
     print(f"every tunnel works {time.monotonic() - began:.1f} s after its return; {figures(fleet, before)}")

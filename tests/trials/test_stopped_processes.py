@@ -69,7 +69,8 @@ def ssh(fleet: AgentFleet) -> list[int]:
     return [
         each.pid
         for each in psutil.process_iter(["cmdline"])
-        if any(path in word for word in each.info["cmdline"] or () for path in paths) and "[mux]" in each.info["cmdline"][0]
+        if any(path in word for word in each.info["cmdline"] or () for path in paths)
+        and "[mux]" in each.info["cmdline"][0]
     ]
 
 
@@ -88,8 +89,12 @@ def timed(call: Callable[[], str]) -> tuple[float, str]:
     return time.monotonic() - began, said
 
 
-@pytest.mark.parametrize("which", [hub, service, broker, agent, sshd, control_process, ssh], ids=lambda each: each.__name__)
-def test_a_process_that_stands_still(fleet: AgentFleet, which: Callable[[AgentFleet], list[int]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "which", [hub, service, broker, agent, sshd, control_process, ssh], ids=lambda each: each.__name__
+)
+def test_a_process_that_stands_still(
+    fleet: AgentFleet, which: Callable[[AgentFleet], list[int]], tmp_path: Path
+) -> None:
     assert ping(fleet) == "pong"
     flag = tmp_path / "runs"
     flag.touch()
@@ -136,7 +141,9 @@ def hub_status(fleet: AgentFleet) -> str:
 def open_another(fleet: AgentFleet) -> str:
     """As another operator would: nothing is held yet, and everything asked anew."""
     outcome = fleet.controller.tunnel(
-        "pump", env={"IOTOPS_TUNNEL_DIR": str(fleet.controller.home / "h2"), "IOTOPS_TUNNEL_OWNER": "another"}, thing_name="pump"
+        "pump",
+        env={"IOTOPS_TUNNEL_DIR": str(fleet.controller.home / "h2"), "IOTOPS_TUNNEL_OWNER": "another"},
+        thing_name="pump",
     )
     fleet.controller.run("tunnelproxy", "hub", "stop", IOTOPS_TUNNEL_DIR=str(fleet.controller.home / "h2"))
     return "opened" if outcome.word in ("SUCCESS", "CHANGED") else outcome.message
