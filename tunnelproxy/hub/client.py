@@ -67,8 +67,8 @@ OPENING_SECONDS = 120.0
 """How long the calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
 
 SILENT_SECONDS = 10.0
-"""How long the hub may take for an answer before it is asked whether it answers at all, and then for the answer to that.
-It answers what is quick at once, also while it waits for a control API, or for a device."""
+"""How long the hub may take for an answer before it is asked whether it answers at all, and then for that answer. It
+answers what is quick at once, also while it waits for a control API, or for a device."""
 
 DEFAULT_SERVICES = ("SSH1", "HTTP1")
 
@@ -677,8 +677,8 @@ def _check_that_it_answers() -> None:
 def _silent(connection: _Connection) -> HubError:
     pid = connection.pid or "PID"
     return HubError(
-        f"the hub (process {pid}) runs but does not answer: it was stopped, or it hangs. Let it continue with `kill -CONT "
-        f"{pid}`, or end it with `kill -KILL {pid}`: the next hub takes over its tunnels"
+        f"the hub (process {pid}) runs but does not answer: it was stopped, or it hangs. Let it continue with `kill "
+        f"-CONT {pid}`, or end it with `kill -KILL {pid}`: the next hub takes over its tunnels"
     )
 
 
