@@ -33,7 +33,7 @@ def make_ssh_key(path: Path) -> Path:
 
 
 class Sshd:
-    """A real OpenSSH server on a loopback port, which lets one key in.
+    """A real OpenSSH server, on a loopback port unless told otherwise, which lets one key in.
 
     Args:
         folder: for its files.
@@ -41,6 +41,7 @@ class Sshd:
         host_key: its own private key, if it is not to make one.
         accounts: users that it knows instead of this machine's; it lets them in by password.
         enter: the start of a command line that leads to where it is to run.
+        host: the address to listen on.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Sshd:
         host_key: Path | None = None,
         accounts: Accounts | None = None,
         enter: Sequence[str] = (),
+        host: str = "127.0.0.1",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -63,7 +65,7 @@ class Sshd:
         environment = f"TMPDIR={home}" if accounts else f"HOME={home} TMPDIR={home}"
         config = folder / "sshd_config"
         config.write_text(
-            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {self.host_key}\nPidFile none\n"
+            f"ListenAddress {host}\nPort {self.port}\nHostKey {self.host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\n"
             f"PasswordAuthentication {'yes' if accounts else 'no'}\n"
             "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 100\n"

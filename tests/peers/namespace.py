@@ -81,10 +81,15 @@ class NetworkNamespace:
             _run("ip", "netns", "delete", self.name)
         raise RuntimeError(f"{SLOTS} tests have left their namespaces iotops-test0 … here")
 
-    def drop_packets(self) -> None:
-        """From now on nothing comes in or goes out, and nobody is told."""
-        for chain in ("INPUT", "OUTPUT"):
-            _run(*self.enter, "iptables", "-A", chain, "!", "-i" if chain == "INPUT" else "-o", "lo", "-j", "DROP")
+    def drop_packets(self, port: int | None = None) -> None:
+        """From now on nothing comes in or goes out, and nobody is told.
+
+        Args:
+            port: drop only what comes from or goes to this TCP port of the other side.
+        """
+        for chain, device, end in (("INPUT", "-i", "--sport"), ("OUTPUT", "-o", "--dport")):
+            only = () if port is None else ("-p", "tcp", end, str(port))
+            _run(*self.enter, "iptables", "-A", chain, "!", device, "lo", *only, "-j", "DROP")
 
     def pass_packets(self) -> None:
         """Undo :meth:`drop_packets`."""

@@ -64,9 +64,6 @@ async def run_agent(config: AgentConfig, tell: Tell) -> None:
 
     Args:
         tell: how to reach the service manager.
-
-    Raises:
-        ConfigurationError: its state directory cannot be used.
     """
     for warning in (*config.warnings, *config.exposed):
         log.warning("%s", warning)

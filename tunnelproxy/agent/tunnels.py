@@ -40,6 +40,9 @@ LONGEST_LIFE_SECONDS = 12 * 3600.0
 MAX_REMEMBERED = 1000
 """Notifications that are known again when they come twice."""
 
+SAVE_SECONDS = 10.0
+"""After how long to try again to save them: a disk may have room again, or be writable."""
+
 _RETRY_SECONDS = (5.0, 300.0)
 
 _FIRST_YEAR_SECONDS = 1_577_836_800.0
@@ -60,6 +63,7 @@ class Tunnels:
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen: dict[str, None] = {}
         self._routes: dict[Endpoint, Route] = {}
+        self._saving: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -91,6 +95,8 @@ class Tunnels:
 
     async def close(self) -> None:
         """Leave all tunnels. They are returned to by the next run."""
+        if self._saving is not None:
+            self._saving.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -179,7 +185,11 @@ class Tunnels:
         return services
 
     def _save(self) -> None:
-        self._saved.write(list(self._held.values()))
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+        if not self._saved.write(list(self._held.values())):
+            self._saving = asyncio.get_running_loop().call_later(SAVE_SECONDS, self._save)
 
 
 def _dated(tunnel: HeldTunnel, now: float) -> HeldTunnel:

@@ -76,6 +76,10 @@ address after 15 s, and one that may speak V1 only is asked a second time after 
 OPENING_SECONDS = 120.0
 """How long the calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
 
+SILENT_SECONDS = 10.0
+"""How long the hub may take for an answer before it is asked whether it answers at all, and then for that answer. It
+answers what is quick at once, also while it waits for a control API, or for a device."""
+
 DEFAULT_SERVICES = ("SSH1", "HTTP1")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -180,7 +184,13 @@ class _EndedError(HubError):
 
 
 class _Connection(_socket.socket):
-    """A connection to the hub, which ends with the ``with`` that it is used in."""
+    """A connection to the hub, which ends with the ``with`` that it is used in.
+
+    Attributes:
+        pid: the hub's process ID; 0 where the system does not tell it.
+    """
+
+    pid = 0
 
     def __enter__(self) -> _Connection:
         return self
@@ -460,6 +470,8 @@ def stop() -> bool:
                 pass
     except _NotRunningError:
         return False
+    except _socket.timeout:
+        raise _silent(connection) from None
     except OSError as error:
         raise HubError(f"the hub does not stop: {error.strerror or error}") from None
     return True
@@ -672,10 +684,10 @@ def _ask_for_stream(request: dict[str, Any], timeout: float) -> int:
     import array  # a module in C
 
     with _connect_or_start() as connection:
-        connection.settimeout(timeout + 2 * _MARGIN_SECONDS)
         descriptors = array.array("i")
         try:
             _send(connection, request)
+            _await_answer(connection, timeout + 2 * _MARGIN_SECONDS)
             reply, ancillary, _, _ = connection.recvmsg(65536, _socket.CMSG_LEN(descriptors.itemsize))
         except OSError as error:
             raise _no_answer(request, error) from None
@@ -710,9 +722,9 @@ def _check(reply: dict[str, Any]) -> dict[str, Any]:
 
 def _exchange(connection: _Connection, request: dict[str, Any], timeout: float) -> dict[str, Any]:
     with connection:
-        connection.settimeout(timeout)
         try:
             _send(connection, request)
+            _await_answer(connection, timeout)
             line = b""
             while not line.endswith(b"\n") and len(line) < _LONGEST_REPLY:
                 data = connection.recv(65536)
@@ -724,6 +736,50 @@ def _exchange(connection: _Connection, request: dict[str, Any], timeout: float) 
         if not line.endswith(b"\n"):
             raise _no_answer(request, ConnectionResetError())
         return _decode(line)
+
+
+def _await_answer(connection: _Connection, timeout: float) -> None:
+    """Wait until there is something to read, as long as the hub answers others meanwhile.
+
+    Raises:
+        HubError: it does not.
+        TimeoutError: there is nothing to read in time.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        connection.settimeout(max(0.0, min(left, SILENT_SECONDS)))
+        try:
+            connection.recv(1, _socket.MSG_PEEK)
+        except (_socket.timeout, BlockingIOError):
+            if left <= SILENT_SECONDS:
+                raise _socket.timeout("timed out") from None
+            _check_that_it_answers()
+        else:
+            connection.settimeout(SILENT_SECONDS)
+            return
+
+
+def _check_that_it_answers() -> None:
+    """Raise HubError where the hub does not answer what takes it no time."""
+    try:
+        with _connect() as connection:
+            connection.settimeout(SILENT_SECONDS)
+            _send(connection, {"op": "holds", "tunnel_id": "", "account": ""})
+            connection.recv(1)
+    except _socket.timeout:
+        raise _silent(connection) from None
+    except (OSError, _NotRunningError):
+        # It has ended: whoever waits for it learns that from its own connection.
+        pass
+
+
+def _silent(connection: _Connection) -> HubError:
+    pid = connection.pid or "PID"
+    return HubError(
+        f"the hub (process {pid}) runs but does not answer: it was stopped, or it hangs. Let it continue with `kill "
+        f"-CONT {pid}`, or end it with `kill -KILL {pid}`: the next hub takes over its tunnels"
+    )
 
 
 def _no_answer(request: dict[str, Any], error: OSError) -> HubError:
@@ -777,6 +833,7 @@ def _connect() -> _Connection:
             connection.close()
             raise HubError(f"cannot talk to the hub at {path}: {error.strerror or error}") from None
         else:
+            connection.pid = _pid_of_peer(connection)
             return connection
 
 
@@ -814,6 +871,12 @@ def _lock_holder() -> str | None:
         return None
     finally:
         os.close(lock)
+
+
+def _pid_of_peer(connection: _Connection) -> int:
+    if not hasattr(_socket, "SO_PEERCRED"):  # it is Linux's
+        return 0
+    return int.from_bytes(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 4), sys.byteorder)
 
 
 def _connect_or_start() -> _Connection:

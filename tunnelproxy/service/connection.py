@@ -31,7 +31,7 @@ from ..protocol.framing import (
 from ..protocol.websocket import MessageReader, encode_binary
 from ..transport import receive_buffer
 from ..transport.streams import Reading
-from ..transport.tcp import ReceiveBuffer
+from ..transport.tcp import ReceiveBuffer, keep_alive, unanswered_seconds
 from .admission import Admission, Admissions
 from .circuit import Circuit
 from .errors import StoreError
@@ -51,7 +51,7 @@ _SEND_MARK = 128 * 1024
 _SEND_LIMIT = 2 * 1024 * 1024
 _NOTSENT_LOWAT = 128 * 1024
 _END_OF_REQUEST = b"\r\n\r\n"
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
+_LOST_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 # At DEBUG, websockets logs the handshake's headers, and the tokens are there.
@@ -201,6 +201,14 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
+
+    def abort_if_lost(self) -> None:
+        """Cut the connection where the client's machine acknowledges nothing any more."""
+        seconds = unanswered_seconds(self._transport.get_extra_info("socket"))
+        if seconds >= _LOST_SECONDS and not self._transport.is_closing():
+            about = {"channel": self.channel_id}
+            _log.info("channel %s: lost, as nothing has answered for %.0f s", self.channel_id, seconds, extra=about)
+            self.abort()
 
     @property
     def ending(self) -> str:
@@ -418,9 +426,7 @@ class Connection(asyncio.BufferedProtocol):
 
 def _tune(sock: socket.socket) -> None:
     """Keep the kernel's queues short, and find out about peers that vanished."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_alive(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for name, value in {"TCP_NOTSENT_LOWAT": _NOTSENT_LOWAT, **_KEEPALIVE}.items():
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)

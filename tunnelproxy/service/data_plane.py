@@ -50,6 +50,7 @@ SERVICE_STOPPING = "Service is stopping"
 """Close reason, with code 1001: a client connects again later."""
 
 _STOP_DEADLINE = 2.0
+_LOOK_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -85,22 +86,32 @@ class DataPlane:
         self._circuits: dict[str, Circuit] = {}
         self._door: Door | None = None
         self._some_gone = asyncio.Event()
+        self._looking: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         """Accept clients on a bound socket."""
         self._door = Door(lambda: Connection(self, self._admissions), context, self._limits, self._notify)
         self._door.open(listener)
+        self._look_for_lost()
 
     async def stop(self) -> None:
         """Accept no more, and say good-bye to those who are there."""
         if self._door is not None:
             self._door.close()
+        if self._looking is not None:
+            self._looking.cancel()
         for connection in list(self._connections):
             connection.disconnect(CloseCode.GOING_AWAY, SERVICE_STOPPING)
         if not await self._are_all_gone():
             for connection in list(self._connections):
                 connection.abort()
             await self._are_all_gone()
+
+    def _look_for_lost(self) -> None:
+        """Cut off, now and then, those whose machine or network is gone: the kernel would take a quarter of an hour."""
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_for_lost)
+        for connection in list(self._connections):
+            connection.abort_if_lost()
 
     # What the operations call
 

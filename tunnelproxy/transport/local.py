@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from ..protocol.framing import MAX_PAYLOAD, Bytes
 from . import receive_buffer, streams
+from .tcp import keep_alive
 
 __all__ = ["RECEIVE_BUFFER", "Guard", "LocalOwner", "LocalSocket"]
 
@@ -149,6 +150,7 @@ class LocalSocket(asyncio.BufferedProtocol):
             return
         self._transport = cast(asyncio.Transport, transport)
         self._keeps = streams.keeps_what_is_written(transport)
+        keep_alive(transport.get_extra_info("socket"))
         self._transport.set_write_buffer_limits(high=RECEIVE_BUFFER, low=RECEIVE_BUFFER // 4)
         early, self._early, self._early_bytes = self._early, [], 0
         if early:

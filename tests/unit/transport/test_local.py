@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,3 +158,24 @@ async def test_aborting_drops_what_waits() -> None:
     local.deliver(b"early")
     local.abort()
     assert not local.wanted
+
+
+def kernel_timer(port: int) -> str:
+    """What the kernel's timer of the connection at a local port is for (proc(5))."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (timer,) = [row[5] for row in rows if row[1].endswith(f":{port:04X}")]
+    return {"00": "none", "01": "retransmission", "02": "keepalive"}[timer[:2]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@in_event_loop
+async def test_a_peer_on_another_machine_that_vanishes_is_found_by_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        local = LocalSocket(Owner())
+        await streams.connect(lambda: local, *server.getsockname())
+        peer, _ = server.accept()
+        with peer:
+            peer.sendall(b"x")
+            await until(lambda: local.pending)
+            assert kernel_timer(peer.getpeername()[1]) == "keepalive"
+        local.abort()
