@@ -349,7 +349,7 @@ def adopt(
         timeout: seconds to wait for the link.
 
     Returns:
-        the row of this tunnel in :func:`status`.
+        the row of this tunnel in :func:`status`, and in ``not_saved`` why the next hub would not know it.
 
     Raises:
         HubError: the tunneling service cannot be reached or refuses the token.

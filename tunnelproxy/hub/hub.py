@@ -430,7 +430,7 @@ class Hub:
         await tunnel.wait_linked(request["timeout"])
         await self._listen(tunnel, request["ports"])
         self._save()
-        return self._row(tunnel)
+        return {**self._row(tunnel), "not_saved": self._not_saved()}
 
     async def _hold(self, record: TunnelRecord, caller: CallerControl) -> HeldTunnel:
         """Hold a tunnel in place of the one that was held for its thing, which may finish what it carries."""
