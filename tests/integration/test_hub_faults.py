@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,11 @@ def greeting(thing: str = "thing1") -> bytes:
 def pid() -> int:
     """The process ID of the hub that runs."""
     return int((client.status() or {"pid": 0})["pid"])
+
+
+def things() -> list[str]:
+    """Those whose tunnels the hub that runs holds."""
+    return [row["thing"] for row in (client.status() or {"tunnels": []})["tunnels"]]
 
 
 def complaint(thing: str = "thing1") -> str:
@@ -224,27 +230,28 @@ class TestFolder:
         assert "hub.sock was removed; this hub listens at" in (folder / "hub.log").read_text()
         assert client.stop()
 
-    def test_a_folder_that_is_replaced_by_another_is_used(self, folder: Path, tunnel: OpenTunnel) -> None:
-        adopt(tunnel)
-        hub = pid()
-        folder.rename(folder.with_name("elsewhere"))
-        folder.mkdir(mode=0o700)
-        wait_for((folder / client.SOCKET_NAME).exists, "the hub listens again")
-        assert (pid(), greeting()) == (hub, b"SSH-")
-
-    def test_a_hub_that_was_replaced_ends_with_its_connections(self, folder: Path, tunnel: OpenTunnel) -> None:
-        with Process([sys.executable, "-m", "tunnelproxy", "hub", "run"], folder.parent / "log") as replaced:
+    def test_a_hub_that_was_replaced_hands_its_tunnels_over_when_their_connections_have_ended(
+        self, service: TunnelingService, folder: Path, tunnel: OpenTunnel
+    ) -> None:
+        """Somebody removed the folder, and asked for a tunnel before the hub had noticed."""
+        run = [sys.executable, "-m", "tunnelproxy", "hub", "run"]
+        with Process(run, folder.parent / "log") as replaced:
             replaced.wait_for_output("the hub is ready")
             adopt(tunnel)
+            adopt(open_tunnel(service, thing="idle"), "idle")
             with socket.socket(fileno=client.open_stream("thing1", "SSH1")) as stream:
+                replaced.popen.send_signal(signal.SIGSTOP)
                 folder.rename(folder.with_name("elsewhere"))
-                folder.mkdir(mode=0o700)
-                with (folder / client.LOCK_NAME).open("w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    replaced.wait_for_output("another hub runs in")
-                    assert stream.recv(4) == b"SSH-"
-                    stream.close()
-                    assert replaced.wait() == 0
+                with pytest.raises(client.HubError, match="there is no tunnel to idle"):
+                    client.ensure("idle")
+                replaced.popen.send_signal(signal.SIGCONT)
+                wait_for(lambda: things() == ["idle"], "the hub that is new has the tunnel that nobody uses")
+                assert pid() != replaced.pid
+                # The connection of the other goes on.
+                assert stream.recv(4) == b"SSH-"
+            assert replaced.wait() == 0
+        assert things() == ["idle", "thing1"]
+        assert greeting() == b"SSH-"
 
     def test_a_hub_that_never_listens_is_told(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -278,8 +285,7 @@ class TestFolder:
             assert_documented("No such folder", complaint())
 
 
-def test_whoever_does_not_read_all_of_the_status_is_not_told_of_it(folder: Path, tunnel: OpenTunnel) -> None:
-    adopt(tunnel)
+def test_whoever_does_not_read_the_status_is_not_told_of_it(folder: Path) -> None:
     status = f"{sys.executable} -m tunnelproxy hub status"
     done = subprocess.run(
         ["bash", "-c", f"{status} | true; echo ${{PIPESTATUS[0]}}"],

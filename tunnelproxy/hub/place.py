@@ -70,10 +70,12 @@ class Place:
             AlreadyRunningError: another process is.
         """
         since = time.monotonic()
+        told = False
         while not _taken(self._lock):
-            waited = time.monotonic() - since
-            if not waited:
+            if not told:
                 log.info("waiting for another hub to end")
+                told = True
+            waited = time.monotonic() - since
             if waited > ENDING_SECONDS and _answers(self.folder / SOCKET_NAME):
                 raise AlreadyRunningError(answers=True)
             if waited > LISTEN_SECONDS:

@@ -68,10 +68,13 @@ async def test_a_socket_that_is_gone_is_made_again(hub: Hub, folder: Path) -> No
     assert await hub.is_found()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 @in_event_loop
-async def test_a_folder_that_is_gone_is_made_again(hub: Hub, folder: Path) -> None:
+async def test_a_folder_that_is_gone_is_made_again(hub: Hub, folder: Path, replaced: bool) -> None:
     await hub.listen()
-    shutil.rmtree(folder)
+    folder.rename(folder.with_name("elsewhere"))
+    if replaced:
+        folder.mkdir(mode=0o700)
     assert hub.place.restore()
     assert await hub.is_found()
     assert (folder / client.LOCK_NAME).read_text() == f"{os.getpid()}\n"
