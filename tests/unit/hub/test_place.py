@@ -46,6 +46,10 @@ class Hub:
         return True
 
 
+def move_away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     hub = Hub()
@@ -72,9 +76,9 @@ async def test_a_socket_that_is_gone_is_made_again(hub: Hub, folder: Path) -> No
 @in_event_loop
 async def test_a_folder_that_is_gone_is_made_again(hub: Hub, folder: Path, replaced: bool) -> None:
     await hub.listen()
-    folder.rename(folder.with_name("elsewhere"))
+    move_away(folder)
     if replaced:
-        folder.mkdir(mode=0o700)
+        assert client.directory() == str(folder)
     assert hub.place.restore()
     assert await hub.is_found()
     assert (folder / client.LOCK_NAME).read_text() == f"{os.getpid()}\n"
