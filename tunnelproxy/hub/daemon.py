@@ -90,11 +90,11 @@ async def _until_done(hub: Hub, place: Place, idle_seconds: float, moved: Callab
 
 
 async def _look_after(hub: Hub, place: Place, moved: Callable[[Path], None]) -> None:
-    """Disconnect what is not needed any more, and make again what is gone of the folder."""
-    await hub.tidy()
+    """Make again what is gone of the folder, and disconnect what is not needed any more."""
     if place.restore():
         moved(place.folder)
         hub.move(place.folder)
+    await hub.tidy()
 
 
 async def _hand_over(hub: Hub, place: Place, stopping: asyncio.Future[Any]) -> None:
