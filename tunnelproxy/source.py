@@ -44,13 +44,19 @@ class _Listener:
     """A listening socket, and the task that accepts what connects to it."""
 
     def __init__(self, sock: socket.socket, admit: Callable[[socket.socket, Any], None]) -> None:
-        self._sock = sock
         # No error ends it; a fault of ours does not either.
         self._accepting = restarted("listening for local connections", lambda: accept_for_ever(sock, admit))
+        # Not before: the event loop would forget a reader of whichever socket has its number next.
+        self._accepting.add_done_callback(lambda _: sock.close())
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Close it, in a moment."""
         self._accepting.cancel()
-        self._sock.close()
+
+    async def close(self) -> None:
+        """Close it."""
+        self.stop()
+        await asyncio.wait({self._accepting})
 
 
 class SourceProxy:
@@ -134,7 +140,7 @@ class SourceProxy:
 
     def stop(self) -> None:
         for listener in self._listeners.values():
-            listener.close()
+            listener.stop()
         for local in list(self._early):
             self._give_up(local)
 
@@ -146,12 +152,12 @@ class SourceProxy:
         """
         listener, bound = (None, None) if address is None else await self._listen(service_id, address)
         before = self._listeners.pop(service_id, None)
-        if before is not None:
-            before.close()
         if listener is not None:
             self._listeners[service_id] = listener
             log.info("%s: listening on %s", service_id, bound, extra={"service": service_id})
         self.end.services[service_id].address = bound
+        if before is not None:
+            await before.close()
 
     def reset_connections(self, service_id: str) -> None:
         """End those of a service at once."""

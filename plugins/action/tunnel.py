@@ -116,7 +116,7 @@ class ActionModule(ActionBase):
 
     def _adopt(self, task: TunnelTask) -> None:
         result = task.result
-        client.adopt(
+        row = client.adopt(
             result["thing_name"],
             tunnel_id=result["tunnel_id"],
             tunnel_arn=result["tunnel_arn"],
@@ -128,6 +128,8 @@ class ActionModule(ActionBase):
             any_host=self._local.any_host,
             caller=self._account.caller,
         )
+        if row["not_saved"]:
+            result["warnings"] = [f"The hub {row['not_saved']}."]
 
     def _release(self, result: dict, account: str) -> None:
         """Have the hub drop what is closed now."""

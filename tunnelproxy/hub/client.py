@@ -67,7 +67,7 @@ PROTOCOL = 2
 
 START_SECONDS = 20.0
 LISTEN_SECONDS = 5.0
-"""How long a hub may take to listen: it looks every 2 s whether its socket is still there."""
+"""How long a hub may take to listen: it looks every second whether its socket is still there."""
 
 OPEN_SECONDS = 20.0
 """How long a device may take to answer on a new stream: its proxy gives up on a closed port after 10 s and on a silent
@@ -364,7 +364,7 @@ def adopt(
         timeout: seconds to wait for the link.
 
     Returns:
-        the row of this tunnel in :func:`status`.
+        the row of this tunnel in :func:`status`, and in ``not_saved`` why the next hub would not know it.
 
     Raises:
         HubError: the tunneling service cannot be reached or refuses the token.

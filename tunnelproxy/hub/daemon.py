@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 from ..transport.background import watched
 from ..transport.descriptors import allow_many_files
-from .client import PROTOCOL, HubError, in_words
+from .client import PROTOCOL, SOCKET_NAME, HubError, in_words
 from .hub import Hub
 from .place import AlreadyRunningError, Place, ReplacedError
 from .ssh_names import SshNames
@@ -21,7 +21,7 @@ __all__ = ["AlreadyRunningError", "serve"]
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 2.0
+CHECK_SECONDS = 1.0
 """How often to look after what may have gone, and whether there is still something to do."""
 
 LONGEST_REQUEST = 4 * 1024 * 1024
@@ -79,8 +79,7 @@ async def _until_done(hub: Hub, place: Place, idle_seconds: float, moved: Callab
             except ReplacedError:
                 log.warning("another hub runs in %s: this one ends when its connections have", place.folder)
                 place.leave()
-                hub.forget_state()
-                await _until_unused(hub, stopping)
+                await _hand_over(hub, place, stopping)
                 break
             except Exception as error:  # the tunnels are worth more than what is amiss here; it is tried again
                 if str(error) != trouble:
@@ -91,16 +90,32 @@ async def _until_done(hub: Hub, place: Place, idle_seconds: float, moved: Callab
 
 
 async def _look_after(hub: Hub, place: Place, moved: Callable[[Path], None]) -> None:
-    """Disconnect what is not needed any more, and make again what is gone of the folder."""
-    await hub.tidy()
+    """Make again what is gone of the folder, and disconnect what is not needed any more."""
     if place.restore():
         moved(place.folder)
         hub.move(place.folder)
+    await hub.tidy()
 
 
-async def _until_unused(hub: Hub, stopping: asyncio.Future[Any]) -> None:
-    while hub.busy and not stopping.done():
+async def _hand_over(hub: Hub, place: Place, stopping: asyncio.Future[Any]) -> None:
+    """Let the hub that has this one's place go on with its tunnels, as soon as each carries no connections."""
+    while True:
+        tunnels = [json.loads(line) for line in await hub.hand_over()]
+        if tunnels:
+            await _tell(place.folder, {"protocol": PROTOCOL, "op": "inherit", "tunnels": tunnels})
+        if not hub.busy or stopping.done():
+            return
         await asyncio.wait({stopping}, timeout=CHECK_SECONDS)
+
+
+async def _tell(folder: Path, request: dict[str, Any]) -> None:
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(folder / SOCKET_NAME))
+        writer.write(json.dumps(request).encode() + b"\n")
+        await asyncio.wait_for(reader.readline(), REQUEST_SECONDS)
+        writer.close()
+    except (OSError, asyncio.TimeoutError) as error:
+        log.warning("the hub in %s could not be told of the tunnels here: %s", folder, error)
 
 
 async def _answer(connection: socket.socket, hub: Hub, stopped: list[socket.socket]) -> None:

@@ -199,6 +199,11 @@ class HeldTunnel:
         return not self._running.done()
 
     @property
+    def failed(self) -> bool:
+        """Whether its token is of no use any more, or its tunnel over."""
+        return isinstance(self._proxy.end.cause, (TunnelClosed, TunnelRefused))
+
+    @property
     def linked(self) -> bool:
         """Whether its link is up."""
         return self._proxy.end.ready.is_set()

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,10 @@ class Hub:
 
     def restore(self) -> None:
         """Take over the tunnels that the hub before this one left."""
-        for record in state_file.load(self._state.path):
+        self._take_over(state_file.load(self._state.path))
+
+    def _take_over(self, records: Iterable[TunnelRecord]) -> None:
+        for record in records:
             try:
                 self._tunnels[record.key] = HeldTunnel(record, None, self._has_plain_name)
             except ConfigurationError as error:
@@ -116,9 +119,20 @@ class Hub:
         for file in (self._state, self._known.file, self._names.file):
             file.save()
 
-    def forget_state(self) -> None:
-        """Write no file any more: another hub does."""
+    async def hand_over(self) -> list[str]:
+        """Give up what carries no connections, and write no file any more: another hub has this one's place.
+
+        Returns:
+            what that hub needs to go on with these tunnels, which are disconnected.
+        """
         self._saves = False
+        free = [(key, tunnel) for key, tunnel in self._tunnels.items() if not tunnel.busy]
+        for key, tunnel in free:
+            del self._tunnels[key]
+            await tunnel.stop()
+        unusable, self._unusable = self._unusable, {}
+        records = [*unusable.values(), *(tunnel.up_to_date() for _, tunnel in free if not tunnel.failed)]
+        return list(state_file.lines(records))
 
     async def stop(self) -> None:
         """Disconnect every tunnel; what is needed to go on stays in the file."""
@@ -145,6 +159,7 @@ class Hub:
             "status": self._status,
             "open": self._open,
             "stop": self._stop_request,
+            "inherit": self._inherit,
         }
         operation = operations.get(str(request.get("op")))
         if operation is None:
@@ -438,7 +453,7 @@ class Hub:
         await tunnel.wait_linked(request["timeout"])
         await self._listen(tunnel, request["ports"], request.get("any_host", ()))
         self._save()
-        return self._row(tunnel)
+        return {**self._row(tunnel), "not_saved": self._not_saved()}
 
     async def _hold(self, record: TunnelRecord, caller: CallerControl) -> HeldTunnel:
         """Hold a tunnel in place of the one that was held for its thing, which may finish what it carries."""
@@ -502,6 +517,13 @@ class Hub:
             request["service"], request["timeout"], speaks_first=request.get("speaks_first", True)
         )
         return {"opened": True}, stream
+
+    async def _inherit(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take over the tunnels of the hub that had this one's place, but for those that are held here already."""
+        records = [TunnelRecord.from_json(record) for record in request["tunnels"]]
+        self._take_over(record for record in records if record.key not in self._tunnels)
+        self._save()
+        return {}
 
     async def _stop_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self.stopping.set()

@@ -59,7 +59,6 @@ class Place:
         self.folder = Path(directory())
         self._admit = admit
         self._lock = _opened(self.folder / LOCK_NAME)
-        self._listener: socket.socket | None = None
         self._listens_at: Identity | None = None
         self._accepting: asyncio.Task[None] | None = None
 
@@ -70,10 +69,12 @@ class Place:
             AlreadyRunningError: another process is.
         """
         since = time.monotonic()
+        told = False
         while not _taken(self._lock):
-            waited = time.monotonic() - since
-            if not waited:
+            if not told:
                 log.info("waiting for another hub to end")
+                told = True
+            waited = time.monotonic() - since
             if waited > ENDING_SECONDS and _answers(self.folder / SOCKET_NAME):
                 raise AlreadyRunningError(answers=True)
             if waited > LISTEN_SECONDS:
@@ -98,9 +99,10 @@ class Place:
             listener.close()
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         self._stop_listening()
-        self._listener = listener
         # No error ends it; a fault of ours does not either.
         self._accepting = restarted("listening for requests", lambda: accept_for_ever(listener, self._admit))
+        # Not before: the event loop would forget a reader of whichever socket has its number next.
+        self._accepting.add_done_callback(lambda _: listener.close())
 
     def restore(self) -> bool:
         """Make again what is gone of the folder, the lock and the socket.
@@ -138,9 +140,8 @@ class Place:
         self._lock, self.folder = lock, folder
 
     def _stop_listening(self) -> None:
-        if self._accepting is not None and self._listener is not None:
+        if self._accepting is not None:
             self._accepting.cancel()
-            self._listener.close()
 
 
 def _opened(path: Path) -> int:

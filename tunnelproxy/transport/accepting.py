@@ -36,6 +36,8 @@ async def accept_for_ever(
 ) -> None:
     """Accept connections until cancelled, or until the listener is closed.
 
+    Close the listener once the task that runs this is done: before, the event loop still has its descriptor.
+
     Args:
         listener: a listening socket; it is made non-blocking.
         admit: is given each connection, non-blocking, and its peer's address. Where it raises, that one is closed.

@@ -46,6 +46,10 @@ class Hub:
         return True
 
 
+def move_away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     hub = Hub()
@@ -68,10 +72,13 @@ async def test_a_socket_that_is_gone_is_made_again(hub: Hub, folder: Path) -> No
     assert await hub.is_found()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 @in_event_loop
-async def test_a_folder_that_is_gone_is_made_again(hub: Hub, folder: Path) -> None:
+async def test_a_folder_that_is_gone_is_made_again(hub: Hub, folder: Path, replaced: bool) -> None:
     await hub.listen()
-    shutil.rmtree(folder)
+    move_away(folder)
+    if replaced:
+        assert client.directory() == str(folder)
     assert hub.place.restore()
     assert await hub.is_found()
     assert (folder / client.LOCK_NAME).read_text() == f"{os.getpid()}\n"
