@@ -96,6 +96,10 @@ class TunnelingService:
         """End the service with SIGTERM and return its exit status."""
         return self._end(signal.SIGTERM)
 
+    def wait(self) -> int:
+        """Wait until the service, which is stopping, has ended, and return its exit status."""
+        return self._end(None)
+
     def kill(self) -> int:
         """End the service with SIGKILL and return its exit status."""
         return self._end(signal.SIGKILL)
@@ -185,12 +189,13 @@ class TunnelingService:
             raise AssertionError(f"the tunneling service is not ready; it said {line!r} and logged:\n{self.log_text()}")
         return line.decode()
 
-    def _end(self, number: signal.Signals) -> int:
+    def _end(self, number: signal.Signals | None) -> int:
         assert self._process is not None
         process, self._process = self._process, None
         # Its broker, if it has one: the kernel ends it too, and it writes into the state directory then.
         children = psutil.Process(process.pid).children() if process.poll() is None else []
-        process.send_signal(number)
+        if number is not None:
+            process.send_signal(number)
         try:
             return process.wait(STOP_DEADLINE)
         except subprocess.TimeoutExpired:

@@ -7,6 +7,7 @@ aiohttp itself answers with plain text, and logs a traceback for each.
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, cast
 
 from aiohttp import web
@@ -46,6 +47,27 @@ class RequestHandler(web.RequestHandler):
         self._notify = notify
         self._failures = failures
 
+    def data_received(self, data: bytes) -> None:
+        """Parse what a client has sent."""
+        try:
+            super().data_received(data)
+        except Exception:  # aiohttp 3.9 lets through what its parser's parts raise, such as yarl's of "GET //["
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Answer what cannot be parsed where aiohttp has no request to answer."""
+        transport = self.transport
+        if transport is None:
+            return
+        peer = transport.get_extra_info("peername") or [""]
+        self._notify(CutOff(str(peer[0]), "http"))
+        body = refusal_of_malformed("Malformed request.", HTTPStatus.BAD_REQUEST)
+        lines = ["HTTP/1.1 400 Bad Request", "Connection: close", f"Content-Length: {body.content_length}"]
+        lines += [f"{name}: {value}" for name, value in body.headers.items() if name != "Content-Length"]
+        head = "\r\n".join(lines).encode() + b"\r\n\r\n"
+        transport.write(head + (body.body if isinstance(body.body, bytes) else b""))
+        transport.close()
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -56,7 +78,7 @@ class RequestHandler(web.RequestHandler):
         """The answer to what is no request, or to one that failed without an answer."""
         if request.writer.output_size > 0:
             raise ConnectionError("half of an answer is sent already")
-        if status < 500:
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self._notify(CutOff(request.remote or "", "http"))
             words = " ".join((message or "").split())[:_MOST_WORDS]
             answer = refusal_of_malformed(f"Malformed request: {words}", status)

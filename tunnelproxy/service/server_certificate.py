@@ -34,6 +34,10 @@ Used = Callable[[Union[Certificates, OwnCertificate]], None]
 """Is given a certificate that is fit for use."""
 
 
+def _nobody_else(_certificate: Certificates | OwnCertificate) -> None:
+    """Only the context uses it."""
+
+
 class ServerCertificate:
     """The TLS context of both ports, and the certificate in it.
 
@@ -74,7 +78,7 @@ class ServerCertificate:
         """When they expire: ``server``, and ``authority`` where it is the service's own."""
         return self._expires
 
-    async def run(self, then: Used) -> None:
+    async def run(self, then: Used = _nobody_else) -> None:
         """Look after the certificate until cancelled.
 
         Args:
@@ -84,7 +88,7 @@ class ServerCertificate:
             self.check(then)
             await asyncio.sleep(CHECK_SECONDS)
 
-    def check(self, then: Used) -> None:
+    def check(self, then: Used = _nobody_else) -> None:
         """Renew the certificate if it is time, use files that have changed, and warn of what expires soon."""
         # Of the service's own, the authority: the certificate is made anew while that is valid.
         which = "authority" if "authority" in self._expires else "server"
@@ -93,12 +97,12 @@ class ServerCertificate:
             self._renew(then)
         self._warn(which, self._expires[which])
 
-    def renew(self, then: Used) -> None:
+    def renew(self, then: Used = _nobody_else) -> None:
         """Read the certificate again at once, or make the service's own anew when it is about to expire."""
         self._said.clear()
         self._renew(then, always=True)
 
-    def _renew(self, then: Used, *, always: bool = False) -> None:
+    def _renew(self, then: Used = _nobody_else, *, always: bool = False) -> None:
         try:
             self._ensure()
             look = self._look_of_files()

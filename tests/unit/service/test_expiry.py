@@ -15,6 +15,7 @@ from peers.full_disk import SmallDisk, why_impossible
 from tunnelproxy.service import expiry
 from tunnelproxy.service.errors import StoreError
 from tunnelproxy.service.expiry import Expiry
+from tunnelproxy.service.operations import Operations
 from tunnelproxy.service.outage import Outage
 from tunnelproxy.service.store import Store
 from tunnelproxy.service.tunnels import Mode, NewTunnel, Tunnel, digest, new_access_token
@@ -99,6 +100,37 @@ def test_the_operator_is_told_when_it_begins_and_when_it_ends(
     assert said[0].startswith("cannot write to the database: database or disk is full; ")
     assert said[1].startswith("the database can be written again; it could not ")
     assert len(said) == 2
+
+
+def test_nothing_is_brought_to_a_thing_that_was_not_stored(before: Tunnel, full: None, store: Store) -> None:
+    delivered: list[Tunnel] = []
+    revoked: list[Mode] = []
+    operations = Operations(
+        store,
+        Ends(revoked),
+        clock=lambda: NOW,
+        tunnel_opened=lambda: None,
+        deliver=lambda tunnel, token: delivered.append(tunnel),
+        closed_reason="closed",
+    )
+    with pytest.raises(StoreError):
+        operations.call("OpenTunnel", {"destinationConfig": {"thingName": "pump", "services": ["SSH1"]}})
+    with pytest.raises(StoreError):
+        operations.call("RotateTunnelAccessToken", {"tunnelId": before.tunnel_id, "clientMode": "ALL"})
+    assert (delivered, revoked) == ([], [])
+
+
+class Ends:
+    """Those of all tunnels."""
+
+    def __init__(self, revoked: list[Mode]) -> None:
+        self._revoked = revoked
+
+    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
+        """Nobody is connected."""
+
+    def revoke(self, tunnel_id: str, mode: Mode) -> None:
+        self._revoked.append(mode)
 
 
 def test_tunnels_expire_once_there_is_space_again(
