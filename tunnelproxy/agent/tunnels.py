@@ -155,7 +155,7 @@ class Tunnels:
         backoff = Backoff(*_RETRY_SECONDS)
         while True:
             try:
-                await DestinationProxy(route, access, self._plan).run()
+                await DestinationProxy(route, access, self._plan, permits=self._config.allow.permits_at).run()
             except LinkLost as lost:
                 # What a person at a terminal would mend may mend itself here, such as a clock that was not set yet
                 # when the certificate was checked.
