@@ -715,7 +715,8 @@ def _start() -> None:
         raise HubError(f"cannot start the hub: {error}") from None
     said = done.stdout.decode(errors="replace").strip().splitlines()
     if said[-1:] != ["ready"]:
-        raise HubError(f"cannot start the hub: {said[-1] if said else 'it said nothing'}; see {_log_path()}")
+        why = said[-1].removeprefix("tunnelproxy: error: ") if said else "it said nothing"
+        raise HubError(f"cannot start the hub: {why}; see {_log_path()}")
 
 
 def _log_path() -> str:
