@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
+from typing import Callable
 
-from .addresses import Address, UnixAddress
+from .addresses import Address, TcpAddress, UnixAddress
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport import streams
 from .transport.background import watched
-from .transport.happy_eyeballs import open_socket
+from .transport.happy_eyeballs import AddressRefused, open_socket
 from .transport.link import Access
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
@@ -41,6 +43,7 @@ class DestinationProxy:
         connect_attempts: how often to try to connect to a service's address; None for ever.
         connect_pause: seconds between two attempts, where the first failed at once; none after one without an answer.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
+        permits: whether a service's host may be connected to at one of the addresses that it has now; None permits all.
     """
 
     def __init__(
@@ -55,9 +58,11 @@ class DestinationProxy:
         connect_pause: float = CONNECT_PAUSE_SECONDS,
         patience: Patience = PATIENT,
         stall_seconds: float = STALL_SECONDS,
+        permits: Callable[[TcpAddress, str], bool] | None = None,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self._bind_address = bind_address
+        self._permits = permits
         self._connect_attempts = connect_attempts
         self._connect_pause = connect_pause
         self._stall_seconds = stall_seconds
@@ -123,7 +128,7 @@ class DestinationProxy:
                     self._connect_attempts or "as many as it takes",
                     reason(error),
                 )
-                last = attempt == self._connect_attempts
+                last = attempt == self._connect_attempts or isinstance(error, AddressRefused)
                 if not last and not isinstance(error, TimeoutError):
                     await asyncio.sleep(self._connect_pause)
                 if not local.wanted:
@@ -146,7 +151,10 @@ class DestinationProxy:
         if isinstance(address, UnixAddress):
             await streams.connect_unix(lambda: local, address.path)
             return
-        sock = await open_socket(address.host or "localhost", address.port, bind_address=self._bind_address)
+        permits = None if self._permits is None else functools.partial(self._permits, address)
+        sock = await open_socket(
+            address.host or "localhost", address.port, bind_address=self._bind_address, permits=permits
+        )
         try:
             await streams.connect(lambda: local, sock=sock)
         except BaseException:

@@ -21,6 +21,7 @@ from .transport.descriptors import is_reserved
 from .transport.link import Access, Relink
 from .transport.local import Guard, LocalSocket
 from .transport.multiplexer import OLD_SECONDS, Multiplexer, MultiplexerOwner
+from .transport.reasons import reason
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
 from .transport.slow_peers import STALL_SECONDS
@@ -183,7 +184,7 @@ class SourceProxy:
                 sock.close()
                 raise
         except OSError as error:
-            why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
+            why = "the port is in use" if error.errno == errno.EADDRINUSE else reason(error)
             remedy = "; give another with -s, or stop what uses it" if error.errno == errno.EADDRINUSE else ""
             raise ConfigurationError(f"{service_id}: cannot listen on {address}: {why}{remedy}") from error
         bound = sock.getsockname()

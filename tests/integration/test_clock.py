@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,16 +67,14 @@ def test_a_proxy_to_which_the_certificate_has_expired_says_the_date_and_ends(
         source.wait_for_output(rf"the certificate of {service.data} {EXPIRED}2099-01-01 00:0\d UTC: renew the certif")
 
 
-@pytest.mark.parametrize(("says", "words"), [(IN_1970, "is not valid yet: it is "), (IN_2099, "has expired: it was ")])
-def test_the_check_of_an_agent_says_what_the_clock_says(pump: Path, tmp_path: Path, says: str, words: str) -> None:
-    clock = FakedClock(tmp_path / "clock", says)
+def test_the_check_of_an_agent_says_what_the_clock_says(pump: Path, tmp_path: Path) -> None:
+    clock = FakedClock(tmp_path / "clock", IN_1970)
     command = [sys.executable, "-m", "tunnelproxy", "agent", "check", "--connect", "--config", str(pump / "agent.yml")]
     done = subprocess.run(
         command, env={**os.environ, **clock.environment}, cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert words in done.stderr
-    assert f"this machine's clock says {says[1:5]}" in done.stderr
+    assert re.search(f"the MQTT broker .*: its certificate {NOT_VALID_YET}1970-01-01", done.stderr)
 
 
 def test_a_tunnel_that_was_saved_in_the_future_is_kept_and_joined_again_when_the_clock_is_set(

@@ -28,7 +28,7 @@ from tunnelproxy.transport.happy_eyeballs import DELAY_SECONDS
 pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 
 NAMES = ("service.test", "printer.test", "proxy.test")
-SOON = 4 * DELAY_SECONDS
+SOON = 8 * DELAY_SECONDS
 """Within this, where the first address is given up after a quarter of a second; the kernel would take two minutes."""
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-__all__ = ["FakedClock"]
+__all__ = ["FakedClock", "faketime_library"]
 
 
 class FakedClock:
@@ -21,7 +21,7 @@ class FakedClock:
         self._file = file
         self._file.write_text(says)
         self.environment = {
-            "LD_PRELOAD": _library(),
+            "LD_PRELOAD": faketime_library(),
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_NO_CACHE": "1",
             # Timers go by this one, which no clock that is set changes.
@@ -34,7 +34,8 @@ class FakedClock:
         self._file.write_text("+0")
 
 
-def _library() -> str:
+def faketime_library() -> str:
+    """What to have loaded first, in ``LD_PRELOAD``."""
     if shutil.which("faketime") is None:
         raise RuntimeError("faketime is not installed: sudo apt-get install faketime")
     # It knows where its library is.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from peers.certificate import make_server_certificate
 from peers.process import free_port
 from tunnelproxy import mqtt
 from tunnelproxy.agent.config import read_config
 from tunnelproxy.mqtt import Broker, MqttSession
+from tunnelproxy.mqtt_client import ClientOfSocket
 from tunnelproxy.service.certificates import Certificates, server_context
 
 CONNACK = b"\x20\x02\x00\x00"
@@ -345,6 +348,18 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(host: str, caplog: pytes
             await until(lambda: "trying again in" in caplog.text)
 
     run(test())
+
+
+def test_paho_takes_a_socket_that_is_connected_already() -> None:
+    """By a method that is not public: a release without it would look the name up, and fail."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = ClientOfSocket(CallbackAPIVersion.VERSION2, client_id="me")
+        client.connected_socket = socket.create_connection(listener.getsockname())
+        client.connect("broker.invalid", 1883)
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(100)[:1] == b"\x10"
+        client.disconnect()
 
 
 def test_mutual_tls_on_443_says_so_as_aws_wants_it(tmp_path: Path) -> None:

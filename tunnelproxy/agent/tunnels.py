@@ -163,7 +163,7 @@ class Tunnels:
         backoff = Backoff(*_RETRY_SECONDS)
         while True:
             try:
-                return await DestinationProxy(route, access, self._plan).run()
+                return await DestinationProxy(route, access, self._plan, permits=self._config.allow.permits_at).run()
             except LinkLost as lost:
                 # What a person at a terminal would mend may mend itself here, such as a clock that was not set yet
                 # when the certificate was checked.

@@ -16,13 +16,17 @@ from typing import Any, Callable
 
 import aiohappyeyeballs
 
-__all__ = ["DELAY_SECONDS", "open_socket"]
+__all__ = ["DELAY_SECONDS", "AddressRefused", "open_socket"]
 
 DELAY_SECONDS = 0.25
 """After how long the next address is tried; RFC 8305 recommends this, in its section 5."""
 
 AddressInfo = tuple[int, int, int, str, Any]
 """What getaddrinfo(3) gives of an address."""
+
+
+class AddressRefused(PermissionError):
+    """A host has no address that may be connected to; its text names those that it has."""
 
 
 async def open_socket(
@@ -44,7 +48,7 @@ async def open_socket(
         a socket in non-blocking mode.
 
     Raises:
-        PermissionError: no address of the host is permitted.
+        AddressRefused: no address of the host is permitted.
         OSError: the host has no address, or none of them answers.
     """
     found = await _look_up(host, port)
@@ -77,5 +81,5 @@ def _permitted(found: Sequence[AddressInfo], permits: Callable[[str], bool], hos
     good = [info for info in found if permits(info[4][0])]
     if not good:
         addresses = ", ".join(dict.fromkeys(str(info[4][0]) for info in found))
-        raise PermissionError(f"{host} has the address {addresses}, which is not allowed")
+        raise AddressRefused(f"{host} has the address {addresses}, which is not allowed")
     return good
