@@ -55,8 +55,8 @@ def _checked_any_host(service: str, ports: dict[str, int | None]) -> str:
     """Return the service that C(any-host) follows, if it means something there."""
     if ports.get(service) is None or not service.upper().startswith("HTTP"):
         raise ValueError(
-            f"{_ANY_HOST!r} says that a port takes HTTP requests for any host: write it behind a service for HTTP that "
-            f"has a port, such as HTTP1=5555,{_ANY_HOST}."
+            f"{_ANY_HOST!r} says that a port takes HTTP requests for any host: write it behind the port of a service "
+            f"for HTTP, such as HTTP1=5555,{_ANY_HOST}."
         )
     return service
 

@@ -238,6 +238,7 @@ BROKEN = [
     Broken("Port of another thing", "t-same-port", not_connected, {"iotops_tunnel_ports": "HTTP1={theirs}"}),
     Broken("Port for SSH", "t-ssh-port", not_connected, {"iotops_tunnel_ports": "SSH1=2222"}),
     Broken("Port not understood", "t-no-port", not_connected, {"iotops_tunnel_ports": "HTTP1"}),
+    Broken("Any host not understood", "t-any-host", not_connected, {"iotops_tunnel_ports": "VNC1=any,any-host"}),
 ]
 
 

@@ -97,7 +97,19 @@ def test_neither_health_nor_ssh_needs_a_port(fleet: Fleet) -> None:
     anywhere = fleet.controller.tunnel("device-2", ports=["HTTP1=any"])
     assert anywhere.word == "CHANGED"
     assert anywhere.result["ports"] == {"HTTP1": fleet.tunnel("device-2")["services"]["HTTP1"]["port"]}
+    assert anywhere.result["urls"] == {"HTTP1": f"http://device-2.localhost:{anywhere.result['ports']['HTTP1']}/"}
     assert fleet.controller.tunnel("device-2", ports=["HTTP1=any"]).word == "SUCCESS"
+
+
+def test_a_port_for_any_host_is_set_and_taken_back_by_the_module_and_by_a_variable(fleet: Fleet) -> None:
+    changes = [fleet.controller.tunnel("device-2", ports=["HTTP1=any,any-host"]).word for _ in range(2)]
+    assert changes == ["CHANGED", "SUCCESS"]
+    assert fleet.tunnel("device-2")["services"]["HTTP1"]["any_host"] is True
+    assert "(any host)" in fleet.controller.hub("status")
+    for choice, expected in (("HTTP1=any", False), ("HTTP1=any,any-host", True)):
+        fleet.controller.module("ansible.builtin.ping", "device-2", "-e", f"iotops_tunnel_ports={choice}")
+        assert fleet.tunnel("device-2")["services"]["HTTP1"]["any_host"] is expected
+    assert fleet.controller.tunnel("device-2", ports=["HTTP1=any"]).word == "CHANGED"
 
 
 def test_the_playbooks_ping_and_show_a_table(fleet: Fleet) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from peers.browser import Tab, open_browser
 from peers.proxies import open_tunnel, start_proxy
 from peers.service import TunnelingService
+from peers.troubleshooting import assert_documented
 from peers.web_app import WebApp
 from tunnelproxy.hub import client
 
@@ -41,7 +43,8 @@ class Scene:
         return str(self.service(thing)["url"])
 
     def seen(self, thing: str = "pump") -> list[str]:
-        return self.apps[thing].paths()
+        # A page without an icon, such as a refusal, has the browser ask for one: by the device's own name, so it may.
+        return [path for path in self.apps[thing].paths() if path != "/favicon.ico"]
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,23 @@ def test_a_request_for_another_host_is_told_what_to_do_and_the_device_sees_nothi
     assert f"iotops_tunnel_ports=HTTP1={port},any-host" in answer
     assert scene.seen() == []
     assert scene.service("pump")["bytes_in"] == before["bytes_in"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "headers"),
+    [
+        ("Request for another host", ["Host: evil.example"]),
+        ("Browser at 127.0.0.1", ["Sec-Fetch-Mode: cors"]),
+        ("Request of another page", ["Host: pump.localhost", "Origin: http://evil.example"]),
+        ("Not HTTP", ["Content-Length: x"]),
+    ],
+)
+def test_each_refusal_is_documented_and_in_the_log(scene: Scene, cause: str, headers: list[str]) -> None:
+    answer = curl(*(f"-H{header}" for header in headers), f"http://127.0.0.1:{scene.port()}/")
+    sentence = answer.splitlines()[0]
+    assert_documented(cause, sentence)
+    why = sentence.partition("pump: ")[2].rstrip(".")
+    assert f"HTTP1: refused a request, for {why}" in Path(client.directory(), "hub.log").read_text()
 
 
 def test_the_answer_to_a_large_upload_arrives(scene: Scene) -> None:

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 HEAD_LIMIT = 64 * 1024
 """Bytes that the head of a request may have."""
 
-_PIECE = 4 * 1024
-"""Bytes that h11 is given at once: it copies what is left behind a head, and many small requests may be in one read."""
+_PIECE = 16 * 1024
+"""Bytes that h11 gets at once, for it copies what is behind a request: 100 MB in chunks take 60 ms; by 4 kB, 170."""
 
 _TLS_HANDSHAKE = 0x16
 _VERSIONS = (b"1.0", b"1.1")

@@ -22,6 +22,7 @@ RECORD = TunnelRecord(
     services=("SSH1", "HTTP1"),
     way=Way("127.0.0.1:9443", "/ca", {"https_proxy": "http://user:the-password@127.0.0.1:3128"}),
     ports={"HTTP1": 4711},
+    any_host=("HTTP1",),
 )
 
 
