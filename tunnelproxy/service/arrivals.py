@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import Any
 
 from .events import CutOff, Listener
@@ -22,13 +21,12 @@ _MOST = 4096
 """Connections at once. Of more, the address that has most loses its oldest."""
 
 
-@dataclass(eq=False)
 class _Arrival:
-    """A connection, and the address that it came from."""
-
-    sock: socket.socket
-    address: str
     timer: asyncio.TimerHandle
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        self.sock = sock
+        self.address = address
 
 
 class Arrivals:
@@ -61,7 +59,8 @@ class Arrivals:
             crowd = max(self._waiting.values(), key=len)
             self._cut_off(next(iter(crowd)), "half-open")
         loop = asyncio.get_running_loop()
-        arrival = _Arrival(sock, str(peer[0]), loop.call_later(self._seconds, lambda: self._time_is_up(arrival)))
+        arrival = _Arrival(sock, str(peer[0]))
+        arrival.timer = loop.call_later(self._seconds, self._cut_off, arrival, "handshake-time")
         self._waiting.setdefault(arrival.address, {})[arrival] = None
         self._number += 1
         loop.add_reader(sock.fileno(), self._speaks, arrival)
@@ -88,9 +87,6 @@ class Arrivals:
         asyncio.get_running_loop().remove_reader(arrival.sock.fileno())
         self._ready.setdefault(arrival.address, deque()).append(arrival)
         self._one_is_ready.set()
-
-    def _time_is_up(self, arrival: _Arrival) -> None:
-        self._cut_off(arrival, "handshake-time")
 
     def _cut_off(self, arrival: _Arrival, cause: str) -> None:
         self._notify(CutOff(arrival.address, cause))
