@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from peers.process import REPOSITORY, wait_for
 from peers.service import TunnelingService
 from peers.thing import ThingClient
+from peers.troubleshooting import assert_documented
 from peers.users import as_user
 
 USER, OTHER = "games", "daemon"
@@ -51,8 +53,13 @@ def commands(state_dir: Path) -> list[list[str]]:
 
 
 def complaints(state_dir: Path, user: str | None = None) -> dict[str, str]:
-    """What each command says as this user, each refused with one line."""
+    """What each command says as this user."""
     asked = commands(state_dir)
+    return {" ".join(command[:2]): said for command, said in zip(asked, refusals(asked, user))}
+
+
+def refusals(asked: list[list[str]], user: str | None = None) -> list[str]:
+    """What is said to commands that are refused with one line each."""
     done = subprocess.run(
         [*([] if user is None else as_user(user)), sys.executable, "-c", _RUN_ALL, json.dumps(asked)],
         cwd=REPOSITORY,
@@ -66,7 +73,7 @@ def complaints(state_dir: Path, user: str | None = None) -> dict[str, str]:
         assert status == 1, said
         assert said.startswith("tunnelproxy: error: "), said
         assert said.count("\n") == 1, said
-    return {" ".join(command[:2]): said for command, (_, said) in zip(asked, answers)}
+    return [said.removeprefix("tunnelproxy: error: ").rstrip("\n") for _, said in answers]
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +99,31 @@ def test_what_root_does_leaves_the_service_all_its_files(service: TunnelingServi
     wait_for(pump.is_let_in, "the thing is let in")
 
 
+def test_no_password_is_written_where_another_user_could_read_it(service: TunnelingService, tmp_path: Path) -> None:
+    for name in ("theirs", "open"):
+        (tmp_path / name).mkdir()
+    shutil.chown(tmp_path / "theirs", OTHER)
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    (tmp_path / "own").mkdir()
+
+    where = ["theirs", "open", "link"]
+    asked = [
+        ["add-thing", "gate", "--output", str(tmp_path / name), "--state-dir", str(service.state_dir)] for name in where
+    ]
+    causes = ["Device folder of another user", "Device folder open to others", "Device folder a link"]
+    for cause, said in zip(causes, refusals(asked)):
+        assert_documented(cause, said)
+    assert [path for name in where for path in (tmp_path / name).iterdir()] == []
+    # Nothing was enrolled either.
+    service.add_thing("gate", tmp_path / "own")
+
+
 def test_another_user_is_told_whose_service_it_is(service: TunnelingService) -> None:
     service.state_dir.parent.chmod(0o755)
     for command, said in complaints(service.state_dir, OTHER).items():
-        assert USER in said, command
-        assert str(service.state_dir) in said, command
+        assert_documented("State directory of another user", said)
+        assert f"{service.state_dir} belongs to another user: run this as {USER} " in said, command
 
 
 def test_a_state_directory_that_cannot_be_written_is_said_to_be_so(tmp_path: Path) -> None:
