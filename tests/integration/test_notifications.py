@@ -254,7 +254,7 @@ def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(
         said = wait_for(
             lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()), "it says why"
         )
-        assert_documented("Broker cannot be started", said[0])
+        assert_documented("Service: broker cannot be started", said[0])
         assert figure(metrics, "tunnelproxy_mqtt_broker_connected") == 0
         filler.unlink()
         began = time.monotonic()
@@ -285,7 +285,7 @@ def test_a_thing_is_enrolled_once_unless_asked_for_more(service: TunnelingServic
     first = (tmp_path / "pump" / "password").read_text()
     refused = run(service, "add-thing", "pump", "--output", folder)
     assert refused.returncode == 1
-    assert_documented("Thing enrolled already", refused.stderr.removeprefix("tunnelproxy: error: ").rstrip())
+    assert_documented("Service: thing enrolled already", refused.stderr.removeprefix("tunnelproxy: error: ").rstrip())
     service.add_thing("pump", Path(folder), "--replace")
     assert (tmp_path / "pump" / "password").read_text() != first
     assert run(service, "describe-thing", "pump", "--attribute", "site=south", "--attribute", "a=").returncode == 0

@@ -111,9 +111,10 @@ def test_no_password_is_written_where_another_user_could_read_it(service: Tunnel
     asked = [
         ["add-thing", "gate", "--output", str(tmp_path / name), "--state-dir", str(service.state_dir)] for name in where
     ]
-    causes = ["Device folder of another user", "Device folder open to others", "Device folder a link"]
-    for cause, said in zip(causes, refusals(asked)):
-        assert_documented(cause, said)
+    theirs, open_to_others, link = refusals(asked)
+    assert_documented("Service: device folder of another user", theirs)
+    assert_documented("Service: device folder open to others", open_to_others)
+    assert_documented("Service: device folder a link", link)
     assert [path for name in where for path in (tmp_path / name).iterdir()] == []
     # Nothing was enrolled either.
     service.add_thing("gate", tmp_path / "own")
@@ -122,7 +123,7 @@ def test_no_password_is_written_where_another_user_could_read_it(service: Tunnel
 def test_another_user_is_told_whose_service_it_is(service: TunnelingService) -> None:
     service.state_dir.parent.chmod(0o755)
     for command, said in complaints(service.state_dir, OTHER).items():
-        assert_documented("State directory of another user", said)
+        assert_documented("Service: state directory of another user", said)
         assert f"{service.state_dir} belongs to another user: run this as {USER} " in said, command
 
 
