@@ -50,8 +50,8 @@ class Scene:
     port: int
     refuses: bool
 
-    def client(self, thing: str, version: int = 4) -> ThingClient:
-        return ThingClient(thing, self.folder / thing, self.port, version=version)
+    def client(self, thing: str, version: int = 4, client_id: str = "", *, clean: bool = False) -> ThingClient:
+        return ThingClient(thing, self.folder / thing, self.port, version=version, client_id=client_id, clean=clean)
 
     def notify(self, thing: str) -> tuple[str, str]:
         """Open a tunnel, and return what the thing is to hear of it."""
@@ -122,6 +122,33 @@ def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, t
             (folder / file.name).write_bytes(file.read_bytes())
         with pytest.raises(PermissionError), ThingClient(user, folder, scene.port):
             pass
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_thing_with_the_client_id_of_another_takes_nothing_from_it(scene: Scene, version: int) -> None:
+    # By what a broker that goes by client IDs would know it, and by what one that goes by users does.
+    for client_id in ("the-valve", "valve"):
+        with scene.client("valve", version, client_id="the-valve") as valve:
+            assert valve.subscribe(notify_topic("valve")) == GRANTED
+            with scene.client("pump", version, client_id=client_id) as pump:
+                assert pump.subscribe(notify_topic("pump")) == GRANTED
+                of_valve = scene.notify("valve")
+                wait_for(lambda: valve.heard, "the other is still connected")
+                assert (pump.tokens(), valve.tokens()) == ([], [of_valve])
+
+
+def test_what_waits_for_a_thing_is_not_lost_by_another_with_its_client_id(scene: Scene) -> None:
+    with scene.client("valve", client_id="the-valve") as valve:
+        assert valve.subscribe(notify_topic("valve")) == GRANTED
+    of_valve = scene.notify("valve")
+    # Once with the session that it finds, and once with a new one, which would end that.
+    for clean in (False, True):
+        with scene.client("pump", client_id="the-valve", clean=clean) as pump:
+            assert pump.subscribe(notify_topic("pump")) == GRANTED
+            assert pump.tokens() == []
+    with scene.client("valve", client_id="the-valve") as valve:
+        wait_for(lambda: valve.heard, "what waited is delivered")
+        assert valve.tokens() == [of_valve]
 
 
 def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says_it(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from .process import wait_for
+from .users import as_user
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,11 +34,15 @@ class TunnelingService:
 
     Args:
         options: further options of ``service run``.
+        user: as whom it runs; None for whoever runs the test.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, user: str | None = None) -> None:
         self._options = options
+        self._enter = [] if user is None else as_user(user)
         self._home = Path(tempfile.mkdtemp(prefix="tunneling-service-"))
+        if user is not None:
+            shutil.chown(self._home, user)
         self.state_dir = self._home / "state"
         self._log = self._home / "log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,7 +83,7 @@ class TunnelingService:
         before = self.api, self.data, self.ca
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command("run", *self._options), cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+                [*self._enter, *self.command("run", *self._options)], cwd=ROOT, stdout=subprocess.PIPE, stderr=log
             )
         words = dict(word.split("=", 1) for word in self._ready_line().split()[1:])
         self.api, self.data, self.ca = words["api"], words["data"], words["ca"]

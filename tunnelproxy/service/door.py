@@ -16,7 +16,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Union, cast
 
 from ..transport import receive_buffer, streams
@@ -85,6 +85,16 @@ class Door:
         self.stop_accepting()
         for visitor in list(self._half_open.values()):
             visitor.cut_off()
+
+    async def let_in(self, next_one: Callable[[], Awaitable[tuple[socket.socket, str]]]) -> None:
+        """Let in connections that are accepted elsewhere, as there is room for them; until cancelled.
+
+        Args:
+            next_one: waits for one, and gives it with the address that it came from.
+        """
+        while True:
+            await self._room()
+            self._admit(*await next_one())
 
     def settle(self, protocol: object) -> None:
         """The protocol knows whom it talks to: its connection does not count as half-open any more."""

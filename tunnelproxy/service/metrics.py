@@ -36,15 +36,15 @@ class Figure:
 
     Attributes:
         name: that of Prometheus, without ``_total``.
-        values: gives the value for each value of the label, when it is asked for.
-        label: what differs between the values.
+        values: gives the value for each value of the label, when it is asked for; without a label, for "" alone.
+        label: what differs between the values, if there are several.
         counts: whether it only ever grows.
     """
 
     name: str
     help: str
     values: Callable[[], Mapping[str, float]]
-    label: str
+    label: str = ""
     counts: bool = True
 
 
@@ -136,9 +136,9 @@ class _Further(Collector):
     def collect(self) -> Iterator[Metric]:
         for figure in self._figures:
             family = CounterMetricFamily if figure.counts else GaugeMetricFamily
-            metric = family(figure.name, figure.help, labels=(figure.label,))
+            metric = family(figure.name, figure.help, labels=(figure.label,) if figure.label else ())
             for value, number in figure.values().items():
-                metric.add_metric((value,), number)
+                metric.add_metric((value,) if figure.label else (), number)
             yield metric
 
 

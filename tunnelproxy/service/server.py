@@ -14,7 +14,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -34,7 +33,7 @@ from .expiry import Expiry
 from .failures import Failures
 from .limits import DEFAULT_LIMITS, Limits
 from .metrics import Figure, Metrics
-from .notifying import NO_BROKER, BrokerSettings, Deliver, notifying
+from .notifying import NO_BROKER, BrokerSettings, Notifier, notifying
 from .operations import Operations
 from .outage import Outage
 from .registry import Registry
@@ -130,7 +129,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
         def on_hangup() -> None:
             audit.reopen()
-            certificate.renew(notifier.use_certificate)
+            certificate.renew()
 
         async with contextlib.AsyncExitStack() as running:
             notifier = await running.enter_async_context(
@@ -140,16 +139,13 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     store.identity(),
                     host=settings.host,
                     name=settings.name,
-                    certificate=certificate.certificate,
                 )
             )
             await running.enter_async_context(
-                _running(settings, store, certificate, audit, listeners, deliver=notifier.deliver)
+                _running(settings, store, certificate, audit, listeners, notifier=notifier)
             )
             running.enter_context(_on_hangup(on_hangup))
-            running.enter_context(
-                _background("looking after the certificate", partial(certificate.run, notifier.use_certificate))
-            )
+            running.enter_context(_background("looking after the certificate", certificate.run))
             with _in_sentences(state):
                 state.write_endpoints(endpoints)
             authority = "system" if own else state.ca
@@ -236,7 +232,7 @@ async def _running(
     audit: AuditLog,
     listeners: _Listeners,
     *,
-    deliver: Deliver,
+    notifier: Notifier,
 ) -> AsyncIterator[None]:
     """Both servers and the clock that ends tunnels, for as long as the block runs."""
     store.disconnect_all(time.time())
@@ -258,6 +254,7 @@ async def _running(
     data_plane = DataPlane(store, clock=time.time, limits=limits, notify=record, failures=failures)
     metrics = Metrics(data_plane.ledger, store.count_open_tunnels)
     metrics.add_figures(_figures(store, audit, failures, certificate))
+    metrics.add_figures(notifier.figures)
     accounts.append(metrics.note)
     expiry = Expiry(store, lambda tunnel_id: data_plane.close_tunnel(tunnel_id, TUNNEL_EXPIRED), clock=time.time)
     operations = Operations(
@@ -265,7 +262,7 @@ async def _running(
         data_plane,
         clock=time.time,
         tunnel_opened=expiry.tunnel_opened,
-        deliver=deliver,
+        deliver=notifier.deliver,
         closed_reason=TUNNEL_CLOSED,
         limits=limits,
     )
@@ -293,6 +290,7 @@ async def _running(
         try:
             await data_plane.start(listeners.data, certificate.context)
             await api.start(control.application(), listeners.api)
+            notifier.open(certificate.context, limits, record)
             yield
         finally:
             _log.info("stopping")

@@ -11,7 +11,6 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterator
-from typing import Union
 
 from .certificates import Certificates, OwnCertificate, not_after, now, reload, server_context
 from .errors import ServiceError
@@ -30,16 +29,9 @@ _LOOK_AGAIN = dt.timedelta(hours=1)
 
 _log = logging.getLogger(__name__)
 
-Used = Callable[[Union[Certificates, OwnCertificate]], None]
-"""Is given a certificate that is fit for use."""
-
-
-def _nobody_else(_certificate: Certificates | OwnCertificate) -> None:
-    """Only the context uses it."""
-
 
 class ServerCertificate:
-    """The TLS context of both ports, and the certificate in it.
+    """The TLS context of all ports, and the certificate in it.
 
     Args:
         certificate: the operator's own, or the service's.
@@ -78,38 +70,33 @@ class ServerCertificate:
         """When they expire: ``server``, and ``authority`` where it is the service's own."""
         return self._expires
 
-    async def run(self, then: Used = _nobody_else) -> None:
-        """Look after the certificate until cancelled.
-
-        Args:
-            then: is given it when it is another than before.
-        """
+    async def run(self) -> None:
+        """Look after the certificate until cancelled."""
         while True:
-            self.check(then)
+            self.check()
             await asyncio.sleep(CHECK_SECONDS)
 
-    def check(self, then: Used = _nobody_else) -> None:
+    def check(self) -> None:
         """Renew the certificate if it is time, use files that have changed, and warn of what expires soon."""
         # Of the service's own, the authority: the certificate is made anew while that is valid.
         which = "authority" if "authority" in self._expires else "server"
         has_expired = self._expires[which] <= self._clock()
         if self._look_of_files() != self._seen or (self._clock() >= self._look_again and not has_expired):
-            self._renew(then)
+            self._renew()
         self._warn(which, self._expires[which])
 
-    def renew(self, then: Used = _nobody_else) -> None:
+    def renew(self) -> None:
         """Read the certificate again at once, or make the service's own anew when it is about to expire."""
         self._said.clear()
-        self._renew(then, always=True)
+        self._renew(always=True)
 
-    def _renew(self, then: Used = _nobody_else, *, always: bool = False) -> None:
+    def _renew(self, *, always: bool = False) -> None:
         try:
             self._ensure()
             look = self._look_of_files()
             if always or look != self._seen:
                 reload(self.context, self.certificate)
                 self._expires = self._read_expiry()
-                then(self.certificate)
                 _log.info("certificate read again; it expires on %s", f"{self._expires['server']:%Y-%m-%d}")
         except (ServiceError, OSError) as error:
             # The files are tried at each look: they may be half of a pair, or the disk full.

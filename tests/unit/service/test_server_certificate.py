@@ -40,11 +40,10 @@ class Service:
     """What a service does with its certificate."""
 
     def __init__(self, certificate: Certificates | OwnCertificate, clock: Clock) -> None:
-        self.used: list[Certificates | OwnCertificate] = []
         self.identity = ServerCertificate(certificate, "127.0.0.1", clock=clock)
 
     def look(self) -> None:
-        self.identity.check(self.used.append)
+        self.identity.check()
 
     @property
     def served(self) -> bytes:
@@ -81,7 +80,6 @@ def test_the_services_own_is_made_anew_before_it_expires(made: Certificates, clo
     service.look()
     assert service.served != before
     assert service.identity.expires["server"] > clock.time + 390 * DAY
-    assert service.used == [made]
     assert made.authority.read_bytes() == authority
 
 
@@ -122,9 +120,6 @@ def test_files_of_the_operators_are_read_again_when_they_change(tmp_path: Path, 
     own.server_key.write_bytes(renewed.server_key.read_bytes())
     service.look()
     assert service.served != before
-    assert service.used == [own]
-    service.look()
-    assert service.used == [own]
 
 
 def test_it_warns_two_weeks_before_once_a_day(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
