@@ -45,6 +45,13 @@ test-accounts: system-packages test-packages $(INSTALLED) ## 200 commands on two
 	@TEST_ACCOUNTS_COMMANDS=200 TEST_OWNERS_SECONDS=60 PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/pytest -s --timeout 900 tests/integration/test_two_accounts.py tests/integration/test_owners.py $(ARGS)
 
+# Most of them wait: these run side by side. Those that measure have the machine for themselves.
+.PHONY: test-faults
+test-faults: system-packages test-packages $(INSTALLED) ## try faults that last: stopped processes, vanished peers, a flapping network, floods
+	@TEST_FAULTS=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/pytest -rP --numprocesses 4 --dist load -m "not alone" tests/trials $(ARGS)
+	@TEST_FAULTS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -rP --numprocesses 0 -m alone tests/trials $(ARGS)
+
 .PHONY: test-report
 test-report: system-packages test-packages $(INSTALLED) ## diagnose twelve devices that ail; needs root, takes minutes
 	@scripts/system-packages debootstrap chromium

@@ -16,7 +16,7 @@ from peers.process import Process
 
 __all__ = ["IdleSockets"]
 
-PAUSE = 0.2
+PAUSE = 1.0
 AT_ONCE = 500
 
 

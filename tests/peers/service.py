@@ -77,8 +77,13 @@ class TunnelingService:
         """The file that holds the service's certificate authority."""
         return f"{self.ca}/ca.pem"
 
-    def start(self) -> None:
-        """Start the service, the first time or again on the same state, and wait until it is ready."""
+    def start(self, *options: str) -> None:
+        """Start the service, the first time or again on the same state, and wait until it is ready.
+
+        Args:
+            options: what counts from now on, in place of what was said before of the same.
+        """
+        self._options = (*self._options, *options)
         self._client = None
         before = self.api, self.data, self.ca
         with self._log.open("ab") as log:

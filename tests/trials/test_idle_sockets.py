@@ -25,7 +25,7 @@ from peers.service import TunnelingService
 from peers.thing import ThingClient
 
 SOCKETS = int(os.environ.get("TEST_IDLE_SOCKETS", "10000"))
-CALLS = 20
+CALLS = 10
 ANSWER_WITHIN = 15.0
 MEGA = 1_000_000
 
