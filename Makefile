@@ -135,7 +135,7 @@ system-packages:
 # What only tests need.
 .PHONY: test-packages
 test-packages:
-	@scripts/system-packages haproxy openssl sshpass strace stunnel sudo tinyproxy
+	@scripts/system-packages dropbear haproxy openssl sshpass strace stunnel sudo tinyproxy
 
 $(INSTALLED): pyproject.toml
 	@scripts/system-packages python

@@ -42,8 +42,8 @@ _ENDS_ANY = re.compile(
     r"ssh_packet_|packet_write_|.*: Broken pipe$|Timeout before authentication"
 )
 _BEFORE_LOGIN = re.compile(
-    r"(?:kex|ssh)_exchange_identification: |.*Too many authentication failures$|.+: Permission denied \(|"
-    r"(?:Load key|Bad owner or permissions|no mutual signature)"
+    r"(?:kex|ssh)_exchange_identification: |banner exchange: |.*: Too many authentication failures$|"
+    r".+: Permission denied \("
 )
 
 

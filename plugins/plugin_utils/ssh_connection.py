@@ -34,7 +34,7 @@ _SURE_SECONDS = 10.0
 # Why there is no tunnel that works, so that another is opened where that is allowed.
 _WOULD_OPEN = ("no-tunnel", "tunnel-closed", "taken-over", "reused-elsewhere")
 
-# Of ssh's arguments, those that have it do something else than connect.
+# With which ssh does something else than connect.
 _QUESTIONS = ("-O", "-G")
 
 # After these words in ansible-core's exception comes what ssh has written to stderr.
@@ -299,7 +299,7 @@ class Connection(SshConnection):
         connector = shlex.join(["/bin/sh", "-c", 'exec "$@" 2>"$0"', self._complaint(), *way]).replace("%", "%%")
 
         firm: list[bytes] = []
-        if subsystem == "ssh" and other_args[0] not in _QUESTIONS:
+        if subsystem == "ssh" and not any(question in other_args[:2] for question in _QUESTIONS):
             log = [b"-E", to_bytes(self._log(), errors="surrogate_or_strict")]
             self._add_args(firm, log, "keep what ssh says apart from what the device says")
         why = f"reach {service} of {thing} through the hub"
@@ -389,9 +389,13 @@ class Connection(SshConnection):
         return self._ask_ssh("-O", "check", self.host).returncode == 0
 
     def _ssh_config(self):
-        """The options of ssh, by their names in small letters, as its arguments and files have them."""
-        lines = self._ask_ssh("-G", self.host).stdout.decode(errors="replace").splitlines()
-        return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+        """The options of ssh, by their names in small letters, or C(failure): why it cannot have any."""
+        asked = self._ask_ssh("-G", self.host)
+        if asked.returncode:
+            # LogLevel may have kept it from saying why.
+            asked = self._ask_ssh("-v", "-G", self.host)
+            return {"failure": to_text(asked.stderr, errors="surrogate_or_replace")}
+        return dict(line.partition(" ")[::2] for line in to_text(asked.stdout).splitlines())
 
     def _ask_ssh(self, *question):
         executable = to_bytes(self.get_option("ssh_executable"))

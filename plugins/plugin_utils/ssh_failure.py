@@ -26,7 +26,7 @@ __all__ = ["Inquiry", "Run", "Way", "explain_killed", "explain_ssh", "explain_tr
 _CONNECTOR_LINE = re.compile(r"^iotops\.tunnel: (.+?)\s*$", re.MULTILINE)
 _GREETING_LINE = re.compile(r"^iotops\.tunnel greeting: (.+?)\s*$", re.MULTILINE)
 
-_NO_GREETING = r"(?:kex|ssh)_exchange_identification: .*"
+_NO_GREETING = r"(?:kex|ssh)_exchange_identification: .*|banner exchange: .*"
 _SILENCE = r"Connection timed out during banner exchange|Connection to UNKNOWN port 65535 timed out"
 
 # What has no counterpart on the other side, and the option of ssh that allows more.
@@ -94,7 +94,8 @@ class Run(NamedTuple):
 class Inquiry(NamedTuple):
     """What is asked only where it is needed.
 
-    C(still_up) tells whether the connection that tasks share is there, and C(config) what C(ssh -G) says.
+    C(still_up) tells whether the connection that tasks share is there, and C(config) what C(ssh -G) says: options by
+    name, or as C(failure) why it fails.
     C(hub_pid) is the process ID of the hub which carried the connection.
     """
 
@@ -206,13 +207,17 @@ def _explain_greeting(run: Run, log: SshLog, way: Way) -> str | None:
 def _nothing_was_run(way: Way, lines: list[str], words: str) -> str:
     hint = next((hint for pattern, hint in _HINTS if any(re.fullmatch(pattern, line) for line in lines)), None)
     if hint:
-        return f"ssh failed, and nothing was run on {way.thing} ({words}): {hint}."
+        return f"ssh failed ({words}), and nothing was run on {way.thing}: {hint}."
     return f"ssh failed, and nothing was run on {way.thing}: {words}"
 
 
 def _explain_session(run: Run, log: SshLog, way: Way, inquiry: Inquiry) -> str:
     """Of a connection that was good, or of which ssh says nothing at all."""
-    silent = not log.lines and inquiry.config().get("loglevel") in _SILENT_LEVELS
+    config = {} if log.lines else inquiry.config()
+    words = last_words(config.get("failure", ""))
+    if words and run.complaint is None:
+        return _nothing_was_run(way, [words], words)
+    silent = config.get("loglevel") in _SILENT_LEVELS
     if not silent and (inquiry.still_up() or _ended_by_itself(run, log, inquiry)):
         return (
             f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that "
