@@ -13,11 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_host_key import (
-    explain_host_key,
-    explain_unknown_key,
-    is_known,
-)
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_host_key import explain_host_key, explain_unknown_key
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_log import SshLog, last_words
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
@@ -132,7 +128,7 @@ def explain_killed(run: Run, way: Way, inquiry: Inquiry, *, at_host_key: bool = 
         at_host_key: whether sshpass ended it because it asked whether to accept a host key.
     """
     before = _explain_before_login(run, way, inquiry)
-    if before is None and at_host_key and not is_known(way.alias, inquiry.config):
+    if before is None and at_host_key:
         return explain_unknown_key(way.thing, way.alias, inquiry.config)
     return before
 
@@ -244,10 +240,7 @@ def _ended_by_itself(run: Run, log: SshLog, inquiry: Inquiry) -> bool:
     if log.lines or run.complaint is None or _LOST.search(run.stderr):
         return False
     config = inquiry.config()
-    level = config.get("loglevel", "")
-    return config.get("controlmaster") in ("no", "false") and (
-        level in ("INFO", "VERBOSE") or level.startswith("DEBUG")
-    )
+    return config.get("controlmaster") == "false" and config.get("loglevel") not in _TERSE_LEVELS
 
 
 def _perhaps_broken(way: Way, words: str, why: client.HubError) -> str:

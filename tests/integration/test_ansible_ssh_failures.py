@@ -202,22 +202,15 @@ def test_no_words_of_the_device_are_taken_for_ssh_s(strange: Controller, argumen
 def test_a_transfer_that_the_device_s_proxy_ended_is_the_device_s(
     fleet: Fleet, strange: Controller, tmp_path: Path
 ) -> None:
-    """Of a file from the device; after one to it, Ansible removes a folder there, and that fails for the same reason."""
+    """Of a file from it: after one to it, Ansible would remove a folder there, and tell that this failed."""
     proxy = fleet.devices[DEVICE].proxy
     assert isinstance(proxy, Process)
     (tmp_path / "big").write_bytes(bytes(2_000_000))
     there = tmp_path / "there"
+    what = f"src={tmp_path}/big dest={there} flat=true"
     options = ("-e", "ansible_sftp_extra_args='-l 500'", "-e", "ansible_pipelining=true")
     with subprocess.Popen(
-        [
-            "ansible",
-            DEVICE,
-            "-m",
-            "ansible.builtin.fetch",
-            "-a",
-            f"src={tmp_path}/big dest={there} flat=true",
-            *options,
-        ],
+        ["ansible", DEVICE, "-m", "ansible.builtin.fetch", "-a", what, *options],
         cwd=strange.home,
         env=strange.environment,
         stdout=subprocess.PIPE,
