@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 # ssh quotes the device in these, line breaks included: what comes after them may be the device's.
 _QUOTES_DEVICE = re.compile(r"Received disconnect from |channel \d+: open failed: ")
 
-# What ssh goes on after.
+# After these, ssh goes on.
 _REMARK = re.compile(
     r"debug[123]: |OpenSSH_|Warning: |WARNING: |\*\* |Authenticated |Transferred: |Bytes per second: |"
     r"Failed to add the |Host key fingerprint is: |ControlSocket .+ already exists|Control socket connect\(|"

@@ -135,6 +135,8 @@ def mistakes(keys: HostKeys) -> list[Mistake]:
         Mistake("LogLevel QUIET", "quiet", f"-o LogLevel=QUIET -o IdentitiesOnly=yes -i {wrong[0]}", more=(NO_KEY,)),
         Mistake("Login refused", "key", f"-o IdentitiesOnly=yes -i {wrong[0]}", more=(NO_KEY,)),
         Mistake("Too many keys", "keys", f"-o IdentitiesOnly=yes {many}", more=(NO_KEY,)),
+        Mistake("Status 255", "shared", more=(("ansible_control_path", "%(directory)s/shared"), MISLEADING)),
+        Mistake("Status 255", "unshared", more=(("ansible_ssh_args", "-o ControlMaster=no"), MISLEADING)),
         Mistake("SSH connection ended", "nobody", more=(("ansible_user", "nobody"),)),
         Mistake("No algorithm in common", "cipher", "-o KexAlgorithms=diffie-hellman-group1-sha1"),
         Mistake("No algorithm in common", "key-type", "-o HostKeyAlgorithms=ssh-rsa", "host key type"),
@@ -148,9 +150,12 @@ def mistakes(keys: HostKeys) -> list[Mistake]:
 
 
 NO_KEY = ("ansible_ssh_private_key_file", "")
+# What a device prints is not taken for ssh's words.
+MISLEADING = ("command", "echo Host key verification failed. >&2; exit 255")
+COMMAND = ("-a", "{{ command | default('true') }}")
 
 
-def test_each_failure_before_the_login_is_told_in_ssh_s_own_words(strange: Controller, host_keys: HostKeys) -> None:
+def test_each_failure_of_ssh_is_told_in_its_own_words(strange: Controller, host_keys: HostKeys) -> None:
     strange.disconnect()
     made = mistakes(host_keys)
     settings = json.loads(strange.inventory.read_text())["devices"]["vars"]
@@ -166,7 +171,7 @@ def test_each_failure_before_the_login_is_told_in_ssh_s_own_words(strange: Contr
     }
     inventory = strange.home / "mistakes.json"
     inventory.write_text(json.dumps({"all": {"hosts": hosts, "vars": settings}}))
-    outcomes = strange.module("ansible.builtin.raw", "all", "-i", str(inventory), "-f", str(len(made)), "-a", "true")
+    outcomes = strange.module("ansible.builtin.raw", "all", "-i", str(inventory), "-f", str(len(made)), *COMMAND)
 
     for mistake in made:
         outcome = outcomes[mistake.host]
@@ -185,15 +190,6 @@ def test_a_server_with_too_many_logins_is_quoted(fleet: Fleet, strange: Controll
         outcome = strange.module("ansible.builtin.raw", DEVICE, "-a", "true")[DEVICE]
     assert outcome.word == "UNREACHABLE"
     assert_documented("Too many logins", outcome.message)
-
-
-@pytest.mark.parametrize("arguments", ["-o ControlMaster=auto -o ControlPersist=60s", "-o ControlMaster=no"])
-def test_no_words_of_the_device_are_taken_for_ssh_s(strange: Controller, arguments: str) -> None:
-    strange.disconnect()
-    command = "echo Host key verification failed. >&2; exit 255"
-    outcome = strange.module("ansible.builtin.raw", DEVICE, "-a", command, env={"ANSIBLE_SSH_ARGS": arguments})[DEVICE]
-    assert outcome.word == "UNREACHABLE"
-    assert_documented("Status 255", outcome.message)
 
 
 # Transfers of files.
