@@ -152,7 +152,7 @@ def mistakes(keys: HostKeys) -> list[Mistake]:
 NO_KEY = ("ansible_ssh_private_key_file", "")
 # What a device prints is not taken for ssh's words.
 MISLEADING = ("command", "echo Host key verification failed. >&2; exit 255")
-COMMAND = ("-a", "{{ command | default('true') }}")
+COMMAND = ("-a", "cd /; {{ command | default('true') }}")
 
 
 def test_each_failure_of_ssh_is_told_in_its_own_words(strange: Controller, host_keys: HostKeys) -> None:
