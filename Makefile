@@ -142,7 +142,7 @@ system-packages:
 # What only tests need.
 .PHONY: test-packages
 test-packages:
-	@scripts/system-packages faketime haproxy openssl sshpass strace stunnel sudo tinyproxy
+	@scripts/system-packages dropbear faketime haproxy openssl sshpass strace stunnel sudo tinyproxy
 
 $(INSTALLED): pyproject.toml
 	@scripts/system-packages python

@@ -26,6 +26,10 @@ description:
     then the environment of Ansible says, as it would to C(aws). The task's counts only for the account, not for C(PATH)
     or a web proxy.
   - A device that sets facts which are options of the collection is reported as unreachable.
+  - What ssh itself says goes to a file (C(-E)), so that nothing which a device prints is taken for it. An C(-E) among
+    ssh's arguments has no effect.
+  - A transfer of a file that fails while the device is reached is tried by the next method, as with
+    P(ansible.builtin.ssh#connection).
   - An unreachable device is reported as unreachable, with the reason. With C(-vvv), each argument that ssh gets is
     shown with its reason.
 options:

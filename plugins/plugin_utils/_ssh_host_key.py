@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_log import SshLog
 
-__all__ = ["explain_host_key", "explain_unknown_key", "is_known"]
+__all__ = ["explain_host_key", "explain_unknown_key"]
 
 _KNOWN_HOSTS = ("userknownhostsfile", "globalknownhostsfile")
 _AGAIN = "Have its authority sign the host key again."
@@ -72,7 +72,7 @@ def _bad_certificate(log: SshLog, thing: str, alias: str) -> str | None:
             f"its authority sign the host key for that name (ssh-keygen -s CA_KEY -I {thing} -h -n {alias}), or see "
             "iotops_tunnel_host_key_alias."
         )
-    now = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    now = time.strftime("%Y-%m-%d %H:%M %Z")
     if log.has(r"Certificate invalid: expired"):
         return f"The SSH host certificate of {thing} has expired; this machine's clock says {now}. {_AGAIN}"
     if log.has(r"Certificate invalid: not yet valid"):
@@ -101,11 +101,6 @@ def _unchecked(log: SshLog, thing: str) -> str | None:
         r"Exiting, you have requested strict checking\."
     )
     return f"The SSH host key of {thing} could not be checked: {found[0]}" if found else None
-
-
-def is_known(alias: str, config: Callable[[], Mapping[str, str]]) -> bool:
-    """Whether a file of known hosts has a key for a name, whatever key that is."""
-    return any("" in _marks(alias, path) for path in _files(config()))
 
 
 def _file_with_authority(alias: str, config: Mapping[str, str]) -> str | None:

@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 # ssh quotes the device in these, line breaks included: what comes after them may be the device's.
 _QUOTES_DEVICE = re.compile(r"Received disconnect from |channel \d+: open failed: ")
 
-# What ssh goes on after.
+# After these, ssh goes on.
 _REMARK = re.compile(
     r"debug[123]: |OpenSSH_|Warning: |WARNING: |\*\* |Authenticated |Transferred: |Bytes per second: |"
     r"Failed to add the |Host key fingerprint is: |ControlSocket .+ already exists|Control socket connect\(|"
@@ -39,11 +39,11 @@ _ENDS_SESSION = re.compile(
 # How a connection ends before a login, or after one.
 _ENDS_ANY = re.compile(
     r"Connection (?:closed|reset) by |Disconnected from |Received disconnect from |ssh_dispatch_run_fatal: |"
-    r"ssh_packet_|packet_write_|.*: Broken pipe$|Timeout before authentication"
+    r"ssh_packet_|packet_write_|.*: Broken pipe$"
 )
 _BEFORE_LOGIN = re.compile(
-    r"(?:kex|ssh)_exchange_identification: |.*Too many authentication failures$|.+: Permission denied \(|"
-    r"(?:Load key|Bad owner or permissions|no mutual signature)"
+    r"(?:kex|ssh)_exchange_identification: |banner exchange: |.*: Too many authentication failures$|"
+    r".+: Permission denied \("
 )
 
 
@@ -64,9 +64,7 @@ class SshLog:
                 every = every[: number + 1]
                 break
         self.authenticated = any(_AUTHENTICATED.match(line) for line in every)
-        self.lost_master = any(
-            line.startswith("mux_client_hello_exchange: write packet: Broken pipe") for line in every
-        )
+        self.lost_master = any(line.startswith(_LOST_MASTER) for line in every)
         self.lines = [line for line in every if line and not _REMARK.match(line)]
 
     def find(self, pattern: str) -> re.Match[str] | None:

@@ -34,8 +34,11 @@ _SURE_SECONDS = 10.0
 # Why there is no tunnel that works, so that another is opened where that is allowed.
 _WOULD_OPEN = ("no-tunnel", "tunnel-closed", "taken-over", "reused-elsewhere")
 
-# Of ssh's arguments, those that have it do something else than connect.
+# With which ssh does something else than connect.
 _QUESTIONS = ("-O", "-G")
+
+# The status of sshpass where ssh asks whether to accept a host key.
+_SSHPASS_UNKNOWN_KEY = 6
 
 # After these words in ansible-core's exception comes what ssh has written to stderr.
 _NOT_SENT = "can be reached over ssh: "
@@ -303,9 +306,6 @@ class Connection(SshConnection):
         connector = shlex.join(["/bin/sh", "-c", 'exec "$@" 2>"$0"', self._complaint(), *way]).replace("%", "%%")
 
         firm: list[bytes] = []
-        if subsystem == "ssh" and other_args[0] not in _QUESTIONS:
-            log = [b"-E", to_bytes(self._log(), errors="surrogate_or_strict")]
-            self._add_args(firm, log, "keep what ssh says apart from what the device says")
         why = f"reach {service} of {thing} through the hub"
         if self.get_option("health_check"):
             why += f", if {self.get_option('health_service')} says that it is well"
@@ -316,6 +316,11 @@ class Connection(SshConnection):
         defaults: list[bytes] = []
         alive = _options("ServerAliveInterval=15", "ServerAliveCountMax=3")
         self._add_args(defaults, alive, "notice a dead link within a minute, unless ssh's arguments say otherwise")
+
+        if subsystem == "ssh" and not any(question in other_args[:2] for question in _QUESTIONS):
+            # Of this one, ssh takes the last.
+            log = [b"-E", to_bytes(self._log(), errors="surrogate_or_strict")]
+            self._add_args(defaults, log, "keep what ssh says apart from what the device says")
 
         first = command.index(to_bytes(binary, errors="surrogate_or_strict")) + 1
         last = len(command) - len(other_args)
@@ -332,9 +337,9 @@ class Connection(SshConnection):
     def _bare_run(self, cmd, in_data, sudoable=True, checkrc=True):
         """Run ssh, sftp or scp once, and say why if it could not reach the device."""
         # sftp and scp have no such file.
-        is_ssh = to_bytes(self.get_option("ssh_executable")) in cmd
+        is_ssh = to_bytes(self._log(), errors="surrogate_or_strict") in cmd
         try:
-            with _plain_shell():
+            with _plain_shell(), self._own_host_key_check():
                 returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
         except AnsibleConnectionFailure as error:
             self._sure_until = 0.0
@@ -342,12 +347,9 @@ class Connection(SshConnection):
             # Also raised where the device is reached, and a password is not asked for.
             self._explain("explain_ssh" if ended else "explain_killed", stderr)
             raise
-        except AnsibleError as error:
-            # With a password set, the base class makes a failed task of a host key that is not accepted.
-            if "Host Key checking is enabled" in str(error):
-                self._explain("explain_killed", at_host_key=True)
-            raise
         else:
+            if returncode == _SSHPASS_UNKNOWN_KEY and cmd[0] == b"sshpass" and self.get_option("host_key_checking"):
+                self._explain("explain_killed", at_host_key=True)
             # Of ssh, any other status is the command's.
             if returncode == 255 or (returncode and not is_ssh):
                 self._sure_until = 0.0
@@ -358,6 +360,19 @@ class Connection(SshConnection):
             for path in (self._complaint(), self._log()):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
+
+    @contextlib.contextmanager
+    def _own_host_key_check(self):
+        """Keep the base class from looking for a host key that is not accepted in what the device prints.
+
+        With a password, it makes a failed task of that, whatever ssh's status is.
+        """
+        checking = self.get_option("host_key_checking")
+        self.set_option("host_key_checking", False)
+        try:
+            yield
+        finally:
+            self.set_option("host_key_checking", checking)
 
     def _file_transport_command(self, in_path, out_path, sftp_action):
         """Transfer a file by each of the methods that are allowed, until one succeeds."""
@@ -393,9 +408,13 @@ class Connection(SshConnection):
         return self._ask_ssh("-O", "check", self.host).returncode == 0
 
     def _ssh_config(self):
-        """The options of ssh, by their names in small letters, as its arguments and files have them."""
-        lines = self._ask_ssh("-G", self.host).stdout.decode(errors="replace").splitlines()
-        return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+        """The options of ssh, by their names in small letters, or C(failure): why it cannot have any."""
+        asked = self._ask_ssh("-G", self.host)
+        if asked.returncode:
+            # LogLevel may have kept it from saying why.
+            asked = self._ask_ssh("-v", "-G", self.host)
+            return {"failure": to_text(asked.stderr, errors="surrogate_or_replace")}
+        return dict(line.partition(" ")[::2] for line in to_text(asked.stdout).splitlines())
 
     def _ask_ssh(self, *question):
         executable = to_bytes(self.get_option("ssh_executable"))

@@ -13,11 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_host_key import (
-    explain_host_key,
-    explain_unknown_key,
-    is_known,
-)
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_host_key import explain_host_key, explain_unknown_key
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_log import SshLog, last_words
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
@@ -26,7 +22,7 @@ __all__ = ["Inquiry", "Run", "Way", "explain_killed", "explain_ssh", "explain_tr
 _CONNECTOR_LINE = re.compile(r"^iotops\.tunnel: (.+?)\s*$", re.MULTILINE)
 _GREETING_LINE = re.compile(r"^iotops\.tunnel greeting: (.+?)\s*$", re.MULTILINE)
 
-_NO_GREETING = r"(?:kex|ssh)_exchange_identification: .*"
+_NO_GREETING = r"(?:kex|ssh)_exchange_identification: .*|banner exchange: .*"
 _SILENCE = r"Connection timed out during banner exchange|Connection to UNKNOWN port 65535 timed out"
 
 # What has no counterpart on the other side, and the option of ssh that allows more.
@@ -94,7 +90,8 @@ class Run(NamedTuple):
 class Inquiry(NamedTuple):
     """What is asked only where it is needed.
 
-    C(still_up) tells whether the connection that tasks share is there, and C(config) what C(ssh -G) says.
+    C(still_up) tells whether the connection that tasks share is there, and C(config) what C(ssh -G) says: options by
+    name, or as C(failure) why it fails.
     C(hub_pid) is the process ID of the hub which carried the connection.
     """
 
@@ -131,7 +128,7 @@ def explain_killed(run: Run, way: Way, inquiry: Inquiry, *, at_host_key: bool = 
         at_host_key: whether sshpass ended it because it asked whether to accept a host key.
     """
     before = _explain_before_login(run, way, inquiry)
-    if before is None and at_host_key and not is_known(way.alias, inquiry.config):
+    if before is None and at_host_key:
         return explain_unknown_key(way.thing, way.alias, inquiry.config)
     return before
 
@@ -206,13 +203,17 @@ def _explain_greeting(run: Run, log: SshLog, way: Way) -> str | None:
 def _nothing_was_run(way: Way, lines: list[str], words: str) -> str:
     hint = next((hint for pattern, hint in _HINTS if any(re.fullmatch(pattern, line) for line in lines)), None)
     if hint:
-        return f"ssh failed, and nothing was run on {way.thing} ({words}): {hint}."
+        return f"ssh failed ({words}), and nothing was run on {way.thing}: {hint}."
     return f"ssh failed, and nothing was run on {way.thing}: {words}"
 
 
 def _explain_session(run: Run, log: SshLog, way: Way, inquiry: Inquiry) -> str:
     """Of a connection that was good, or of which ssh says nothing at all."""
-    silent = not log.lines and inquiry.config().get("loglevel") in _SILENT_LEVELS
+    config = {} if log.lines else inquiry.config()
+    words = last_words(config.get("failure", ""))
+    if words and run.complaint is None:
+        return _nothing_was_run(way, [words], words)
+    silent = config.get("loglevel") in _SILENT_LEVELS
     if not silent and (inquiry.still_up() or _ended_by_itself(run, log, inquiry)):
         return (
             f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that "
@@ -239,10 +240,7 @@ def _ended_by_itself(run: Run, log: SshLog, inquiry: Inquiry) -> bool:
     if log.lines or run.complaint is None or _LOST.search(run.stderr):
         return False
     config = inquiry.config()
-    level = config.get("loglevel", "")
-    return config.get("controlmaster") in ("no", "false") and (
-        level in ("INFO", "VERBOSE") or level.startswith("DEBUG")
-    )
+    return config.get("controlmaster") == "false" and config.get("loglevel") not in _TERSE_LEVELS
 
 
 def _perhaps_broken(way: Way, words: str, why: client.HubError) -> str:
