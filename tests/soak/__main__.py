@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``python -m soak``: an hour of work through tunnels, a fault in each minute, and a verdict.
 
-The environment says how: ``SOAK_MINUTES`` (60), ``SOAK_FAULTS`` (all; names with commas), ``SOAK_SEED`` (15),
-``SOAK_SLOT`` (60; seconds from one fault to the next), ``SOAK_DEVICES`` (20), and ``SOAK_RESULTS``, the folder for ``soak.json`` and ``soak.txt``.
+The environment says how:
+
+- ``SOAK_MINUTES`` (60); a whole hour writes ``benchmarks/results/soak.json`` and ``soak.txt``, less only below
+  ``.cache/soak``; ``SOAK_RESULTS`` is another folder;
+- ``SOAK_FAULTS`` (all), names with commas between them;
+- ``SOAK_SEED`` (15), for their order;
+- ``SOAK_SLOT`` (60), the seconds from one fault to the next;
+- ``SOAK_DEVICES`` (20).
 """
 
 from __future__ import annotations
@@ -109,7 +115,7 @@ def _break(field: Field, rotation: Rotation, minutes: float) -> None:
 def _run(field: Field, fault: Fault) -> None:
     try:
         window = fault.run()
-    except Exception as error:  # noqa: BLE001  the soak goes on, and reports it
+    except Exception as error:
         field.record.note(f"{fault.name}: {type(error).__name__}: {error}")
         return
     took = window.recovered - window.undone

@@ -103,7 +103,7 @@ class Fault:
         try:
             with self.injected():
                 self.hold_on()
-        except Exception as error:  # noqa: BLE001  the soak goes on, and reports it
+        except Exception as error:
             window.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
         window.undone = time.time()
         self._wait_until_well(window)
@@ -506,7 +506,9 @@ class UnsignedFlood(Fault):
         self.figures = {"requests": sent, "bytes written": written}
         # The lines that are written for work that is none of the flood's are in there, too.
         if written > self.written_at_most:
-            self.failure = f"{sent} unsigned requests caused {written} bytes of logs; {self.written_at_most} are allowed"
+            self.failure = (
+                f"{sent} unsigned requests caused {written} bytes of logs; {self.written_at_most} are allowed"
+            )
 
     def _written(self) -> int:
         log = self.field.service._log

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import hashlib
 import os
 import random
 import shutil
@@ -22,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -184,7 +182,7 @@ class Field:
         agent.start()
         self.secrets.add((folder / "agent" / "password").read_text().strip())
         device = Device(thing, sshd, http, port, page, agent)
-        stack.callback(lambda: device.http.stop())
+        stack.callback(lambda: device.http.stop())  # noqa: PLW0108  it may be another by then
         return device
 
     def _make_controller(self, stack: ExitStack) -> None:
@@ -318,7 +316,7 @@ class Field:
         while not self._ending.wait(0.5):
             try:
                 self._start_what_ended()
-            except Exception as error:  # noqa: BLE001  the next round tries again
+            except Exception as error:
                 self.record.note(f"the supervisor could not start something: {error}")
                 self._ending.wait(5)
 

@@ -36,13 +36,13 @@ PAGE_SECONDS = 25.0
 
 PAGE_PAUSE = 1.0
 TERMINALS = (0, 4, -6, -3)
-"""The devices that have one, by index: two that few faults are for, one whose pages are flooded, one whose agent dies."""
+"""The devices that have one, by index; of two of them, the pages are flooded, or the agent is killed."""
 
 TYPE_PAUSE = 0.5
 SILENCE_SECONDS = 60.0
 """After which a terminal is given up."""
 
-# Ticks by itself, and repeats what is typed. A terminal has both ways in it then, and either may lose or swap something.
+# Ticks by itself, and repeats what is typed: so both ways are seen to lose nothing, and to keep its order.
 _ON_DEVICE = (
     "stty -echo; echo begin; (i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.5; done) & "
     'trap "kill $!" EXIT HUP; while read -r line; do echo "echo $line"; done'
@@ -138,9 +138,8 @@ class Plays:
             strange = set(found) - self._written[thing] - self._tried[thing]
             twice = len(found) - len(set(found))
             if lost or twice or strange:
-                self._field.record.note(
-                    f"the journal of {thing} lacks {sorted(lost)}, has {twice} lines twice, and {sorted(strange)} too many"
-                )
+                words = f"lacks {sorted(lost)}, has {twice} lines twice, and {sorted(strange)} too many"
+                self._field.record.note(f"the journal of {thing} {words}")
 
 
 class Terminal:
@@ -293,7 +292,8 @@ def running(field: Field) -> Iterator[tuple[Plays, list[Terminal], Pages]]:
     plays, pages = Plays(field, ending), Pages(field, ending)
     things = dict.fromkeys(field.things[index % len(field.things)] for index in TERMINALS)
     terminals = [Terminal(field, thing, ending) for thing in things]
-    workers = [threading.Thread(target=_guard, args=(field, each.run), daemon=True) for each in (plays, pages, *terminals)]
+    runs = [each.run for each in (plays, pages, *terminals)]
+    workers = [threading.Thread(target=_guard, args=(field, run), daemon=True) for run in runs]
     with ExitStack() as stack:
         for worker in workers:
             stack.callback(worker.join, PLAY_DEADLINE)
@@ -307,7 +307,7 @@ def running(field: Field) -> Iterator[tuple[Plays, list[Terminal], Pages]]:
 def _guard(field: Field, run: Any) -> None:
     try:
         run()
-    except Exception as error:  # noqa: BLE001  the soak itself is broken then, and must say so
+    except Exception as error:
         field.record.note(f"the load ended: {type(error).__name__}: {error}")
 
 

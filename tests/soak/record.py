@@ -87,7 +87,9 @@ class Record:
         with self._lock:
             self.done[kind] += number
 
-    def trouble(self, kind: str, thing: str, began: float, words: str, *, cut: bool = False, never: bool = False) -> None:
+    def trouble(
+        self, kind: str, thing: str, began: float, words: str, *, cut: bool = False, never: bool = False
+    ) -> None:
         """Note work that failed just now."""
         with self._lock:
             self.troubles.append(Trouble(kind, thing, began, time.time(), " ".join(words.split()), cut, never))
@@ -130,7 +132,7 @@ class Record:
         excused = Counter(
             f"{window.fault}: {trouble.kind}"
             for trouble in self.troubles
-            for window in self.windows[:]
+            for window in self.windows
             if window.excuses(trouble)
         )
         return {

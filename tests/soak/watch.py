@@ -38,7 +38,7 @@ DESCRIPTORS_MORE = 8
 IDLE_SECONDS = 120.0
 MEGA = 1_000_000
 
-# What a token or a key looks like, in the files where there are some. IDs and ARNs are shorter, or have other characters.
+# What a token looks like, in the files where there are some. IDs are shorter; ARNs have other characters.
 _SECRET = re.compile(rb"[A-Za-z0-9_+/=-]{40,}")
 _TOKEN_FILES = ("hub/tunnels*.jsonl", "pump-*/agent/state/*")
 _NOT_LOGS = {".jsonl", ".db", ".pem", ".html", ".pub", ".lock", ".sock"}
