@@ -271,16 +271,23 @@ def _no_descriptors(pid: int) -> Iterator[None]:
 
 
 class HubDescriptors(_AllTroubled):
-    """Connections that are there go on."""
+    """Connections that are there go on; new ones press meanwhile."""
 
     name = "hub-descriptors"
     recovers_within = 40.0
+    connections: ClassVar[int] = 40
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
         pid = self.field.hub_pid()
         assert pid is not None, "no hub answers"
-        with _no_descriptors(pid):
+        with contextlib.ExitStack() as stack, _no_descriptors(pid):
+            path = str(self.field.hub_disk.path / hub.SOCKET_NAME)
+            for _ in range(self.connections):
+                with contextlib.suppress(OSError):
+                    each = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    each.settimeout(0.2)
+                    each.connect(path)
             yield
 
 

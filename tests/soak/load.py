@@ -58,6 +58,7 @@ class Plays:
         self._ending = ending
         self.runs = 0
         self.seconds: list[float] = []
+        self._process: subprocess.Popen[bytes] | None = None
         self.log = field.folder / "plays.log"
         self._written: dict[str, set[str]] = {thing: set() for thing in field.things}
         self._tried: dict[str, set[str]] = {thing: set() for thing in field.things}
@@ -67,6 +68,12 @@ class Plays:
         while not self._ending.is_set():
             self._play()
             self._ending.wait(PLAY_PAUSE)
+
+    def stop_now(self) -> None:
+        """Do not wait for the play that runs."""
+        self._ending.set()
+        if self._process is not None:
+            self._process.kill()
 
     def _play(self) -> None:
         field, run = self._field, f"run-{self.runs}"
@@ -88,7 +95,7 @@ class Plays:
         }
         began = time.time()
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 [str(word) for word in command],
                 cwd=field.folder,
                 env=environment,
@@ -300,7 +307,11 @@ def running(field: Field) -> Iterator[tuple[Plays, list[Terminal], Pages]]:
         stack.callback(ending.set)
         for worker in workers:
             worker.start()
-        yield plays, terminals, pages
+        try:
+            yield plays, terminals, pages
+        except BaseException:
+            plays.stop_now()
+            raise
     plays.check_journals()
 
 
