@@ -69,7 +69,7 @@ fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_S
 	@PYTHONPATH=tests $(BIN)/python -m fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=512 \
 		-print_final_stats=1 -artifact_prefix=$(CORPUS)/found/ $(CORPUS)/corpus
 
-SOAK_MINUTES := 60
+SOAK_MINUTES ?= 60
 
 .PHONY: soak
 soak: system-packages test-packages $(INSTALLED) ## twenty devices at work, a fault in each minute, for SOAK_MINUTES (60); needs root

@@ -161,6 +161,10 @@ class Fault:
                 self.field.kill(self.field.service.pid)
             with contextlib.suppress(AssertionError):
                 wait_for(lambda: not self._probe(), "all is well with another hub and another service", LONGEST_PROBE)
+        for thing in self.field.things:
+            if self._reach(thing):
+                with contextlib.suppress(hub.HubError, OSError, ClientError, BotoCoreError):
+                    self.open_another(thing)
 
     def open_another(self, thing: str) -> None:
         """Close a device's tunnel and have the hub open the next one, for which all processes must do their part."""

@@ -63,12 +63,13 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Use up all that is free."""
-        with (self.path / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 20))
+        free = os.statvfs(self.path)
+        with (self.path / "filler").open("wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        # And what somebody has freed meanwhile.
         with (self.path / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:
-                file.write(b"\0")
+                file.write(bytes(512))
 
     def free(self) -> None:
         """Undo :meth:`fill`."""

@@ -40,6 +40,7 @@ MEGA = 1_000_000
 
 # What a token looks like, in the files where there are some. IDs are shorter; ARNs have other characters.
 _SECRET = re.compile(rb"[A-Za-z0-9_+/=-]{40,}")
+_TRACEBACK = b"Traceback (most recent call last)"
 _TOKEN_FILES = ("hub/tunnels*.jsonl", "pump-*/agent/state/*")
 _NOT_LOGS = {".jsonl", ".db", ".pem", ".html", ".pub", ".lock", ".sock"}
 
@@ -159,7 +160,7 @@ class Watch:
         self._files = self._state_files()
 
     def check_end(self) -> None:
-        """Compare, once nothing runs any more."""
+        """Compare, once nothing runs anymore."""
         self._field.controller.disconnect()
         self._wait_until_idle()
         deadline = time.monotonic() + IDLE_SECONDS
@@ -180,6 +181,7 @@ class Watch:
                     f"in {growth.seconds / 60:.0f} minutes"
                 )
         self._check_secrets()
+        self._check_tracebacks()
 
     def _sample_idle(self, when: str) -> None:
         for name, process in self._field.processes().items():
@@ -268,6 +270,12 @@ class Watch:
                 content = path.read_bytes()
                 if any(secret in content for secret in secrets):
                     self._record.note(f"a secret is in {path}")
+
+    def _check_tracebacks(self) -> None:
+        for path in self._logs():
+            count = path.read_bytes().count(_TRACEBACK)
+            if count:
+                self._record.note(f"{count} tracebacks are in {path}")
 
     def _logs(self) -> list[Path]:
         field = self._field
