@@ -76,6 +76,12 @@ fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_S
 	@PYTHONPATH=tests $(BIN)/python -m fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=512 \
 		-print_final_stats=1 -artifact_prefix=$(CORPUS)/found/ $(CORPUS)/corpus
 
+SOAK_MINUTES ?= 60
+
+.PHONY: soak
+soak: system-packages test-packages $(INSTALLED) ## twenty devices at work, a fault in each minute, for SOAK_MINUTES (60); needs root
+	@PYTHONPATH=tests SOAK_MINUTES=$(SOAK_MINUTES) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m soak
+
 # Also in scripts/ansible-core, meta/runtime.yml, and tests/sanity/.
 ANSIBLE_CORES := 2.18 2.19 2.20 2.21
 .PHONY: bench
