@@ -18,6 +18,8 @@ from peers.process import REPOSITORY, wait_for
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 from peers.thing import ThingClient, notify_topic
+from tunnelproxy.service.passwords import password_line
+from tunnelproxy.service.state_dir import replace_file
 
 THINGS = ("pump", "valve")
 GRANTED = 1
@@ -166,3 +168,17 @@ def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says
     else:
         # It grants the subscription, and delivers nothing.
         assert checked.returncode == 0
+
+
+def test_a_hundred_things_that_are_enrolled_at_once_are_let_in(scene: Scene) -> None:
+    if not scene.refuses:
+        pytest.skip("who runs the broker enrols there")
+    # As add-thing does, which would take a minute for a hundred; each name is as long as one can be.
+    file = scene.service.state_dir / "mqtt" / "passwords"
+    folder = scene.folder / "many"
+    shutil.copytree(scene.folder / "pump", folder)
+    names = [f"{number:0128}" for number in range(100)]
+    password = (folder / "password").read_text().strip()
+    replace_file(file, (file.read_text() + "".join(password_line(name, password) + "\n" for name in names)).encode())
+    for name in (names[0], names[-1]):
+        wait_for(ThingClient(name, folder, scene.port).is_let_in, f"{name} is let in")
