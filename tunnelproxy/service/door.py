@@ -14,18 +14,17 @@ import asyncio
 import contextlib
 import errno
 import logging
-import resource
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Union, cast
 
 from ..transport import receive_buffer, streams
 from .events import CutOff, Listener
 from .limits import Limits
 
-__all__ = ["Door", "allow_many_files"]
+__all__ = ["Door"]
 
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_WITHOUT_RESOURCES = 0.5
@@ -84,6 +83,16 @@ class Door:
         self.stop_accepting()
         for visitor in list(self._half_open.values()):
             visitor.cut_off()
+
+    async def let_in(self, next_one: Callable[[], Awaitable[tuple[socket.socket, str]]]) -> None:
+        """Let in connections that are accepted elsewhere, as there is room for them; until cancelled.
+
+        Args:
+            next_one: waits for one, and gives it with the address that it came from.
+        """
+        while True:
+            await self._room()
+            self._admit(*await next_one())
 
     def settle(self, protocol: object) -> None:
         """The protocol knows whom it talks to: its connection does not count as half-open any more."""
@@ -163,16 +172,6 @@ class Door:
             self._by_address[visitor.address] -= 1
             if not self._by_address[visitor.address]:
                 del self._by_address[visitor.address]
-
-
-def allow_many_files() -> None:
-    """Let this process have as many connections as the system lets it: often 1024, unless one asks for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS calls its limit infinite and refuses more than this.
-    wanted = 10_240 if hard == resource.RLIM_INFINITY else hard
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Visitor(asyncio.BufferedProtocol):

@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -52,6 +52,10 @@ class Metrics:
             buckets=_LAG_BUCKETS,
             registry=self._registry,
         )
+
+    def add_gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        """Have one figure more, which is read when it is asked for."""
+        Gauge(name, meaning, registry=self._registry).set_function(read)
 
     def note(self, event: Event) -> None:
         """Count an event."""

@@ -18,17 +18,18 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ..transport.descriptors import allow_many_files
 from .access import Access
 from .audit import AuditLog
 from .certificates import Certificates, OwnCertificate, reload, server_context
 from .control_api import BODY_DEADLINE, ControlApi
 from .data_plane import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
-from .door import Door, allow_many_files
+from .door import Door
 from .errors import ServiceError
 from .events import Event, Listener
 from .limits import DEFAULT_LIMITS, Limits
 from .metrics import Metrics
-from .notifying import NO_BROKER, BrokerSettings, Deliver, notifying
+from .notifying import NO_BROKER, BrokerSettings, Notifier, notifying
 from .operations import Operations
 from .registry import Registry
 from .replays import Replays
@@ -105,7 +106,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
         def on_hangup() -> None:
             audit.reopen()
-            identity.renew(notifier.use_certificate)
+            identity.renew()
 
         async with contextlib.AsyncExitStack() as running:
             notifier = await running.enter_async_context(
@@ -115,11 +116,10 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     store.identity(),
                     host=settings.host,
                     name=settings.name,
-                    certificate=identity.certificate,
                 )
             )
             await running.enter_async_context(
-                _running(settings, store, identity.context, audit, listeners, deliver=notifier.deliver)
+                _running(settings, store, identity.context, audit, listeners, notifier=notifier)
             )
             running.enter_context(_on_hangup(on_hangup))
             state.write_endpoints(endpoints)
@@ -184,16 +184,11 @@ class _ServerIdentity:
         self._ensure()
         self.context = server_context(self.certificate)
 
-    def renew(self, then: Callable[[Certificates | OwnCertificate], None]) -> None:
-        """Read the certificate again, or make the service's own anew when it is about to expire.
-
-        Args:
-            then: is given a certificate that is fit for use.
-        """
+    def renew(self) -> None:
+        """Read the certificate again, or make the service's own anew when it is about to expire."""
         try:
             self._ensure()
             reload(self.context, self.certificate)
-            then(self.certificate)
         except ServiceError as error:
             _log.error("%s; going on with the certificate from before", error)
         else:
@@ -212,7 +207,7 @@ async def _running(
     audit: AuditLog,
     listeners: _Listeners,
     *,
-    deliver: Deliver,
+    notifier: Notifier,
 ) -> AsyncIterator[None]:
     """Both servers and the clock that ends tunnels, for as long as the block runs."""
     store.disconnect_all(time.time())
@@ -225,6 +220,8 @@ async def _running(
     limits = settings.limits
     data_plane = DataPlane(store, clock=time.time, limits=limits, notify=record)
     metrics = Metrics(data_plane.ledger, store.count_open_tunnels)
+    for figure in notifier.figures:
+        metrics.add_gauge(figure.name, figure.meaning, figure.read)
     accounts.append(metrics.note)
     opened = asyncio.Event()
     operations = Operations(
@@ -232,7 +229,7 @@ async def _running(
         data_plane,
         clock=time.time,
         tunnel_opened=opened.set,
-        deliver=deliver,
+        deliver=notifier.deliver,
         closed_reason=TUNNEL_CLOSED,
         limits=limits,
     )
@@ -257,6 +254,7 @@ async def _running(
         try:
             await data_plane.start(listeners.data, context)
             await api.start(control.application(), listeners.api)
+            notifier.open(context, limits, record)
             yield
         finally:
             _log.info("stopping")

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many descriptors this process may have: each connection takes one."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+
+__all__ = ["allow_many_files"]
+
+# macOS calls its limit infinite and refuses more than this.
+_MOST_ON_MACOS = 10_240
+
+
+def allow_many_files() -> int:
+    """Let this process have as many connections as the system lets it: often 1024, unless one asks for more.
+
+    Returns:
+        how many descriptors it may have.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_ON_MACOS if hard == resource.RLIM_INFINITY else hard
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else _MOST_ON_MACOS
