@@ -49,7 +49,7 @@ test-accounts: system-packages test-packages $(INSTALLED) ## 200 commands on two
 .PHONY: test-faults
 test-faults: system-packages test-packages $(INSTALLED) ## try faults that last: stopped processes, vanished peers, a flapping network, floods
 	@TEST_FAULTS=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
-		$(BIN)/pytest -rP --numprocesses 7 --dist load -m "not alone" tests/trials $(ARGS)
+		$(BIN)/pytest -rP --numprocesses 4 --dist load -m "not alone" tests/trials $(ARGS)
 	@TEST_FAULTS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -rP --numprocesses 0 -m alone tests/trials $(ARGS)
 
 .PHONY: test-report

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from peers.process import stopped
+from peers.proxies import open_tunnel
+from peers.service import TunnelingService
 from peers.troubleshooting import assert_documented
 from tunnelproxy.hub import client
 
@@ -69,3 +71,19 @@ def test_who_waits_for_something_else_goes_on_waiting(hub: int, tmp_path: Path) 
     with pytest.raises(client.HubError) as caught:
         client.locate("pump", caller=client.Caller(environment, "/"))
     assert "does not answer" not in str(caught.value)
+
+
+def test_a_service_that_stands_still_does_not_keep_the_hub_from_giving_a_reason(service: TunnelingService) -> None:
+    tunnel = open_tunnel(service, ["SSH1"], "valve")
+    caller = client.Caller({**os.environ, **service.environment}, "/")
+    row = client.adopt(
+        "valve",
+        tunnel_id=tunnel.tunnel_id,
+        tunnel_arn=tunnel.arn,
+        source_token=tunnel.source_token,
+        services=["SSH1"],
+        caller=caller,
+    )
+    with stopped(service.pid), pytest.raises(client.HubError) as caught:
+        client.open_stream("valve", "SSH1", account=row["account"], timeout=1)
+    assert "the device valve gave no answer on SSH1 in time" in str(caught.value)

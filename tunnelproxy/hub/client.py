@@ -63,6 +63,9 @@ OPEN_SECONDS = 20.0
 """How long a device may take to answer on a new stream: its proxy gives up on a closed port after 10 s and on a silent
 address after 15 s, and one that may speak V1 only is asked a second time after 5 s."""
 
+EXPLAIN_SECONDS = 20.0
+"""How long after that the hub may take to find out why it did not."""
+
 OPENING_SECONDS = 120.0
 """How long the calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
 
@@ -587,7 +590,7 @@ def _ask_for_stream(request: dict[str, Any], timeout: float) -> int:
         descriptors = array.array("i")
         try:
             _send(connection, request)
-            _await_answer(connection, timeout + 2 * _MARGIN_SECONDS)
+            _await_answer(connection, timeout + EXPLAIN_SECONDS)
             reply, ancillary, _, _ = connection.recvmsg(65536, _socket.CMSG_LEN(descriptors.itemsize))
         except OSError as error:
             raise _no_answer(request, error) from None

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 5.0
 """How long to wait for a link that was lost to be up again, or refused, before the reason of a failure is told."""
 
+EXPLAIN_SECONDS = 8.0
+"""How long the control API has to say what it knows of a failure. Whoever waits for the reason has waited before."""
+
 _PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY")
 
 
@@ -271,7 +274,7 @@ class HeldTunnel:
         if code == "tunnel-closed":
             return self._gone()
         if isinstance(cause, TunnelRefused):
-            states = await self.ask_ends()
+            states = await self._ask_why()
             if states.tunnel in ("CLOSED", "GONE"):
                 return self._gone()
             if states.owner and states.owner != self.record.owner:
@@ -326,6 +329,13 @@ class HeldTunnel:
         """Ask the control API for the state of this tunnel's ends, as whoever used it last."""
         return EndStates() if self.caller is None else await self.caller.end_states(self.record.tunnel_id)
 
+    async def _ask_why(self) -> EndStates:
+        """The state of this tunnel's ends, for the reason of a failure."""
+        try:
+            return await asyncio.wait_for(self.ask_ends(), EXPLAIN_SECONDS)
+        except asyncio.TimeoutError:
+            return EndStates()
+
     async def explain(self, service_id: str, *, refused: bool) -> HubError:
         """Why a connection gave nothing: which end is at fault.
 
@@ -344,7 +354,7 @@ class HeldTunnel:
         await self.settle(SETTLE_SECONDS)
         if isinstance(self._proxy.end.cause, TunnelRefused) and not self.linked:
             return await self._not_linked("")
-        return self._explained_by(await self.ask_ends(), service_id, refused=refused)
+        return self._explained_by(await self._ask_why(), service_id, refused=refused)
 
     def _explained_by(self, states: EndStates, service_id: str, *, refused: bool) -> HubError:
         """Why a connection gave nothing, where the link is well: by the state of the tunnel's ends."""
