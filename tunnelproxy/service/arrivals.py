@@ -77,6 +77,10 @@ class Arrivals:
         self._forget(arrival)
         return arrival.sock, address
 
+    def count(self, address: str) -> int:
+        """How many of an address wait."""
+        return len(self._waiting.get(address, ()))
+
     def close(self) -> None:
         """Close all that wait."""
         for arrivals in list(self._waiting.values()):

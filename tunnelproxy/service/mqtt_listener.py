@@ -17,9 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from ..transport.accepting import accept_for_ever
-from ..transport.background import restarted, watched
-from .arrivals import Arrivals
+from ..transport.background import watched
 from .door import Door
 from .errors import ServiceError
 from .events import Listener
@@ -50,9 +48,7 @@ class MqttListener:
         self._broker = broker
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._arrivals: Arrivals | None = None
         self._door: Door | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._relays: set[_Relay] = set()
 
     def open(self, context: ssl.SSLContext, limits: Limits, notify: Listener) -> None:
@@ -63,19 +59,11 @@ class MqttListener:
             limits: how many connections, and how long a handshake may take, that of MQTT included.
             notify: is told of every connection that is cut off.
         """
-        self._door = door = Door(self._make_relay, context, limits, notify)
-        self._arrivals = arrivals = Arrivals(limits.handshake_seconds, notify)
-        self._tasks = [
-            restarted("accepting MQTT connections", lambda: accept_for_ever(self._socket, arrivals.add)),
-            restarted("letting MQTT connections in", lambda: door.let_in(arrivals.next)),
-        ]
+        self._door = Door(self._make_relay, context, limits, notify)
+        self._door.open(self._socket)
 
     def close(self) -> None:
         """End all connections, and give the port back."""
-        for task in self._tasks:
-            task.cancel()
-        if self._arrivals is not None:
-            self._arrivals.close()
         if self._door is not None:
             self._door.close()
         for relay in list(self._relays):

@@ -28,12 +28,7 @@ PAUSE_AFTER_ERRORS = 0.1
 WARNING_SECONDS = 10.0
 
 
-async def accept_for_ever(
-    listener: socket.socket,
-    admit: Callable[[socket.socket, Any], object],
-    *,
-    room: Callable[[], Awaitable[None]] | None = None,
-) -> None:
+async def accept_for_ever(listener: socket.socket, admit: Callable[[socket.socket, Any], object]) -> None:
     """Accept connections until cancelled, or until the listener is closed.
 
     Close the listener once the task that runs this is done: before, the event loop still has its descriptor.
@@ -41,7 +36,6 @@ async def accept_for_ever(
     Args:
         listener: a listening socket; it is made non-blocking.
         admit: is given each connection, non-blocking, and its peer's address. Where it raises, that one is closed.
-        room: is awaited before each connection is accepted; what waits meanwhile waits in the kernel's queue.
 
     Source: accept(2), "Error handling".
     """
@@ -51,8 +45,6 @@ async def accept_for_ever(
     warned = float("-inf")
     while listener.fileno() >= 0:
         try:
-            if room is not None:
-                await room()
             connection, address = await loop.sock_accept(listener)
         except Exception as error:  # ssl, uvloop and the operating system have many; none ends a listener
             errors += 1
