@@ -24,7 +24,6 @@ from typing import Any
 
 from peers.namespace import why_impossible
 from peers.process import REPOSITORY
-
 from tunnelproxy.hub import client as hub
 
 from . import report
