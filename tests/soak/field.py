@@ -52,8 +52,8 @@ RESTART_SECONDS = 2.0
 """How long a supervisor waits before it starts again what has ended."""
 
 DUAL_NAME = "localhost"
-"""In the devices' namespace, a name with two addresses, of which the first can be made a dead one. No other name leads an
-agent to its own device."""
+"""In the devices' namespace, a name with two addresses, of which the first can be made a dead one; and the only name
+that leads an agent to its own device."""
 
 
 @dataclass(frozen=True)
