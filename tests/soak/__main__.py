@@ -24,6 +24,7 @@ from typing import Any
 
 from peers.namespace import why_impossible
 from peers.process import REPOSITORY
+from tunnelproxy.hub import client as hub
 
 from . import report
 from .faults import FAULTS, Fault, Rotation
@@ -47,7 +48,7 @@ def main() -> int:
     otherwise = REPOSITORY / ("benchmarks/results" if minutes >= WHOLE_MINUTES else ".cache/soak")
     results = Path(os.environ.get("SOAK_RESULTS", otherwise))
     # What SIGTERM ends is removed as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     remove_remains()
     record = Record()
     content: dict[str, Any] = {"minutes": minutes, "seed": seed, "machine": report.machine()}
@@ -55,7 +56,10 @@ def main() -> int:
         print(f"{len(field.things)} devices wait for tunnels", flush=True)
         watch = Watch(field)
         for thing in field.things:
-            field.reach(thing)
+            try:
+                field.reach(thing)
+            except hub.HubError as error:
+                record.note(f"{thing} is not reached at first: {error}")
         watch.note_start()
         record.began = time.time()
         with watch.running(), running(field) as (plays, terminals, pages):

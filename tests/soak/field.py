@@ -51,8 +51,9 @@ STATE_DISK = "256m"
 RESTART_SECONDS = 2.0
 """How long a supervisor waits before it starts again what has ended."""
 
-DUAL_NAME = "dual.test"
-"""In the devices' namespace, a name with two addresses; the first can be made a dead one."""
+DUAL_NAME = "localhost"
+"""In the devices' namespace, a name with two addresses, of which the first can be made a dead one; and the only name
+that leads an agent to its own device."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Field:
         hosts = Path("/etc/netns") / self.place.name
         hosts.mkdir(parents=True)
         stack.callback(shutil.rmtree, hosts, ignore_errors=True)
-        (hosts / "hosts").write_text(f"127.0.0.1 localhost\n::1 {DUAL_NAME}\n127.0.0.1 {DUAL_NAME}\n")
+        (hosts / "hosts").write_text(f"::1 {DUAL_NAME}\n127.0.0.1 {DUAL_NAME}\n")
 
     def _mount(self, stack: ExitStack, path: Path, size: str) -> SmallDisk:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
