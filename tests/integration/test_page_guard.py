@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -122,13 +122,20 @@ def test_a_request_for_another_host_is_told_what_to_do_and_the_device_sees_nothi
     assert scene.service("pump")["bytes_in"] == before["bytes_in"]
 
 
+class Refused(NamedTuple):
+    """A request that gets the answer of a row of the page."""
+
+    cause: str
+    headers: list[str]
+
+
 @pytest.mark.parametrize(
     ("cause", "headers"),
     [
-        ("Request for another host", ["Host: evil.example"]),
-        ("Browser at 127.0.0.1", ["Sec-Fetch-Mode: cors"]),
-        ("Request of another page", ["Host: pump.localhost", "Origin: http://evil.example"]),
-        ("Not HTTP", ["Content-Length: x"]),
+        Refused("Request for another host", ["Host: evil.example"]),
+        Refused("Browser at 127.0.0.1", ["Sec-Fetch-Mode: cors"]),
+        Refused("Request of another page", ["Host: pump.localhost", "Origin: http://evil.example"]),
+        Refused("Not HTTP", ["Content-Length: x"]),
     ],
 )
 def test_each_refusal_is_documented_and_in_the_log(scene: Scene, cause: str, headers: list[str]) -> None:
