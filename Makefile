@@ -52,6 +52,13 @@ test-accounts: system-packages test-packages $(INSTALLED) ## 200 commands on two
 	@TEST_ACCOUNTS_COMMANDS=200 TEST_OWNERS_SECONDS=60 PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/pytest -s --timeout 900 tests/integration/test_two_accounts.py tests/integration/test_owners.py $(ARGS)
 
+# Most of them wait: these run side by side. Those that measure have the machine for themselves.
+.PHONY: test-faults
+test-faults: system-packages test-packages $(INSTALLED) ## try faults that last: stopped processes, vanished peers, a flapping network, floods
+	@TEST_FAULTS=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/pytest -rP --numprocesses 4 --dist load -m "not alone" tests/trials $(ARGS)
+	@TEST_FAULTS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -rP --numprocesses 0 -m alone tests/trials $(ARGS)
+
 .PHONY: test-report
 test-report: system-packages test-packages $(INSTALLED) ## diagnose twelve devices that ail; needs root, takes minutes
 	@scripts/system-packages debootstrap chromium
@@ -75,6 +82,12 @@ fuzz: $(INSTALLED) ## look for inputs that break the protocol's code, for FUZZ_S
 	@mkdir -p $(CORPUS)/found
 	@PYTHONPATH=tests $(BIN)/python -m fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=512 \
 		-print_final_stats=1 -artifact_prefix=$(CORPUS)/found/ $(CORPUS)/corpus
+
+SOAK_MINUTES ?= 60
+
+.PHONY: soak
+soak: system-packages test-packages $(INSTALLED) ## twenty devices at work, a fault in each minute, for SOAK_MINUTES (60); needs root
+	@PYTHONPATH=tests SOAK_MINUTES=$(SOAK_MINUTES) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m soak
 
 # Also in scripts/ansible-core, meta/runtime.yml, and tests/sanity/.
 ANSIBLE_CORES := 2.18 2.19 2.20 2.21
@@ -154,7 +167,7 @@ system-packages:
 # What only tests need.
 .PHONY: test-packages
 test-packages:
-	@scripts/system-packages haproxy openssl sshpass strace stunnel sudo tinyproxy
+	@scripts/system-packages dropbear faketime haproxy openssl sshpass strace stunnel sudo tinyproxy
 
 $(INSTALLED): pyproject.toml
 	@scripts/system-packages python

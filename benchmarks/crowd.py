@@ -21,7 +21,7 @@ from tunnelproxy.agent.notification import notify_topic, read_notification
 from tunnelproxy.cli.process import new_event_loop
 from tunnelproxy.destination import DestinationProxy
 from tunnelproxy.protocol.session import Mode
-from tunnelproxy.service.door import allow_many_files
+from tunnelproxy.transport.descriptors import allow_many_files
 from tunnelproxy.transport.endpoint import Endpoint
 from tunnelproxy.transport.link import Access
 from tunnelproxy.transport.route import find_route

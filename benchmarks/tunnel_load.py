@@ -22,7 +22,7 @@ from typing import Any
 import boto3
 
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, MAX_WEBSOCKET_MESSAGE, Message, frame
-from tunnelproxy.service.door import allow_many_files
+from tunnelproxy.transport.descriptors import allow_many_files
 
 AT_ONCE = 8
 

@@ -116,11 +116,11 @@ class Controller:
         path.write_text("\n".join(lines) + "\n")
         return path
 
-    def http_ports(self) -> list[tuple[str, int]]:
-        """Each device's port on this machine's loopback address that leads to its HTTP server."""
+    def pages(self) -> list[tuple[str, str]]:
+        """Each device, and the URL of its web pages on this machine."""
         os.environ[client.DIRECTORY_VARIABLE] = self.environment[client.DIRECTORY_VARIABLE]
         tunnels = (client.status() or {"tunnels": ()})["tunnels"]
-        return [(tunnel["thing"], tunnel["services"]["HTTP1"]["port"]) for tunnel in tunnels]
+        return [(tunnel["thing"], tunnel["services"]["HTTP1"]["url"]) for tunnel in tunnels]
 
     def run(self, *command: str, quiet: bool = False) -> str:
         """Type a command, show what it prints unless it is to be quiet, and return that.

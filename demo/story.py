@@ -214,7 +214,7 @@ class Story:
             f"source {shlex.quote(_short(path))}",
             "ansible devices -m ping",
             "ansible devices -a 'uname -a'",
-            *(f"curl http://127.0.0.1:{port}/      # {thing}" for thing, port in self._controller.http_ports()),
+            *(f"curl {url}      # or in a browser" for _thing, url in self._controller.pages()),
             "tunnelproxy hub status",
             "ansible-playbook iotops.tunnel.health",
             "make demo-stop                    # removes all of it",

@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
+from typing import Callable
 
-from .addresses import Address, UnixAddress
+from .addresses import Address, TcpAddress, UnixAddress
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport import streams
+from .transport.background import watched
+from .transport.happy_eyeballs import AddressRefused, open_socket
 from .transport.link import Access
 from .transport.local import LocalSocket
 from .transport.multiplexer import Multiplexer, MultiplexerOwner
+from .transport.reasons import reason
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
 from .transport.slow_peers import STALL_SECONDS
@@ -38,6 +43,7 @@ class DestinationProxy:
         connect_attempts: how often to try to connect to a service's address; None for ever.
         connect_pause: seconds between two attempts, where the first failed at once; none after one without an answer.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
+        permits: whether a service's host may be connected to at one of the addresses that it has now; None permits all.
     """
 
     def __init__(
@@ -52,9 +58,11 @@ class DestinationProxy:
         connect_pause: float = CONNECT_PAUSE_SECONDS,
         patience: Patience = PATIENT,
         stall_seconds: float = STALL_SECONDS,
+        permits: Callable[[TcpAddress, str], bool] | None = None,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self._bind_address = bind_address
+        self._permits = permits
         self._connect_attempts = connect_attempts
         self._connect_pause = connect_pause
         self._stall_seconds = stall_seconds
@@ -97,7 +105,11 @@ class DestinationProxy:
         else:
             local = LocalSocket(multiplexer)
             multiplexer.join(connection, local)
-            task = asyncio.ensure_future(self._connect(multiplexer, connection, local, state.address))
+            task = watched(
+                f"connecting {connection}",
+                self._connect(multiplexer, connection, local, state.address),
+                on_failure=lambda _: multiplexer.reset(connection),
+            )
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
@@ -114,9 +126,9 @@ class DestinationProxy:
                     address,
                     attempt,
                     self._connect_attempts or "as many as it takes",
-                    error.strerror or error,
+                    reason(error),
                 )
-                last = attempt == self._connect_attempts
+                last = attempt == self._connect_attempts or isinstance(error, AddressRefused)
                 if not last and not isinstance(error, TimeoutError):
                     await asyncio.sleep(self._connect_pause)
                 if not local.wanted:
@@ -139,9 +151,12 @@ class DestinationProxy:
         if isinstance(address, UnixAddress):
             await streams.connect_unix(lambda: local, address.path)
             return
-        await streams.connect(
-            lambda: local,
-            address.host or "localhost",
-            address.port,
-            local_addr=(self._bind_address, 0) if self._bind_address else None,
+        permits = None if self._permits is None else functools.partial(self._permits, address)
+        sock = await open_socket(
+            address.host or "localhost", address.port, bind_address=self._bind_address, permits=permits
         )
+        try:
+            await streams.connect(lambda: local, sock=sock)
+        except BaseException:
+            sock.close()
+            raise

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lasting connection to an MQTT broker: made, and made again, until cancelled.
 
-paho-mqtt does the protocol. Finding the broker's address, connecting and the TLS handshake block in it, so these are
-done in a thread; once connected, paho is driven by the event loop, not by its own loop, whose select() fails in a
-process with more than 1024 files. Each connection has a paho client of its own: what must outlive a connection (the
-session) is with the broker.
+paho-mqtt does the protocol. It is given a socket that is connected, since it would try a host's addresses one after
+the other. The TLS handshake blocks in it, so that is done in a thread; once connected, paho is driven by the event
+loop, not by its own loop, whose select() fails in a process with more than 1024 files. Each connection has a paho
+client of its own: what must outlive a connection (the session) is with the broker.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import socket
 import ssl
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
@@ -23,7 +24,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from .mqtt_client import ClientOfSocket
 from .transport.backoff import Backoff
+from .transport.certificate_dates import explain_dates, is_of_dates, read_validity
+from .transport.happy_eyeballs import open_socket
+from .transport.reasons import handshake_reason, reason
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -41,6 +46,12 @@ _NO_ANSWER = f"no answer within {LET_IN_SECONDS:.0f} s"
 MOST_DELAY_SECONDS = 30.0
 STABLE_SECONDS = 10.0
 """A connection that lasted this long was a success: the next attempt after it is quick again."""
+
+TAKEN_OVER_TIMES = 3
+TAKEN_OVER_SECONDS = 120.0
+"""Of two clients with one ID, each is disconnected as often as the other returns: after half a minute at most."""
+
+_LOST = "the connection is lost"
 
 KEEPALIVE_SECONDS = 30
 """The least that AWS IoT Core takes; a broker that is silent for twice as long is given up."""
@@ -111,6 +122,8 @@ class MqttSession:
         self._topic = topic
         self._client: Client | None = None
         self._last_complaint = ""
+        self._let_in_and_ended: deque[float] = deque(maxlen=TAKEN_OVER_TIMES)
+        """When the broker has ended connections that it had let in."""
 
     async def run(self) -> None:
         """Connect, and connect again; ends when cancelled only."""
@@ -155,12 +168,26 @@ class MqttSession:
                 self._last_complaint = ""
                 log.info("connected to the MQTT broker %s as %s", self.broker, self.broker.client_id)
                 self._owner.connected()
-            return await conversation.ended
+            cause = await conversation.ended
+            return self._taken_over() if conversation.ended_by_broker and self._client is not None else cause
         finally:
             conversation.end()
             if self._client is not None:
                 self._client = None
                 self._owner.disconnected()
+
+    def _taken_over(self) -> str:
+        """Why a broker ended a connection that it had let in. MQTT 3.1.1 does not tell: a habit does."""
+        now = asyncio.get_running_loop().time()
+        self._let_in_and_ended.append(now)
+        ended = self._let_in_and_ended
+        if len(ended) < TAKEN_OVER_TIMES or now - ended[0] > TAKEN_OVER_SECONDS:
+            return _LOST
+        return (
+            f"it has ended {TAKEN_OVER_TIMES} connections of {self.broker.client_id} within "
+            f"{TAKEN_OVER_SECONDS:.0f} s: most likely another client uses the same client ID, and each disconnects "
+            "the other: stop one of them, or give each a client ID of its own"
+        )
 
 
 async def try_once(broker: Broker, topic: str) -> str | None:
@@ -212,13 +239,16 @@ class _Conversation:
         self.let_in: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[str] = self._loop.create_future()
         """Done when the connection is gone; the result says why."""
+        self.ended_by_broker = False
         self._broker = broker
         self._owner = owner
         self._topic = topic
         self._cause = ""
+        self._probing = False
+        self._dialling: asyncio.Future[None] | None = None
         self._socket: SocketLike | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.client = client = Client(
+        self.client = client = ClientOfSocket(
             CallbackAPIVersion.VERSION2,
             client_id=broker.client_id,
             clean_session=topic is None,
@@ -235,38 +265,64 @@ class _Conversation:
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_message = lambda client, data, message: owner.received(bytes(message.payload))
-        client.on_publish = lambda client, data, mid, reason, properties: owner.published(mid)
+        client.on_publish = lambda client, data, mid, code, properties: owner.published(mid)
         client.on_socket_close = lambda client, data, sock: self._closed()
         client.on_socket_register_write = lambda client, data, sock: self._watch_writable()
         client.on_socket_unregister_write = lambda client, data, sock: self._unwatch_writable()
 
     def begin(self) -> None:
-        """Connect, in a thread; what follows runs in the event loop."""
-        threading.Thread(target=self._connect, name="mqtt-connect", daemon=True).start()
+        """Connect, and have a thread do the rest that blocks; what follows runs in the event loop."""
+        self._dialling = asyncio.ensure_future(self._dial())
 
     def end(self) -> None:
         """Say good-bye, if there is a connection."""
         if self._socket is not None:
             self.client.disconnect()
             self.client.loop_write()
+        if self._dialling is not None:
+            self._dialling.cancel()
         self._end("ended here")
 
+    async def _dial(self) -> None:
+        broker = self._broker
+        try:
+            if not broker.is_local:
+                opening = open_socket(broker.host, broker.port)
+                self.client.connected_socket = await asyncio.wait_for(opening, CONNECT_SECONDS)
+        except (OSError, asyncio.TimeoutError) as error:
+            self._end(reason(error))
+            return
+        threading.Thread(target=self._connect, name="mqtt-connect", daemon=True).start()
+
     def _connect(self) -> None:
+        sock = self.client.connected_socket
+        address = sock.getpeername() if sock is not None else None
         try:
             # paho checks the port of a Unix socket, too.
             self.client.connect(self._broker.host, self._broker.port or 1, self._broker.keepalive)
+        except ssl.SSLCertVerificationError as error:
+            self._cause = self._certificate_refused(error, address)
         except (OSError, ValueError) as error:
-            self._cause = _reason(error)
+            self._cause = reason(error) if self._broker.tls is None else handshake_reason(error)
         # The loop may be closed already, when this process ends.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._attach)
+
+    def _certificate_refused(self, error: ssl.SSLCertVerificationError, address: Any) -> str:
+        if not is_of_dates(error) or self._broker.tls is None:
+            return f"its certificate is not to be trusted ({error.verify_message.rstrip('.')}): check the authority"
+        validity = None
+        with contextlib.suppress(OSError):
+            again = socket.create_connection(address[:2], CONNECT_SECONDS)
+            validity = read_validity(again, self._broker.host, self._broker.tls)
+        return f"its certificate {explain_dates(error.verify_code, validity)}"
 
     # In the event loop.
 
     def _attach(self) -> None:
         sock = self.client.socket()
         if sock is None or self.ended.done():
-            self._end("the connection is lost")
+            self._end(_LOST)
             return
         self._socket = sock
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -291,7 +347,9 @@ class _Conversation:
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(_TICK_SECONDS, self._tick)
+        self._probing = True
         self._drive(self.client.loop_misc)
+        self._probing = False
 
     def _drive(self, step: Callable[[], MQTTErrorCode]) -> None:
         try:
@@ -302,7 +360,7 @@ class _Conversation:
             self._cause = self._cause or f"it breaks the protocol ({type(error).__name__})"
             code = MQTTErrorCode.MQTT_ERR_PROTOCOL
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self._end("the connection is lost")
+            self._end(_LOST)
 
     def _watch_writable(self) -> None:
         # paho also calls this from the thread that connects, before the socket is attached.
@@ -315,8 +373,11 @@ class _Conversation:
 
     def _closed(self) -> None:
         # In the thread that connects, when that fails: then it tells why by itself.
-        if self._socket is not None:
-            self._end("the connection is lost")
+        if self._socket is not None and self._probing:
+            self._end(f"it has been silent for {2 * self._broker.keepalive} s")
+        elif self._socket is not None:
+            self.ended_by_broker = not self._cause
+            self._end(_LOST)
 
     def _detach(self) -> None:
         if self._socket is not None:
@@ -332,19 +393,19 @@ class _Conversation:
             self.ended.set_result(self._cause or cause)
 
     def _on_connect(
-        self, client: Client, data: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+        self, client: Client, data: Any, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
-        if reason.is_failure:
-            self._cause = f"it refuses {self._broker.user or self._broker.client_id}: {reason}"
+        if code.is_failure:
+            self._cause = f"it refuses {self._broker.user or self._broker.client_id}: {code}"
         elif self._topic is None:
             self._let_in()
         else:
             client.subscribe(self._topic, qos=1)
 
     def _on_subscribe(
-        self, client: Client, data: Any, mid: int, reasons: list[ReasonCode], properties: Properties | None
+        self, client: Client, data: Any, mid: int, codes: list[ReasonCode], properties: Properties | None
     ) -> None:
-        if any(reason.is_failure for reason in reasons):
+        if any(code.is_failure for code in codes):
             self._cause = f"it does not let {self._broker.client_id} subscribe to {self._topic}; see its access rules"
             client.disconnect()
         else:
@@ -353,15 +414,3 @@ class _Conversation:
     def _let_in(self) -> None:
         if not self.let_in.done():
             self.let_in.set_result(None)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not to be trusted ({error.verify_message.rstrip('.')}): check the authority"
-    if isinstance(error, socket.gaierror):
-        return "the host name is not known"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error.reason or error})"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return f"{type(error).__name__}: {error}"

@@ -7,15 +7,21 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from .addresses import TcpAddress
 from .errors import ConfigurationError
 from .protocol.session import Connection, Mode, Version
 from .proxy import MAX_CONNECTIONS, Plan, TunnelEnd
 from .transport import streams
+from .transport.accepting import accept_for_ever
+from .transport.background import restarted, watched
+from .transport.descriptors import is_reserved
 from .transport.link import Access, Relink
-from .transport.local import LocalSocket
+from .transport.local import Guard, LocalSocket
 from .transport.multiplexer import OLD_SECONDS, Multiplexer, MultiplexerOwner
+from .transport.reasons import reason
 from .transport.reconnect import PATIENT, Patience
 from .transport.route import Route
 from .transport.slow_peers import STALL_SECONDS
@@ -27,9 +33,31 @@ log = logging.getLogger(__name__)
 LINK_WAIT_SECONDS = 30.0
 """How long a local connection waits for a tunnel that is reconnecting, or for the device to show what it speaks."""
 
+BACKLOG = 100
+"""Local connections that may wait to be accepted."""
+
 OLD_SERVICES = frozenset(("SSH", "VNC"))
 """What AWS IoT Device Client and Greengrass serve: nothing else. Theirs are the only destinations in the field that
 leave messages of a newer version than V1 without an answer, and in both the server speaks first."""
+
+
+class _Listener:
+    """A listening socket, and the task that accepts what connects to it."""
+
+    def __init__(self, sock: socket.socket, admit: Callable[[socket.socket, Any], None]) -> None:
+        # No error ends it; a fault of ours does not either.
+        self._accepting = restarted("listening for local connections", lambda: accept_for_ever(sock, admit))
+        # Not before: the event loop would forget a reader of whichever socket has its number next.
+        self._accepting.add_done_callback(lambda _: sock.close())
+
+    def stop(self) -> None:
+        """Close it, in a moment."""
+        self._accepting.cancel()
+
+    async def close(self) -> None:
+        """Close it."""
+        self.stop()
+        await asyncio.wait({self._accepting})
 
 
 class SourceProxy:
@@ -43,6 +71,9 @@ class SourceProxy:
         expects_v1: whether the thing was found so by an earlier tunnel, and may be another device, or a newer one, now.
         speaks_newer: whether it was found to speak V2 or V3: then V1 is never tried, however long it is silent.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
+        leaves_descriptors: whether to turn local connections away where this process has few descriptors left: any
+            local user can have 128 of each service.
+        new_guard: makes what looks at each connection to the local port of a service; None where all may pass.
     """
 
     def __init__(
@@ -59,13 +90,17 @@ class SourceProxy:
         expects_v1: bool = False,
         speaks_newer: bool = False,
         stall_seconds: float = STALL_SECONDS,
+        leaves_descriptors: bool = False,
+        new_guard: Callable[[str], Guard | None] = lambda service_id: None,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self.refusal: str | None = None
         """Why the destination cannot be spoken to, where its version does not fit."""
         self._bind_address = bind_address
-        self._servers: dict[str, asyncio.AbstractServer] = {}
+        self._listeners: dict[str, _Listener] = {}
+        self._leaves_descriptors = leaves_descriptors
         self._stall_seconds = stall_seconds
+        self._new_guard = new_guard
         self._told_version = destination_version
         self._found_version: Version | None = None
         self.answers_v1_only = False
@@ -105,8 +140,8 @@ class SourceProxy:
                 await self.listen(service_id, state.address)
 
     def stop(self) -> None:
-        for server in self._servers.values():
-            server.close()
+        for listener in self._listeners.values():
+            listener.stop()
         for local in list(self._early):
             self._give_up(local)
 
@@ -116,16 +151,25 @@ class SourceProxy:
         Raises:
             ConfigurationError: that is not possible; it goes on as before.
         """
-        server, bound = (None, None) if address is None else await self._listen(service_id, address)
-        before = self._servers.pop(service_id, None)
-        if before is not None:
-            before.close()
-        if server is not None:
-            self._servers[service_id] = server
+        listener, bound = (None, None) if address is None else await self._listen(service_id, address)
+        before = self._listeners.pop(service_id, None)
+        if listener is not None:
+            self._listeners[service_id] = listener
             log.info("%s: listening on %s", service_id, bound, extra={"service": service_id})
         self.end.services[service_id].address = bound
+        if before is not None:
+            await before.close()
 
-    async def _listen(self, service_id: str, address: TcpAddress) -> tuple[asyncio.AbstractServer, TcpAddress]:
+    def reset_connections(self, service_id: str) -> None:
+        """End those of a service at once."""
+        for local, (waiting_for, _timer) in list(self._early.items()):
+            if waiting_for == service_id:
+                self._give_up(local)
+        for connection in list(self.end.open_connections()):
+            if connection.service_id == service_id and self.end.multiplexer is not None:
+                self.end.multiplexer.reset(connection)
+
+    async def _listen(self, service_id: str, address: TcpAddress) -> tuple[_Listener, TcpAddress]:
         loop = asyncio.get_running_loop()
         host = address.host or self._bind_address
         try:
@@ -135,19 +179,32 @@ class SourceProxy:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(bind_to)
-                speaks_first = service_id in OLD_SERVICES
-                server = await streams.serve(
-                    lambda: self._accept(service_id, LocalSocket(awaits_answer=speaks_first)), sock
-                )
+                sock.listen(BACKLOG)
             except OSError:
                 sock.close()
                 raise
         except OSError as error:
-            why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
+            why = "the port is in use" if error.errno == errno.EADDRINUSE else reason(error)
             remedy = "; give another with -s, or stop what uses it" if error.errno == errno.EADDRINUSE else ""
             raise ConfigurationError(f"{service_id}: cannot listen on {address}: {why}{remedy}") from error
         bound = sock.getsockname()
-        return server, TcpAddress(bound[0], bound[1])
+        return _Listener(sock, lambda accepted, _: self._admit(service_id, accepted)), TcpAddress(bound[0], bound[1])
+
+    def _admit(self, service_id: str, sock: socket.socket) -> None:
+        if self._leaves_descriptors and is_reserved(sock.fileno()):
+            log.debug("%s: turned a connection away: this process has few descriptors left", service_id)
+            sock.close()
+            return
+        local = self._accept(service_id, self._new_local(service_id))
+
+        def failed(error: Exception) -> None:
+            sock.close()
+            local.connection_lost(error)
+
+        watched(f"serving a connection of {service_id}", streams.accept(lambda: local, sock), on_failure=failed)
+
+    def _new_local(self, service_id: str) -> LocalSocket:
+        return LocalSocket(awaits_answer=service_id in OLD_SERVICES, guard=self._new_guard(service_id))
 
     def why_full(self, service_id: str) -> str | None:
         """Why a service takes no further connection just now; None if it does."""
@@ -253,9 +310,23 @@ class SourceProxy:
     def _accept(self, service_id: str, local: LocalSocket) -> LocalSocket:
         if not self.end.admit(service_id):
             local.finish()
+        elif local.awaits_guard:
+            local.owner = self
+            self._keep(service_id, local)
         elif not self.end.ready.is_set() or not self._open(service_id, local):
             self._keep(service_id, local)
         return local
+
+    # What connections report that the guard has let send nothing yet.
+
+    def local_ready(self, local: LocalSocket) -> None:
+        asyncio.get_running_loop().call_soon(self._open_waiting)
+
+    def local_full(self, local: LocalSocket) -> None:
+        """Nothing waits to be written but the guard's answer."""
+
+    def local_drained(self, local: LocalSocket) -> None:
+        """Likewise."""
 
     def _keep(self, service_id: str, local: LocalSocket) -> None:
         """Have a connection wait for the link, or for the device."""
@@ -291,12 +362,10 @@ class SourceProxy:
 
     def _open_waiting(self) -> None:
         for local, (service_id, timer) in list(self._early.items()):
-            if not self.end.ready.is_set():
-                return
             if local.ended and not local.pending:
                 self.end.services[service_id].connections -= 1
                 local.finish()
-            elif not self._open(service_id, local):
+            elif local.awaits_guard or not self.end.ready.is_set() or not self._open(service_id, local):
                 continue
             timer.cancel()
             del self._early[local]
@@ -332,7 +401,9 @@ class SourceProxy:
         timer.cancel()
         self.end.services[service_id].connections -= 1
         why = f"the tunnel is down: {self.end.cause}"
-        if self.end.ready.is_set():
+        if local.awaits_guard:
+            why = f"no request has come within {LINK_WAIT_SECONDS:.0f} s"
+        elif self.end.ready.is_set():
             why = "there is one already, and the device has not shown yet that it can have more"
         log.warning("%s: a connection is closed, because %s", service_id, why, extra={"service": service_id})
         local.abort()

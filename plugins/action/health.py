@@ -68,11 +68,11 @@ class ActionModule(ActionBase):
         return result
 
     def _look(self, thing: str, service: str, caller: client.Caller, result: dict) -> None:
-        """Put the state of both ends, and the address on the loopback if there is one, into the result."""
+        """Put the state of both ends, and the address for browsers if there is one, into the result."""
         row = client.describe(thing, caller=caller)
         result.update({key: row.get(key) for key in ("source", "destination", "round_trip_ms")})
         if row.get("destination") == "disconnected":
             raise client.explain(thing, service, refused=True, account=row["account"])
-        port = row["services"][service].get("port")
-        if port:
-            result["url"] = f"http://127.0.0.1:{port}/"
+        url = row["services"][service].get("url")
+        if url:
+            result["url"] = url

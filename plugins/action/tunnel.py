@@ -9,7 +9,7 @@ from datetime import datetime
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_ports
+from ansible_collections.iotops.tunnel.plugins.module_utils.ports import LocalPorts, parse_ports
 from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import REQUIRED_TOGETHER, TUNNEL_OPTIONS
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._control_api import ControlApi
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._tunnel_task import (
@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
         check_facts_of_task(task_vars)
         _checked, options = self.validate_argument_spec(TUNNEL_OPTIONS, required_together=REQUIRED_TOGETHER)
         thing = thing_of_task(options["thing_name"], task_vars, self._templar)
-        self._ports = _parsed_ports(options["ports"], thing)
+        self._local = _parsed_ports(options["ports"], thing)
         self._account = TaskAccount(self, options, task_vars)
         try:
             options = checked_options(options)
@@ -84,7 +84,9 @@ class ActionModule(ActionBase):
                 self._adopt(task)
             else:
                 self._listen(task)
-            result["ports"] = _ports(result["tunnel_id"])
+            services = _services(result["tunnel_id"])
+            result["ports"] = {name: service["port"] for name, service in services.items()}
+            result["urls"] = {name: service["url"] for name, service in services.items() if service.get("url")}
         except client.HubError as error:
             # Why the task failed, if it did, comes before what that led to.
             if not result.get("failed"):
@@ -93,17 +95,28 @@ class ActionModule(ActionBase):
     def _listen(self, task: TunnelTask) -> None:
         """Have the services of a tunnel that the hub holds already listen where they should."""
         result = task.result
-        now = _ports(result["tunnel_id"])
-        wanted = self._ports.items()
-        moves = {name: port for name, port in wanted if port != now.get(name) and not (port == 0 and name in now)}
+        now = _services(result["tunnel_id"])
+        moves = {name: port for name, port in self._local.ports.items() if self._is_new(name, port, now.get(name))}
         if moves:
             result["changed"] = True
             if not task.check_mode:
-                client.ensure(result["thing_name"], result["services"][0], ports=moves, caller=self._account.caller)
+                client.ensure(
+                    result["thing_name"],
+                    result["services"][0],
+                    ports=moves,
+                    any_host=self._local.any_host,
+                    caller=self._account.caller,
+                )
+
+    def _is_new(self, name: str, port: int | None, now: dict | None) -> bool:
+        """Whether a service is to listen elsewhere than it does now, or for other hosts."""
+        if now is None:
+            return port is not None
+        return port not in (0, now["port"]) or (name in self._local.any_host) != now.get("any_host", False)
 
     def _adopt(self, task: TunnelTask) -> None:
         result = task.result
-        client.adopt(
+        row = client.adopt(
             result["thing_name"],
             tunnel_id=result["tunnel_id"],
             tunnel_arn=result["tunnel_arn"],
@@ -111,9 +124,12 @@ class ActionModule(ActionBase):
             services=result["services"],
             owner=self._account.owner,
             expires_at=_epoch(result.get("expires_at")),
-            ports=self._ports,
+            ports=self._local.ports,
+            any_host=self._local.any_host,
             caller=self._account.caller,
         )
+        if row["not_saved"]:
+            result["warnings"] = [f"The hub {row['not_saved']}."]
 
     def _release(self, result: dict, account: str) -> None:
         """Have the hub drop what is closed now."""
@@ -122,7 +138,7 @@ class ActionModule(ActionBase):
                 client.release(tunnel_id, account)
 
 
-def _parsed_ports(choices: list, thing: str) -> dict:
+def _parsed_ports(choices: list, thing: str) -> LocalPorts:
     try:
         return parse_ports(choices)
     except ValueError as error:
@@ -133,8 +149,8 @@ def _epoch(moment: str | None) -> float | None:
     return datetime.fromisoformat(moment).timestamp() if moment else None
 
 
-def _ports(tunnel_id: str) -> dict[str, int]:
-    """Loopback ports of the services that have one, by service."""
+def _services(tunnel_id: str) -> dict[str, dict]:
+    """What the hub says of the services of a tunnel that have a port on the loopback."""
     tunnels = (client.status() or {}).get("tunnels", ())
     services = next((row["services"] for row in tunnels if row["tunnel_id"] == tunnel_id), {})
-    return {name: service["port"] for name, service in services.items() if service.get("port")}
+    return {name: service for name, service in services.items() if service.get("port")}

@@ -26,6 +26,10 @@ description:
     then the environment of Ansible says, as it would to C(aws). The task's counts only for the account, not for C(PATH)
     or a web proxy.
   - A device that sets facts which are options of the collection is reported as unreachable.
+  - What ssh itself says goes to a file (C(-E)), so that nothing which a device prints is taken for it. An C(-E) among
+    ssh's arguments has no effect.
+  - A transfer of a file that fails while the device is reached is tried by the next method, as with
+    P(ansible.builtin.ssh#connection).
   - An unreachable device is reported as unreachable, with the reason. With C(-vvv), each argument that ssh gets is
     shown with its reason.
 options:
@@ -58,6 +62,9 @@ options:
     description:
       - Where services listen on the controller's loopback address, each as V(SERVICE=PORT), V(SERVICE=any) or
         V(SERVICE=off), for example V(HTTP1=5555). Services that are not named keep their port, or get any.
+      - The port of a service for HTTP takes requests for the device's own name only, such as C(pump-7.localhost), and
+        from programs other than browsers for C(127.0.0.1). V(,any-host) behind it, as in V(HTTP1=5555,any-host), lets
+        requests for any host in, and so those of any web page that the user of a browser opens.
       - A port that cannot be had makes the device unreachable, with the reason. Services for SSH have none.
     type: list
     elements: string

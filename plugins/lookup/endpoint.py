@@ -12,8 +12,7 @@ version_added: 0.1.0
 author:
   - The iotops.tunnel authors (@iotops)
 description:
-  - Gives the URL, or the host and port, on the controller's loopback address, from which the hub leads to a service of
-    a thing.
+  - Gives the URL, or the host and port, on the controller, from which the hub leads to a service of a thing.
   - Where the hub holds no tunnel to the thing, it uses an open tunnel of one's own again, or opens one; see O(open).
   - The port stays the same as long as the hub holds the tunnel. Services for SSH have none.
 options:
@@ -31,16 +30,20 @@ options:
       - name: iotops_tunnel_thing
   form:
     description:
-      - V(url) gives a URL such as V(http://127.0.0.1:40123).
+      - V(url) gives a URL for programs, such as V(http://127.0.0.1:40123).
+      - V(page) gives a URL for browsers, such as V(http://pump-7.localhost:40123). Browsers find that host on the
+        loopback address and keep the cookies of each device apart. Other programs may not find it. C(curl) does,
+        M(ansible.builtin.uri) only where the system resolves such names.
       - V(host_port) gives V(127.0.0.1:40123).
       - V(port) gives V(40123), a number.
     type: string
-    choices: [url, host_port, port]
+    choices: [url, page, host_port, port]
     default: url
   scheme:
-    description: Scheme of the URL.
+    description:
+      - Scheme of the URL.
+      - V(http) is used when this is not set, or V(https) for the V(page) of a service such as V(HTTPS1).
     type: string
-    default: http
   path:
     description: Path of the URL, with its query if it has one.
     type: string
@@ -76,7 +79,7 @@ EXAMPLES = r"""
 
 - name: Show where the web pages of a certain thing are
   ansible.builtin.debug:
-    msg: "{{ lookup('iotops.tunnel.endpoint', 'HTTP1', thing='pump-7') }}"
+    msg: "{{ lookup('iotops.tunnel.endpoint', 'HTTP1', thing='pump-7', form='page') }}"
 
 - name: Show the ports of two services, of which the tunnel has no others
   ansible.builtin.debug:
@@ -162,7 +165,18 @@ class LookupModule(LookupBase):
                 f"The hub has no port for {service} of {thing}: services for SSH have none. Name another service, such "
                 "as HTTP1."
             )
-        form = self._option("form")
-        if form == "port":
-            return port
-        return f"{self._option('scheme')}://{HOST}:{port}{path}" if form == "url" else f"{HOST}:{port}"
+        form, scheme = self._option("form"), self._option("scheme")
+        if form == "page":
+            own_scheme, _separator, rest = self._page(row, thing, service).partition("://")
+            return f"{scheme or own_scheme}://{rest.rstrip('/')}{path}"
+        endpoints = {"port": port, "host_port": f"{HOST}:{port}", "url": f"{scheme or 'http'}://{HOST}:{port}{path}"}
+        return endpoints[form]
+
+    def _page(self, row, thing, service):
+        url = row["services"][service].get("url")
+        if not url:
+            raise ValueError(
+                f"{service} of {thing} is nothing for browsers: its name does not begin with HTTP. Set form='url' or "
+                "another."
+            )
+        return url

@@ -1,20 +1,44 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where services listen on the loopback address, as users write it: C(HTTP1=5555), C(HTTP1=any), C(HTTP1=off)."""
+"""Where services listen on the loopback address, as users write it: C(HTTP1=5555), C(HTTP1=any), C(HTTP1=off).
+
+C(HTTP1=5555,any-host) takes requests for any host name. Ansible cuts a list that is written as text at its commas, so
+that this may be two elements.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
 
 _WORDS = {"any": 0, "off": None}
+_ANY_HOST = "any-host"
 
 
-def parse_ports(choices: list[str]) -> dict[str, int | None]:
-    """Return a port by service: 0 for any port, None for none. Raise ValueError with a sentence."""
+class LocalPorts(NamedTuple):
+    """What users say of the local ports.
+
+    Attributes:
+        ports: by service; 0 for any port, None for none.
+        any_host: the services whose port takes requests for any host name.
+    """
+
+    ports: dict[str, int | None]
+    any_host: list[str]
+
+
+def parse_ports(choices: list[str]) -> LocalPorts:
+    """Return what was chosen. Raise ValueError with a sentence."""
     ports: dict[str, int | None] = {}
-    for choice in choices:
-        service, equals, where = str(choice).partition("=")
+    any_host: list[str] = []
+    service = ""
+    for choice in ",".join(map(str, choices)).split(",") if choices else ():
+        if choice.strip() == _ANY_HOST:
+            any_host.append(_checked_any_host(service, ports))
+            continue
+        service, equals, where = choice.strip().partition("=")
         port = _WORDS[where] if where in _WORDS else _number(where)
         if not equals or port == -1:
             raise ValueError(
@@ -24,7 +48,17 @@ def parse_ports(choices: list[str]) -> dict[str, int | None]:
         if port and port in ports.values():
             raise ValueError(f"Port {port} is given to two services. Give each a port of its own.")
         ports[valid_name("service", service)] = port
-    return ports
+    return LocalPorts(ports, any_host)
+
+
+def _checked_any_host(service: str, ports: dict[str, int | None]) -> str:
+    """Return the service that C(any-host) follows, if it means something there."""
+    if ports.get(service) is None or not service.upper().startswith("HTTP"):
+        raise ValueError(
+            f"{_ANY_HOST!r} says that a port takes HTTP requests for any host: write it behind the port of a service "
+            f"for HTTP, such as HTTP1=5555,{_ANY_HOST}."
+        )
+    return service
 
 
 def _number(text: str) -> int:

@@ -117,5 +117,5 @@ url:
   description: Where the device's HTTP server is on the controller.
   returned: if the hub listens for the service
   type: str
-  sample: http://127.0.0.1:40123/
+  sample: http://pump-7.localhost:40123/
 """

@@ -73,6 +73,9 @@ options:
     description:
       - Where services listen on the controller's loopback address, each as V(SERVICE=PORT), V(SERVICE=any) or
         V(SERVICE=off), for example V(HTTP1=5555). Services that are not named keep their port, or get any.
+      - The port of a service for HTTP takes requests for the device's own name only, see RV(urls). V(,any-host) behind
+        it, as in V(HTTP1=5555,any-host), lets requests for any host in, and so those of any web page that the user of
+        a browser opens.
       - The task fails, with the reason, where a port cannot be had. Services for SSH have none.
     type: list
     elements: str
@@ -209,6 +212,11 @@ ports:
   returned: O(state=present), except in check mode
   type: dict
   sample: {"HTTP1": 40123}
+urls:
+  description: What to open in a browser on the controller, by the service for HTTP.
+  returned: O(state=present), except in check mode
+  type: dict
+  sample: {"HTTP1": "http://pump-7.localhost:40123/"}
 closed:
   description: IDs of the tunnels that were closed.
   returned: O(state=absent)

@@ -112,7 +112,7 @@ class TunnelTask:
     def open(self) -> Tunnel | None:
         """Open a tunnel; return None in check mode."""
         self.result["changed"] = True
-        _check_ports(parse_ports(self.options["ports"]), self.options["services"])
+        _check_ports(parse_ports(self.options["ports"]).ports, self.options["services"])
         self.api.prepare(self.thing, self.options["services"], unregistered=self.unregistered)
         if self.check_mode:
             return None

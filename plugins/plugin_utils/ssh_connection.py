@@ -15,6 +15,7 @@ import time
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.plugins.connection.ssh import AnsibleControlPersistBrokenPipeError
 from ansible.plugins.connection.ssh import Connection as SshConnection
 from ansible.utils.display import Display
 from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
@@ -32,6 +33,15 @@ _SURE_SECONDS = 10.0
 
 # Why there is no tunnel that works, so that another is opened where that is allowed.
 _WOULD_OPEN = ("no-tunnel", "tunnel-closed", "taken-over", "reused-elsewhere")
+
+# With which ssh does something else than connect.
+_QUESTIONS = ("-O", "-G")
+
+# The status of sshpass where ssh asks whether to accept a host key.
+_SSHPASS_UNKNOWN_KEY = 6
+
+# After these words in ansible-core's exception comes what ssh has written to stderr.
+_NOT_SENT = "can be reached over ssh: "
 
 # What HTTP allows in the first line of a request.
 _HTTP_PATH = re.compile(r"/[!-~]*\Z")
@@ -170,6 +180,7 @@ class Connection(SshConnection):
         # What is wrong with it is known before a tunnel is paid for.
         check = self._health_check()
         is_unfit = check is not None and policy != "never" and check.service not in services
+        local = self._ports()
         with self._unreachable(thing):
             try:
                 row = client.ensure(
@@ -177,7 +188,8 @@ class Connection(SshConnection):
                     self._service(),
                     open_policy="never" if is_unfit else policy,
                     services=services,
-                    ports=self._ports(),
+                    ports=local.ports,
+                    any_host=local.any_host,
                     wait=float(self.get_option("wait_for_destination")) if wait is None else wait,
                     timeout=float(self.get_option("timeout")),
                     owner=self._opener.owner,
@@ -199,6 +211,8 @@ class Connection(SshConnection):
                 f"The tunnel of {thing} was {row['taken_from']}'s, whose connections to the device have ended; it is "
                 f"{row['owner']}'s now."
             )
+        if row.get("not_saved"):
+            display.warning(f"The hub {row['not_saved']}.")
         self._is_at(row)
 
     def _locate(self):
@@ -303,6 +317,11 @@ class Connection(SshConnection):
         alive = _options("ServerAliveInterval=15", "ServerAliveCountMax=3")
         self._add_args(defaults, alive, "notice a dead link within a minute, unless ssh's arguments say otherwise")
 
+        if subsystem == "ssh" and not any(question in other_args[:2] for question in _QUESTIONS):
+            # Of this one, ssh takes the last.
+            log = [b"-E", to_bytes(self._log(), errors="surrogate_or_strict")]
+            self._add_args(defaults, log, "keep what ssh says apart from what the device says")
+
         first = command.index(to_bytes(binary, errors="surrogate_or_strict")) + 1
         last = len(command) - len(other_args)
         return [*command[:first], *firm, *command[first:last], *defaults, *command[last:]]
@@ -311,58 +330,107 @@ class Connection(SshConnection):
         """Path of the file, in this run's private folder, to which the connector says why it has no stream."""
         return os.path.join(constants.DEFAULT_LOCAL_TMP, f"iotops-tunnel-{os.getpid()}-{id(self):x}")
 
+    def _log(self):
+        """Path of the file for what ssh itself says."""
+        return f"{self._complaint()}.log"
+
     def _bare_run(self, cmd, in_data, sudoable=True, checkrc=True):
         """Run ssh, sftp or scp once, and say why if it could not reach the device."""
+        # sftp and scp have no such file.
+        is_ssh = to_bytes(self._log(), errors="surrogate_or_strict") in cmd
         try:
-            with _plain_shell():
+            with _plain_shell(), self._own_host_key_check():
                 returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
         except AnsibleConnectionFailure as error:
             self._sure_until = 0.0
+            _, ended, stderr = str(error).partition(_NOT_SENT)
             # Also raised where the device is reached, and a password is not asked for.
-            self._explain(str(error), ssh_failed="Data could not be sent" in str(error))
-            raise
-        except AnsibleError as error:
-            # With a password set, the base class makes a failed task of a host key that is not accepted.
-            if "Host Key checking is enabled" in str(error):
-                self._explain("Host key verification failed.")
+            self._explain("explain_ssh" if ended else "explain_killed", stderr)
             raise
         else:
-            # A command on the device may fail with the same words (git does, by an ssh of its own), but not with 255.
-            # sftp and scp run no command of the user's.
-            runs_command = to_bytes(self.get_option("ssh_executable")) in cmd
-            if returncode == 255 or (returncode and not runs_command):
+            if returncode == _SSHPASS_UNKNOWN_KEY and cmd[0] == b"sshpass" and self.get_option("host_key_checking"):
+                self._explain("explain_killed", at_host_key=True)
+            # Of ssh, any other status is the command's.
+            if returncode == 255 or (returncode and not is_ssh):
                 self._sure_until = 0.0
                 words = to_text(stderr, errors="surrogate_or_replace")
-                self._explain(words, ssh_failed=returncode == 255)
-            return returncode, stdout, stderr
+                self._explain("explain_ssh" if is_ssh else "explain_transfer", words)
+            return returncode, stdout, to_bytes(_read(self._log()) or "") + stderr
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._complaint())
+            for path in (self._complaint(), self._log()):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
-    def _explain(self, stderr, *, ssh_failed=False):
+    @contextlib.contextmanager
+    def _own_host_key_check(self):
+        """Keep the base class from looking for a host key that is not accepted in what the device prints.
+
+        With a password, it makes a failed task of that, whatever ssh's status is.
+        """
+        checking = self.get_option("host_key_checking")
+        self.set_option("host_key_checking", False)
+        try:
+            yield
+        finally:
+            self.set_option("host_key_checking", checking)
+
+    def _file_transport_command(self, in_path, out_path, sftp_action):
+        """Transfer a file by each of the methods that are allowed, until one succeeds."""
+        try:
+            return super()._file_transport_command(in_path, out_path, sftp_action)
+        except AnsibleConnectionFailure as error:
+            # ansible-core says so of one method, whose status 255 it takes for ssh's.
+            _, failed, words = str(error).partition("Failed to connect to the host via ")
+            method, _, words = words.partition(": ")
+            if not failed or method not in ("sftp", "scp") or not self._is_still_up():
+                raise
+            raise AnsibleError(
+                f"{self._thing()} is reached, but {method} cannot transfer a file ({' '.join(words.split())}): set "
+                "ansible_ssh_transfer_method to smart, which tries the other methods too, or to piped, which needs "
+                "only dd on the device"
+            ) from None
+
+    def _explain(self, explain, stderr="", **more):
+        """Raise what a function of ssh_failure makes of this run of ssh, if it says anything."""
         # Here, for few workers need it.
         ssh_failure = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure")
-        complaint = ""
-        with (
-            contextlib.suppress(FileNotFoundError),
-            open(self._complaint(), encoding="utf-8", errors="replace") as file,
-        ):
-            complaint = file.read()
+        run = ssh_failure.Run(_read(self._log()), stderr, _read(self._complaint()))
+        if ssh_failure.lost_master(run):
+            raise AnsibleControlPersistBrokenPipeError(run.log)
         way = ssh_failure.Way(self._thing(), self._service(), self._where["account"], self._host_key_alias())
-        sentence = ssh_failure.explain_ssh_failure(stderr, way, complaint)
-        if sentence is None and ssh_failed:
-            sentence = ssh_failure.explain_break(stderr, way, hub_pid=self._hub_pid, still_up=self._is_still_up)
+        inquiry = ssh_failure.Inquiry(self._is_still_up, self._ssh_config, self._hub_pid)
+        sentence = getattr(ssh_failure, explain)(run, way, inquiry, **more)
         if sentence:
             raise AnsibleConnectionFailure(sentence) from None
 
     def _is_still_up(self):
         """Whether the ssh connection that tasks share is there."""
+        return self._ask_ssh("-O", "check", self.host).returncode == 0
+
+    def _ssh_config(self):
+        """The options of ssh, by their names in small letters, or C(failure): why it cannot have any."""
+        asked = self._ask_ssh("-G", self.host)
+        if asked.returncode:
+            # LogLevel may have kept it from saying why.
+            asked = self._ask_ssh("-v", "-G", self.host)
+            return {"failure": to_text(asked.stderr, errors="surrogate_or_replace")}
+        return dict(line.partition(" ")[::2] for line in to_text(asked.stdout).splitlines())
+
+    def _ask_ssh(self, *question):
         executable = to_bytes(self.get_option("ssh_executable"))
-        check = self._build_command(executable, "ssh", "-O", "check", self.host)
+        command = self._build_command(executable, "ssh", *question)
         # Without sshpass before it: this asks for no password.
-        check = check[check.index(executable) :]
-        done = subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603  as above
-        return done.returncode == 0
+        command = command[command.index(executable) :]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603  no shell
+
+
+def _read(path):
+    """What is in a file, or None where it is not there."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

@@ -1,31 +1,68 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ssh's own words mean, when it runs through a tunnel."""
+"""What it means when ssh fails that runs through a tunnel, as a sentence for the operator.
+
+A connection "broke off" only where ssh had logged in. ssh does not say so, but it tells of each failure before: in its
+log, or, where its command line or its LogLevel is at fault, by having none.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_host_key import explain_host_key, explain_unknown_key
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_log import SshLog, last_words
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
+__all__ = ["Inquiry", "Run", "Way", "explain_killed", "explain_ssh", "explain_transfer", "lost_master"]
+
 _CONNECTOR_LINE = re.compile(r"^iotops\.tunnel: (.+?)\s*$", re.MULTILINE)
+_GREETING_LINE = re.compile(r"^iotops\.tunnel greeting: (.+?)\s*$", re.MULTILINE)
 
-# ssh had a stream, and it ended or stayed silent before the SSH server's greeting.
-_NO_GREETING = (
-    "kex_exchange_identification:",
-    "Connection closed by UNKNOWN port 65535",
-    "Connection reset by UNKNOWN port 65535",
-)
-_SILENCE = ("Connection timed out during banner exchange", "Connection to UNKNOWN port 65535 timed out")
+_NO_GREETING = r"(?:kex|ssh)_exchange_identification: .*|banner exchange: .*"
+_SILENCE = r"Connection timed out during banner exchange|Connection to UNKNOWN port 65535 timed out"
 
-# A line of ssh's that says why it did not log in, or that nothing is wrong.
-_OTHER_REASON = re.compile(
-    r"Permission denied|Too many authentication failures|Unable to negotiate|no mutual signature|"
-    r"Bad configuration option|command-line line|Bad owner or permissions|Load key|ssh_askpass|sshpass"
+# What has no counterpart on the other side, and the option of ssh that allows more.
+_OPTIONS = {
+    "host key type": "HostKeyAlgorithms",
+    "key exchange method": "KexAlgorithms",
+    "cipher": "Ciphers",
+    "MAC": "MACs",
+    "compression": "Compression",
+}
+
+_HINTS = (
+    (
+        r"ControlPath too long \(.*|.*unix_listener: path .* too long.*",
+        "set ANSIBLE_SSH_CONTROL_PATH_DIR, or control_path_dir in ansible.cfg, to a shorter path",
+    ),
+    (
+        r"Cannot specify -J with ProxyCommand|inconsistent options: ProxyCommand\+ProxyJump",
+        "take -J out of ssh's arguments: the tunnel is the way to the device",
+    ),
+    (
+        r"Cannot execute command-line and remote command\.",
+        "take RemoteCommand out of ssh's configuration for this host, or add '-o RemoteCommand=none' to "
+        "ansible_ssh_extra_args",
+    ),
+    (
+        r"Received disconnect from .*: Too many authentication failures",
+        "ssh offered more keys than the device's MaxAuthTries: set ansible_ssh_private_key_file, and add "
+        "'-o IdentitiesOnly=yes' to ansible_ssh_common_args",
+    ),
+    (
+        r".*: Permission denied \([^()]*\)\.",
+        "the device does not let this user (ansible_user) log in with the keys, or the password, that ssh has",
+    ),
 )
+
+# What ssh writes past its log when a connection that no other process shares is lost after the login.
+_LOST = re.compile(r"^(?:Connection to \S+ closed by remote host\.|Read from remote host \S+: .+)\r?$", re.MULTILINE)
+_SILENT_LEVELS = ("SILENT", "QUIET")
+_TERSE_LEVELS = (*_SILENT_LEVELS, "FATAL", "ERROR")
 
 
 class Way(NamedTuple):
@@ -37,48 +74,181 @@ class Way(NamedTuple):
     alias: str
 
 
-def explain_ssh_failure(stderr: str, way: Way, complaint: str) -> str | None:
-    """Return a sentence for the operator, or None where ssh's own words serve (a refused key, a command's status).
+class Run(NamedTuple):
+    """What a run of ssh left behind.
 
-    C(complaint) is what the connector has said. It is no part of C(stderr), in which the device has its say.
+    C(log) has its own words, and is None where it ended before it opened its log; C(stderr) has the device's too.
+    C(complaint) is what the connector has said, and None where ssh did not start it: it shared a connection, or failed
+    before.
     """
-    thing = way.thing
-    connector = _CONNECTOR_LINE.search(complaint)
-    if connector:
-        return connector.group(1)
-    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in stderr:
-        return (
-            f"The SSH host key of {thing} is not the one that is known for it. Find out why; if the device was "
-            f"replaced or installed anew, forget the old key with: ssh-keygen -R {way.alias}"
-        )
-    if "Host key verification failed" in stderr:
-        return (
-            f"The SSH host key of {thing} is not known here. Compare its fingerprint with the device's, then "
-            "accept it once, for example with ANSIBLE_SSH_COMMON_ARGS='-o StrictHostKeyChecking=accept-new'."
-        )
-    if "proxy dialer did not pass back a connection" in stderr:
-        words = (complaint.strip() or stderr.strip()).splitlines()[-1]
-        return f"{thing} cannot be reached: ssh's proxy command failed: {words}"
-    refused = any(words in stderr for words in _NO_GREETING)
-    if refused or any(words in stderr for words in _SILENCE):
-        return str(client.explain(thing, way.service, refused=refused, account=way.account))
-    return None
+
+    log: str | None
+    stderr: str
+    complaint: str | None
 
 
-def explain_break(stderr: str, way: Way, *, hub_pid: int | None, still_up: Callable[[], bool]) -> str | None:
-    """Return a sentence for ssh's status 255, or None where ssh gave a reason; of a broken connection it says nothing.
+class Inquiry(NamedTuple):
+    """What is asked only where it is needed.
 
-    C(hub_pid) is that of the hub which carried it; C(still_up) tells whether the shared connection is there.
+    C(still_up) tells whether the connection that tasks share is there, and C(config) what C(ssh -G) says: options by
+    name, or as C(failure) why it fails.
+    C(hub_pid) is the process ID of the hub which carried the connection.
     """
-    if _OTHER_REASON.search(stderr):
+
+    still_up: Callable[[], bool]
+    config: Callable[[], Mapping[str, str]]
+    hub_pid: int | None
+
+
+def lost_master(run: Run) -> bool:
+    """Whether the process that had the shared connection ended just then, so that ansible-core runs ssh once more."""
+    return SshLog(run.log).lost_master
+
+
+def explain_ssh(run: Run, way: Way, inquiry: Inquiry) -> str | None:
+    """Return a sentence for ssh's status 255, or None where ssh has said nothing."""
+    before = _explain_before_login(run, way, inquiry)
+    if before is not None:
+        return before
+    if run.log is None and run.complaint is None:
+        words = last_words(run.stderr)
+        return _nothing_was_run(way, [words], words) if words else None
+    log = SshLog(run.log)
+    if log.ends_session:
+        return _explain_session(run, log, way, inquiry)
+    if log.ends_anywhere:
+        return _perhaps_broken(way, log.words, _why_broken(way, inquiry))
+    return _nothing_was_run(way, log.lines, log.words)
+
+
+def explain_killed(run: Run, way: Way, inquiry: Inquiry, *, at_host_key: bool = False) -> str | None:
+    """Return a sentence for an ssh that was ended from here, or None where it had logged in, for all that is known.
+
+    Args:
+        at_host_key: whether sshpass ended it because it asked whether to accept a host key.
+    """
+    before = _explain_before_login(run, way, inquiry)
+    if before is None and at_host_key:
+        return explain_unknown_key(way.thing, way.alias, inquiry.config)
+    return before
+
+
+def explain_transfer(run: Run, way: Way, inquiry: Inquiry) -> str | None:
+    """Return a sentence for sftp or scp that failed, or None where that may be the transfer's fault alone.
+
+    Then ansible-core tries the next method. sftp and scp keep no log: of what they print, nothing is looked at.
+    """
+    said = _connector_said(run)
+    if said is not None:
+        return said
+    if inquiry.still_up():
         return None
-    if still_up():
+    why = _why_broken(way, inquiry)
+    if why.code == "broken":
+        return None
+    return f"A file transfer with {way.thing} broke off: {why}. A part of the file may be there: run the task again."
+
+
+def _connector_said(run: Run) -> str | None:
+    found = _CONNECTOR_LINE.search(run.complaint or "")
+    return found[1] if found else None
+
+
+def _explain_before_login(run: Run, way: Way, inquiry: Inquiry) -> str | None:
+    """Why there was no connection, or the host key or its algorithms were not accepted."""
+    log = SshLog(run.log)
+    return (
+        _connector_said(run)
+        or explain_host_key(log, way.thing, way.alias, inquiry.config)
+        or _explain_negotiation(log, way)
+        or _explain_proxy_command(run, log, way)
+        or _explain_greeting(run, log, way)
+    )
+
+
+def _explain_negotiation(log: SshLog, way: Way) -> str | None:
+    found = log.find(r"Unable to negotiate with .+: no matching (.+) found\. Their offer: ([A-Za-z0-9@.,_+-]+)")
+    if not found or found[1] not in _OPTIONS:
+        return None
+    return (
+        f"ssh and the SSH server of {way.thing} have no {found[1]} in common; the server offers {found[2]}. Update the "
+        f"older of the two, or allow it for this host: ansible_ssh_common_args='-o {_OPTIONS[found[1]]}="
+        f"+{found[2].split(',')[0]}'"
+    )
+
+
+def _explain_proxy_command(run: Run, log: SshLog, way: Way) -> str | None:
+    if not log.has(r".*proxy dialer did not pass back a connection"):
+        return None
+    words = ((run.complaint or "").strip() or log.words).splitlines()[-1]
+    return f"{way.thing} cannot be reached: ssh's proxy command failed: {words}"
+
+
+def _explain_greeting(run: Run, log: SshLog, way: Way) -> str | None:
+    """ssh had a stream, and it ended, or stayed silent, before the SSH server's greeting."""
+    refused = log.has(_NO_GREETING)
+    if not refused and not log.has(_SILENCE):
+        return None
+    greeting = _GREETING_LINE.search(run.complaint or "")
+    if greeting:
+        hint = (
+            "more connections were waiting for their login than its MaxStartups allows; try again, or raise it"
+            if greeting[1] == "Exceeded MaxStartups"
+            else f"see that an SSH server is behind {way.service}, and that it lets this machine in"
+        )
+        return f"The server behind {way.service} of {way.thing} did not let ssh in. It said '{greeting[1]}': {hint}."
+    return str(client.explain(way.thing, way.service, refused=refused, account=way.account))
+
+
+def _nothing_was_run(way: Way, lines: list[str], words: str) -> str:
+    hint = next((hint for pattern, hint in _HINTS if any(re.fullmatch(pattern, line) for line in lines)), None)
+    if hint:
+        return f"ssh failed ({words}), and nothing was run on {way.thing}: {hint}."
+    return f"ssh failed, and nothing was run on {way.thing}: {words}"
+
+
+def _explain_session(run: Run, log: SshLog, way: Way, inquiry: Inquiry) -> str:
+    """Of a connection that was good, or of which ssh says nothing at all."""
+    config = {} if log.lines else inquiry.config()
+    words = last_words(config.get("failure", ""))
+    if words and run.complaint is None:
+        return _nothing_was_run(way, [words], words)
+    silent = config.get("loglevel") in _SILENT_LEVELS
+    if not silent and (inquiry.still_up() or _ended_by_itself(run, log, inquiry)):
         return (
             f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that "
-            "Ansible takes the host for unreachable. The connection is up: have the command end with another status."
+            "Ansible takes the host for unreachable. The connection did not break: have the command end with another "
+            "status."
         )
-    why = client.explain_break(way.thing, way.service, hub_pid=hub_pid, account=way.account)
+    why = _why_broken(way, inquiry)
+    if silent and why.code == "broken":
+        return (
+            f"ssh ended with status 255 at {way.thing}, and does not say why, because its LogLevel is QUIET: set "
+            "LogLevel=ERROR in its arguments, or its configuration. Whether the task had begun is not known: look, "
+            "then run it again."
+        )
+    if silent:
+        return _perhaps_broken(way, "ssh's LogLevel is QUIET", why)
     return (
         f"The SSH connection to {way.thing} broke off: {why}. What the task did until then is not known: look, then "
         "run it again."
     )
+
+
+def _ended_by_itself(run: Run, log: SshLog, inquiry: Inquiry) -> bool:
+    """Whether an ssh that shares its connection with none would have told of a broken one."""
+    if log.lines or run.complaint is None or _LOST.search(run.stderr):
+        return False
+    config = inquiry.config()
+    return config.get("controlmaster") == "false" and config.get("loglevel") not in _TERSE_LEVELS
+
+
+def _perhaps_broken(way: Way, words: str, why: client.HubError) -> str:
+    return (
+        f"The SSH connection to {way.thing} ended ({words}): {why}. Whether the task had begun is not known: look, "
+        "then run it again."
+    )
+
+
+def _why_broken(way: Way, inquiry: Inquiry) -> client.HubError:
+    return client.explain_break(way.thing, way.service, hub_pid=inquiry.hub_pid, account=way.account)

@@ -15,12 +15,18 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 @contextlib.contextmanager
 def thing_lock(account: str, thing: str):
-    """Hold the lock of a thing in an account. The kernel releases it when the process ends, in whatever way."""
-    directory = os.path.join(client.directory(), "tasks")
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    """Hold the lock of a thing in an account. The kernel releases it when the process ends, in whatever way.
+
+    Raises C(client.HubError) where the hub's folder cannot be written.
+    """
     # The account may have a URL in its name.
     name = f"{hashlib.sha256(account.encode()).hexdigest()[:16]}-{thing}"
-    descriptor = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = os.path.join(client.directory(), "tasks", name)
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise client.HubError(client.cannot_write(path, error)) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

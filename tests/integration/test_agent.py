@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -26,6 +27,7 @@ from peers.proxies import OpenTunnel, open_tunnel, start_proxy
 from peers.service import TunnelingService
 
 PAGE = "the pump is well\n"
+ONE_CLIENT_ID = "another client uses the same client ID, and each disconnects the other: stop one of them"
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +298,7 @@ def test_a_check_says_what_the_broker_did_not_like(
     )
     broker.kill()
     refused = check(folder, "--connect")
-    assert (refused.returncode, refused.stderr.endswith(": Connection refused\n")) == (1, True)
+    assert (refused.returncode, refused.stderr.endswith(": connection refused\n")) == (1, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -386,4 +388,14 @@ def test_a_port_without_a_broker_is_no_reason_to_end(tmp_path: Path) -> None:
         lines = [process.stderr.readline() for _ in range(2)]
         process.terminate()
         assert process.wait(10) == 0
-    assert "Connection refused; trying again in" in lines[1]
+    assert "connection refused; trying again in" in lines[1]
+
+
+def test_two_agents_with_one_client_id_are_told_that_they_disconnect_each_other(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    shutil.copytree(agent.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("agent.log"))
+    with AgentProcess(tmp_path / "copy") as copy:
+        wait_for(
+            lambda: agent.count(ONE_CLIENT_ID) or copy.count(ONE_CLIENT_ID), "one of them is told what is wrong", 60
+        )

@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
+from peers.clock import faketime_library
 from peers.collection import Controller, Outcome
 from peers.fleet import Fleet
+from peers.old_libraries import old_library
 from peers.process import Process, wait_for
 from peers.proxies import OpenTunnel, start_proxy
 from peers.service import TunnelingService
@@ -235,6 +238,7 @@ BROKEN = [
     Broken("Port of another thing", "t-same-port", not_connected, {"iotops_tunnel_ports": "HTTP1={theirs}"}),
     Broken("Port for SSH", "t-ssh-port", not_connected, {"iotops_tunnel_ports": "SSH1=2222"}),
     Broken("Port not understood", "t-no-port", not_connected, {"iotops_tunnel_ports": "HTTP1"}),
+    Broken("Any host not understood", "t-any-host", not_connected, {"iotops_tunnel_ports": "VNC1=any,any-host"}),
 ]
 
 
@@ -308,6 +312,8 @@ aws_access_key_id = AKIAIOSFODNN7EXAMPLE
 aws_secret_access_key = example
 """
 
+NTLM = b"HTTP/1.1 407 Authenticate\r\nProxy-Authenticate: NTLM\r\n\r\n"
+
 WRONG = [
     Wrong("Wrong AWS keys", {"AWS_SECRET_ACCESS_KEY": "wrong"}),
     Wrong("No AWS keys", NO_KEYS),
@@ -323,6 +329,12 @@ WRONG = [
     Wrong("Control API not trusted", {"AWS_CA_BUNDLE": AUTHORITIES}),
     Wrong("Data plane not reachable", {"AWSIOT_TUNNEL_ENDPOINT": "127.0.0.1:9"}),
     Wrong("Data plane not trusted", {"AWSIOT_TUNNEL_CAPATH": AUTHORITIES}),
+    Wrong("Data plane without TLS", {"AWSIOT_TUNNEL_ENDPOINT": "127.0.0.1:{hangs_up}"}),
+    Wrong(
+        "Web proxy's authentication",
+        {"HTTPS_PROXY": "http://127.0.0.1:{ntlm}", "NO_PROXY": "{api}"},
+    ),
+    Wrong("Certificate or clock", {"LD_PRELOAD": "{faketime}", "FAKETIME": "@2099-01-01 00:00:00"}),
     Wrong("Device did not come", {}),
 ]
 
@@ -330,18 +342,48 @@ WRONG = [
 def test_each_wrong_environment_is_told_apart(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(CONFIG)
+    places: dict[str, object] = {
+        "config": config,
+        "api": urlsplit(fleet.service.api).netloc,
+        "faketime": faketime_library(),
+    }
 
     def say(wrong: Wrong) -> str:
-        environment = {name: value.format(config=config) for name, value in wrong.environment.items()}
+        environment = {name: value.format(**places) for name, value in wrong.environment.items()}
         return opening(controller, *wrong.options, **environment)
 
     before = len(fleet.service.boto3_client().list_tunnels()["tunnelSummaries"])
-    with ThreadPoolExecutor(2) as pool:
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        places["hangs_up"] = stack.enter_context(answering(b""))
+        places["ntlm"] = stack.enter_context(answering(NTLM))
         said = [*pool.map(say, WRONG)]
         # None was paid for, but for the device that did not come.
         assert len(fleet.service.boto3_client().list_tunnels()["tunnelSummaries"]) == before + 1
         for wrong, message in zip(WRONG, said):
             assert_documented(wrong.cause, message)
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """Something on the loopback that takes one request after the other, answers like this, and hangs up; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_old_library(controller: Controller, tmp_path: Path) -> None:
+    old = {"IOTOPS_TUNNEL_DIR": str(tmp_path / "hub"), "PYTHONPATH": str(old_library("websockets==10.4"))}
+    assert_documented("Old library", opening(controller, **old))
 
 
 def test_no_boto3(controller: Controller, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ PLAYBOOK = """
         found:
           pages: ["{{ own.content }}", "{{ other.content }}"]
           url: "{{ lookup(endpoint, 'HTTP1', scheme='https', path='/a?b=c') }}"
+          page: "{{ lookup(endpoint, 'HTTP1', form='page', path='/a?b=c') }}"
           host_port: "{{ lookup(endpoint, 'HTTP1', thing='device-2', form='host_port') }}"
           ports: "{{ query(endpoint, 'HTTP1', 'HTTP1', form='port') }}"
 """
@@ -65,6 +66,7 @@ def test_the_endpoint_of_a_service_leads_to_the_thing(fleet: Fleet, tmp_path: Pa
     port, other = (fleet.tunnel(thing)["services"]["HTTP1"]["port"] for thing in ("device-1", "device-2"))
     assert found["pages"] == ["device-1 is well\n", "device-2 is well\n"]
     assert found["url"] == f"https://127.0.0.1:{port}/a?b=c"
+    assert found["page"] == f"http://device-1.localhost:{port}/a?b=c"
     assert found["host_port"] == f"127.0.0.1:{other}"
     assert found["ports"] == [port, port]
 

@@ -97,7 +97,17 @@ def test_neither_health_nor_ssh_needs_a_port(fleet: Fleet) -> None:
     anywhere = fleet.controller.tunnel("device-2", ports=["HTTP1=any"])
     assert anywhere.word == "CHANGED"
     assert anywhere.result["ports"] == {"HTTP1": fleet.tunnel("device-2")["services"]["HTTP1"]["port"]}
+    assert anywhere.result["urls"] == {"HTTP1": f"http://device-2.localhost:{anywhere.result['ports']['HTTP1']}/"}
     assert fleet.controller.tunnel("device-2", ports=["HTTP1=any"]).word == "SUCCESS"
+
+
+def test_a_port_for_any_host_is_set_by_a_variable_and_taken_back_by_the_module(fleet: Fleet) -> None:
+    fleet.controller.module("ansible.builtin.ping", "device-2", "-e", "iotops_tunnel_ports=HTTP1=any,any-host")
+    assert fleet.tunnel("device-2")["services"]["HTTP1"]["any_host"] is True
+    assert "(any host)" in fleet.controller.hub("status")
+    assert fleet.controller.tunnel("device-2", ports=["HTTP1=any,any-host"]).word == "SUCCESS"
+    assert fleet.controller.tunnel("device-2", ports=["HTTP1=any"]).word == "CHANGED"
+    assert fleet.tunnel("device-2")["services"]["HTTP1"]["any_host"] is False
 
 
 def test_the_playbooks_ping_and_show_a_table(fleet: Fleet) -> None:

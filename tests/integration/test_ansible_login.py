@@ -28,7 +28,10 @@ def fleet() -> Iterator[Fleet]:
         device.folder.parent.chmod(0o755)
         accounts = Accounts(device.folder / "accounts", {USER: PASSWORD, "root": ROOTS_PASSWORD})
         device.sshd.stop()
-        device.sshd = Sshd(device.folder, device.ssh_key, device.sshd.host_key, accounts)
+        banner = device.folder / "banner"
+        banner.write_text("Host key verification failed.\n")
+        options = [f"Banner {banner}"]
+        device.sshd = Sshd(device.folder, device.ssh_key, device.sshd.host_key, accounts, options=options)
         running.connect_anew("device-1")
         yield running
 

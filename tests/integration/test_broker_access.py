@@ -18,6 +18,8 @@ from peers.process import REPOSITORY, wait_for
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 from peers.thing import ThingClient, notify_topic
+from tunnelproxy.service.passwords import password_line
+from tunnelproxy.service.state_dir import replace_file
 
 THINGS = ("pump", "valve")
 GRANTED = 1
@@ -50,8 +52,8 @@ class Scene:
     port: int
     refuses: bool
 
-    def client(self, thing: str, version: int = 4) -> ThingClient:
-        return ThingClient(thing, self.folder / thing, self.port, version=version)
+    def client(self, thing: str, version: int = 4, client_id: str = "", *, clean: bool = False) -> ThingClient:
+        return ThingClient(thing, self.folder / thing, self.port, version=version, client_id=client_id, clean=clean)
 
     def notify(self, thing: str) -> tuple[str, str]:
         """Open a tunnel, and return what the thing is to hear of it."""
@@ -124,6 +126,33 @@ def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, t
             pass
 
 
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_thing_with_the_client_id_of_another_takes_nothing_from_it(scene: Scene, version: int) -> None:
+    # By what a broker that goes by client IDs would know it, and by what one that goes by users does.
+    for client_id in ("the-valve", "valve"):
+        with scene.client("valve", version, client_id="the-valve") as valve:
+            assert valve.subscribe(notify_topic("valve")) == GRANTED
+            with scene.client("pump", version, client_id=client_id) as pump:
+                assert pump.subscribe(notify_topic("pump")) == GRANTED
+                of_valve = scene.notify("valve")
+                wait_for(lambda: valve.heard, "the other is still connected")
+                assert (pump.tokens(), valve.tokens()) == ([], [of_valve])
+
+
+def test_what_waits_for_a_thing_is_not_lost_by_another_with_its_client_id(scene: Scene) -> None:
+    with scene.client("valve", client_id="the-valve") as valve:
+        assert valve.subscribe(notify_topic("valve")) == GRANTED
+    of_valve = scene.notify("valve")
+    # Once with the session that it finds, and once with a new one, which would end that.
+    for clean in (False, True):
+        with scene.client("pump", client_id="the-valve", clean=clean) as pump:
+            assert pump.subscribe(notify_topic("pump")) == GRANTED
+            assert pump.tokens() == []
+    with scene.client("valve", client_id="the-valve") as valve:
+        wait_for(lambda: valve.heard, "what waited is delivered")
+        assert valve.tokens() == [of_valve]
+
+
 def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says_it(
     scene: Scene, tmp_path: Path
 ) -> None:
@@ -139,3 +168,17 @@ def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says
     else:
         # It grants the subscription, and delivers nothing.
         assert checked.returncode == 0
+
+
+def test_a_hundred_things_that_are_enrolled_at_once_are_let_in(scene: Scene) -> None:
+    if not scene.refuses:
+        pytest.skip("who runs the broker enrols there")
+    # As add-thing does, which would take a minute for a hundred; each name is as long as one can be.
+    file = scene.service.state_dir / "mqtt" / "passwords"
+    folder = scene.folder / "many"
+    shutil.copytree(scene.folder / "pump", folder)
+    names = [f"{number:0128}" for number in range(100)]
+    password = (folder / "password").read_text().strip()
+    replace_file(file, (file.read_text() + "".join(password_line(name, password) + "\n" for name in names)).encode())
+    for name in (names[0], names[-1]):
+        wait_for(ThingClient(name, folder, scene.port).is_let_in, f"{name} is let in")

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import stat
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,10 +21,11 @@ import pytest
 from peers.agent import AgentProcess, write_agent_configuration
 from peers.broker import SERVICE_USER, Mosquitto
 from peers.device import HttpServer
-from peers.process import REPOSITORY, wait_for
+from peers.process import REPOSITORY, Process, free_port, wait_for
 from peers.proxies import OpenTunnel, open_tunnel, start_proxy
 from peers.service import TunnelingService
 from peers.thing import ThingClient, notify_topic
+from peers.troubleshooting import assert_documented
 
 PAGE = "the pump is well\n"
 
@@ -164,6 +168,102 @@ def test_a_killed_broker_is_started_again_and_what_came_meanwhile_is_delivered(
     print(f"healed {time.monotonic() - began:.1f} s after the broker was killed")
 
 
+# Prints a line when all its connections are there; half of them send the first bytes of a handshake.
+_STRANGER = """
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (3000, 3000))
+held = []
+for number in range(2000):
+    held.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), source_address=("127.0.0.66", 0)))
+    if number % 2:
+        held[-1].send(bytes.fromhex("160301"))
+print("holding", len(held), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_stranger_who_holds_2000_idle_connections_keeps_no_thing_out(
+    service: TunnelingService, tmp_path: Path
+) -> None:
+    service.add_thing("pump", tmp_path / "pump")
+    port = service.mqtt.rpartition(":")[2]
+    pump = ThingClient("pump", tmp_path / "pump", int(port))
+    wait_for(pump.is_let_in, "the broker knows the thing")
+    with Process([sys.executable, "-c", _STRANGER, port], tmp_path / "stranger.log") as stranger:
+        stranger.wait_for_output("holding 2000")
+        began = time.monotonic()
+        assert pump.is_let_in()
+        took = time.monotonic() - began
+        assert stranger.popen.poll() is None
+    print(f"let in after {took:.1f} s beside 2000 idle connections")
+    assert took < 8
+
+
+def test_a_token_is_at_rest_for_its_owner_only_and_only_until_it_is_delivered(
+    service: TunnelingService, agent: AgentProcess
+) -> None:
+    store = service.state_dir / "mqtt" / "mosquitto.db"
+    agent.stop()
+    token = tunnel_for(service, "pump").destination_token.encode()
+    wait_for(lambda: store.exists() and token in store.read_bytes(), "the broker has saved what waits")
+    holders = [path.name for path in service.state_dir.rglob("*") if path.is_file() and token in path.read_bytes()]
+    assert holders == [store.name]
+    assert stat.S_IMODE(store.stat().st_mode) == 0o600
+    agent.start()
+    wait_for(lambda: token not in store.read_bytes(), "the broker has forgotten what it delivered")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    return filler
+
+
+def figure(port: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    metrics = free_port()
+    options = ("--mqtt-port", "0", "--metrics-port", str(metrics), "--audit-log", str(tmp_path / "audit.log"))
+    service = TunnelingService(*options)
+    service.state_dir = small_disk / "state"
+    with service:
+        service.add_thing("pump", tmp_path / "pump")
+        pump = ThingClient("pump", tmp_path / "pump", int(service.mqtt.rpartition(":")[2]))
+        wait_for(pump.is_let_in, "the broker knows the thing")
+        assert figure(metrics, "tunnelproxy_mqtt_broker_connected") == 1
+        filler = fill(small_disk)
+        broker_process(service).kill()
+        said = wait_for(
+            lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()), "it says why"
+        )
+        assert_documented("Service: broker cannot be started", said[0])
+        assert figure(metrics, "tunnelproxy_mqtt_broker_connected") == 0
+        filler.unlink()
+        began = time.monotonic()
+        wait_for(lambda: figure(metrics, "tunnelproxy_mqtt_broker_connected") == 1, "the broker is back")
+        print(f"back {time.monotonic() - began:.1f} s after there was space")
+        assert pump.is_let_in()
+        assert service.log_text().count("mosquitto cannot be started") == 1
+
+
 def test_a_stopped_service_leaves_no_broker(service: TunnelingService) -> None:
     broker = broker_process(service)
     assert service.stop() == 0
@@ -185,7 +285,7 @@ def test_a_thing_is_enrolled_once_unless_asked_for_more(service: TunnelingServic
     first = (tmp_path / "pump" / "password").read_text()
     refused = run(service, "add-thing", "pump", "--output", folder)
     assert refused.returncode == 1
-    assert "pump is enrolled already; --replace" in refused.stderr
+    assert_documented("Service: thing enrolled already", refused.stderr.removeprefix("tunnelproxy: error: ").rstrip())
     service.add_thing("pump", Path(folder), "--replace")
     assert (tmp_path / "pump" / "password").read_text() != first
     assert run(service, "describe-thing", "pump", "--attribute", "site=south", "--attribute", "a=").returncode == 0

@@ -153,7 +153,7 @@ def test_a_control_call_that_has_begun_is_answered_while_the_service_stops() -> 
         assert response.status == 200
         assert b"tunnelId" in response.read()
         connection.close()
-        assert service.stop() == 0
+        assert service.wait() == 0
         service.start()
         (tunnel,) = service.boto3_client().list_tunnels()["tunnelSummaries"]
         assert tunnel["description"] == "late"

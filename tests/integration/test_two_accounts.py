@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -292,6 +293,8 @@ def test_the_hub_shows_which_is_which(fleet: AccountFleet) -> None:
     assert len(rows) == len(fleet.hosts)
     assert len({row["account"] for row in rows}) == len(fleet.hosts)
     assert {row["thing"] for row in rows} == {THING}
+    # A browser, which knows no ports, keeps their cookies apart.
+    assert len({urlsplit(row["services"]["HTTP1"]["url"]).hostname for row in rows}) == len(fleet.hosts)
     by_tunnel = {row["tunnel_id"]: row["account"] for row in rows}
     for host, (tunnel_id,) in fleet.open_tunnels().items():
         environment = fleet.services[host].environment

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 __all__ = ["Accounts", "why_impossible"]
@@ -29,9 +29,17 @@ class Accounts:
     Args:
         passwords: by user. ``root`` keeps its account, and gets the password.
         sudoers: what sudo allows there; without it, what it allows on this machine.
+        homes: other home folders, by user.
     """
 
-    def __init__(self, folder: Path, passwords: dict[str, str], *, sudoers: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        passwords: dict[str, str],
+        *,
+        sudoers: str = "",
+        homes: Mapping[str, Path] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._files = {f"/etc/{name}": folder / name for name in _FILES}
         for etc, copy in self._files.items():
@@ -41,8 +49,18 @@ class Accounts:
             self._files["/etc/sudoers"] = folder / "sudoers"
             self._files["/etc/sudoers"].write_text(sudoers)
             self._files["/etc/sudoers"].chmod(0o440)
+        for user, home in (homes or {}).items():
+            self._move(user, home)
         for number, (user, password) in enumerate(passwords.items(), _UID):
             self._add(user, number, password, folder / "home" / user)
+
+    def _move(self, user: str, home: Path) -> None:
+        passwd = self._files["/etc/passwd"]
+        accounts = [line.split(":") for line in passwd.read_text().splitlines()]
+        lines = [
+            ":".join([*account[:5], str(home), "/bin/sh"] if account[0] == user else account) for account in accounts
+        ]
+        passwd.write_text("\n".join([*lines, ""]))
 
     def _add(self, user: str, number: int, password: str, home: Path) -> None:
         known = {entry.pw_name for entry in pwd.getpwall()}

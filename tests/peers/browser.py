@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from .process import Process, wait_for
 
-__all__ = ["measured_widths", "require_chromium", "screenshot"]
+__all__ = ["Tab", "measured_widths", "open_browser", "require_chromium", "screenshot"]
 
 _WIDTHS = "JSON.stringify([window.innerWidth, document.documentElement.scrollWidth])"
 
@@ -59,7 +59,7 @@ def screenshot(page: Path, width: int, height: int, target: Path, *, dark: bool 
         target.write_bytes(base64.b64decode(tab.call("Page.captureScreenshot", format="png")["data"]))
 
 
-class _Tab:
+class Tab:
     """A page that is open."""
 
     def __init__(self, connection: ClientConnection) -> None:
@@ -77,13 +77,40 @@ class _Tab:
                 result: dict[str, Any] = answer["result"]
                 return result
 
+    def go(self, url: str) -> None:
+        """Navigate there, as if the user had typed it, and wait until all of the page has loaded."""
+        self.call("Page.navigate", url=url)
+        self.await_event("Page.loadEventFired")
+
+    def run(self, script: str) -> Any:
+        """Run a script in the page, and return what it gives, or what its promise does."""
+        found = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
     def await_event(self, method: str) -> None:
         while json.loads(self._connection.recv(timeout=30)).get("method") != method:
             pass
 
 
 @contextmanager
-def _tab(page: Path, width: int, height: int = 900, *, dark: bool = False) -> Iterator[_Tab]:
+def _tab(page: Path, width: int, height: int = 900, *, dark: bool = False) -> Iterator[Tab]:
+    with open_browser() as tab:
+        phone = width < 500
+        tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        tab.call("Emulation.setEmulatedMedia", features=[scheme])
+        tab.go(page.as_uri())
+        yield tab
+
+
+@contextmanager
+def open_browser(*arguments: str) -> Iterator[Tab]:
+    """A browser with an empty page, and a profile of its own.
+
+    Args:
+        arguments: of its command line, further ones.
+    """
     home = Path(tempfile.mkdtemp(prefix="chromium-"))
     command = [
         require_chromium(),
@@ -94,6 +121,7 @@ def _tab(page: Path, width: int, height: int = 900, *, dark: bool = False) -> It
         "--no-first-run",
         "--remote-debugging-port=0",
         f"--user-data-dir={home / 'profile'}",
+        *arguments,
         "about:blank",
     ]
     port_file = home / "profile" / "DevToolsActivePort"
@@ -104,22 +132,10 @@ def _tab(page: Path, width: int, height: int = 900, *, dark: bool = False) -> It
             port, path = wait_for(lambda: _two_lines(port_file), "Chromium says where it listens")
             assert browser.popen.poll() is None, browser.output()
             with connect(f"ws://127.0.0.1:{port}{path}", max_size=None) as whole:
-                target = _Tab(whole).call("Target.createTarget", url="about:blank")["targetId"]
+                target = Tab(whole).call("Target.createTarget", url="about:blank")["targetId"]
                 with connect(f"ws://127.0.0.1:{port}/devtools/page/{target}", max_size=None) as connection:
-                    tab = _Tab(connection)
-                    phone = width < 500
-                    tab.call(
-                        "Emulation.setDeviceMetricsOverride",
-                        width=width,
-                        height=height,
-                        deviceScaleFactor=1,
-                        mobile=phone,
-                    )
-                    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-                    tab.call("Emulation.setEmulatedMedia", features=[scheme])
+                    tab = Tab(connection)
                     tab.call("Page.enable")
-                    tab.call("Page.navigate", url=page.as_uri())
-                    tab.await_event("Page.loadEventFired")
                     yield tab
     finally:
         shutil.rmtree(home, ignore_errors=True)

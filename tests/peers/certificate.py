@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-__all__ = ["make_certificate"]
+__all__ = ["make_certificate", "make_server_certificate"]
 
 
 def make_certificate(path: Path, common_name: str, days: float, starts: float = -1) -> Path:
@@ -38,4 +39,26 @@ def make_certificate(path: Path, common_name: str, days: float, starts: float = 
         .sign(key, hashes.SHA256())
     )
     path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    return path
+
+
+def make_server_certificate(path: Path, starts: float, ends: float) -> Path:
+    """Write a certificate for 127.0.0.1, of its own authority, and its key; valid between these days from now."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + timedelta(days=starts))
+        .not_valid_after(now + timedelta(days=ends))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
     return path

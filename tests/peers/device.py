@@ -15,7 +15,7 @@ from .accounts import Accounts
 from .process import Process, free_port, wait_for
 from .service import TunnelingService
 
-__all__ = ["Device", "HttpServer", "Sshd", "make_ssh_key", "proxy_environment", "require_sshd"]
+__all__ = ["Device", "Dropbear", "HttpServer", "Sshd", "make_ssh_key", "proxy_environment", "require_sshd"]
 
 
 def require_sshd() -> str:
@@ -33,7 +33,7 @@ def make_ssh_key(path: Path) -> Path:
 
 
 class Sshd:
-    """A real OpenSSH server on a loopback port, which lets one key in.
+    """A real OpenSSH server, on a loopback port unless told otherwise, which lets one key in.
 
     Args:
         folder: for its files.
@@ -41,6 +41,9 @@ class Sshd:
         host_key: its own private key, if it is not to make one.
         accounts: users that it knows instead of this machine's; it lets them in by password.
         enter: the start of a command line that leads to where it is to run.
+        host: the address to listen on.
+        options: lines of its configuration that come before all others.
+        sftp: whether it has the subsystem that transfers files.
     """
 
     def __init__(
@@ -50,6 +53,9 @@ class Sshd:
         host_key: Path | None = None,
         accounts: Accounts | None = None,
         enter: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        options: Sequence[str] = (),
+        sftp: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -62,11 +68,15 @@ class Sshd:
         home.mkdir(exist_ok=True)
         environment = f"TMPDIR={home}" if accounts else f"HOME={home} TMPDIR={home}"
         config = folder / "sshd_config"
+        subsystem = "Subsystem sftp internal-sftp\n" if sftp else ""
+        # Of this option, sshd takes the last line and not the first.
+        startups = "" if any(option.startswith("MaxStartups") for option in options) else "MaxStartups 100\n"
         config.write_text(
-            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {self.host_key}\nPidFile none\n"
+            "".join(f"{option}\n" for option in options)
+            + f"ListenAddress {host}\nPort {self.port}\nHostKey {self.host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\n"
             f"PasswordAuthentication {'yes' if accounts else 'no'}\n"
-            "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 100\n"
+            f"PermitRootLogin prohibit-password\n{subsystem}LogLevel VERBOSE\n{startups}"
             f"SetEnv {environment}\n"
         )
         if os.geteuid() == 0:
@@ -79,6 +89,41 @@ class Sshd:
     def host_key_line(self, name: str) -> str:
         """What ``known_hosts`` says of this server under a name."""
         kind, key, *_ = Path(f"{self.host_key}.pub").read_text().split()
+        return f"{name} {kind} {key}\n"
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+class Dropbear:
+    """A real Dropbear on a loopback port, as on small devices: without sftp, and with scp only if that is installed.
+
+    Args:
+        folder: for its files.
+        authorized_key: the private key with which root gets in.
+    """
+
+    def __init__(self, folder: Path, authorized_key: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        key = self.host_key = folder / "dropbear_key"
+        made = subprocess.run(["dropbearkey", "-t", "ed25519", "-f", key], capture_output=True, text=True, check=True)
+        self._public_key = next(line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
+        # It looks for keys in the home folder only: root has another one there than on this machine.
+        home = folder / "dropbear-home"
+        (home / ".ssh").mkdir(parents=True, mode=0o700)
+        (home / ".ssh" / "authorized_keys").write_text(Path(f"{authorized_key}.pub").read_text())
+        accounts = Accounts(folder / "dropbear-accounts", {}, homes={"root": home})
+        command = ["dropbear", "-F", "-E", "-s", "-p", f"127.0.0.1:{self.port}", "-r", key, "-P", folder / "pid"]
+        # It would run OpenSSH's, which this machine has.
+        without = 'mount --bind /dev/null "$(readlink -f /usr/lib/sftp-server)"; exec "$@"'
+        hidden: list[str | Path] = ["sh", "-c", without, "sh", *command]
+        self.process = Process(accounts.command(hidden), folder / "dropbear.log")
+        self.process.wait_for_output("Not backgrounding")
+
+    def host_key_line(self, name: str) -> str:
+        """What ``known_hosts`` says of this server under a name."""
+        kind, key, *_ = self._public_key.split()
         return f"{name} {kind} {key}\n"
 
     def stop(self) -> None:
@@ -123,7 +168,7 @@ class Device:
         self.folder = folder / thing
         self.ssh_key = authorized_key
         self.ssh_user = getpass.getuser()
-        self.sshd = Sshd(self.folder, authorized_key, enter=enter)
+        self.sshd: Sshd | Dropbear = Sshd(self.folder, authorized_key, enter=enter)
         self.http = HttpServer(self.folder, f"{thing} is well\n")
         self.proxy: Process | None = None
 

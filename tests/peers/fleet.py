@@ -136,6 +136,7 @@ class AgentFleet:
         self._variables = variables or {}
         self._stack = ExitStack()
         self.devices: dict[str, Device] = {}
+        self.agents: dict[str, AgentProcess] = {}
 
     def __enter__(self) -> AgentFleet:
         with ExitStack() as stack:
@@ -159,7 +160,7 @@ class AgentFleet:
                 stack.push(device)
                 services = f"SSH1={device.sshd.port},HTTP1={device.http.port}"
                 self.service.add_thing(thing, self.home / f"{thing}-agent", "--services", services)
-                agent = AgentProcess(self.home / f"{thing}-agent")
+                agent = self.agents[thing] = AgentProcess(self.home / f"{thing}-agent")
                 stack.callback(agent.stop)
                 agent.start()
                 return device.sshd.host_key_line(thing)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 __all__ = ["NetworkNamespace", "why_impossible"]
 
@@ -14,6 +15,11 @@ __all__ = ["NetworkNamespace", "why_impossible"]
 # addresses for each of several tests that run at the same time on one machine.
 BLOCK = "203.0.113"
 SLOTS = 64
+
+# Of a block for documentation (RFC 3849), not a private one: getaddrinfo(3) has those behind IPv4's (RFC 6724).
+DEAD_NETWORK = "2001:db8"
+DEAD = f"{DEAD_NETWORK}::dead"
+"""An address that leads nowhere, see :meth:`NetworkNamespace.name_hosts`."""
 
 
 def why_impossible() -> str:
@@ -49,6 +55,16 @@ class NetworkNamespace:
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "delete", self.name)
         _run("ip", "netns", "delete", self.name)
+        shutil.rmtree(Path("/etc/netns", self.name), ignore_errors=True)
+
+    def name_hosts(self, *names: str) -> None:
+        """Give this machine names there, each with two addresses: the first, IPv6, takes packets and never answers."""
+        _run("ip", "-n", self.name, "address", "add", f"{DEAD_NETWORK}::1/64", "dev", "eth0", "nodad")
+        _run("ip", "-n", self.name, "neighbour", "add", DEAD, "lladdr", "02:00:00:00:00:01", "dev", "eth0")
+        folder = Path("/etc/netns", self.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{address} {name}\n" for name in names for address in (DEAD, self.here)]
+        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
 
     def _claim(self) -> int:
         """Make a namespace and a cable, whose name nobody else can have then; return the number in it.
@@ -65,10 +81,15 @@ class NetworkNamespace:
             _run("ip", "netns", "delete", self.name)
         raise RuntimeError(f"{SLOTS} tests have left their namespaces iotops-test0 … here")
 
-    def drop_packets(self) -> None:
-        """From now on nothing comes in or goes out, and nobody is told."""
-        for chain in ("INPUT", "OUTPUT"):
-            _run(*self.enter, "iptables", "-A", chain, "!", "-i" if chain == "INPUT" else "-o", "lo", "-j", "DROP")
+    def drop_packets(self, port: int | None = None) -> None:
+        """From now on nothing comes in or goes out, and nobody is told.
+
+        Args:
+            port: drop only what comes from or goes to this TCP port of the other side.
+        """
+        for chain, device, end in (("INPUT", "-i", "--sport"), ("OUTPUT", "-o", "--dport")):
+            only = () if port is None else ("-p", "tcp", end, str(port))
+            _run(*self.enter, "iptables", "-A", chain, "!", device, "lo", *only, "-j", "DROP")
 
     def pass_packets(self) -> None:
         """Undo :meth:`drop_packets`."""

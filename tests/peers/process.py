@@ -10,11 +10,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["REPOSITORY", "Process", "free_port", "wait_for"]
+__all__ = ["REPOSITORY", "Process", "free_port", "stopped", "wait_for"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -54,6 +55,19 @@ def free_port() -> int:
         _claims.append(claim)
         return port
     raise RuntimeError("of a thousand ports from 20000 to 29999 none is free")
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Stop processes in mid-step: their kernel still acknowledges what they are sent, and they answer nothing."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 class Process:

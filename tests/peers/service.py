@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from .process import wait_for
+from .users import as_user
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,11 +34,15 @@ class TunnelingService:
 
     Args:
         options: further options of ``service run``.
+        user: as whom it runs; None for whoever runs the test.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, user: str | None = None) -> None:
         self._options = options
+        self._enter = [] if user is None else as_user(user)
         self._home = Path(tempfile.mkdtemp(prefix="tunneling-service-"))
+        if user is not None:
+            shutil.chown(self._home, user)
         self.state_dir = self._home / "state"
         self._log = self._home / "log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,13 +77,18 @@ class TunnelingService:
         """The file that holds the service's certificate authority."""
         return f"{self.ca}/ca.pem"
 
-    def start(self) -> None:
-        """Start the service, the first time or again on the same state, and wait until it is ready."""
+    def start(self, *options: str) -> None:
+        """Start the service, the first time or again on the same state, and wait until it is ready.
+
+        Args:
+            options: what counts from now on, in place of what was said before of the same.
+        """
+        self._options = (*self._options, *options)
         self._client = None
         before = self.api, self.data, self.ca
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command("run", *self._options), cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+                [*self._enter, *self.command("run", *self._options)], cwd=ROOT, stdout=subprocess.PIPE, stderr=log
             )
         words = dict(word.split("=", 1) for word in self._ready_line().split()[1:])
         self.api, self.data, self.ca = words["api"], words["data"], words["ca"]
@@ -95,6 +105,10 @@ class TunnelingService:
     def stop(self) -> int:
         """End the service with SIGTERM and return its exit status."""
         return self._end(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait until the service, which is stopping, has ended, and return its exit status."""
+        return self._end(None)
 
     def kill(self) -> int:
         """End the service with SIGKILL and return its exit status."""
@@ -185,12 +199,13 @@ class TunnelingService:
             raise AssertionError(f"the tunneling service is not ready; it said {line!r} and logged:\n{self.log_text()}")
         return line.decode()
 
-    def _end(self, number: signal.Signals) -> int:
+    def _end(self, number: signal.Signals | None) -> int:
         assert self._process is not None
         process, self._process = self._process, None
         # Its broker, if it has one: the kernel ends it too, and it writes into the state directory then.
         children = psutil.Process(process.pid).children() if process.poll() is None else []
-        process.send_signal(number)
+        if number is not None:
+            process.send_signal(number)
         try:
             return process.wait(STOP_DEADLINE)
         except subprocess.TimeoutExpired:

@@ -29,9 +29,13 @@ class ThingClient:
     Args:
         folder: what ``service add-thing`` wrote for the thing.
         version: that of MQTT, 4 (3.1.1) or 5; only the latter says what becomes of a message.
+        client_id: what it calls itself.
+        clean: whether it wants no session that outlives the connection, as agents do.
     """
 
-    def __init__(self, thing: str, folder: Path, port: int, *, version: int = 4) -> None:
+    def __init__(
+        self, thing: str, folder: Path, port: int, *, version: int = 4, client_id: str = "", clean: bool = False
+    ) -> None:
         self.heard: list[tuple[str, Any]] = []
         self._thing = thing
         self._port = port
@@ -40,7 +44,8 @@ class ThingClient:
         authorities = [path for name in ("broker-ca.pem", "ca.pem") if (path := folder / name).exists()]
         self._client = client = Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"any-client-id-of-{thing}",
+            client_id=client_id or f"any-client-id-of-{thing}",
+            clean_session=clean if version == 4 else None,
             protocol=MQTTProtocolVersion(version),
             reconnect_on_failure=False,
         )

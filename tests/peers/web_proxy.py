@@ -39,14 +39,17 @@ class Tinyproxy:
     Args:
         credentials: ``user password``, where it shall want them.
         connect_port: the only port that it connects to; all, where none is given.
+        listen: the address that it listens on: the loopback's, or all (0.0.0.0).
     """
 
-    def __init__(self, folder: Path, credentials: str = "", connect_port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, credentials: str = "", connect_port: int | None = None, listen: str = "127.0.0.1"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         config = folder / "tinyproxy.conf"
         config.write_text(
-            f"Port {self.port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 50\nLogLevel Info\n"
+            f"Port {self.port}\nListen {listen}\nTimeout 600\nMaxClients 50\nLogLevel Info\n"
             + (f"BasicAuth {credentials}\n" if credentials else "")
             + (f"ConnectPort {connect_port}\n" if connect_port else "")
         )

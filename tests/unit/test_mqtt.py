@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
+from peers.certificate import make_server_certificate
 from peers.process import free_port
 from tunnelproxy import mqtt
 from tunnelproxy.agent.config import read_config
 from tunnelproxy.mqtt import Broker, MqttSession
+from tunnelproxy.mqtt_client import ClientOfSocket
 from tunnelproxy.service.certificates import Certificates, server_context
 
 CONNACK = b"\x20\x02\x00\x00"
@@ -225,8 +229,12 @@ def test_a_refused_subscription_is_named(caplog: pytest.LogCaptureFixture) -> No
     assert f"it does not let me subscribe to {TOPIC}; see its access rules" in caplog.text
 
 
-def test_a_broker_that_fell_silent_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_fell_silent_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(mqtt, "_TICK_SECONDS", 0.1)
+    # It is not taken for one that prefers another client of the same ID.
+    monkeypatch.setattr(mqtt, "TAKEN_OVER_TIMES", 1)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await let_in_and_subscribed(reader, writer)
@@ -241,6 +249,76 @@ def test_a_broker_that_fell_silent_is_found_out(monkeypatch: pytest.MonkeyPatch)
             await owner.hears("connected", "disconnected", "connected")
 
     run(test())
+    assert "it has been silent for 2 s" in caplog.text
+
+
+def test_a_broker_that_ends_one_connection_after_the_other_is_told_with_the_likely_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    times: list[None] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await let_in_and_subscribed(reader, writer)
+        await writer.drain()
+        times.append(None)
+
+    async def test() -> None:
+        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC):
+            await until(lambda: "it has ended 3 connections of me within 120 s" in caplog.text)
+        assert len(times) == 3
+
+    run(test())
+    assert caplog.text.count("the connection is lost") == 2
+    assert "another client uses the same client ID, and each disconnects the other: stop one of them" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [((1, 3), "is not valid yet: it is valid from "), ((-3, -1), "has expired: it was valid until ")],
+    ids=["not yet valid", "expired"],
+)
+def test_the_dates_of_a_brokers_certificate_are_told(
+    tmp_path: Path, days: tuple[int, int], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = make_server_certificate(tmp_path / "broker.pem", *days)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def test() -> None:
+        async with broker(answer, server) as port:
+            trusted = ssl.create_default_context(cafile=str(file))
+            async with session(Broker("127.0.0.1", port, "me", tls=trusted)):
+                await until(lambda: "trying again" in caplog.text)
+
+    run(test())
+    assert f"its certificate {words}" in caplog.text
+    assert "this machine's clock says " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer_bytes", "words"),
+    [
+        (b"", "the other end closed the connection during the TLS handshake: check that this port is a TLS port"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what listens there does not speak TLS"),
+    ],
+)
+def test_a_broker_that_ends_in_the_tls_handshake_is_told(
+    answer_bytes: bytes, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(answer_bytes)
+
+    async def test() -> None:
+        trusting = ssl.create_default_context()
+        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me", tls=trusting)):
+            await until(lambda: "trying again" in caplog.text)
+
+    run(test())
+    assert words in caplog.text
 
 
 def test_what_is_published_is_confirmed() -> None:
@@ -270,6 +348,18 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(host: str, caplog: pytes
             await until(lambda: "trying again in" in caplog.text)
 
     run(test())
+
+
+def test_paho_takes_a_socket_that_is_connected_already() -> None:
+    """By a method that is not public: a release without it would look the name up, and fail."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = ClientOfSocket(CallbackAPIVersion.VERSION2, client_id="me")
+        client.connected_socket = socket.create_connection(listener.getsockname())
+        client.connect("broker.invalid", 1883)
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(100)[:1] == b"\x10"
+        client.disconnect()
 
 
 def test_mutual_tls_on_443_says_so_as_aws_wants_it(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from ..mqtt import MqttSession
+from ..transport.background import restarted
 from .config import AgentConfig
 from .notification import notify_topic
 from .saved_tunnels import SavedTunnels
@@ -33,7 +33,8 @@ class Agent:
         """Serve until cancelled."""
         log.info("starting as the agent of %s", self._config.thing)
         self._tunnels.resume()
-        watchdog = asyncio.ensure_future(feed_watchdog(self._tell))
+        # Without it systemd would take an agent that works for one that hangs.
+        watchdog = restarted("feeding the watchdog", lambda: feed_watchdog(self._tell))
         # At once, not when the broker is there: a device may start long before its network does.
         self._tell("READY=1", f"STATUS=connecting to the MQTT broker {self._config.broker}")
         try:
@@ -63,9 +64,6 @@ async def run_agent(config: AgentConfig, tell: Tell) -> None:
 
     Args:
         tell: how to reach the service manager.
-
-    Raises:
-        ConfigurationError: its state directory cannot be used.
     """
     for warning in (*config.warnings, *config.exposed):
         log.warning("%s", warning)

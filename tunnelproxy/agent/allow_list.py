@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Union
 
 from ..addresses import Address, TcpAddress, UnixAddress, parse_address
 from ..errors import ConfigurationError
 from ..protocol.session import Mode
 
 __all__ = ["AllowList"]
+
+IpAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANY_PORT = ":*"
@@ -43,6 +48,23 @@ class AllowList:
         plain = _plain(address)
         return plain in self.addresses or TcpAddress(plain.host, 0) in self.addresses
 
+    def permits_at(self, address: TcpAddress, found: str) -> bool:
+        """Whether the agent may connect to a host that is allowed at an address that its name has now.
+
+        Who answers for names chooses what they lead to, and may choose differently each time. So ``localhost`` leads to
+        the loopback only; any other name never leads to this device itself, unless that is allowed too, for its port.
+
+        Args:
+            found: the address, as text.
+        """
+        plain, ip = _plain(address), _ip(found)
+        here = self.permits(TcpAddress("localhost", address.port))
+        if ip is None or plain.host == "localhost":
+            return ip is not None and ip.is_loopback and here
+        if _ip(plain.host or "") is not None:
+            return self.permits(address)
+        return self.permits(address) and (here or not _is_of_this_device(ip))
+
     def check(self, services: Mapping[str, Address | None], where: str) -> None:
         """See that all services lead to allowed addresses.
 
@@ -71,3 +93,25 @@ def _plain(address: TcpAddress) -> TcpAddress:
     """The same under one name: upper case and the names of the loopback make no difference."""
     host = (address.host or "localhost").lower()
     return TcpAddress("localhost" if host in _LOOPBACK else host, address.port)
+
+
+def _ip(text: str) -> IpAddress | None:
+    """An address as it is meant: of one of IPv4 in IPv6 (``::ffff:127.0.0.1``), the one of IPv4. None if it is none."""
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _is_of_this_device(ip: IpAddress) -> bool:
+    """Whether what connects there reaches this device: the loopback, any address, or one of a network interface."""
+    if ip.is_loopback or ip.is_unspecified or ip.is_multicast:
+        return True
+    with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # No packet is sent. The system connects from its own address to that address only.
+            probe.connect((str(ip), 9))
+        except OSError:
+            return False
+        return _ip(probe.getsockname()[0]) == ip

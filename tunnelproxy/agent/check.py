@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..mqtt import try_once
 from .config import AgentConfig, examine
 from .notification import notify_topic
+from .saved_tunnels import why_unwritable
 
 __all__ = ["find_faults", "try_broker"]
 
@@ -41,8 +41,5 @@ def _state_faults(directory: Path | None) -> list[str]:
     if directory is None:
         return []
     there = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    if not there.is_dir():
-        return [f"state_dir: {there} is not a directory"]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [f"state_dir: cannot write in {there}; it belongs to another user"]
-    return []
+    why = why_unwritable(there)
+    return [] if why is None else [f"state_dir: {why}"]

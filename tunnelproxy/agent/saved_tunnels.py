@@ -13,10 +13,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ConfigurationError
 from .notification import Notification
 
-__all__ = ["HeldTunnel", "SavedTunnels"]
+__all__ = ["HeldTunnel", "SavedTunnels", "why_unwritable"]
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +43,20 @@ class SavedTunnels:
 
     def __init__(self, directory: Path | None) -> None:
         self._path = None if directory is None else directory / "tunnels.json"
+        self._failing = False
 
     def prepare(self) -> None:
-        """Make the directory.
-
-        Raises:
-            ConfigurationError: it cannot be made or written.
-        """
+        """Make the directory. Where that is not possible, the agent does without: it must not keep an operator out."""
         if self._path is None:
             return
+        directory = self._path.parent
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            why = why_unwritable(directory)
         except OSError as error:
-            raise ConfigurationError(f"state_dir: cannot make {self._path.parent}: {error.strerror}") from error
-        if not os.access(self._path.parent, os.W_OK | os.X_OK):
-            raise ConfigurationError(f"state_dir: cannot write in {self._path.parent}; it belongs to another user")
+            why = f"cannot make {directory}: {error.strerror}"
+        if why is not None:
+            log.warning("state_dir: %s; the agent does not find its tunnels after a restart", why)
 
     def read(self) -> list[HeldTunnel]:
         """The tunnels of the last run; none if the file is damaged, as their tokens can be rotated."""
@@ -74,19 +72,42 @@ class SavedTunnels:
             log.warning("cannot read the tunnels of the last run from %s (%s)", self._path, type(error).__name__)
             return []
 
-    def write(self, tunnels: list[HeldTunnel]) -> None:
-        """Replace the file, readable by its owner only; readers see the old content or the new, never a part."""
+    def write(self, tunnels: list[HeldTunnel]) -> bool:
+        """Replace the file, readable by its owner only; readers see the old content or the new, never a part.
+
+        Returns:
+            Whether that was possible; it is logged where it was not.
+        """
         if self._path is None:
-            return
+            return True
         partial = self._path.with_name(self._path.name + ".partial")
         content = json.dumps([_to_json(tunnel) for tunnel in tunnels]).encode()
         try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(content)
             partial.replace(self._path)
         except OSError as error:
             # A full disk must not keep an operator out.
-            log.warning("cannot save the tunnels in %s: %s", self._path, error.strerror)
+            level = logging.DEBUG if self._failing else logging.WARNING
+            self._failing = True
+            log.log(level, "cannot save the tunnels in %s: %s", self._path, error.strerror)
+            return False
+        if self._failing:
+            log.info("the tunnels are saved in %s again", self._path)
+        self._failing = False
+        return True
+
+
+def why_unwritable(directory: Path) -> str | None:
+    """Why this process cannot write in a directory that is there; None if it can."""
+    if not directory.is_dir():
+        return f"{directory} is not a directory"
+    if os.access(directory, os.W_OK | os.X_OK):
+        return None
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        return f"cannot write in {directory}; its file system is read-only"
+    return f"cannot write in {directory}; it belongs to another user"
 
 
 def _to_json(tunnel: HeldTunnel) -> dict[str, object]:

@@ -14,12 +14,15 @@ import logging
 import os
 import time
 import uuid
+from dataclasses import replace
 
 from ..addresses import Address, match_services
 from ..destination import DestinationProxy
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..protocol.session import Mode
+from ..transport.background import watched
 from ..transport.backoff import Backoff
+from ..transport.certificate_dates import date_text
 from ..transport.endpoint import Endpoint
 from ..transport.link import Access, LinkLost
 from ..transport.route import Route, find_route
@@ -37,7 +40,13 @@ LONGEST_LIFE_SECONDS = 12 * 3600.0
 MAX_REMEMBERED = 1000
 """Notifications that are known again when they come twice."""
 
+SAVE_SECONDS = 10.0
+"""After how long to try again to save them: a disk may have room again, or be writable."""
+
 _RETRY_SECONDS = (5.0, 300.0)
+
+_FIRST_YEAR_SECONDS = 1_577_836_800.0
+"""2020-01-01: a clock that says less was not set yet; this program is newer."""
 
 
 class Tunnels:
@@ -54,6 +63,7 @@ class Tunnels:
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen: dict[str, None] = {}
         self._routes: dict[Endpoint, Route] = {}
+        self._saving: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -61,10 +71,13 @@ class Tunnels:
     def resume(self) -> None:
         """Return to the tunnels of the last run."""
         now = time.time()
-        for tunnel in self._saved.read():
-            if 0 <= now - tunnel.since < LONGEST_LIFE_SECONDS and len(self._held) < self._config.max_tunnels:
+        for saved in self._saved.read():
+            tunnel = _dated(saved, now)
+            if now - tunnel.since < LONGEST_LIFE_SECONDS and len(self._held) < self._config.max_tunnels:
                 log.info("%s: returning to it after a restart", tunnel.notification)
                 self._start(tunnel)
+        if self._held:
+            self._save()
 
     def notified(self, payload: bytes) -> None:
         """Act upon a notification; one that cannot be acted upon is logged."""
@@ -82,6 +95,8 @@ class Tunnels:
 
     async def close(self) -> None:
         """Leave all tunnels. They are returned to by the next run."""
+        if self._saving is not None:
+            self._saving.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -117,7 +132,8 @@ class Tunnels:
         if len(self._seen) > MAX_REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._held[digest] = tunnel
-        task = asyncio.ensure_future(self._hold(tunnel))
+        # One that fails is that tunnel's loss alone; _serve() begins again with what it can.
+        task = watched(f"serving {tunnel.notification}", self._hold(tunnel))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -147,13 +163,19 @@ class Tunnels:
         backoff = Backoff(*_RETRY_SECONDS)
         while True:
             try:
-                await DestinationProxy(route, access, self._plan).run()
+                return await DestinationProxy(route, access, self._plan, permits=self._config.allow.permits_at).run()
             except LinkLost as lost:
                 # What a person at a terminal would mend may mend itself here, such as a clock that was not set yet
                 # when the certificate was checked.
-                delay = backoff.next_delay()
-                log.warning("%s: %s; trying again in %.0f s", tunnel.notification, lost, delay)
-                await asyncio.sleep(delay)
+                why: object = lost
+            except (TunnelClosed, TunnelRefused, ConfigurationError):
+                raise
+            except Exception as error:  # a fault of ours: its token is good for the next attempt
+                log.exception("%s: failed", tunnel.notification)
+                why = type(error).__name__
+            delay = backoff.next_delay()
+            log.warning("%s: %s; trying again in %.0f s", tunnel.notification, why, delay)
+            await asyncio.sleep(delay)
 
     def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         services: dict[str, Address | None] = dict(
@@ -163,4 +185,24 @@ class Tunnels:
         return services
 
     def _save(self) -> None:
-        self._saved.write(list(self._held.values()))
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+        if not self._saved.write(list(self._held.values())):
+            self._saving = asyncio.get_running_loop().call_later(SAVE_SECONDS, self._save)
+
+
+def _dated(tunnel: HeldTunnel, now: float) -> HeldTunnel:
+    """The tunnel, with a time from now on where its own cannot be: the clock was set since, or is not set yet.
+
+    It is kept then. If it has ended, the service says so.
+    """
+    if _FIRST_YEAR_SECONDS <= tunnel.since <= now:
+        return tunnel
+    log.warning(
+        "%s: it was saved at %s, and this device's clock says %s: its age is not known, so it counts from now on",
+        tunnel.notification,
+        date_text(tunnel.since),
+        date_text(now),
+    )
+    return replace(tunnel, since=now)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import libraries
 from .logs import add_options, complain, configure
 from .readiness import notify
 
@@ -58,12 +59,8 @@ def _reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argpar
             return command(arguments)
         except ConfigurationError as error:
             complain(error, log_format)
-        except ModuleNotFoundError as error:
-            complain(
-                f"the Python package {error.name} is missing, which the agent needs; install it with: "
-                "pip install 'iot-tunnelproxy[agent]'",
-                log_format,
-            )
+        except ImportError as error:
+            complain(libraries.explain(error, "the agent", "agent"), log_format)
         return 1
 
     return handler
@@ -82,6 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     import asyncio
 
+    from ..agent import agent  # noqa: F401  a library that only "run" needs is looked at too
     from ..agent.check import find_faults, try_broker
     from ..agent.notification import notify_topic
 

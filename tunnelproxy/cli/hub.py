@@ -6,14 +6,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import logging.handlers
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any, Callable
 
 from ..hub import client
-from . import logs
+from . import libraries, logs
+from .log_file import LogFile
 from .process import run_until_signal
 from .readiness import SOCKET_VARIABLE, notify
 
@@ -21,7 +22,7 @@ __all__ = ["add_parser"]
 
 log = logging.getLogger(__name__)
 
-LOG_BYTES = 1024 * 1024
+LOG_NAME = "hub.log"
 IDLE_SECONDS = 60.0
 
 
@@ -62,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     except client.HubError as error:
         return _fail(error)
     except ImportError as error:
-        return _fail(f"the module {error.name} is not there: pip install 'iot-tunnelproxy[hub]'")
+        return _fail(libraries.explain(error, "the hub", "hub"))
 
 
 def _be_foreground(options: argparse.Namespace) -> int:
@@ -80,16 +81,16 @@ def _be_background(options: argparse.Namespace) -> int:
     from ..hub import daemon  # noqa: F401  a missing requirement shows here, where it can still be told
 
     folder = client.directory()
+    log_file = LogFile(Path(folder) / LOG_NAME)
     if os.fork():
         return 0
     os.setsid()
     if os.fork():
         os._exit(0)
-    handler = logging.handlers.RotatingFileHandler(os.path.join(folder, "hub.log"), maxBytes=LOG_BYTES, backupCount=1)
-    logs.configure(options.verbose, options.log_format, handler)
+    logs.configure(options.verbose, options.log_format, log_file)
     # What supervises the process that started this one does not supervise this one.
     os.environ.pop(SOCKET_VARIABLE, None)
-    status = _serve(options, _say_ready)
+    status = _serve(options, _say_ready, log_file)
     os._exit(status)
 
 
@@ -101,15 +102,26 @@ def _say_ready() -> None:
     os.close(nowhere)
 
 
-def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
+def _serve(options: argparse.Namespace, ready: Callable[[], None], log_file: LogFile | None = None) -> int:
     from ..hub.daemon import AlreadyRunningError, serve
 
+    def moved(folder: Path) -> None:
+        if log_file is not None:
+            log_file.move(folder / LOG_NAME)
+
     try:
-        run_until_signal(serve(ready, idle_seconds=options.idle_seconds))
-    except AlreadyRunningError:
-        return _fail(f"a hub runs already in {client.directory()}: tunnelproxy hub status")
+        run_until_signal(serve(ready, idle_seconds=options.idle_seconds, moved=moved))
+    except AlreadyRunningError as error:
+        if error.answers and options.background:
+            # As good as one that was started now.
+            ready()
+            return 0
+        does = "" if error.answers else ", and does not answer"
+        return _fail(f"a hub runs already in {client.directory()}{does}: tunnelproxy hub status")
+    except client.HubError as error:
+        return _fail(error)
     except OSError as error:
-        return _fail(f"the hub cannot serve in {client.directory()}: {error.strerror or error}")
+        return _fail(f"the hub {client.cannot_write(error.filename or client.directory(), error)}")
     return 0
 
 
@@ -134,6 +146,8 @@ def _status(options: argparse.Namespace) -> int:
         print("no hub is running")
     else:
         print(f"hub: pid {status['pid']}, {len(status['tunnels'])} tunnel(s), in {client.directory()}")
+        if status.get("not_saved"):
+            print(f"{status['not_saved']}")
         for tunnel in status["tunnels"]:
             _print_tunnel(tunnel)
     return 0
@@ -148,14 +162,21 @@ def _print_tunnel(tunnel: dict[str, Any]) -> None:
     print(f"  tunnel {tunnel['tunnel_id']} at {tunnel['endpoint']}{owner}")
     if tunnel["cause"]:
         print(f"  {tunnel['cause']}")
-    print(f"  {'SERVICE':<16} {'LISTENS ON':<18} {'CONNECTIONS':>11} {'BYTES IN':>14} {'BYTES OUT':>14}")
+    listens = {name: _listens(name, service) for name, service in tunnel["services"].items()}
+    width = max(18, *map(len, listens.values()), 0)
+    print(f"  {'SERVICE':<16} {'LISTENS ON':<{width}} {'CONNECTIONS':>11} {'BYTES IN':>14} {'BYTES OUT':>14}")
     for name, service in tunnel["services"].items():
-        without = "(through ssh)" if name.upper().startswith("SSH") else "(no port)"
-        listens = f"127.0.0.1:{service['port']}" if service["port"] else without
         print(
-            f"  {name:<16} {listens:<18} {service['connections']:>11} {service['bytes_in']:>14} "
+            f"  {name:<16} {listens[name]:<{width}} {service['connections']:>11} {service['bytes_in']:>14} "
             f"{service['bytes_out']:>14}"
         )
+
+
+def _listens(name: str, service: dict[str, Any]) -> str:
+    if not service["port"]:
+        return "(through ssh)" if name.upper().startswith("SSH") else "(no port)"
+    where: str = service.get("url") or f"127.0.0.1:{service['port']}"
+    return f"{where} (any host)" if service.get("any_host") else where
 
 
 def _duration(seconds: float) -> str:

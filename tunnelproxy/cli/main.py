@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from .. import __version__
+from .output import printing
 from .parser import Parser
 
 __all__ = ["main", "run"]
@@ -20,11 +22,27 @@ def run() -> None:
     protect_memory()
     if not sys.argv[1:2] or sys.argv[1] not in COMMANDS:
         hide_tokens()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(printing(lambda: main(sys.argv[1:])))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command line, and return its exit status."""
+    if list(arguments) in (["--version"], ["-V"]):
+        # Without any library, so that it can be asked where those are too old.
+        print(f"tunnelproxy {__version__}")
+        return 0
+    try:
+        return _run(arguments)
+    except ImportError as error:
+        from . import libraries
+
+        if not libraries.is_of_library(error):
+            raise
+        print(f"tunnelproxy: error: {libraries.explain(error, 'tunnelproxy')}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
     if arguments[:1] and arguments[0] in COMMANDS:
         return _run_command(arguments)
     from .proxy import run_proxy

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import service_keys, service_options, service_things
+from . import libraries, service_keys, service_options, service_things
 from .logs import add_options, complain, configure
 from .readiness import notify
 
@@ -70,23 +70,32 @@ def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argpa
     """Turn what goes wrong into one line and exit status 1."""
 
     def handler(arguments: argparse.Namespace) -> int:
+        import sqlite3
+
         from ..service.errors import ServiceError
 
         try:
             command(arguments)
         except ServiceError as error:
-            complain(error, getattr(arguments, "log_format", "text"))
-            return 1
-        except ModuleNotFoundError as error:
-            complain(
-                f"the Python package {error.name} is missing, which the tunneling service needs; "
-                "install it with: pip install 'iot-tunnelproxy[service]'",
-                getattr(arguments, "log_format", "text"),
-            )
-            return 1
-        return 0
+            problem = str(error)
+        except ImportError as error:
+            problem = libraries.explain(error, "the tunneling service", "service")
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            problem = f"cannot use {error.filename or _path(arguments)}: {error.strerror or error}"
+        except sqlite3.Error as error:
+            problem = f"the service's database in {_path(arguments)} cannot be used: {error}"
+        else:
+            return 0
+        complain(problem, getattr(arguments, "log_format", "text"))
+        return 1
 
     return handler
+
+
+def _path(arguments: argparse.Namespace) -> Path:
+    return _state(arguments).path
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -95,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..service.state_dir import default_path
     from .process import run_until_signal
 
-    configure(arguments.verbose, arguments.log_format)
+    configure(arguments.verbose, arguments.log_format, service_options.log_handler(arguments))
     state_dir = arguments.state_dir or default_path()
     settings = Settings(
         state_dir,
@@ -111,7 +120,10 @@ def _run(arguments: argparse.Namespace) -> None:
 def _env(arguments: argparse.Namespace) -> None:
     from ..service.environment import client_environment, export_lines
 
-    sys.stdout.write(export_lines(client_environment(_state(arguments), arguments.key)))
+    state = _state(arguments)
+    with state.entered():
+        lines = export_lines(client_environment(state, arguments.key))
+    sys.stdout.write(lines)
 
 
 def _state(arguments: argparse.Namespace) -> StateDirectory:

@@ -71,12 +71,13 @@ def _open(state: StateDirectory) -> Iterator[Store]:
     """The store, made when it is not there: keys can be given out before the service's first start."""
     from ..service.store import Store
 
-    state.create()
-    store = Store(state.database)
-    try:
-        yield store
-    finally:
-        store.close()
+    with state.entered():
+        state.create()
+        store = Store(state.database)
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 def _add(arguments: argparse.Namespace, store: Store) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..service.certificates import OwnCertificate
     from ..service.limits import Limits
 
-__all__ = ["add_options", "settings"]
+__all__ = ["add_options", "log_handler", "settings"]
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
 # What is read at once, 256 KiB at most, must not take longer to be worked off than clients wait for an answered ping.
@@ -50,6 +51,20 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
     parser.add_argument("--key", type=Path, metavar="FILE", help="the key of --certificate, in PEM")
     parser.add_argument(
         "--audit-log", type=Path, metavar="FILE", help="where to write it (default: audit.log in the state directory)"
+    )
+    parser.add_argument(
+        "--log-file", type=Path, metavar="FILE", help="where to write the log, in place of standard error"
+    )
+    parser.add_argument(
+        "--log-size",
+        type=_size,
+        default=100_000_000,
+        metavar="BYTES",
+        help="size at which the log file and the audit log are renamed to FILE.1 and begun again; K, M and G are "
+        "understood, 0 is never (default: 100M)",
+    )
+    parser.add_argument(
+        "--log-files", type=_count, default=5, metavar="N", help="full ones to keep of each (default: %(default)s)"
     )
     parser.add_argument("--metrics-port", type=port, metavar="N", help="serve figures for Prometheus on this port")
     parser.add_argument(
@@ -99,10 +114,21 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "region": arguments.region,
         "certificate": _certificate(arguments),
         "audit_log": arguments.audit_log,
+        "audit_size": arguments.log_size,
+        "audit_files": arguments.log_files,
         "metrics_port": arguments.metrics_port,
         "metrics_host": arguments.metrics_host,
         "limits": _limits(arguments),
     }
+
+
+def log_handler(arguments: argparse.Namespace) -> logging.Handler | None:
+    """What writes the log file that the options name; None for standard error."""
+    from ..service.log_file import LogFile
+
+    if arguments.log_file is None:
+        return None
+    return LogFile(arguments.log_file, size=arguments.log_size, kept=arguments.log_files)
 
 
 def _certificate(arguments: argparse.Namespace) -> OwnCertificate | None:
@@ -142,10 +168,21 @@ def _count(text: str) -> int:
 
 
 def _bandwidth(text: str) -> int:
-    found = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
-    rate = int(found[1]) * _UNITS[found[2]] if found else -1
-    if rate < 0 or 0 < rate < _MIN_BANDWIDTH:
+    rate = _bytes(text)
+    if rate is None or 0 < rate < _MIN_BANDWIDTH:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number of bytes per second, as in 800K, of at least {_MIN_BANDWIDTH}; 0 is no limit"
         )
     return rate
+
+
+def _size(text: str) -> int:
+    size = _bytes(text)
+    if size is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, as in 100M; 0 is no limit")
+    return size
+
+
+def _bytes(text: str) -> int | None:
+    found = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
+    return int(found[1]) * _UNITS[found[2]] if found else None

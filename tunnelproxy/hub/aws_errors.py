@@ -28,6 +28,8 @@ from botocore.configloader import load_config, raw_config_parse
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
+from ..transport.certificate_dates import HAS_EXPIRED, NOT_YET_VALID, explain_dates
+
 __all__ = ["APIS", "THROTTLED", "Api", "Failure", "explain"]
 
 
@@ -618,6 +620,9 @@ def _not_trusted(case: _Case) -> Failure:
     if isinstance(_innermost(cause), _FILE_ERRORS) or "[X509" in said or "PEM" in said:
         return _bad_bundle(case, reason)
     setting = case.endpoint_setting or "AWS_REGION"
+    for words, code in _OF_DATES:
+        if words in said:
+            return Failure("not-trusted", f"the certificate of {case.service} {explain_dates(code, now=case.now)}")
     for words, sentence in _CERTIFICATE_FAULTS:
         if words in said:
             return Failure("not-trusted", sentence.format(service=case.service, setting=setting))
@@ -627,12 +632,8 @@ def _not_trusted(case: _Case) -> Failure:
 
 
 _FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_OF_DATES = (("certificate has expired", HAS_EXPIRED), ("not yet valid", NOT_YET_VALID))
 _CERTIFICATE_FAULTS = (
-    (
-        "certificate has expired",
-        "the certificate of {service} has expired: renew it, or set this machine's clock if that is wrong",
-    ),
-    ("not yet valid", "the certificate of {service} is not yet valid: set this machine's clock if that is wrong"),
     ("doesn't match", "the certificate of {service} is for another name: check {setting}"),
     ("mismatch", "the certificate of {service} is for another name: check {setting}"),
     (

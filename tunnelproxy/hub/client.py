@@ -6,13 +6,15 @@ starts a Python that opens a stream with it. That takes 15 ms of processor time.
 and ``typing``: they are done without, or imported where they are needed. Each request is one connection to the hub's
 Unix socket, with a line of JSON each way.
 
-The hub's folder is the environment's ``IOTOPS_TUNNEL_DIR``, or ``/tmp/iotops-tunnel-<uid>``: it must be the same for
-every run of one user, on one machine, and its path short enough for a Unix socket.
+The hub's folder is the environment's ``IOTOPS_TUNNEL_DIR``; without it, ``iotops-tunnel`` in the user's runtime
+directory (``XDG_RUNTIME_DIR``, or ``/run/user/UID``), or ``/tmp/iotops-tunnel-UID`` where there is none. It must be the
+same for every run of one user, on one machine: of these, one that is there already is kept to.
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import stat
 import sys
@@ -35,6 +37,7 @@ __all__ = [
     "adopt",
     "ask_health",
     "call",
+    "cannot_write",
     "connector_command",
     "current_directory",
     "describe",
@@ -43,6 +46,7 @@ __all__ = [
     "explain",
     "explain_break",
     "holds",
+    "in_words",
     "locate",
     "open_stream",
     "prepare",
@@ -53,25 +57,52 @@ __all__ = [
 
 DIRECTORY_VARIABLE = "IOTOPS_TUNNEL_DIR"
 SOCKET_NAME = "hub.sock"
+LOCK_NAME = "hub.lock"
+"""Who holds its lock is the hub; its process ID is in the file."""
+
 START_LOCK_NAME = "start.lock"
 
 PROTOCOL = 2
 """That of requests and replies. A hub of another release may hold tunnels whose account it does not know."""
 
 START_SECONDS = 20.0
+LISTEN_SECONDS = 5.0
+"""How long a hub may take to listen: it looks every second whether its socket is still there."""
+
 OPEN_SECONDS = 20.0
 """How long a device may take to answer on a new stream: its proxy gives up on a closed port after 10 s and on a silent
 address after 15 s, and one that may speak V1 only is asked a second time after 5 s."""
 
+EXPLAIN_SECONDS = 20.0
+"""How long after that the hub may take to find out why it did not."""
+
 OPENING_SECONDS = 120.0
 """How long the calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
+
+SILENT_SECONDS = 10.0
+"""How long the hub may take for an answer before it is asked whether it answers at all, and then for that answer. It
+answers what is quick at once, also while it waits for a control API, or for a device."""
 
 DEFAULT_SERVICES = ("SSH1", "HTTP1")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MARGIN_SECONDS = 5.0
 _PAUSES_SECONDS = (0.1, 1.0)
+_OTHERS = ("/run/user/{user}", "/tmp/iotops-tunnel-{user}")  # noqa: S108  directory() checks it
+"""The runtime directory of a process that is not told it, and the hub's folder where there is none."""
+
+_POLL_SECONDS = 0.1
 _LONGEST_REPLY = 16 * 1024 * 1024
+_LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+"""Bytes; unix(7): the address has 108, with a zero at its end."""
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there, or set {variable} to another folder",
+    errno.EDQUOT: "free some space there, or set {variable} to another folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
+}
+_OTHER_REMEDY = "let yourself write there, or set {variable} to another folder"
 
 _HUB_VARIABLES = (
     DIRECTORY_VARIABLE,
@@ -156,7 +187,13 @@ class _EndedError(HubError):
 
 
 class _Connection(_socket.socket):
-    """A connection to the hub, which ends with the ``with`` that it is used in."""
+    """A connection to the hub, which ends with the ``with`` that it is used in.
+
+    Attributes:
+        pid: the hub's process ID; 0 where the system does not tell it.
+    """
+
+    pid = 0
 
     def __enter__(self) -> _Connection:
         return self
@@ -172,6 +209,7 @@ def ensure(
     open_policy: str = "never",
     services: Sequence[str] = DEFAULT_SERVICES,
     ports: Mapping[str, int | None] | None = None,
+    any_host: Sequence[str] = (),
     wait: float = 30.0,
     timeout: float = 10.0,
     owner: str | None = None,
@@ -187,6 +225,7 @@ def ensure(
         services: the service IDs of a tunnel that is opened.
         ports: where to listen on the loopback, by service ID: 0 for any port, None for none. Services that are not
             named stay as they are.
+        any_host: those of the services in ``ports`` whose port takes requests for any host, and so of any web page.
         wait: seconds that the device has to connect to a tunnel that the hub did not hold before.
         timeout: seconds to wait for the link.
         owner: whose a tunnel is that is opened or taken over; by default ``IOTOPS_TUNNEL_OWNER``, or the user and
@@ -195,8 +234,8 @@ def ensure(
         caller: whose environment says which account is meant; by default this process's.
 
     Returns:
-        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``, and in ``taken_from`` the
-        owner that it was just taken from.
+        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``, in ``taken_from`` the owner
+        that it was just taken from, and in ``not_saved`` why the next hub would not know it.
 
     Raises:
         HubError: there is no tunnel, it is not linked, or it does not carry the service; the text says why.
@@ -213,6 +252,7 @@ def ensure(
         open=open_policy,
         services=list(services),
         ports=dict(ports or {}),
+        any_host=list(any_host),
         wait=wait,
         owner=_owner(owner, caller),
         unregistered=unregistered,
@@ -310,6 +350,7 @@ def adopt(
     owner: str = "",
     expires_at: float | None = None,
     ports: Mapping[str, int | None] | None = None,
+    any_host: Sequence[str] = (),
     caller: Caller | None = None,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
@@ -321,11 +362,12 @@ def adopt(
         owner: whose it is.
         expires_at: when the tunnel's life ends, in seconds since the epoch.
         ports: as for :func:`ensure`.
+        any_host: as for :func:`ensure`.
         caller: whose environment says where the data plane is; by default this process's.
         timeout: seconds to wait for the link.
 
     Returns:
-        the row of this tunnel in :func:`status`.
+        the row of this tunnel in :func:`status`, and in ``not_saved`` why the next hub would not know it.
 
     Raises:
         HubError: the tunneling service cannot be reached or refuses the token.
@@ -342,6 +384,7 @@ def adopt(
         owner=owner,
         expires_at=expires_at,
         ports=dict(ports or {}),
+        any_host=list(any_host),
         caller=(caller or Caller.here()).described(),
     )
 
@@ -423,13 +466,15 @@ def status() -> dict[str, Any] | None:
 def stop() -> bool:
     """End the hub, and wait until it is gone. Returns whether one was running."""
     try:
-        with _connect() as connection:
+        with _connect_to_running() as connection:
             connection.settimeout(START_SECONDS)
             _send(connection, {"op": "stop"})
             while connection.recv(4096):
                 pass
     except _NotRunningError:
         return False
+    except _socket.timeout:
+        raise _silent(connection) from None
     except OSError as error:
         raise HubError(f"the hub does not stop: {error.strerror or error}") from None
     return True
@@ -511,20 +556,90 @@ def directory() -> str:
     """The hub's folder, which only this user may enter; made if it is not there.
 
     Raises:
-        HubError: it belongs to somebody else, or is open to others.
+        HubError: it cannot be made, belongs to somebody else, or is open to others, or its path is too long.
     """
-    path = os.environ.get(DIRECTORY_VARIABLE) or f"/tmp/iotops-tunnel-{os.getuid()}"  # noqa: S108  checked below
+    path = _chosen_directory() or _default_directory()
+    if not _fits(path):
+        raise HubError(
+            f"the path of the hub's folder is too long for a Unix socket in it: {path}: set {DIRECTORY_VARIABLE} to "
+            f"one of {_LONGEST_SOCKET_PATH - len(SOCKET_NAME) - 1} bytes at most"
+        )
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        found = os.lstat(path)
+    except FileExistsError:
+        pass  # by something that is no folder: told below
     except OSError as error:
-        raise HubError(f"cannot make the hub's folder {path}: {error.strerror}; set {DIRECTORY_VARIABLE}") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise HubError(f"cannot make the hub's folder {path}: {error.strerror}: {_remedy(error)}") from None
+    if not _is_mine_alone(path):
         raise HubError(
-            f"the hub's folder {path} must be a folder of yours that nobody else may enter (mode 0700): mend that, "
+            f"the hub's folder {path} must be a folder of yours that nobody else may enter (mode 0700): change that, "
             f"or set {DIRECTORY_VARIABLE} to another"
         )
     return path
+
+
+def cannot_write(path: object, error: OSError) -> str:
+    """What to tell the operator where a file of the hub's cannot be written, with what to do about it."""
+    return f"cannot write {path}: {error.strerror or error}: {_remedy(error)}"
+
+
+def in_words(error: OSError) -> str:
+    """What the operating system said, with the file that it is about, or what to do about it."""
+    if error.filename:
+        return cannot_write(error.filename, error)
+    remedy = f": {_remedy(error)}" if error.errno in _REMEDIES else ""
+    return f"{error.strerror or error}{remedy}"
+
+
+def _remedy(error: OSError) -> str:
+    return _REMEDIES.get(error.errno or 0, _OTHER_REMEDY).format(variable=DIRECTORY_VARIABLE)
+
+
+def _chosen_directory() -> str | None:
+    """The folder that the environment names, if it does; the hub, whose working directory is another, is told this."""
+    given = os.environ.get(DIRECTORY_VARIABLE)
+    if not given:
+        return None
+    path = os.path.expanduser(given)
+    try:
+        if not path.startswith("~"):
+            return os.path.abspath(path)
+        why = "there is no such user"
+    except OSError as error:
+        why = f"the working directory is gone ({error.strerror})"
+    raise HubError(f"{DIRECTORY_VARIABLE}={given} names no folder: {why}; give an absolute path")
+
+
+def _default_directory() -> str:
+    of_user, at_last = (path.format(user=os.getuid()) for path in _OTHERS)
+    runtime = (os.environ.get("XDG_RUNTIME_DIR", ""), of_user)
+    folders = [os.path.join(path, "iotops-tunnel") for path in runtime if os.path.isabs(path) and _is_runtime(path)]
+    folders = [*filter(_fits, folders), at_last]
+    # A hub may have been started without a session, from cron, or have outlived one: the next caller finds it there.
+    return next(filter(_is_mine_alone, folders), folders[0])
+
+
+def _is_runtime(path: str) -> bool:
+    """Whether it is a runtime directory as the XDG Base Directory Specification wants it: this user's alone."""
+    try:
+        return _is_private(os.stat(path)) and os.access(path, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+def _is_mine_alone(path: str) -> bool:
+    try:
+        return _is_private(os.lstat(path))
+    except OSError:
+        return False
+
+
+def _is_private(found: os.stat_result) -> bool:
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _fits(path: str) -> bool:
+    return len(os.fsencode(os.path.join(path, SOCKET_NAME))) <= _LONGEST_SOCKET_PATH
 
 
 def _which(thing: str, service: str, account: str, caller: Caller | None) -> dict[str, Any]:
@@ -563,7 +678,7 @@ def _insist(ask: Callable[[], T]) -> T:
 
 def _ask_running(op: str, otherwise: dict[str, Any], **fields: Any) -> dict[str, Any]:
     try:
-        return _insist(lambda: _check(_exchange(_connect(), {"op": op, **fields}, START_SECONDS)))
+        return _insist(lambda: _check(_exchange(_connect_to_running(), {"op": op, **fields}, START_SECONDS)))
     except _NotRunningError:
         return otherwise
 
@@ -572,10 +687,10 @@ def _ask_for_stream(request: dict[str, Any], timeout: float) -> int:
     import array  # a module in C
 
     with _connect_or_start() as connection:
-        connection.settimeout(timeout + 2 * _MARGIN_SECONDS)
         descriptors = array.array("i")
         try:
             _send(connection, request)
+            _await_answer(connection, timeout + EXPLAIN_SECONDS)
             reply, ancillary, _, _ = connection.recvmsg(65536, _socket.CMSG_LEN(descriptors.itemsize))
         except OSError as error:
             raise _no_answer(request, error) from None
@@ -610,9 +725,9 @@ def _check(reply: dict[str, Any]) -> dict[str, Any]:
 
 def _exchange(connection: _Connection, request: dict[str, Any], timeout: float) -> dict[str, Any]:
     with connection:
-        connection.settimeout(timeout)
         try:
             _send(connection, request)
+            _await_answer(connection, timeout)
             line = b""
             while not line.endswith(b"\n") and len(line) < _LONGEST_REPLY:
                 data = connection.recv(65536)
@@ -624,6 +739,50 @@ def _exchange(connection: _Connection, request: dict[str, Any], timeout: float) 
         if not line.endswith(b"\n"):
             raise _no_answer(request, ConnectionResetError())
         return _decode(line)
+
+
+def _await_answer(connection: _Connection, timeout: float) -> None:
+    """Wait until there is something to read, as long as the hub answers others meanwhile.
+
+    Raises:
+        HubError: it does not.
+        TimeoutError: there is nothing to read in time.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        connection.settimeout(max(0.0, min(left, SILENT_SECONDS)))
+        try:
+            connection.recv(1, _socket.MSG_PEEK)
+        except (_socket.timeout, BlockingIOError):
+            if left <= SILENT_SECONDS:
+                raise _socket.timeout("timed out") from None
+            _check_that_it_answers()
+        else:
+            connection.settimeout(SILENT_SECONDS)
+            return
+
+
+def _check_that_it_answers() -> None:
+    """Raise HubError where the hub does not answer what takes it no time."""
+    try:
+        with _connect() as connection:
+            connection.settimeout(SILENT_SECONDS)
+            _send(connection, {"op": "holds", "tunnel_id": "", "account": ""})
+            connection.recv(1)
+    except _socket.timeout:
+        raise _silent(connection) from None
+    except (OSError, _NotRunningError):
+        # It has ended: whoever waits for it learns that from its own connection.
+        pass
+
+
+def _silent(connection: _Connection) -> HubError:
+    pid = connection.pid or "PID"
+    return HubError(
+        f"the hub (process {pid}) runs but does not answer: it was stopped, or it hangs. Let it continue with `kill "
+        f"-CONT {pid}`, or end it with `kill -KILL {pid}`: the next hub takes over its tunnels"
+    )
 
 
 def _no_answer(request: dict[str, Any], error: OSError) -> HubError:
@@ -657,36 +816,103 @@ def _decode(line: bytes) -> dict[str, Any]:
 
 
 def _connect() -> _Connection:
-    connection = _Connection(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    path = os.path.join(directory(), SOCKET_NAME)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        connection = _Connection(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            connection.settimeout(START_SECONDS)
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            raise _NotRunningError from None
+        except BlockingIOError as error:
+            # More callers than its queue holds: a Unix socket does not wait for that itself.
+            connection.close()
+            if time.monotonic() > deadline:
+                raise HubError(f"the hub takes no request ({error.strerror}); see {_log_path()}") from None
+            time.sleep(_POLL_SECONDS)
+        except OSError as error:
+            connection.close()
+            raise HubError(f"cannot talk to the hub at {path}: {error.strerror or error}") from None
+        else:
+            connection.pid = _pid_of_peer(connection)
+            return connection
+
+
+def _connect_to_running() -> _Connection:
+    """Connect to the hub that runs; one whose socket was removed listens again within a moment."""
+    deadline = time.monotonic() + LISTEN_SECONDS
+    while True:
+        try:
+            return _connect()
+        except _NotRunningError:
+            holder = _lock_holder()
+            if holder is None:
+                raise
+            if time.monotonic() > deadline:
+                raise HubError(
+                    f"the hub in {directory()} does not listen: see {_log_path()}, or end it: kill {holder}"
+                ) from None
+        time.sleep(_POLL_SECONDS)
+
+
+def _lock_holder() -> str | None:
+    """The process ID of the hub, for a message; None where there is no hub."""
+    import fcntl
+
     try:
-        connection.settimeout(START_SECONDS)
-        connection.connect(os.path.join(directory(), SOCKET_NAME))
-    except (FileNotFoundError, ConnectionRefusedError):
-        connection.close()
-        raise _NotRunningError from None
-    except OSError as error:
-        connection.close()
-        raise HubError(f"cannot talk to the hub in {directory()}: {error.strerror or error}") from None
-    return connection
+        lock = os.open(os.path.join(directory(), LOCK_NAME), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        # The disk may have been too full for it.
+        return os.read(lock, 20).decode(errors="replace").strip() or "PROCESS"
+    else:
+        return None
+    finally:
+        os.close(lock)
+
+
+def _pid_of_peer(connection: _Connection) -> int:
+    if not hasattr(_socket, "SO_PEERCRED"):  # it is Linux's
+        return 0
+    return int.from_bytes(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 4), sys.byteorder)
 
 
 def _connect_or_start() -> _Connection:
-    import fcntl
-
     try:
         return _connect()
     except _NotRunningError:
         pass
-    with os.fdopen(os.open(os.path.join(directory(), START_LOCK_NAME), os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            return _connect()
-        except _NotRunningError:
-            _start()
-        try:
-            return _connect()
-        except _NotRunningError:
-            raise HubError(f"the hub ended as soon as it was started; see {_log_path()}") from None
+    lock = _start_lock()
+    try:
+        for _ in range(2):
+            try:
+                return _connect()
+            except _NotRunningError:
+                # Twice: the first may have found one that was about to end.
+                _start()
+        return _connect()
+    except _NotRunningError:
+        raise HubError(f"the hub ended as soon as it was started; see {_log_path()}") from None
+    finally:
+        os.close(lock)
+
+
+def _start_lock() -> int:
+    """Take the lock of those who start a hub; closing it gives it back."""
+    import fcntl
+
+    path = os.path.join(directory(), START_LOCK_NAME)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise HubError(cannot_write(path, error)) from None
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def _start() -> None:
@@ -695,6 +921,7 @@ def _start() -> None:
     # The hub forks itself into a session of its own, so that no signal to Ansible's process groups reaches it, and
     # closes its standard output when it is ready, or has failed.
     command = [sys.executable, _PACKAGE, "hub", "run", "--background"]
+    chosen = _chosen_directory()
     try:
         done = subprocess.run(  # noqa: S603  our own command
             command,
@@ -706,16 +933,21 @@ def _start() -> None:
             cwd="/",
             # What is of the caller alone comes with each request.
             env={
-                name: value
-                for name, value in os.environ.items()
-                if name in _HUB_VARIABLES or name.startswith(_HUB_PREFIXES)
+                **{
+                    name: value
+                    for name, value in os.environ.items()
+                    if name in _HUB_VARIABLES or name.startswith(_HUB_PREFIXES)
+                },
+                # Its own working directory is another.
+                **({DIRECTORY_VARIABLE: chosen} if chosen else {}),
             },
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HubError(f"cannot start the hub: {error}") from None
     said = done.stdout.decode(errors="replace").strip().splitlines()
     if said[-1:] != ["ready"]:
-        raise HubError(f"cannot start the hub: {said[-1] if said else 'it said nothing'}; see {_log_path()}")
+        last = said[-1].removeprefix("tunnelproxy: error: ") if said else "it said nothing"
+        raise HubError(f"cannot start the hub: {last}; see {_log_path()}")
 
 
 def _log_path() -> str:

@@ -11,10 +11,15 @@ import _socket  # socket itself takes longer to import than all else that is don
 import os
 import sys
 
-__all__ = ["main"]
+__all__ = ["main", "peek_greeting"]
 
 MARK = "iotops.tunnel: "
 """Before the one line on stderr that says why there is no stream; the connection plugin looks for it."""
+
+GREETING_MARK = "iotops.tunnel greeting: "
+"""Before the line on stderr with which a server greets that may not let ssh in; ssh shows it with -v only."""
+
+_GREETING_BYTES = 200
 
 
 def main(arguments: list[str]) -> int:
@@ -42,10 +47,32 @@ def main(arguments: list[str]) -> int:
     except HubError as error:
         print(f"{MARK}{error}", file=sys.stderr)
         return 1
+    greeting = peek_greeting(stream)
+    if greeting:
+        print(f"{GREETING_MARK}{greeting}", file=sys.stderr)
     ssh = _socket.socket(fileno=os.dup(sys.stdout.fileno()))
     ssh.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, stream.to_bytes(4, sys.byteorder))])
     ssh.close()
     return 0
+
+
+def peek_greeting(stream: int) -> str:
+    """The first line that waits on a socket, where that is not an SSH server's version (RFC 4253, section 4.2).
+
+    Args:
+        stream: the descriptor; what waits there is not taken.
+    """
+    peeked = _socket.socket(fileno=os.dup(stream))
+    try:
+        data = peeked.recv(_GREETING_BYTES, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except OSError:
+        return ""
+    finally:
+        peeked.close()
+    if data.startswith(b"SSH-"):
+        return ""
+    line = data.lstrip().split(b"\n")[0].decode("ascii", "replace").strip()
+    return "".join(character if character.isprintable() else " " for character in line)
 
 
 if __name__ == "__main__":

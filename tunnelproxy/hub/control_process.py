@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+from ..transport.background import watched
 from .account import Account
 from .client import HubError
 from .known_accounts import KnownAccounts
@@ -166,7 +167,7 @@ class Callers:
         """Have the process of a caller end, if there is one."""
         process = caller.let_go()
         if process is not None:
-            ending = asyncio.ensure_future(process.stop())
+            ending = watched("ending a control process", process.stop())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
@@ -183,7 +184,7 @@ class Callers:
         for caller in self._callers.values():
             self.end(caller)
         self._callers.clear()
-        await asyncio.gather(*self._ending)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
 
 class CallerControl:
@@ -339,8 +340,9 @@ class _Process:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
-        self._reading = asyncio.ensure_future(self._read())
-        self._listening = asyncio.ensure_future(self._listen())
+        # Where it fails, the process has ended for those who ask it, and the next request starts another.
+        self._reading = watched("reading a control process's answers", self._read())
+        self._listening = watched("reading a control process's messages", self._listen())
 
     @classmethod
     async def start(cls, python: str, environment: Mapping[str, str], directory: str, verify: bool) -> _Process:
@@ -391,20 +393,21 @@ class _Process:
         # It has a session, and so a process group, of its own.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await asyncio.gather(self._reading, self._listening)
+        await asyncio.gather(self._reading, self._listening, return_exceptions=True)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  start() gave it one
         try:
             while line := await self._process.stdout.readline():
                 self._hand_over(json.loads(line))
-        except ValueError:
+        except (ValueError, LookupError, TypeError, AttributeError):
             log.warning("a control process answers with something that is no answer")
             self._process.kill()
-        await self._process.wait()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(self._ended())
+        finally:
+            await self._process.wait()
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(self._ended())
 
     def _hand_over(self, reply: Mapping[str, Any]) -> None:
         future = self._waiting.get(reply["id"])
@@ -417,7 +420,7 @@ class _Process:
 
     async def _listen(self) -> None:
         assert self._process.stderr is not None  # noqa: S101  start() gave it one
-        while line := await self._process.stderr.readline():
+        while line := await _line(self._process.stderr):
             self._said.append(line.decode("utf-8", "replace").strip())
 
     def _ended(self) -> _EndedError:
@@ -426,6 +429,14 @@ class _Process:
             f"the control process ended before it answered{said}: run the task again, or see hub.log",
             code="control-api",
         )
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    """The next line; of one that is too long, something else, for the process must not wait until it is read."""
+    try:
+        return await stream.readline()
+    except ValueError:
+        return b"(a line that is too long)"
 
 
 def _existing(directory: str) -> str:

@@ -36,16 +36,17 @@ def serve(*, verify: bool) -> None:
     writing = threading.Lock()
 
     def answer(request: dict[str, Any]) -> None:
-        reply: dict[str, Any] = {"id": request["id"]}
         try:
-            reply["result"] = operations(request["op"])(**request["arguments"])
+            result = operations(request["op"])(**request["arguments"])
+            text = json.dumps({"id": request["id"], "result": result}, default=_plain)
         except HubError as error:
-            reply.update(error=error.message, code=error.code)
+            text = json.dumps({"id": request["id"], "error": error.message, "code": error.code})
         except Exception as error:  # a fault of ours must not look like the device's silence
             log.exception("%s failed", request["op"])
-            reply.update(error=f"{request['op']} failed with {type(error).__name__}", code="control-api")
+            words = f"{request['op']} failed with {type(error).__name__}"
+            text = json.dumps({"id": request["id"], "error": words, "code": "control-api"})
         with writing:
-            answers.write(json.dumps(reply, default=_plain) + "\n")
+            answers.write(text + "\n")
             answers.flush()
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

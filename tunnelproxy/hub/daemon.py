@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hub's process: its Unix socket, and how it begins and ends."""
+"""The hub's process: the requests that come to it, and how it begins and ends."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
-import os
 import socket
 from pathlib import Path
 from typing import Any, Callable
 
-from .client import PROTOCOL, SOCKET_NAME, HubError, directory
+from ..transport.background import watched
+from ..transport.descriptors import allow_many_files
+from .client import PROTOCOL, SOCKET_NAME, HubError, in_words
 from .hub import Hub
+from .place import AlreadyRunningError, Place, ReplacedError
 from .ssh_names import SshNames
 
 __all__ = ["AlreadyRunningError", "serve"]
 
 log = logging.getLogger(__name__)
 
-ENDING_SECONDS = 5.0
-LOCK_POLL_SECONDS = 0.1
-IDLE_CHECK_SECONDS = 5.0
+CHECK_SECONDS = 1.0
+"""How often to look after what may have gone, and whether there is still something to do."""
+
 LONGEST_REQUEST = 4 * 1024 * 1024
 """With all of a caller's environment, for which Linux sets a limit of 2 MiB to begin with."""
 
@@ -30,98 +31,103 @@ READ_BYTES = 64 * 1024
 REQUEST_SECONDS = 10.0
 
 
-class AlreadyRunningError(Exception):
-    """Another hub serves this folder."""
-
-
-async def serve(ready: Callable[[], None], *, idle_seconds: float) -> None:
+async def serve(
+    ready: Callable[[], None], *, idle_seconds: float, moved: Callable[[Path], None] = lambda folder: None
+) -> None:
     """Be this user's hub until asked to stop, cancelled, or idle.
 
     Args:
         ready: called once requests are answered.
         idle_seconds: how long to stay without a tunnel that works or may work again.
+        moved: called with the hub's folder where that had to be made again, perhaps elsewhere.
 
     Raises:
         AlreadyRunningError: another process is.
+        HubError, OSError: the folder cannot be used.
     """
-    folder = Path(directory())
-    lock = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    await _take(lock)
-    path = folder / SOCKET_NAME
-    path.unlink(missing_ok=True)
-    hub = Hub(folder, SshNames.of_this_user())
+    allow_many_files()
+    stopped: list[socket.socket] = []
+    """Who asked the hub to stop learns by the end of the connection, and so of the process, that it has."""
+
+    def admit(connection: socket.socket, _: Any) -> None:
+        # One that fails is that caller's loss alone.
+        watched("answering a request", _answer(connection, hub, stopped))
+
+    place = Place(admit)
+    await place.take()
+    hub = Hub(place.folder, SshNames.of_this_user())
     hub.restore()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.setblocking(False)
-    listener.bind(str(path))
-    listener.listen(1024)
-    accepting = asyncio.ensure_future(_accept(listener, hub))
+    place.listen()
     ready()
     try:
-        await _until_done(hub, idle_seconds)
+        await _until_done(hub, place, idle_seconds, moved)
     finally:
-        path.unlink(missing_ok=True)
-        accepting.cancel()
-        listener.close()
+        place.leave()
         await hub.stop()
         log.info("the hub ends")
 
 
-async def _take(lock: int) -> None:
-    """Take the lock of the only hub. One that ends holds it a little longer than it listens."""
-    if _taken(lock):
-        return
-    log.info("waiting for another hub to end")
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + ENDING_SECONDS
-    while not _taken(lock):
-        if loop.time() > deadline:
-            raise AlreadyRunningError
-        await asyncio.sleep(LOCK_POLL_SECONDS)
-
-
-def _taken(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-async def _until_done(hub: Hub, idle_seconds: float) -> None:
+async def _until_done(hub: Hub, place: Place, idle_seconds: float, moved: Callable[[Path], None]) -> None:
     stopping = asyncio.ensure_future(hub.stopping.wait())
+    trouble = ""
     try:
         while not stopping.done() and not hub.idle_for(idle_seconds):
-            await asyncio.wait({stopping}, timeout=min(idle_seconds, IDLE_CHECK_SECONDS))
-            await hub.tidy()
+            await asyncio.wait({stopping}, timeout=min(idle_seconds, CHECK_SECONDS))
+            try:
+                await _look_after(hub, place, moved)
+                trouble = ""
+            except ReplacedError:
+                log.warning("another hub runs in %s: this one ends when its connections have", place.folder)
+                place.leave()
+                await _hand_over(hub, place, stopping)
+                break
+            except Exception as error:  # the tunnels are worth more than what is amiss here; it is tried again
+                if str(error) != trouble:
+                    trouble = str(error)
+                    log.exception("the hub cannot look after its folder and its tunnels now: %s", trouble)
     finally:
         stopping.cancel()
 
 
-async def _accept(listener: socket.socket, hub: Hub) -> None:
-    loop = asyncio.get_running_loop()
-    answering: set[asyncio.Task[None]] = set()
+async def _look_after(hub: Hub, place: Place, moved: Callable[[Path], None]) -> None:
+    """Make again what is gone of the folder, and disconnect what is not needed any more."""
+    if place.restore():
+        moved(place.folder)
+        hub.move(place.folder)
+    await hub.tidy()
+
+
+async def _hand_over(hub: Hub, place: Place, stopping: asyncio.Future[Any]) -> None:
+    """Let the hub that has this one's place go on with its tunnels, as soon as each carries no connections."""
     while True:
-        connection, _ = await loop.sock_accept(listener)
-        connection.setblocking(False)
-        task = loop.create_task(_answer(connection, hub))
-        answering.add(task)
-        task.add_done_callback(answering.discard)
+        tunnels = [json.loads(line) for line in await hub.hand_over()]
+        if tunnels:
+            await _tell(place.folder, {"protocol": PROTOCOL, "op": "inherit", "tunnels": tunnels})
+        if not hub.busy or stopping.done():
+            return
+        await asyncio.wait({stopping}, timeout=CHECK_SECONDS)
 
 
-async def _answer(connection: socket.socket, hub: Hub) -> None:
+async def _tell(folder: Path, request: dict[str, Any]) -> None:
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(folder / SOCKET_NAME))
+        writer.write(json.dumps(request).encode() + b"\n")
+        await asyncio.wait_for(reader.readline(), REQUEST_SECONDS)
+        writer.close()
+    except (OSError, asyncio.TimeoutError) as error:
+        log.warning("the hub in %s could not be told of the tunnels here: %s", folder, error)
+
+
+async def _answer(connection: socket.socket, hub: Hub, stopped: list[socket.socket]) -> None:
     loop = asyncio.get_running_loop()
     stream: socket.socket | None = None
     keep_open = False
     try:
         line = await asyncio.wait_for(_read_line(connection), REQUEST_SECONDS)
-        try:
-            reply, stream = await hub.answer(_checked(json.loads(line)))
-            keep_open = "stopping" in reply
-        except HubError as error:
-            reply = {"error": str(error), "code": error.code}
-        except (ValueError, KeyError, TypeError) as error:
-            reply = {"error": f"the hub does not understand the request ({type(error).__name__})", "code": "bad-input"}
+        if not line:
+            return
+        reply, stream = await _reply(line, hub)
+        keep_open = "stopping" in reply
         data = json.dumps({"protocol": PROTOCOL, **reply}).encode() + b"\n"
         if stream is not None:
             socket.send_fds(connection, [data], [stream.fileno()])
@@ -132,9 +138,30 @@ async def _answer(connection: socket.socket, hub: Hub) -> None:
     finally:
         if stream is not None:
             stream.close()
-        if not keep_open:
-            # Who asked the hub to stop learns by the end of the connection, and so of the process, that it has.
+        if keep_open:
+            stopped.append(connection)
+        else:
             connection.close()
+
+
+async def _reply(line: bytes, hub: Hub) -> tuple[dict[str, Any], socket.socket | None]:
+    """The answer to a request, whatever goes wrong: to its caller, a hub that does not answer has ended."""
+    try:
+        request = _checked(json.loads(line))
+        return await hub.answer(request)
+    except HubError as error:
+        return {"error": str(error), "code": error.code}, None
+    except OSError as error:
+        log.warning("a request failed: %s", error, exc_info=True)
+        return {"error": f"the hub could not do it: {in_words(error)}", "code": "hub-failed"}, None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("a request is not understood", exc_info=True)
+        words = f"the hub does not understand the request ({type(error).__name__})"
+        return {"error": words, "code": "bad-input"}, None
+    except Exception as error:
+        log.exception("a request failed")
+        words = f"the hub failed at it ({type(error).__name__}): see hub.log"
+        return {"error": words, "code": "hub-failed"}, None
 
 
 def _checked(request: dict[str, Any]) -> dict[str, Any]:
@@ -149,10 +176,13 @@ def _checked(request: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _read_line(connection: socket.socket) -> bytes:
+    """A request; none from who only looks whether anybody listens."""
     loop = asyncio.get_running_loop()
     line = b""
     while not line.endswith(b"\n"):
         data = await loop.sock_recv(connection, READ_BYTES)
+        if not data and not line:
+            break
         if not data or len(line) > LONGEST_REQUEST:
             raise OSError("a request without an end")
         line += data

@@ -15,19 +15,22 @@ import time
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Callable
 
 from ..addresses import Address, TcpAddress
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..log_context import set_about
 from ..protocol.session import Mode
 from ..source import SourceProxy
+from ..transport.background import watched
 from ..transport.endpoint import Endpoint
-from ..transport.link import Access
+from ..transport.link import Access, LinkLost
 from ..transport.route import Route, find_route
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
 from .client import HubError
 from .control_process import CallerControl, EndStates
+from .page_guard import Page, PageGuard
+from .page_host import page_host
 
 __all__ = ["HeldTunnel", "TunnelRecord", "Way", "check_port"]
 
@@ -35,6 +38,9 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 5.0
 """How long to wait for a link that was lost to be up again, or refused, before the reason of a failure is told."""
+
+EXPLAIN_SECONDS = 8.0
+"""How long the control API has to say what it knows of a failure. Whoever waits for the reason has waited before."""
 
 _PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY")
 
@@ -82,6 +88,7 @@ class TunnelRecord:
         client_token: sent with every connect, so that the source token stays good for reconnecting.
         ports: where services listened on the loopback, to listen there again.
         chosen_ports: where the user wants them to: 0 for any port, None for none.
+        any_host: the services whose port takes requests for any host, of any web page.
         awaited_since: while its device is given time to come: when the hub opened it or took it over, in seconds since
             the epoch.
         destination_version: what its device was found to speak: ``V1`` where it is to be spoken to in that from the
@@ -101,6 +108,7 @@ class TunnelRecord:
     client_token: str = field(default_factory=lambda: str(uuid.uuid4()), repr=False)
     ports: Mapping[str, int] = field(default_factory=dict)
     chosen_ports: Mapping[str, int | None] = field(default_factory=dict)
+    any_host: tuple[str, ...] = ()
     awaited_since: float | None = None
     destination_version: str | None = None
     expects_v1: bool = False
@@ -122,7 +130,8 @@ class TunnelRecord:
         values = {name: value for name, value in data.items() if name in known}
         way = data.get("way") or {"endpoint": data.get("endpoint"), "capath": data.get("capath")}
         account = Account.from_key(data["account"]) if data.get("account") else UNKNOWN_ACCOUNT
-        return cls(**{**values, "services": tuple(data["services"]), "account": account, "way": Way(**way)})
+        lists = {name: tuple(data.get(name, ())) for name in ("services", "any_host")}
+        return cls(**{**values, **lists, "account": account, "way": Way(**way)})
 
     @property
     def key(self) -> TunnelKey:
@@ -157,11 +166,18 @@ class HeldTunnel:
 
     Args:
         caller: who asked for it last, as whom the control API is asked about it; None where nobody has yet.
+        has_plain_name: whether browsers may know a thing by its plain name, for no other has it.
     """
 
-    def __init__(self, record: TunnelRecord, caller: CallerControl | None = None) -> None:
+    def __init__(
+        self,
+        record: TunnelRecord,
+        caller: CallerControl | None = None,
+        has_plain_name: Callable[[TunnelKey], bool] = lambda key: True,
+    ) -> None:
         self.record = record
         self.caller = caller
+        self._has_plain_name = has_plain_name
         self.taken_from = ""
         """Whose it was, until whoever had it taken over is told."""
         access = Access(Mode.SOURCE, record.source_token, record.client_token)
@@ -174,13 +190,21 @@ class HeldTunnel:
             answers_v1_only=record.destination_version == "V1",
             expects_v1=record.expects_v1,
             speaks_newer=record.destination_version == "V3",
+            leaves_descriptors=True,
+            new_guard=self._new_guard,
         )
-        self._running = asyncio.ensure_future(self._run())
+        # It catches what it may meet. Where it ends, the tunnel is not alive, and the next request takes it up again.
+        self._running = watched(f"the tunnel of {record.thing}", self._run())
 
     @property
     def alive(self) -> bool:
         """Whether it works, or may work again by itself."""
         return not self._running.done()
+
+    @property
+    def failed(self) -> bool:
+        """Whether its token is of no use any more, or its tunnel over."""
+        return isinstance(self._proxy.end.cause, (TunnelClosed, TunnelRefused))
 
     @property
     def linked(self) -> bool:
@@ -201,6 +225,21 @@ class HeldTunnel:
             if isinstance(state.address, TcpAddress)
         }
 
+    @property
+    def pages(self) -> dict[str, Page]:
+        """Of the services that have a loopback port, those that browsers are for."""
+        is_first = self.record.account != UNKNOWN_ACCOUNT and self._has_plain_name(self.record.key)
+        host = page_host(self.record.key, is_first=is_first)
+        return {
+            service_id: Page(self.record.thing, service_id, host, port)
+            for service_id, port in self.ports.items()
+            if _is_http(service_id)
+        }
+
+    def _new_guard(self, service_id: str) -> PageGuard | None:
+        page = self.pages.get(service_id)
+        return PageGuard(page) if page is not None and service_id not in self.record.any_host else None
+
     def up_to_date(self) -> TunnelRecord:
         """The record, with the ports and the device as they are now."""
         ports = self.ports
@@ -211,8 +250,11 @@ class HeldTunnel:
             self.record = replace(self.record, destination_version=found, expects_v1=found == "V1")
         return self.record
 
-    async def listen(self, ports: Mapping[str, int | None]) -> None:
+    async def listen(self, ports: Mapping[str, int | None], any_host: Collection[str] = ()) -> None:
         """Listen on these loopback ports: 0 for any port, None for none. Other services stay as they are.
+
+        Args:
+            any_host: those of these services whose port takes requests for any host.
 
         Raises:
             HubError: that is not possible; the text says why.
@@ -227,7 +269,17 @@ class HeldTunnel:
                 await self._proxy.listen(service_id, None if port is None else TcpAddress(None, port))
             except ConfigurationError as error:
                 raise _port_in_use(service_id, port, self.record.thing, _reason(error)) from None
-        self.record = replace(self.record, chosen_ports={**self.record.chosen_ports, **ports})
+        before = set(self.record.any_host)
+        unnamed = before.difference(ports)
+        named = set(any_host).intersection(ports)
+        self.record = replace(
+            self.record,
+            chosen_ports={**self.record.chosen_ports, **ports},
+            any_host=tuple(sorted(unnamed | named)),
+        )
+        for service_id in before - unnamed - named:
+            # A browser goes on with the connections that it has, and nobody looks at what is sent on those.
+            self._proxy.reset_connections(service_id)
 
     async def stop_listening(self) -> None:
         """Take no new local connections; those that there are stay."""
@@ -271,7 +323,7 @@ class HeldTunnel:
         if code == "tunnel-closed":
             return self._gone()
         if isinstance(cause, TunnelRefused):
-            states = await self.ask_ends()
+            states = await self._ask_why()
             if states.tunnel in ("CLOSED", "GONE"):
                 return self._gone()
             if states.owner and states.owner != self.record.owner:
@@ -326,6 +378,13 @@ class HeldTunnel:
         """Ask the control API for the state of this tunnel's ends, as whoever used it last."""
         return EndStates() if self.caller is None else await self.caller.end_states(self.record.tunnel_id)
 
+    async def _ask_why(self) -> EndStates:
+        """The state of this tunnel's ends, for the reason of a failure."""
+        try:
+            return await asyncio.wait_for(self.ask_ends(), EXPLAIN_SECONDS)
+        except asyncio.TimeoutError:
+            return EndStates()
+
     async def explain(self, service_id: str, *, refused: bool) -> HubError:
         """Why a connection gave nothing: which end is at fault.
 
@@ -344,7 +403,7 @@ class HeldTunnel:
         await self.settle(SETTLE_SECONDS)
         if isinstance(self._proxy.end.cause, TunnelRefused) and not self.linked:
             return await self._not_linked("")
-        return self._explained_by(await self.ask_ends(), service_id, refused=refused)
+        return self._explained_by(await self._ask_why(), service_id, refused=refused)
 
     def _explained_by(self, states: EndStates, service_id: str, *, refused: bool) -> HubError:
         """Why a connection gave nothing, where the link is well: by the state of the tunnel's ends."""
@@ -372,7 +431,7 @@ class HeldTunnel:
 
     def row(self) -> dict[str, Any]:
         """What ``hub status`` shows."""
-        end = self._proxy.end
+        end, pages = self._proxy.end, self.pages
         live = list(end.open_connections().items())
         services = {}
         for service_id in self.record.services:
@@ -380,6 +439,8 @@ class HeldTunnel:
             sockets = [local for connection, local in live if connection.service_id == service_id]
             services[service_id] = {
                 "port": self.ports.get(service_id),
+                "url": pages[service_id].url if service_id in pages else None,
+                "any_host": service_id in self.record.any_host,
                 "connections": len(sockets),
                 "bytes_in": (state.bytes_in if state else 0) + sum(local.bytes_in for local in sockets),
                 "bytes_out": (state.bytes_out if state else 0) + sum(local.bytes_out for local in sockets),
@@ -407,8 +468,10 @@ class HeldTunnel:
             await self._proxy.run()
         except (TunnelClosed, TunnelRefused, ConfigurationError) as error:
             log.warning("the tunnel of %s (%s) has ended: %s", self.record.thing, self.record.name, error)
-        except Exception as error:  # one tunnel's trouble must not end the others'
+        except LinkLost as error:
             log.warning("the tunnel of %s (%s) has failed: %s", self.record.thing, self.record.name, error)
+        except Exception:  # one tunnel's trouble must not end the others'
+            log.exception("the tunnel of %s (%s) has failed", self.record.thing, self.record.name)
 
     def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         return {service_id: self._address(service_id) for service_id in offered}
@@ -475,6 +538,10 @@ def _code_of(cause: Exception | None) -> str:
 
 def _is_ssh(service_id: str) -> bool:
     return service_id.upper().startswith("SSH")
+
+
+def _is_http(service_id: str) -> bool:
+    return service_id.upper().startswith("HTTP")
 
 
 def _is_free(port: int) -> bool:

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,10 @@ from ..errors import ConfigurationError
 from ..transport.link import LinkLost, probe
 from . import state_file
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
-from .client import HubError
+from .client import HubError, cannot_write
 from .control_process import CallerControl, Callers, FoundTunnel
 from .held_tunnel import HeldTunnel, TunnelRecord, Way, check_port
+from .json_lines import KeptFile
 from .known_accounts import KnownAccounts
 from .ssh_names import SshNames, qualified_name
 
@@ -39,6 +40,9 @@ DESTINATION_POLL_SECONDS = (0.25, 1.0)
 PROBE_SECONDS = 60.0
 """How long a way to a data plane counts as tried."""
 
+STATE_NAME = "tunnels.jsonl"
+ACCOUNTS_NAME = "accounts.jsonl"
+
 # ThingName and Service of botocore's model, but for a hyphen first, which ssh would take for an option.
 _NAME = re.compile(r"(?!-)[a-zA-Z0-9:_-]{1,128}\Z")
 
@@ -52,9 +56,10 @@ class Hub:
     """
 
     def __init__(self, folder: Path, names: SshNames) -> None:
-        self._state = folder / "tunnels.jsonl"
+        self._state = KeptFile(folder / STATE_NAME, self._lines)
         self._names = names
-        self._callers = Callers(KnownAccounts(folder / "accounts.jsonl"))
+        self._known = KnownAccounts(folder / ACCOUNTS_NAME)
+        self._callers = Callers(self._known)
         self._tunnels: dict[TunnelKey, HeldTunnel] = {}
         self._unusable: dict[TunnelKey, TunnelRecord] = {}
         """What the hub before left and this one cannot use, such as for a wrong web proxy; the next one may."""
@@ -65,6 +70,7 @@ class Hub:
         """How many callers wait until the tunnel of a thing is open and its device has come."""
         self._probed: dict[str, float] = {}
         """When the ways to data planes were tried with success."""
+        self._saves = True
         self.stopping = asyncio.Event()
         self._last_used = asyncio.get_running_loop().time()
         self._answering = 0
@@ -72,9 +78,12 @@ class Hub:
 
     def restore(self) -> None:
         """Take over the tunnels that the hub before this one left."""
-        for record in state_file.load(self._state):
+        self._take_over(state_file.load(self._state.path))
+
+    def _take_over(self, records: Iterable[TunnelRecord]) -> None:
+        for record in records:
             try:
-                self._tunnels[record.key] = HeldTunnel(record)
+                self._tunnels[record.key] = HeldTunnel(record, None, self._has_plain_name)
             except ConfigurationError as error:
                 self._unusable[record.key] = record
                 log.warning("cannot take over the tunnel of %s: %s", record.thing, error, extra=record.subject)
@@ -89,11 +98,41 @@ class Hub:
         return now - self._last_used >= seconds
 
     async def tidy(self) -> None:
-        """Disconnect the tunnels that were replaced and carry nothing any more."""
+        """Disconnect the tunnels that were replaced and carry nothing any more, and save what could not be saved."""
+        for file in (self._state, self._known.file, self._names.file):
+            file.try_again()
         done = [tunnel for tunnel in self._retired if not tunnel.busy]
         self._retired = [tunnel for tunnel in self._retired if tunnel not in done]
         await asyncio.gather(*(tunnel.stop() for tunnel in done))
         self._callers.tidy([tunnel.caller for tunnel in self._tunnels.values() if tunnel.caller is not None])
+
+    @property
+    def busy(self) -> bool:
+        """Whether any tunnel carries connections."""
+        return any(tunnel.busy for tunnel in (*self._tunnels.values(), *self._retired))
+
+    def move(self, folder: Path) -> None:
+        """Keep what the next hub is to know in a folder that was made anew."""
+        if self._names.file.path.parent == self._state.path.parent:
+            self._names.file.path = folder / self._names.file.path.name
+        self._state.path, self._known.file.path = folder / STATE_NAME, folder / ACCOUNTS_NAME
+        for file in (self._state, self._known.file, self._names.file):
+            file.save()
+
+    async def hand_over(self) -> list[str]:
+        """Give up what carries no connections, and write no file any more: another hub has this one's place.
+
+        Returns:
+            what that hub needs to go on with these tunnels, which are disconnected.
+        """
+        self._saves = False
+        free = [(key, tunnel) for key, tunnel in self._tunnels.items() if not tunnel.busy]
+        for key, tunnel in free:
+            del self._tunnels[key]
+            await tunnel.stop()
+        unusable, self._unusable = self._unusable, {}
+        records = [*unusable.values(), *(tunnel.up_to_date() for _, tunnel in free if not tunnel.failed)]
+        return list(state_file.lines(records))
 
     async def stop(self) -> None:
         """Disconnect every tunnel; what is needed to go on stays in the file."""
@@ -120,6 +159,7 @@ class Hub:
             "status": self._status,
             "open": self._open,
             "stop": self._stop_request,
+            "inherit": self._inherit,
         }
         operation = operations.get(str(request.get("op")))
         if operation is None:
@@ -144,11 +184,16 @@ class Hub:
                 # Somebody closed it while no link was up to tell this hub: it was just started, or the link was lost.
                 tunnel = await self._linked(key, caller, request)
             tunnel.check_offers(request["service"])
-            await self._listen(tunnel, request["ports"])
+            await self._listen(tunnel, request["ports"], request.get("any_host", ()))
             if tunnel.record.awaited_since is not None and request["open"] != "never":
                 await self._wait_for_destination(tunnel, tunnel.record.awaited_since, request["wait"])
         taken_from, tunnel.taken_from = tunnel.taken_from, ""
-        return {**self._row(tunnel), "hub_pid": os.getpid(), "taken_from": taken_from}
+        return {
+            **self._row(tunnel),
+            "hub_pid": os.getpid(),
+            "taken_from": taken_from,
+            "not_saved": self._not_saved(),
+        }
 
     async def _linked(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> HeldTunnel:
         """The tunnel that a request is to have, once its link is up."""
@@ -219,6 +264,9 @@ class Hub:
             "qualified_name": qualified_name(key),
         }
 
+    def _has_plain_name(self, key: TunnelKey) -> bool:
+        return self._names.host(key) == key.thing
+
     def _row(self, tunnel: HeldTunnel) -> dict[str, Any]:
         return {**tunnel.row(), **self._named(tunnel.record.key)}
 
@@ -262,7 +310,7 @@ class Hub:
         except HubError as error:
             raise HubError(f"Could not {purpose}: {error}.", code=error.code) from None
 
-    async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None]) -> None:
+    async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None], any_host: Sequence[str]) -> None:
         """Have a tunnel's services listen where the user wants them to."""
         if not ports:
             # As most want it, with each task of each host: no look at all other tunnels.
@@ -280,9 +328,9 @@ class Hub:
                         f"the option ports), or {wanting}=any",
                         code="port-in-use",
                     )
-        before = tunnel.ports
-        await tunnel.listen(ports)
-        if tunnel.ports != before:
+        before = tunnel.ports, tunnel.record.any_host
+        await tunnel.listen(ports, any_host)
+        if (tunnel.ports, tunnel.record.any_host) != before:
             self._save()
 
     @contextmanager
@@ -317,6 +365,7 @@ class Hub:
             expires_at=found.expires_at,
             ports=held.ports if held is not None else {},
             chosen_ports=held.record.chosen_ports if held is not None else {},
+            any_host=held.record.any_host if held is not None else (),
             awaited_since=time.time(),
             **(held.up_to_date().known_of_device if held is not None else {}),
         )
@@ -394,13 +443,17 @@ class Hub:
                 if tunnel is not None:
                     before = tunnel.up_to_date()
                     record = replace(
-                        record, ports=tunnel.ports, chosen_ports=before.chosen_ports, **before.known_of_device
+                        record,
+                        ports=tunnel.ports,
+                        chosen_ports=before.chosen_ports,
+                        any_host=before.any_host,
+                        **before.known_of_device,
                     )
                 tunnel = await self._hold(record, caller)
         await tunnel.wait_linked(request["timeout"])
-        await self._listen(tunnel, request["ports"])
+        await self._listen(tunnel, request["ports"], request.get("any_host", ()))
         self._save()
-        return self._row(tunnel)
+        return {**self._row(tunnel), "not_saved": self._not_saved()}
 
     async def _hold(self, record: TunnelRecord, caller: CallerControl) -> HeldTunnel:
         """Hold a tunnel in place of the one that was held for its thing, which may finish what it carries."""
@@ -410,7 +463,7 @@ class Hub:
             # Its ports are to be had again, and the service takes its client for one that has come back.
             await before.stop()
         try:
-            tunnel = HeldTunnel(record, caller)
+            tunnel = HeldTunnel(record, caller, self._has_plain_name)
         except ConfigurationError as error:
             raise HubError(str(error), code="bad-input") from None
         if before is not None and before.busy and not same:
@@ -449,7 +502,12 @@ class Hub:
 
     async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
         tunnels = [self._tunnels[key].row() for key in sorted(self._tunnels, key=lambda key: (key.thing, key.account))]
-        return {"pid": os.getpid(), "tunnels": tunnels, "opening": sorted(key.thing for key in self._opening)}
+        return {
+            "pid": os.getpid(),
+            "tunnels": tunnels,
+            "opening": sorted(key.thing for key in self._opening),
+            "not_saved": self._not_saved(),
+        }
 
     async def _open(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], socket.socket]:
         tunnel = await self._found(request)
@@ -459,6 +517,13 @@ class Hub:
             request["service"], request["timeout"], speaks_first=request.get("speaks_first", True)
         )
         return {"opened": True}, stream
+
+    async def _inherit(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take over the tunnels of the hub that had this one's place, but for those that are held here already."""
+        records = [TunnelRecord.from_json(record) for record in request["tunnels"]]
+        self._take_over(record for record in records if record.key not in self._tunnels)
+        self._save()
+        return {}
 
     async def _stop_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self.stopping.set()
@@ -488,9 +553,20 @@ class Hub:
         return tunnel
 
     def _save(self) -> None:
+        if self._saves:
+            self._state.save()
+
+    def _lines(self) -> Iterator[str]:
         records = [record for key, record in self._unusable.items() if key not in self._tunnels]
         records += [tunnel.up_to_date() for tunnel in self._tunnels.values()]
-        state_file.save(self._state, records)
+        return state_file.lines(records)
+
+    def _not_saved(self) -> str:
+        """Why the next hub would not know all tunnels; empty where it would."""
+        error = self._state.error
+        if error is None:
+            return ""
+        return f"{cannot_write(self._state.path, error)}; until then the hub alone knows its tunnels, and must not end"
 
 
 def _not_found(what: object, error: HubError) -> HubError:

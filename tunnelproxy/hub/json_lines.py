@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-__all__ = ["read", "replace"]
+from .client import cannot_write
+
+__all__ = ["KeptFile", "read", "replace"]
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +37,61 @@ def read(path: Path) -> list[Any]:
 
 
 def replace(path: Path, lines: Iterable[str]) -> None:
-    """Replace the file whole, so that a crash leaves either the old or the new one.
+    """Replace the file whole, so that a crash or a full disk leaves either the old or the new one.
 
     Args:
         lines: the values, as JSON.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; it names the file.
     """
     temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        # One by one: a text of all of them, a little longer each time, leaves holes in the memory that nothing fills.
-        stream.writelines(f"{line}\n" for line in lines)
-    temporary.replace(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        # What somebody else has put there is not written to.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            # One by one: a text of all of them, a little longer each time, leaves holes in the memory that nothing
+            # fills.
+            stream.writelines(f"{line}\n" for line in lines)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+class KeptFile:
+    """A file that is to hold what this process knows: where it cannot be written, it is as soon as it can.
+
+    A full disk must not keep an operator from a device, or lose what was opened: what is known stays in memory.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        lines: gives what it is to hold, as JSON.
+    """
+
+    def __init__(self, path: Path, lines: Callable[[], Iterable[str]]) -> None:
+        self.path = path
+        self.error: OSError | None = None
+        """Why it does not hold what it should."""
+        self._lines = lines
+
+    def save(self) -> None:
+        """Write it. A failure is logged, once for each cause, and :meth:`try_again` makes up for it."""
+        before, self.error = self.error, None
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace(self.path, self._lines())
+        except OSError as error:
+            self.error = error
+            if before is None or before.errno != error.errno:
+                log.warning("%s; it is tried again until it can be", cannot_write(self.path, error))
+        else:
+            if before is not None:
+                log.info("%s is written again", self.path)
+
+    def try_again(self) -> None:
+        """Write it, if it could not be written the last time."""
+        if self.error is not None:
+            self.save()

@@ -8,15 +8,12 @@ while the control API cannot be reached.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from . import json_lines
 
 __all__ = ["KnownAccounts"]
-
-log = logging.getLogger(__name__)
 
 PAIR = 2
 
@@ -29,7 +26,7 @@ class KnownAccounts(Mapping[str, str]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.file = json_lines.KeptFile(path, self._lines)
         self._known: dict[str, str] = {
             str(value[0]): str(value[1])
             for value in json_lines.read(path)
@@ -50,7 +47,7 @@ class KnownAccounts(Mapping[str, str]):
         if self._known.get(digest) == account:
             return
         self._known[digest] = account
-        try:
-            json_lines.replace(self._path, (json.dumps(pair) for pair in self._known.items()))
-        except OSError as error:
-            log.warning("an account cannot be remembered in %s: %s", self._path, error.strerror)
+        self.file.save()
+
+    def _lines(self) -> Iterator[str]:
+        return (json.dumps(pair) for pair in self._known.items())

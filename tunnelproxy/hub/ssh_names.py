@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import json_lines
@@ -43,7 +44,7 @@ class SshNames:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.file = json_lines.KeptFile(path, self._lines)
         self._first: dict[str, TunnelKey] = {}
         """Who has the plain name, by that in lower case."""
         for value in json_lines.read(path):
@@ -84,16 +85,11 @@ class SshNames:
         plain = key.thing.lower()
         if plain not in self._first:
             self._first[plain] = key
-            self._remember()
+            self.file.save()
         return self._first[plain]
 
-    def _remember(self) -> None:
-        lines = (json.dumps([first.thing, first.account.key]) for first in self._first.values())
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            json_lines.replace(self._path, lines)
-        except OSError as error:
-            log.warning("which account names are for cannot be kept in %s: %s", self._path, error.strerror)
+    def _lines(self) -> Iterator[str]:
+        return (json.dumps([first.thing, first.account.key]) for first in self._first.values())
 
 
 def _without_endpoint(account: Account) -> Account:

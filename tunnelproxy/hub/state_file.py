@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import json_lines
 from .held_tunnel import TunnelRecord
 
-__all__ = ["load", "save"]
+__all__ = ["lines", "load"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,6 @@ def load(path: Path) -> list[TunnelRecord]:
     return [record for record in records if not record.expires_within(0)]
 
 
-def save(path: Path, records: Iterable[TunnelRecord]) -> None:
-    """Replace the file."""
-    json_lines.replace(path, (record.saved for record in records))
+def lines(records: Iterable[TunnelRecord]) -> Iterator[str]:
+    """What the file is to hold for these tunnels."""
+    return (record.saved for record in records)

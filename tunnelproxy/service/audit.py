@@ -6,13 +6,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from .errors import ServiceError
-from .events import Connected, ControlCall, Disconnected, Event, Refused
+from .events import Connected, ControlCall, Disconnected, Event, Refused, Suppressed
+from .outage import Outage
+from .rotating_file import DEFAULT_KEPT, DEFAULT_SIZE, RotatingFile
 
 __all__ = ["AuditLog"]
 
@@ -21,32 +22,44 @@ _NAMES: dict[type[Event], str] = {
     Connected: "connected",
     Disconnected: "disconnected",
     Refused: "refused",
+    Suppressed: "suppressed",
 }
 
 _log = logging.getLogger(__name__)
 
 
 class AuditLog:
-    """Appends to a file of mode 0600; each line goes to the kernel at once, so a service that is killed loses none.
+    """Appends to a file; see :class:`rotating_file.RotatingFile`.
 
-    A full disk does not stop the service: the line is lost, and the service's own log says so.
+    A full disk does not stop the service: the lines are lost and counted, and the service's own log says so once.
 
     Args:
         path: the file; made when it is not there.
         clock: gives seconds since the epoch.
+        size: bytes at which the file is full, and another is begun; 0 for never.
+        kept: how many full files to keep.
+
+    Attributes:
+        outage: counts the lines that are lost.
 
     Raises:
         ServiceError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, clock: Callable[[], float], *, size: int = DEFAULT_SIZE, kept: int = DEFAULT_KEPT
+    ) -> None:
+        self.outage = Outage(f"the audit log {path}", "its lines are lost until it can be written again")
         self._clock = clock
-        self._fd = self._open()
-        self._is_failing = False
+        try:
+            self._file = RotatingFile(path, self.outage, size=size, kept=kept)
+        except OSError as error:
+            raise ServiceError(
+                f"cannot write the audit log {path}: {error.strerror}; give --audit-log another file"
+            ) from error
 
     def write(self, event: Event) -> None:
-        """Add a line, unless the event is one that strangers could fill the disk with."""
+        """Add a line, unless the event is one that is counted only."""
         name = _NAMES.get(type(event))
         if name is None:
             return
@@ -54,32 +67,16 @@ class AuditLog:
         content = {"time": moment.isoformat(timespec="milliseconds"), "event": name, **asdict(event)}
         if "seconds" in content:
             content["seconds"] = round(content["seconds"], 6)
-        try:
-            os.write(self._fd, json.dumps(content, ensure_ascii=False).encode() + b"\n")
-            self._is_failing = False
-        except OSError as error:
-            if not self._is_failing:
-                _log.error("cannot write to the audit log %s: %s; its lines are lost", self._path, error.strerror)
-            self._is_failing = True
+        # What clients send may hold bytes that are no UTF-8; as escapes of JSON they can be written all the same.
+        self._file.write(json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
     def reopen(self) -> None:
         """Go on in a new file, as the old one has been renamed; where that fails, in the old one."""
         try:
-            fd = self._open()
-        except ServiceError as error:
-            _log.error("%s; going on in the old file", error)
-            return
-        os.close(self._fd)
-        self._fd = fd
+            self._file.reopen()
+        except OSError as error:
+            _log.error("cannot begin a new audit log: %s; going on in the old file", error)
 
     def close(self) -> None:
         """Write no more."""
-        os.close(self._fd)
-
-    def _open(self) -> int:
-        try:
-            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ServiceError(
-                f"cannot write the audit log {self._path}: {error.strerror}; give --audit-log another file"
-            ) from error
+        self._file.close()

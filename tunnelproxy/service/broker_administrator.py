@@ -13,6 +13,8 @@ from .broker_rules import ANSWERS, COMMANDS, changes, refusals
 __all__ = ["BrokerAdministrator"]
 
 _CONFIRM_SECONDS = 5.0
+_MOST_AT_ONCE = 12
+"""Things in one message: each takes 1 kB at most, and the broker's max_packet_size is 16 kB."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +46,14 @@ class BrokerAdministrator:
             Whether it has; if not, because it is away, ask again.
         """
         wanted = frozenset(things)
+        while self._things != wanted:
+            if not await self._change(_towards(self._things, wanted)):
+                return False
+        return True
+
+    async def _change(self, wanted: frozenset[str]) -> bool:
         commands = changes(self._things, wanted)
-        if commands is None:
-            return True
-        number = self._session.publish(COMMANDS, commands)
+        number = None if commands is None else self._session.publish(COMMANDS, commands)
         if number is None:
             return False
         confirmed = self._sent[number] = asyncio.get_running_loop().create_future()
@@ -77,3 +83,9 @@ class BrokerAdministrator:
         if waiting is not None and not waiting.done():
             # The plugin acts before the broker confirms.
             waiting.set_result(None)
+
+
+def _towards(before: frozenset[str], after: frozenset[str]) -> frozenset[str]:
+    """Some of the way from some things to others: what one message can tell."""
+    differing = sorted(before ^ after)[:_MOST_AT_ONCE]
+    return before.symmetric_difference(differing)

@@ -11,7 +11,8 @@ import datetime as dt
 import ipaddress
 import secrets
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -23,13 +24,18 @@ from .errors import ServiceError
 from .state_dir import replace_file
 from .subject_hash import subject_hash
 
-__all__ = ["Certificates", "OwnCertificate", "reload", "server_context"]
+__all__ = ["Certificates", "OwnCertificate", "not_after", "now", "reload", "server_context"]
 
 _CA_LIFETIME = dt.timedelta(days=3650)
 _SERVER_LIFETIME = dt.timedelta(days=397)
 _RENEW_BEFORE = dt.timedelta(days=30)
 # A client whose clock runs behind by less than this still accepts a certificate made just now.
 _CLOCK_TOLERANCE = dt.timedelta(hours=1)
+
+
+def now() -> dt.datetime:
+    """The time by this machine's clock, with its zone."""
+    return dt.datetime.now(dt.timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,12 @@ class Certificates:
     Attributes:
         keys: the directory of what only the service reads.
         ca: the directory that clients are given: ``ca.pem``, and the same under the name that OpenSSL looks for.
+        clock: gives the time, with its zone.
     """
 
     keys: Path
     ca: Path
+    clock: Callable[[], dt.datetime] = field(default=now, repr=False, compare=False)
 
     @property
     def server_chain(self) -> Path:
@@ -78,13 +86,15 @@ class Certificates:
             host: the name or address by which clients reach the service, beside the loopback ones.
 
         Raises:
-            ServiceError: a file that is there is no certificate or key.
+            ServiceError: a file that is there is no certificate or key, or the authority has expired.
+            OSError: a file cannot be written.
         """
         self.keys.mkdir(mode=0o700, exist_ok=True)
         self.ca.mkdir(mode=0o700, exist_ok=True)
         try:
             if not (self._ca_key.exists() and self.authority.exists()):
                 self._make_authority()
+            self._check_authority()
             if not self._server_certificate_serves(host):
                 self._issue_server_certificate(host)
         except ValueError as error:
@@ -93,13 +103,30 @@ class Certificates:
                 "to get a new authority, which every client must then be given"
             ) from error
 
+    def _check_authority(self) -> None:
+        authority = x509.load_pem_x509_certificate(self.authority.read_bytes())
+        moment = self.clock()
+        if authority.not_valid_after_utc <= moment:
+            raise ServiceError(
+                f"the service's certificate authority {self.authority} has expired on "
+                f"{authority.not_valid_after_utc:%Y-%m-%d} (this machine's clock says {moment:%Y-%m-%d}), so that no "
+                f"client accepts its certificates: move {self.keys} and {self.ca} away, start the service again, and "
+                f"give every client and device the new {self.authority.name}"
+            )
+        if authority.not_valid_before_utc > moment:
+            raise ServiceError(
+                f"the service's certificate authority {self.authority} is valid from "
+                f"{authority.not_valid_before_utc:%Y-%m-%d} on, and this machine's clock says {moment:%Y-%m-%d}: "
+                "set the clock"
+            )
+
     def _make_authority(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         # A name of its own, so that the authorities of two services can lie in one directory.
         name = _name(f"iotops tunneling service CA {secrets.token_hex(4)}")
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         certificate = (
-            _builder(name, name, key.public_key(), _CA_LIFETIME)
+            _builder(name, name, key.public_key(), self.clock(), self.clock() + _CA_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
             .add_extension(identifier, critical=False)
@@ -119,11 +146,14 @@ class Certificates:
         certificate = x509.load_pem_x509_certificate(self.server_chain.read_bytes())
         authority = x509.load_pem_x509_certificate(self.authority.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        moment = self.clock()
+        lasts = min(moment + _RENEW_BEFORE, authority.not_valid_after_utc)
         return (
             _subject_key(authority).digest
             == certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
             and all(name in names for name in _server_names(host))
-            and certificate.not_valid_after_utc - _RENEW_BEFORE > _now()
+            and certificate.not_valid_before_utc <= moment
+            and certificate.not_valid_after_utc >= lasts
         )
 
     def _issue_server_certificate(self, host: str) -> None:
@@ -133,8 +163,9 @@ class Certificates:
             # One that this service did not make; ensure() tells the operator, as for a damaged one.
             raise ValueError("not an EC key")  # noqa: TRY004
         key = ec.generate_private_key(ec.SECP256R1())
+        ends = min(self.clock() + _SERVER_LIFETIME, authority.not_valid_after_utc)
         certificate = (
-            _builder(_name("iotops tunneling service"), authority.subject, key.public_key(), _SERVER_LIFETIME)
+            _builder(_name("iotops tunneling service"), authority.subject, key.public_key(), self.clock(), ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -147,6 +178,18 @@ class Certificates:
         )
         replace_file(self.server_key, _key_pem(key))
         replace_file(self.server_chain, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def not_after(path: Path) -> dt.datetime:
+    """When the first certificate of a file expires.
+
+    Raises:
+        ServiceError: the file cannot be read, or has no certificate.
+    """
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise ServiceError(f"cannot use the certificate {path}: {error}") from error
 
 
 def server_context(certificates: Certificates | OwnCertificate) -> ssl.SSLContext:
@@ -202,17 +245,16 @@ def _server_names(host: str) -> list[x509.DNSName | x509.IPAddress]:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lifetime: dt.timedelta
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, moment: dt.datetime, ends: dt.datetime
 ) -> x509.CertificateBuilder:
-    now = _now()
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_TOLERANCE)
-        .not_valid_after(now + lifetime)
+        .not_valid_before(moment - _CLOCK_TOLERANCE)
+        .not_valid_after(ends)
     )
 
 
@@ -244,7 +286,3 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.timezone.utc)

@@ -8,6 +8,7 @@ import logging
 import secrets
 import socket
 from collections import deque
+from http import HTTPStatus
 from typing import Protocol, cast
 
 from websockets.frames import CloseCode, Frame, Opcode
@@ -30,9 +31,10 @@ from ..protocol.framing import (
 from ..protocol.websocket import MessageReader, encode_binary
 from ..transport import receive_buffer
 from ..transport.streams import Reading
-from ..transport.tcp import ReceiveBuffer
+from ..transport.tcp import ReceiveBuffer, keep_alive, unanswered_seconds
 from .admission import Admission, Admissions
 from .circuit import Circuit
+from .errors import StoreError
 from .frame_rules import BrokenRule, FrameRules
 from .handshake import CAUSE_HEADER, CHANNEL_HEADER, MAX_REQUEST, SUBPROTOCOLS, Cause, Refusal, read_handshake
 from .tunnels import Mode, Tunnel
@@ -49,7 +51,7 @@ _SEND_MARK = 128 * 1024
 _SEND_LIMIT = 2 * 1024 * 1024
 _NOTSENT_LOWAT = 128 * 1024
 _END_OF_REQUEST = b"\r\n\r\n"
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
+_LOST_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 # At DEBUG, websockets logs the handshake's headers, and the tokens are there.
@@ -68,6 +70,9 @@ class Registry(Protocol):
 
     def refused(self, connection: Connection, refusal: Refusal) -> None:
         """Its handshake was refused."""
+
+    def failed(self, connection: Connection, error: Exception) -> None:
+        """Its handshake met a fault of ours."""
 
     def attach(self, connection: Connection, admission: Admission) -> Circuit:
         """Its handshake succeeded."""
@@ -197,6 +202,14 @@ class Connection(asyncio.BufferedProtocol):
         """Cut the connection."""
         self._transport.abort()
 
+    def abort_if_lost(self) -> None:
+        """Cut the connection where the client's machine acknowledges nothing any more."""
+        seconds = unanswered_seconds(self._transport.get_extra_info("socket"))
+        if seconds >= _LOST_SECONDS and not self._transport.is_closing():
+            about = {"channel": self.channel_id}
+            _log.info("channel %s: lost, as nothing has answered for %.0f s", self.channel_id, seconds, extra=about)
+            self.abort()
+
     @property
     def ending(self) -> str:
         """How the connection ended: the code and reason that closed it, or that there were none."""
@@ -258,15 +271,28 @@ class Connection(asyncio.BufferedProtocol):
         try:
             admission = self._admissions.check(read_handshake(request.path, request.headers))
             response = self._accept(request, admission)
+            if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+                self._admissions.redeem(admission)
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        if response.status_code != 101:
+        except StoreError:
+            # The log has the reason, once. Clients come again after 5xx.
+            self._refuse(
+                Refusal(
+                    Cause.UNAVAILABLE, "The service cannot keep its state at present.", HTTPStatus.SERVICE_UNAVAILABLE
+                )
+            )
+            return
+        except Exception as error:
+            self._registry.failed(self, error)
+            self._refuse(Refusal(Cause.UNAVAILABLE, "The service failed.", HTTPStatus.INTERNAL_SERVER_ERROR))
+            return
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             response.headers[CAUSE_HEADER] = Cause.BAD_REQUEST.value
             self._registry.refused(self, Refusal(Cause.BAD_REQUEST, "Invalid WebSocket handshake."))
             self._respond(response)
             return
-        self._admissions.redeem(admission)
         self._respond(response)
         self._join(admission)
         # websockets keeps the request as long as the connection: 3 kB, and an access token.
@@ -286,9 +312,6 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         response = self._websocket.reject(refusal.status, refusal.sentence)
         response.headers[CAUSE_HEADER] = refusal.cause.value
-        _log.info(
-            "channel %s: handshake refused: %s", self.channel_id, refusal.sentence, extra={"channel": self.channel_id}
-        )
         self._registry.refused(self, refusal)
         self._respond(response)
 
@@ -403,9 +426,7 @@ class Connection(asyncio.BufferedProtocol):
 
 def _tune(sock: socket.socket) -> None:
     """Keep the kernel's queues short, and find out about peers that vanished."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_alive(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for name, value in {"TCP_NOTSENT_LOWAT": _NOTSENT_LOWAT, **_KEEPALIVE}.items():
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)

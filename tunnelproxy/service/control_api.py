@@ -16,22 +16,23 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from botocore.loaders import Loader
 from botocore.model import OperationNotFoundError, ServiceModel
 
 from .access import Access, AccessKey
-from .errors import ApiError
+from .errors import ApiError, StoreError
 from .events import ControlCall, Listener
+from .failures import Failures
 from .operations import Operations
 from .registry import Registry, read_request
 from .replays import Replays
 from .sigv4 import REGISTRY_NAME, SignedRequest, claimed_key_id, verify
 from .validation import validate
 
-__all__ = ["BODY_DEADLINE", "MAX_BODY", "ControlApi", "service_model"]
+__all__ = ["BODY_DEADLINE", "MAX_BODY", "ControlApi", "refusal_of_malformed", "service_model"]
 
 MAX_BODY = 64 * 1024
 """Most bytes of a request's body; the largest that the model allows is far smaller."""
@@ -41,6 +42,7 @@ BODY_DEADLINE = 10.0
 
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _REGISTRY_CONTENT_TYPE = "application/json"
+_INTERNAL_FAILURE = "InternalFailureException"
 _REQUEST_ID = "x-amzn-RequestId"
 _ACCOUNT = "x-iotops-account"
 
@@ -94,6 +96,7 @@ class ControlApi:
         clock: gives seconds since the epoch.
         replays: who knows the signatures used lately.
         notify: is told of every request that was answered.
+        failures: logs what should not have happened.
         authenticated: is told of the connection of every request that was signed with a known key.
     """
 
@@ -109,6 +112,7 @@ class ControlApi:
         clock: Callable[[], float],
         replays: Replays,
         notify: Listener,
+        failures: Failures | None = None,
         authenticated: Callable[[object], None] = lambda connection: None,
     ) -> None:
         self._operations = operations
@@ -119,6 +123,7 @@ class ControlApi:
         self._account_id = account_id
         self._clock = clock
         self._notify = notify
+        self._failures = failures or Failures()
         self._authenticated = authenticated
         self._replays = replays
         self._model = service_model()
@@ -126,10 +131,13 @@ class ControlApi:
         self._one_ended = asyncio.Event()
 
     def application(self) -> web.Application:
-        """The aiohttp application. All paths and methods lead to :meth:`handle`, so that errors look alike."""
-        application = web.Application(client_max_size=MAX_BODY)
-        application.router.add_route("*", "/{path:.*}", self.handle)
-        return application
+        """The aiohttp application. Everything leads to :meth:`handle`, not to a router, so that errors look alike."""
+
+        @web.middleware
+        async def answer(request: web.Request, handler: object) -> web.Response:
+            return await self.handle(request)
+
+        return web.Application(client_max_size=MAX_BODY, middlewares=[cast(Any, answer)])
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
@@ -169,13 +177,16 @@ class ControlApi:
             self._authenticate(request, body, call)
             answer = self._carry_out(request, body, call)
         except ApiError as error:
-            _log.info("%s refused: %s (request %s)", call.operation or "-", error.kind, call.request_id)
-            return {"__type": error.kind, "message": error.message}, error.kind, error.status
-        except Exception:
-            _log.exception("%s failed (request %s)", call.operation or "-", call.request_id)
-            kind = "InternalFailureException"
+            return _error_content(error.kind, error.message), error.kind, error.status
+        except StoreError:
+            # The log has the reason, once.
+            kind = "ServiceUnavailableException"
+            message = "The service cannot keep its state at present, and has changed nothing; its log says why."
+            return _error_content(kind, message), kind, HTTPStatus.SERVICE_UNAVAILABLE
+        except Exception as error:
+            self._failures.report(f"{call.operation or 'a request'} has failed (request {call.request_id})", error)
             message = f"The service failed; its log has more under request {call.request_id}."
-            return {"__type": kind, "message": message}, kind, 500
+            return _error_content(_INTERNAL_FAILURE, message), _INTERNAL_FAILURE, HTTPStatus.INTERNAL_SERVER_ERROR
         _log.debug("%s answered (request %s)", call.operation, call.request_id)
         return answer, "ok", 200
 
@@ -236,10 +247,22 @@ async def _read_body(request: web.Request) -> bytes:
         raise ApiError(
             "RequestEntityTooLargeException", f"The request's body is larger than {MAX_BODY} bytes.", 413
         ) from None
+    except Exception as error:  # none of our code runs here: aiohttp has many names for a body that is no good
+        raise ApiError("InvalidRequestException", "The request's body did not come whole, or is damaged.") from error
 
 
 def _unknown_operation() -> ApiError:
     return ApiError("UnknownOperationException", "X-Amz-Target names no operation of IoT Secure Tunneling.")
+
+
+def refusal_of_malformed(message: str, status: int) -> web.Response:
+    """The answer to what cannot be parsed as an HTTP request."""
+    kind = "InvalidRequestException" if status < HTTPStatus.INTERNAL_SERVER_ERROR else _INTERNAL_FAILURE
+    return _response(_error_content(kind, message), status, str(uuid.uuid4()), _CONTENT_TYPE)
+
+
+def _error_content(kind: str, message: str) -> dict[str, Any]:
+    return {"__type": kind, "message": message}
 
 
 def _response(content: dict[str, Any], status: int, request_id: str, content_type: str) -> web.Response:

@@ -18,6 +18,7 @@ from .circuit import Circuit
 from .connection import Connection
 from .door import Door
 from .events import Listener
+from .failures import Failures
 from .handshake import Refusal
 from .ledger import Ledger
 from .limits import DEFAULT_LIMITS, Limits, Pace
@@ -49,6 +50,7 @@ SERVICE_STOPPING = "Service is stopping"
 """Close reason, with code 1001: a client connects again later."""
 
 _STOP_DEADLINE = 2.0
+_LOOK_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class DataPlane:
         clock: gives seconds since the epoch.
         limits: how many connections there may be, and how fast.
         notify: is told of every client that comes, leaves, or is refused.
+        failures: logs what should not have happened.
     """
 
     def __init__(
@@ -70,33 +73,45 @@ class DataPlane:
         clock: Callable[[], float],
         limits: Limits = DEFAULT_LIMITS,
         notify: Listener = lambda event: None,
+        failures: Failures | None = None,
     ) -> None:
         self.ledger = Ledger(notify, time.monotonic)
         self._store = store
         self._clock = clock
         self._limits = limits
         self._notify = notify
+        self._failures = failures or Failures()
         self._admissions = Admissions(store, clock)
         self._connections: set[Connection] = set()
         self._circuits: dict[str, Circuit] = {}
         self._door: Door | None = None
         self._some_gone = asyncio.Event()
+        self._looking: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         """Accept clients on a bound socket."""
         self._door = Door(lambda: Connection(self, self._admissions), context, self._limits, self._notify)
         self._door.open(listener)
+        self._look_for_lost()
 
     async def stop(self) -> None:
         """Accept no more, and say good-bye to those who are there."""
         if self._door is not None:
             self._door.close()
+        if self._looking is not None:
+            self._looking.cancel()
         for connection in list(self._connections):
             connection.disconnect(CloseCode.GOING_AWAY, SERVICE_STOPPING)
         if not await self._are_all_gone():
             for connection in list(self._connections):
                 connection.abort()
             await self._are_all_gone()
+
+    def _look_for_lost(self) -> None:
+        """Cut off, now and then, those whose machine or network is gone: the kernel would take a quarter of an hour."""
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_for_lost)
+        for connection in list(self._connections):
+            connection.abort_if_lost()
 
     # What the operations call
 
@@ -132,6 +147,10 @@ class DataPlane:
     def refused(self, connection: Connection, refusal: Refusal) -> None:
         """A client's handshake was refused."""
         self.ledger.refused(connection, refusal)
+
+    def failed(self, connection: Connection, error: Exception) -> None:
+        """A client's handshake met a fault of ours."""
+        self._failures.report(f"channel {connection.channel_id}: the handshake has failed", error)
 
     def attach(self, connection: Connection, admission: Admission) -> Circuit:
         """Join a client to its tunnel; an older connection of the same end gives way."""

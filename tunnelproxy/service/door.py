@@ -2,33 +2,36 @@
 """Accepts TCP connections, makes them TLS, and keeps those that do not get on with it from crowding out the others.
 
 asyncio's own servers show a connection to nobody before its TLS handshake is done: who opens many and sends nothing
-could not even be counted. Here every connection counts from the moment of its acceptance: against its address's share,
-and, until the protocol inside has found out who it is, against the places for the unknown. When these are taken, others
-wait in the kernel's queue, so that a fleet that comes back all at once gets in batch by batch. Who takes a place for
-seconds loses it then: the oldest connection of the address that has most of them.
+could not even be counted. Here every connection counts from the moment of its acceptance against its address's share.
+Until its client speaks, it costs a descriptor and no more (see arrivals). Then, until the protocol inside has found
+out who it is, it takes one of the places for the unknown. When these are taken, others wait, and the addresses take
+turns, so that a fleet that comes back all at once gets in batch by batch. Who takes a place for seconds loses it then:
+the oldest connection of the address that has most of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import resource
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
-from typing import Union, cast
+from typing import Any, Union, cast
 
 from ..transport import receive_buffer, streams
+from ..transport.accepting import accept_for_ever
+from ..transport.background import restarted
+from .arrivals import Arrivals
 from .events import CutOff, Listener
 from .limits import Limits
 
-__all__ = ["Door", "allow_many_files"]
+__all__ = ["Door"]
 
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_PAUSE_WITHOUT_RESOURCES = 0.5
+_MOST_WAITING = 4096
+
 # An honest handshake takes milliseconds; but a Python process that began 2,000 at once lost some with a second
 # here, and none with three.
 _PATIENCE = 3.0
@@ -67,23 +70,42 @@ class Door:
         # In the order in which they came.
         self._half_open: dict[object, _Visitor] = {}
         self._one_less = asyncio.Event()
-        self._accepting: asyncio.Task[None] | None = None
+        self._arrivals: Arrivals | None = None
+        self._accepting: list[asyncio.Task[None]] = []
 
     def open(self, listener: socket.socket) -> None:
-        """Accept connections on a bound socket."""
-        listener.setblocking(False)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
+        """Accept connections on a bound socket, and let in those whose clients speak: one of each address in turn."""
+        arrivals = self._arrivals = Arrivals(self._limits.handshake_seconds, self._notify, most=_places_to_wait())
+
+        def arrive(sock: socket.socket, peer: Any) -> None:
+            if self._is_full(str(peer[0])):
+                self._refuse(sock, str(peer[0]))
+            else:
+                arrivals.add(sock, peer)
+
+        self._accepting = [
+            restarted("accepting connections", lambda: accept_for_ever(listener, arrive)),
+            restarted("letting connections in", lambda: self._let_in(arrivals)),
+        ]
 
     def stop_accepting(self) -> None:
         """Let nobody else in."""
-        if self._accepting is not None:
-            self._accepting.cancel()
+        for task in self._accepting:
+            task.cancel()
+        if self._arrivals is not None:
+            self._arrivals.close()
 
     def close(self) -> None:
         """Let nobody else in, and cut off those who are still half-way in."""
         self.stop_accepting()
         for visitor in list(self._half_open.values()):
             visitor.cut_off()
+
+    async def _let_in(self, arrivals: Arrivals) -> None:
+        """Let in connections whose clients have spoken, as there is room for them; until cancelled."""
+        while True:
+            await self._room()
+            self._admit(*await arrivals.next())
 
     def settle(self, protocol: object) -> None:
         """The protocol knows whom it talks to: its connection does not count as half-open any more."""
@@ -92,27 +114,18 @@ class Door:
             visitor.timer.cancel()
             self._one_less.set()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._room()
-            try:
-                sock, peer = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    _log.warning("cannot accept connections for now: %s", error.strerror)
-                    await asyncio.sleep(_PAUSE_WITHOUT_RESOURCES)
-                    continue
-                if error.errno == errno.ECONNABORTED:
-                    continue
-                raise
-            self._admit(sock, str(peer[0]))
+    def _is_full(self, address: str) -> bool:
+        waiting = 0 if self._arrivals is None else self._arrivals.count(address)
+        return 0 < self._limits.connections_per_address <= self._by_address[address] + waiting
+
+    def _refuse(self, sock: socket.socket, address: str) -> None:
+        _log.debug("refused a connection of %s, which has %d", address, self._by_address[address])
+        self._notify(CutOff(address, "connections-per-address"))
+        sock.close()
 
     def _admit(self, sock: socket.socket, address: str) -> None:
-        if 0 < self._limits.connections_per_address <= self._by_address[address]:
-            _log.debug("refused a connection of %s, which has %d", address, self._by_address[address])
-            self._notify(CutOff(address, "connections-per-address"))
-            sock.close()
+        if self._is_full(address):
+            self._refuse(sock, address)
             return
         self._by_address[address] += 1
         visitor = _Visitor(cast(_Protocol, self._make_protocol()), sock, address, self._forget)
@@ -165,14 +178,9 @@ class Door:
                 del self._by_address[visitor.address]
 
 
-def allow_many_files() -> None:
-    """Let this process have as many connections as the system lets it: often 1024, unless one asks for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS calls its limit infinite and refuses more than this.
-    wanted = 10_240 if hard == resource.RLIM_INFINITY else hard
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def _places_to_wait() -> int:
+    """For how many connections there are descriptors to wait with: a quarter of all, on each port."""
+    return min(_MOST_WAITING, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 class _Visitor(asyncio.BufferedProtocol):

@@ -15,44 +15,43 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..mqtt import Broker
+from ..transport.background import watched
 from ..transport.backoff import Backoff
 from .broker_administrator import BrokerAdministrator
 from .broker_rules import ADMINISTRATOR, NOTIFIER, configuration
-from .certificates import Certificates, OwnCertificate
 from .errors import ServiceError
+from .mqtt_listener import MqttListener
 from .passwords import Passwords
 from .state_dir import replace_file
 
 __all__ = ["EmbeddedBroker"]
 
-_PORT_SECONDS = 5.0
 _START_SECONDS = 10.0
+_STABLE_SECONDS = 10.0
+"""A broker that ran this long had started: when it ends, the next start is quick again."""
+
 _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 3.0
 _LONGEST_SOCKET_PATH = 107
 """Bytes; unix(7)."""
 
-# The service itself comes by the Unix socket, in a directory that is its own: so it depends neither on the names in the
-# certificate nor on who signed that. Mosquitto runs in that directory, as the path of a socket must have no space here.
-# dlopen(3) finds the plugin.
+# Everybody comes by the Unix socket, in a directory that is the service's own: things by the TLS port of MqttListener.
+# Mosquitto runs in that directory, as the path of a socket must have no space here. dlopen(3) finds the plugin.
+# use_username_as_clientid belongs to the listener above it, not to the broker.
 _CONFIGURATION = """\
 # Written by "tunnelproxy service run" at each start. docs/mosquitto.conf says why it is so.
-listener {port} {host}
-certfile {certificate}
-keyfile {key}
-tls_version tlsv1.2
 listener 0 {socket}
+use_username_as_clientid true
 allow_anonymous false
 password_file {passwords}
 plugin mosquitto_dynamic_security.so
 plugin_opt_config_file {rules}
-use_username_as_clientid true
 persistence true
 persistence_location {directory}/
 autosave_on_changes true
@@ -88,34 +87,37 @@ class EmbeddedBroker:
         directory: for its files.
         host: the address to listen on.
         port: the port to listen on; 0 for any.
-        certificate: what to show to things.
 
     Raises:
-        ServiceError: Mosquitto is not installed, the port is taken, or the certificate cannot be read.
+        ServiceError: Mosquitto is not installed, the port is taken, or the files cannot be written.
     """
 
-    def __init__(self, directory: Path, host: str, port: int, certificate: Certificates | OwnCertificate) -> None:
+    def __init__(self, directory: Path, host: str, port: int) -> None:
         self._program = _find_mosquitto()
         self._socket = directory / "socket"
         if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
             raise ServiceError(f"{self._socket} is too long for a socket; give --state-dir a shorter path")
-        self.port = _free_port(host, port)
-        directory.mkdir(mode=0o700, exist_ok=True)
         self._passwords = Passwords(directory / "passwords")
-        self.notifier = self._join_as(NOTIFIER)
-        """The way by which the service notifies."""
-        self._administrator = BrokerAdministrator(self._join_as(ADMINISTRATOR))
         self._rules = directory / "dynamic-security.json"
-        self._certificate = OwnCertificate(directory / "server.pem", directory / "server-key.pem")
-        self._copy_certificate(certificate)
         self._configuration = directory / "mosquitto.conf"
+        self._saved = directory / "mosquitto.db"
         self._process: asyncio.subprocess.Process | None = None
         self._last_error = ""
+        self._last_complaint = ""
+        with _writing():
+            directory.mkdir(mode=0o700, exist_ok=True)
+            # Of earlier versions, where Mosquitto did the TLS.
+            for copy in ("server.pem", "server-key.pem"):
+                (directory / copy).unlink(missing_ok=True)
+            self.notifier = self._join_as(NOTIFIER)
+            """The way by which the service notifies."""
+            self._administrator = BrokerAdministrator(self._join_as(ADMINISTRATOR))
+            self._write_configuration(directory)
+        self.listener = MqttListener(host, port, self._socket)
+        """Where things connect."""
+
+    def _write_configuration(self, directory: Path) -> None:
         content = _CONFIGURATION.format(
-            port=self.port,
-            host=host,
-            certificate=self._certificate.server_chain,
-            key=self._certificate.server_key,
             socket=self._socket.name,
             passwords=self._passwords.path,
             rules=self._rules,
@@ -127,16 +129,20 @@ class EmbeddedBroker:
 
     async def run(self) -> None:
         """Keep the broker running; ends when cancelled only, and the broker with it."""
-        backoff = Backoff()
         beside = [
-            asyncio.ensure_future(self._administrator.run()),
-            asyncio.ensure_future(self._follow_enrolments()),
+            watched("the MQTT broker's administration", self._administrator.run()),
+            watched("telling the MQTT broker of enrolments", self._follow_enrolments()),
         ]
+        backoff = Backoff()
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                status = await self._run_once()
+                began = loop.time()
+                cause = await self._run_once()
+                if loop.time() - began > _STABLE_SECONDS:
+                    backoff.reset()
                 delay = backoff.next_delay()
-                _log.warning("mosquitto ended with status %d; starting it again in %.1f s", status, delay)
+                self._complain(f"{cause}; starting it again until it runs")
                 await asyncio.sleep(delay)
         finally:
             for task in beside:
@@ -164,28 +170,23 @@ class EmbeddedBroker:
                 writer.close()
                 return
 
-    def use_certificate(self, certificate: Certificates | OwnCertificate) -> None:
-        """Show another certificate to things that connect from now on.
-
-        Raises:
-            ServiceError: it cannot be read.
-        """
-        self._copy_certificate(certificate)
-        self._have_files_read_again()
-
-    def _copy_certificate(self, certificate: Certificates | OwnCertificate) -> None:
-        # Copies: Mosquitto reads its files again whenever a password changes, when the operator's may be half a pair.
-        try:
-            replace_file(self._certificate.server_chain, certificate.server_chain.read_bytes())
-            replace_file(self._certificate.server_key, certificate.server_key.read_bytes())
-        except OSError as error:
-            raise ServiceError(f"cannot copy {error.filename} for the MQTT broker: {error.strerror}") from error
-
     def _join_as(self, user: str) -> Broker:
         # Of two clients with one name the broker disconnects the older; it takes users for names.
         return Broker(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
 
-    async def _run_once(self) -> int:
+    async def _run_once(self) -> str:
+        """Start the broker, and return why it ended, or did not start."""
+        self._last_error = ""
+        try:
+            status = await self._run_process()
+        except OSError as error:
+            self._last_error = f" ({_words(error)})"
+            return f"mosquitto cannot be started: {_words(error)}"
+        if "database" in self._last_error:
+            self._set_saved_aside()
+        return f"mosquitto ended with status {status}{self._last_error}"
+
+    async def _run_process(self) -> int:
         things = self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
         replace_file(self._rules, configuration(things))
         self._administrator.knows(things)
@@ -202,32 +203,72 @@ class EmbeddedBroker:
         try:
             if process.stderr is not None:
                 async for line in process.stderr:
-                    said = line.decode(errors="replace").strip()
-                    if "Error" in said:
-                        self._last_error = f" ({said})"
-                    _log.log(logging.WARNING if "Error" in said else logging.DEBUG, "mosquitto: %s", said)
+                    self._note(line.decode(errors="replace").strip())
             return await process.wait()
         finally:
             self._process = None
             await _end(process)
 
+    def _note(self, said: str) -> None:
+        if "Error" in said:
+            self._last_error = f" ({said})"
+            self._complain(f"mosquitto: {said}")
+        else:
+            _log.debug("mosquitto: %s", said)
+
+    def _set_saved_aside(self) -> None:
+        """Let the broker start without what it had saved: a full disk can leave half a file, which it refuses."""
+        aside = self._saved.with_name(f"{self._saved.name}.damaged")
+        with contextlib.suppress(OSError):
+            self._saved.replace(aside)
+            _log.error(
+                "%s is damaged, and set aside as %s: notifications for devices that are offline are lost; rotate the "
+                "destination tokens of their tunnels",
+                self._saved,
+                aside.name,
+            )
+
     async def _follow_enrolments(self) -> None:
         """Tell the broker when ``service add-thing``, another process, has changed the passwords."""
-        seen = self._passwords.version()
+        seen: tuple[int, int] | None = None
+        with contextlib.suppress(OSError):
+            seen = self._passwords.version()
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            version = self._passwords.version()
-            if version == seen:
-                continue
-            # The rules first, so that a thing that is let in is also let subscribe.
-            if await self._administrator.tell(self._passwords.users() - {NOTIFIER, ADMINISTRATOR}):
-                seen = version
-                self._have_files_read_again()
+            try:
+                version = self._passwords.version()
+                # The rules first, so that a thing that is let in is also let subscribe.
+                if version != seen and await self._administrator.tell(
+                    self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
+                ):
+                    seen = version
+                    self._have_files_read_again()
+            except OSError as error:
+                self._complain(f"the MQTT broker cannot be told of enrolments: {_words(error)}")
 
     def _have_files_read_again(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGHUP)
+
+    def _complain(self, complaint: str) -> None:
+        """Once, not every few seconds of a night with a full disk."""
+        level = logging.DEBUG if complaint == self._last_complaint else logging.WARNING
+        self._last_complaint = complaint
+        _log.log(level, "%s", complaint)
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ServiceError(f"cannot write the MQTT broker's files: {_words(error)}") from error
+
+
+def _words(error: OSError) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -253,21 +294,3 @@ def _find_mosquitto() -> str:
         )
     # It is started in another directory.
     return os.path.abspath(program)
-
-
-def _free_port(host: str, port: int) -> int:
-    """A port to listen on. The broker of a service that was killed may need a moment to leave its port."""
-    deadline = time.monotonic() + _PORT_SECONDS
-    while True:
-        try:
-            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with socket.create_server((str(address[0]), port), family=family) as probe:
-                found: int = probe.getsockname()[1]
-                return found
-        except OSError as error:
-            # Not another port: the agents look for the broker at this one.
-            if time.monotonic() > deadline or isinstance(error, socket.gaierror):
-                raise ServiceError(
-                    f"cannot listen on port {port} of {host} for MQTT ({error.strerror}); give --mqtt-port another one"
-                ) from error
-            time.sleep(0.05)

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ApiError", "ServiceError", "limit_exceeded", "not_found", "validation_failed"]
+__all__ = ["ApiError", "ServiceError", "StoreError", "limit_exceeded", "not_found", "validation_failed"]
 
 
 class ServiceError(Exception):
     """The service cannot do what its operator asked; the text says why and what to do next."""
+
+
+class StoreError(ServiceError):
+    """The service's state could not be read or written, and is what it was before. The text has SQLite's words."""
 
 
 class ApiError(Exception):

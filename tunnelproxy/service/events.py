@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
-__all__ = ["Connected", "ControlCall", "CutOff", "Disconnected", "Event", "Listener", "Refused"]
+__all__ = ["Connected", "ControlCall", "CutOff", "Disconnected", "Event", "Listener", "Refused", "Suppressed"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Disconnected:
 
 @dataclass(frozen=True)
 class Refused:
-    """A client of the data plane was refused. ``cause`` is one of ``handshake.Cause``."""
+    """A client of the data plane was refused. ``cause`` is one of ``handshake.Cause``; ``reason`` is for people."""
 
     channel: str
     address: str | None
@@ -82,17 +82,37 @@ class Refused:
     thing: str | None
     tunnel: str | None
     cause: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class CutOff:
-    """A connection ended before it had asked for anything. ``cause`` is a limit's name, or ``tls``."""
+    """A connection ended before it had asked for anything. ``cause`` is a limit's name, ``tls``, or ``http``."""
 
     address: str
     cause: str
 
 
-Event = Union[ControlCall, Connected, Disconnected, Refused, CutOff]
+@dataclass(frozen=True)
+class Suppressed:
+    """Events that strangers caused were counted, and not written one by one.
+
+    Attributes:
+        of: the kind of event, as the audit log names it.
+        outcome: what they have in common: the error's name, or the cause.
+        count: how many, without those that were written.
+        addresses: from how many addresses, as far as they were counted.
+        seconds: within which time.
+    """
+
+    of: str
+    outcome: str
+    count: int
+    addresses: int
+    seconds: float
+
+
+Event = Union[ControlCall, Connected, Disconnected, Refused, CutOff, Suppressed]
 
 Listener = Callable[[Event], None]
 """Takes note of an event; must neither fail nor wait."""

@@ -54,6 +54,7 @@ class Cause(str, Enum):
     TOKEN_UNKNOWN = "token-unknown"  # noqa: S105  the name of a cause, not a token
     TOKEN_USED = "token-used"  # noqa: S105  the name of a cause, not a token
     TUNNEL_CLOSED = "tunnel-closed"
+    UNAVAILABLE = "unavailable"
     WRONG_MODE = "wrong-mode"
 
 
@@ -63,7 +64,7 @@ class Refusal(Exception):
     Args:
         cause: the reason, for programs.
         sentence: the reason, for people. It goes to the client, and to the log.
-        status: the HTTP status, 4xx, so that clients do not retry unchanged.
+        status: the HTTP status: 4xx, so that clients do not retry unchanged; 5xx for a fault of the service.
 
     Attributes:
         tunnel: the one that its access token is for, where that is known.
@@ -98,7 +99,11 @@ def read_handshake(target: str, headers: Headers) -> Handshake:
     Raises:
         Refusal: something is missing, given twice, or malformed. No sentence repeats a token.
     """
-    url = urlsplit(target)
+    try:
+        url = urlsplit(target)
+    except ValueError:
+        # Such as "//[", where a host's address is begun.
+        raise Refusal(Cause.BAD_REQUEST, "Invalid path: it is no URL.") from None
     if url.path != "/tunnel":
         raise Refusal(Cause.BAD_REQUEST, "Invalid path: tunnels are at /tunnel.")
     return Handshake(_mode(url.query), _access_token(headers), _client_token(headers))

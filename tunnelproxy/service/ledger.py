@@ -97,6 +97,7 @@ class Ledger:
                 None if tunnel is None else tunnel.thing_name,
                 None if tunnel is None else tunnel.tunnel_id,
                 refusal.cause.value,
+                refusal.sentence,
             )
         )
 

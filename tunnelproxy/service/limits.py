@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "Pace"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "Pace", "TokenBucket"]
 
 _BURST_SECONDS = 0.25
 
@@ -55,3 +55,34 @@ class Pace:
         self._credit = min(self._most, self._credit + (now - self._as_of) * self._rate) - size
         self._as_of = now
         return max(0.0, -self._credit / self._rate)
+
+
+class TokenBucket:
+    """How often something may be done: a burst at once, and then at a steady rate.
+
+    Args:
+        rate: times per second.
+        burst: how often at once, after a while of nothing.
+        clock: gives seconds, and never goes back.
+    """
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._tokens = float(burst)
+        self._as_of = clock()
+
+    def has_one(self) -> bool:
+        """Whether it may be done now."""
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._as_of) * self._rate)
+        self._as_of = now
+        return self._tokens >= 1
+
+    def take(self) -> bool:
+        """Whether it may be done now; it counts as done then."""
+        if not self.has_one():
+            return False
+        self._tokens -= 1
+        return True

@@ -9,21 +9,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ..transport.accepting import accept_for_ever
+from ..transport.background import restarted, watched
 from .events import ControlCall, CutOff, Event, Refused
 from .ledger import Ledger
 
-__all__ = ["Metrics"]
+__all__ = ["Figure", "Metrics"]
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LAG_PERIOD = 0.5
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that somebody else keeps.
+
+    Attributes:
+        name: that of Prometheus, without ``_total``.
+        values: gives the value for each value of the label, when it is asked for; without a label, for "" alone.
+        label: what differs between the values, if there are several.
+        counts: whether it only ever grows.
+    """
+
+    name: str
+    help: str
+    values: Callable[[], Mapping[str, float]]
+    label: str = ""
+    counts: bool = True
 
 
 class Metrics:
@@ -53,6 +75,10 @@ class Metrics:
             registry=self._registry,
         )
 
+    def add_figures(self, figures: Iterable[Figure]) -> None:
+        """Serve further ones."""
+        self._registry.register(_Further(tuple(figures)))
+
     def note(self, event: Event) -> None:
         """Count an event."""
         if isinstance(event, ControlCall):
@@ -67,11 +93,20 @@ class Metrics:
         application.router.add_get("/metrics", self._answer)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
-        watching = asyncio.get_running_loop().create_task(self._watch_loop())
+        server = runner.server
+        assert server is not None  # noqa: S101  setup() has made it
+        loop = asyncio.get_running_loop()
+
+        def admit(connection: socket.socket, _peer: Any) -> None:
+            # Not asyncio's own server: that of uvloop ends with the first error of accept(2).
+            watched("a connection for figures", _serve(loop, server, connection))
+
+        accepting = restarted("accepting connections for figures", lambda: accept_for_ever(listener, admit))
+        watching = restarted("watching the event loop", self._watch_loop)
         try:
-            await web.SockSite(runner, listener).start()
             yield
         finally:
+            accepting.cancel()
             watching.cancel()
             await runner.cleanup()
 
@@ -84,6 +119,27 @@ class Metrics:
             due = loop.time() + _LAG_PERIOD
             await asyncio.sleep(_LAG_PERIOD)
             self._lag.observe(max(0.0, loop.time() - due))
+
+
+async def _serve(loop: asyncio.AbstractEventLoop, server: web.Server, connection: socket.socket) -> None:
+    # One that is gone already is nobody's fault.
+    with contextlib.suppress(OSError):
+        await loop.connect_accepted_socket(server, connection)
+
+
+class _Further(Collector):
+    """What others keep."""
+
+    def __init__(self, figures: tuple[Figure, ...]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        for figure in self._figures:
+            family = CounterMetricFamily if figure.counts else GaugeMetricFamily
+            metric = family(figure.name, figure.help, labels=(figure.label,) if figure.label else ())
+            for value, number in figure.values().items():
+                metric.add_metric((value,) if figure.label else (), number)
+            yield metric
 
 
 class _Present(Collector):

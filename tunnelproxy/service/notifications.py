@@ -33,6 +33,13 @@ class Notifications:
         # By tunnel: a newer token makes the older one useless.
         self._pending: dict[str, tuple[str, bytes]] = {}
         self._sent: dict[int, tuple[str, bytes]] = {}
+        self.is_connected = False
+        """Whether the broker is there."""
+
+    @property
+    def waiting(self) -> int:
+        """How many the broker has not confirmed."""
+        return len(self._pending)
 
     async def run(self) -> None:
         """Stay connected to the broker; ends when cancelled only."""
@@ -61,11 +68,13 @@ class Notifications:
     # What the session reports.
 
     def connected(self) -> None:
+        self.is_connected = True
         self._sent.clear()
         for tunnel_id in list(self._pending):
             self._publish(tunnel_id)
 
     def disconnected(self) -> None:
+        self.is_connected = False
         if self._pending:
             _log.warning("%d notifications wait for the MQTT broker", len(self._pending))
 

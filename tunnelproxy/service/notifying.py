@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..mqtt import Broker
+from ..transport.background import watched
 from .broker_address import BrokerAddress
 from .broker_rules import NOTIFIER
-from .certificates import Certificates, OwnCertificate
 from .embedded_broker import EmbeddedBroker
+from .events import Listener
+from .limits import Limits
+from .metrics import Figure
 from .notifications import Notifications
 from .state_dir import StateDirectory
 from .tunnels import Identity, Tunnel
@@ -47,8 +51,8 @@ def _deliver_nothing(tunnel: Tunnel, token: str) -> None:
     """Without a broker, whoever opened the tunnel brings the token to the device."""
 
 
-def _keep_certificate(certificate: Certificates | OwnCertificate) -> None:
-    """A broker that runs elsewhere has one of its own."""
+def _open_nothing(context: ssl.SSLContext, limits: Limits, notify: Listener) -> None:
+    """A broker that runs elsewhere listens there."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,15 @@ class Notifier:
     Attributes:
         deliver: brings a token.
         announcement: what the ready line says of the broker.
-        use_certificate: is to be called when the service's certificate was renewed.
+        open: lets things connect to a broker of the service's own: with the service's TLS context, within its
+            limits; the last argument is told of every connection that is cut off.
+        figures: what there is to tell of the broker.
     """
 
     deliver: Deliver = _deliver_nothing
     announcement: str = ""
-    use_certificate: Callable[[Certificates | OwnCertificate], None] = _keep_certificate
+    open: Callable[[ssl.SSLContext, Limits, Listener], None] = _open_nothing
+    figures: tuple[Figure, ...] = ()
 
 
 @contextlib.asynccontextmanager
@@ -74,14 +81,12 @@ async def notifying(
     *,
     host: str,
     name: str,
-    certificate: Certificates | OwnCertificate,
 ) -> AsyncIterator[Notifier]:
     """Bring tokens to things, for as long as the block runs.
 
     Args:
         host: where the service listens, and so a broker of its own.
         name: by what clients reach the service, and things a broker of its own.
-        certificate: the service's.
 
     Raises:
         ServiceError: the broker cannot be run, or its authorities cannot be read.
@@ -89,13 +94,14 @@ async def notifying(
     if settings.port is not None:
         remembered = BrokerAddress.read(state.broker_address)
         port = settings.port or (remembered.port if remembered is not None and remembered.embedded else 0)
-        embedded = EmbeddedBroker(state.broker_files, host, port, certificate)
-        address = BrokerAddress(name, embedded.port, user=NOTIFIER, embedded=True)
-        async with _background(embedded.run()):
-            await embedded.wait_until_it_listens()
-            async with _session(embedded.notifier, identity) as notifications:
-                address.write(state.broker_address)
-                yield Notifier(notifications.send, f" mqtt={address.url}", embedded.use_certificate)
+        embedded = EmbeddedBroker(state.broker_files, host, port)
+        address = BrokerAddress(name, embedded.listener.port, user=NOTIFIER, embedded=True)
+        with contextlib.closing(embedded.listener):
+            async with _background("the MQTT broker", embedded.run()):
+                await embedded.wait_until_it_listens()
+                async with _session(embedded.notifier, identity) as notifications:
+                    address.write(state.broker_address)
+                    yield _notifier(notifications, address, embedded.listener.open)
     elif settings.external is not None:
         address = settings.external
         broker = Broker(
@@ -108,22 +114,44 @@ async def notifying(
         )
         async with _session(broker, identity) as notifications:
             address.write(state.broker_address)
-            yield Notifier(notifications.send, f" mqtt={address.url}")
+            yield _notifier(notifications, address)
     else:
         state.broker_address.unlink(missing_ok=True)
         yield Notifier()
 
 
+def _notifier(
+    notifications: Notifications,
+    address: BrokerAddress,
+    open_listener: Callable[[ssl.SSLContext, Limits, Listener], None] = _open_nothing,
+) -> Notifier:
+    figures = (
+        Figure(
+            "tunnelproxy_mqtt_broker_connected",
+            "Whether the service is connected to the MQTT broker: 1 or 0.",
+            lambda: {"": notifications.is_connected},
+            counts=False,
+        ),
+        Figure(
+            "tunnelproxy_notifications_waiting",
+            "Notifications that the MQTT broker has not confirmed.",
+            lambda: {"": notifications.waiting},
+            counts=False,
+        ),
+    )
+    return Notifier(notifications.send, f" mqtt={address.url}", open_listener, figures)
+
+
 @contextlib.asynccontextmanager
 async def _session(broker: Broker, identity: Identity) -> AsyncIterator[Notifications]:
     notifications = Notifications(broker, identity.region)
-    async with _background(notifications.run()):
+    async with _background("the connection to the MQTT broker", notifications.run()):
         yield notifications
 
 
 @contextlib.asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
+async def _background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = watched(name, work)
     try:
         yield
     finally:

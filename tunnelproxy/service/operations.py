@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -24,6 +25,9 @@ MAX_TAGS = 50
 """Tags per resource: AWS's quota."""
 
 _MAX_PAGE = 100
+
+# As many digits as SQLite's integers have for certain.
+_PAGE = re.compile(rb"before:([0-9]{1,18})")
 
 _log = logging.getLogger(__name__)
 
@@ -131,12 +135,16 @@ class Operations:
 
     def _close_tunnel(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
-        if tunnel.is_open:
+        delete = params.get("delete", False)
+        # One change of the store, so that it is done or not done.
+        if delete:
+            self._store.delete_tunnel(tunnel.tunnel_id)
+        elif tunnel.is_open:
             self._store.close_tunnel(tunnel.tunnel_id, self._clock())
+        if tunnel.is_open:
             self._ends.close_tunnel(tunnel.tunnel_id, self._closed_reason)
             _log.info("tunnel %s closed", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
-        if params.get("delete", False):
-            self._store.delete_tunnel(tunnel.tunnel_id)
+        if delete:
             _log.info("tunnel %s deleted", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         return {}
 
@@ -294,12 +302,12 @@ def _read_page(token: str | None) -> int | None:
     if token is None:
         return None
     try:
-        word, _, number = base64.urlsafe_b64decode(token).decode().partition(":")
-        if word != "before":
-            raise _bad_page()
-        return int(number)
+        found = _PAGE.fullmatch(base64.urlsafe_b64decode(token))
     except (binascii.Error, ValueError):
-        raise _bad_page() from None
+        found = None
+    if found is None:
+        raise _bad_page()
+    return int(found[1])
 
 
 def _bad_page() -> ApiError:

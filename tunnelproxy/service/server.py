@@ -12,34 +12,42 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
+from ..transport.background import restarted
+from ..transport.descriptors import allow_many_files
 from .access import Access
 from .audit import AuditLog
-from .certificates import Certificates, OwnCertificate, reload, server_context
+from .certificates import Certificates, OwnCertificate
 from .control_api import BODY_DEADLINE, ControlApi
 from .data_plane import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
-from .door import Door, allow_many_files
+from .door import Door
 from .errors import ServiceError
+from .event_log import log_refusal
 from .events import Event, Listener
+from .expiry import Expiry
+from .failures import Failures
 from .limits import DEFAULT_LIMITS, Limits
-from .metrics import Metrics
-from .notifying import NO_BROKER, BrokerSettings, Deliver, notifying
+from .metrics import Figure, Metrics
+from .notifying import NO_BROKER, BrokerSettings, Notifier, notifying
 from .operations import Operations
+from .outage import Outage
 from .registry import Registry
 from .replays import Replays
+from .request_handler import RequestHandler
+from .rotating_file import DEFAULT_KEPT, DEFAULT_SIZE
+from .server_certificate import ServerCertificate
 from .state_dir import Endpoints, StateDirectory
 from .store import Store
+from .strangers import Strangers
 
 __all__ = ["Settings", "serve"]
 
 _BACKLOG = 1024
-_CLOSED_TUNNELS_KEPT = 24 * 3600.0
-_LONGEST_WAIT = 3600.0
 _API_STOP_DEADLINE = 3.0
 _API_IDLE = 75.0
 
@@ -56,6 +64,8 @@ class Settings:
             the one that it has.
         certificate: one of the operator's own, in place of one that the service makes.
         audit_log: where to write it; where None, in the state directory.
+        audit_size: bytes at which it is full, and another is begun; 0 for never.
+        audit_files: how many full ones are kept.
         metrics_port: where to serve figures for Prometheus; where None, nowhere.
     """
 
@@ -68,6 +78,8 @@ class Settings:
     certificate: OwnCertificate | None = None
     limits: Limits = DEFAULT_LIMITS
     audit_log: Path | None = None
+    audit_size: int = DEFAULT_SIZE
+    audit_files: int = DEFAULT_KEPT
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     broker: BrokerSettings = NO_BROKER
@@ -89,23 +101,35 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         ServiceError: it cannot start.
     """
     state = StateDirectory(settings.state_dir)
-    state.create()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(state.locked())
-        store = Store(state.database)
-        stack.callback(store.close)
-        _settle_region(settings, state, store)
-        audit = AuditLog(settings.audit_log or state.audit_log, clock=time.time)
-        stack.callback(audit.close)
-        identity = _ServerIdentity(settings, Certificates(state.keys, state.ca))
-        listeners = _Listeners.bound(settings, state.read_endpoints(), stack)
+        with _in_sentences(state):
+            state.create()
+            stack.enter_context(state.locked())
+            store = Store(
+                state.database,
+                Outage(
+                    f"the service's database {state.database}",
+                    "calls that change something are refused until it can be written again",
+                ),
+            )
+            stack.callback(store.close)
+            _settle_region(settings, state, store)
+            audit = AuditLog(
+                settings.audit_log or state.audit_log,
+                clock=time.time,
+                size=settings.audit_size,
+                kept=settings.audit_files,
+            )
+            stack.callback(audit.close)
+            certificate = ServerCertificate(settings.certificate or Certificates(state.keys, state.ca), settings.name)
+            listeners = _Listeners.bound(settings, state.read_endpoints(), stack)
         own = settings.certificate is not None
         endpoints = Endpoints(settings.name, *listeners.ports, own)
         allow_many_files()
 
         def on_hangup() -> None:
             audit.reopen()
-            identity.renew(notifier.use_certificate)
+            certificate.renew()
 
         async with contextlib.AsyncExitStack() as running:
             notifier = await running.enter_async_context(
@@ -115,17 +139,45 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     store.identity(),
                     host=settings.host,
                     name=settings.name,
-                    certificate=identity.certificate,
                 )
             )
             await running.enter_async_context(
-                _running(settings, store, identity.context, audit, listeners, deliver=notifier.deliver)
+                _running(settings, store, certificate, audit, listeners, notifier=notifier)
             )
             running.enter_context(_on_hangup(on_hangup))
-            state.write_endpoints(endpoints)
+            running.enter_context(_background("looking after the certificate", certificate.run))
+            with _in_sentences(state):
+                state.write_endpoints(endpoints)
             authority = "system" if own else state.ca
             announce(f"ready api={endpoints.api} data={endpoints.data} ca={authority}{notifier.announcement}")
             await asyncio.Event().wait()
+
+
+@contextlib.contextmanager
+def _in_sentences(state: StateDirectory) -> Iterator[None]:
+    """Tell the operator what the system says of the state directory, while the service starts."""
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "free space on its disk",
+            errno.EDQUOT: "free space on its disk",
+            errno.EROFS: "have its disk mounted for writing",
+        }.get(error.errno or 0, "see that this user may write there")
+        raise ServiceError(
+            f"cannot write {error.filename or state.path} in the state directory: {error.strerror}; {remedy}, or give "
+            "--state-dir another directory"
+        ) from error
+
+
+@contextlib.contextmanager
+def _background(name: str, run: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """A task that is there as long as the block runs, whatever happens in it."""
+    task = restarted(name, run)
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _settle_region(settings: Settings, state: StateDirectory, store: Store) -> None:
@@ -172,71 +224,49 @@ class _Listeners:
         return self.api.getsockname()[1], self.data.getsockname()[1]
 
 
-class _ServerIdentity:
-    """The TLS context of both ports, and the certificate in it."""
-
-    def __init__(self, settings: Settings, made: Certificates) -> None:
-        self._name = settings.name
-        self._made = made
-        self.certificate = settings.certificate or made
-        if self.certificate is made and self._name in ("0.0.0.0", "::"):  # noqa: S104  nothing is bound to it
-            _log.warning("clients cannot reach a service at %s; give --public-name", self._name)
-        self._ensure()
-        self.context = server_context(self.certificate)
-
-    def renew(self, then: Callable[[Certificates | OwnCertificate], None]) -> None:
-        """Read the certificate again, or make the service's own anew when it is about to expire.
-
-        Args:
-            then: is given a certificate that is fit for use.
-        """
-        try:
-            self._ensure()
-            reload(self.context, self.certificate)
-            then(self.certificate)
-        except ServiceError as error:
-            _log.error("%s; going on with the certificate from before", error)
-        else:
-            _log.info("certificate read again")
-
-    def _ensure(self) -> None:
-        if self.certificate is self._made:
-            self._made.ensure(self._name)
-
-
 @contextlib.asynccontextmanager
 async def _running(
     settings: Settings,
     store: Store,
-    context: ssl.SSLContext,
+    certificate: ServerCertificate,
     audit: AuditLog,
     listeners: _Listeners,
     *,
-    deliver: Deliver,
+    notifier: Notifier,
 ) -> AsyncIterator[None]:
     """Both servers and the clock that ends tunnels, for as long as the block runs."""
     store.disconnect_all(time.time())
-    accounts: list[Listener] = [audit.write]
+    failures = Failures()
+    asyncio.get_running_loop().set_exception_handler(failures.of_loop)
+
+    def write(event: Event) -> None:
+        audit.write(event)
+        log_refusal(event)
+
+    strangers = Strangers(write, time.monotonic)
+    accounts: list[Listener] = [strangers.note]
 
     def record(event: Event) -> None:
         for account in accounts:
             account(event)
 
     limits = settings.limits
-    data_plane = DataPlane(store, clock=time.time, limits=limits, notify=record)
+    data_plane = DataPlane(store, clock=time.time, limits=limits, notify=record, failures=failures)
     metrics = Metrics(data_plane.ledger, store.count_open_tunnels)
+    metrics.add_figures(_figures(store, audit, failures, certificate))
+    metrics.add_figures(notifier.figures)
     accounts.append(metrics.note)
-    opened = asyncio.Event()
+    expiry = Expiry(store, lambda tunnel_id: data_plane.close_tunnel(tunnel_id, TUNNEL_EXPIRED), clock=time.time)
     operations = Operations(
         store,
         data_plane,
         clock=time.time,
-        tunnel_opened=opened.set,
-        deliver=deliver,
+        tunnel_opened=expiry.tunnel_opened,
+        deliver=notifier.deliver,
         closed_reason=TUNNEL_CLOSED,
         limits=limits,
     )
-    api = _ApiServer(context, limits, record)
+    api = _ApiServer(certificate.context, limits, record, failures)
     identity = store.identity()
     control = ControlApi(
         operations,
@@ -248,24 +278,51 @@ async def _running(
         clock=time.time,
         replays=Replays(time.monotonic),
         notify=record,
+        failures=failures,
         authenticated=api.settle,
     )
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(strangers.sum_up)
         if listeners.metrics is not None:
             await stack.enter_async_context(metrics.served(listeners.metrics))
-        expiry = asyncio.get_running_loop().create_task(_close_expired(store, data_plane, opened))
+        stack.enter_context(_background("closing expired tunnels", expiry.run))
+        stack.enter_context(_background("summing up refusals", strangers.run))
         try:
-            await data_plane.start(listeners.data, context)
+            await data_plane.start(listeners.data, certificate.context)
             await api.start(control.application(), listeners.api)
+            notifier.open(certificate.context, limits, record)
             yield
         finally:
             _log.info("stopping")
-            expiry.cancel()
             # Calls that have begun are answered, while the data plane can still do what they ask.
             api.stop_accepting()
             await control.finish(_API_STOP_DEADLINE)
             await api.stop()
             await data_plane.stop()
+
+
+def _figures(store: Store, audit: AuditLog, failures: Failures, certificate: ServerCertificate) -> tuple[Figure, ...]:
+    return (
+        Figure(
+            "tunnelproxy_writes_failed",
+            "Changes and lines that could not be written.",
+            lambda: {"database": store.failed_writes, "audit": audit.outage.total},
+            "file",
+        ),
+        Figure(
+            "tunnelproxy_failures",
+            "Faults of the service itself; its log has them.",
+            lambda: {"any": failures.total},
+            "kind",
+        ),
+        Figure(
+            "tunnelproxy_certificate_not_after_timestamp_seconds",
+            "When the certificates expire, in seconds since the epoch.",
+            lambda: {which: ends.timestamp() for which, ends in certificate.expires.items()},
+            "certificate",
+            counts=False,
+        ),
+    )
 
 
 class _ApiServer:
@@ -275,18 +332,19 @@ class _ApiServer:
         context: for TLS.
         limits: how many connections there may be.
         notify: is told of every connection that is cut off.
+        failures: logs what should not have happened.
     """
 
-    def __init__(self, context: ssl.SSLContext, limits: Limits, notify: Listener) -> None:
+    def __init__(self, context: ssl.SSLContext, limits: Limits, notify: Listener, failures: Failures) -> None:
+        self._notify = notify
+        self._failures = failures
         deadline = limits.handshake_seconds + BODY_DEADLINE
         self._door = Door(self._make_protocol, context, limits, notify, deadline=deadline)
         self._runner: web.AppRunner | None = None
 
     async def start(self, application: web.Application, listener: socket.socket) -> None:
         """Answer requests on a bound socket."""
-        self._runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=_API_STOP_DEADLINE, keepalive_timeout=_API_IDLE
-        )
+        self._runner = web.AppRunner(application, shutdown_timeout=_API_STOP_DEADLINE)
         await self._runner.setup()
         self._door.open(listener)
 
@@ -307,7 +365,9 @@ class _ApiServer:
     def _make_protocol(self) -> asyncio.BaseProtocol:
         assert self._runner is not None  # noqa: S101  the door opens after that
         assert self._runner.server is not None  # noqa: S101  and after its setup
-        return self._runner.server()
+        return RequestHandler(
+            self._runner.server, notify=self._notify, failures=self._failures, keepalive_timeout=_API_IDLE
+        )
 
 
 @contextlib.contextmanager
@@ -319,21 +379,6 @@ def _on_hangup(action: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
-
-
-async def _close_expired(store: Store, data_plane: DataPlane, opened: asyncio.Event) -> None:
-    """Close each tunnel when its time is up, and forget the closed ones after a day."""
-    while True:
-        opened.clear()
-        now = time.time()
-        for tunnel_id in store.close_expired(now):
-            data_plane.close_tunnel(tunnel_id, TUNNEL_EXPIRED)
-            _log.info("tunnel %s expired", tunnel_id, extra={"tunnel": tunnel_id})
-        store.delete_closed_before(now - _CLOSED_TUNNELS_KEPT)
-        # Not longer than an hour: the wall clock may be set meanwhile.
-        wait = min(_LONGEST_WAIT, (store.next_expiry() or now + _LONGEST_WAIT) - now)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(opened.wait(), max(wait, 0.05))
 
 
 def _listen(host: str, port: int, remembered: int, option: str) -> socket.socket:

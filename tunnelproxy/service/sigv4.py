@@ -35,8 +35,10 @@ _MAX_SKEW = dt.timedelta(minutes=5)
 _DATE = "%Y%m%dT%H%M%SZ"
 _MAX_KEY_ID = 128
 _ALGORITHM = "AWS4-HMAC-SHA256"
+# Printable ASCII but for what divides the parts.
+_PART = r"[!-+\-.0-~]+"
 _AUTHORIZATION = re.compile(
-    _ALGORITHM + r"\s+Credential=(?P<key>[^/,\s]+)/(?P<day>[0-9]{8})/(?P<region>[^/,\s]+)/(?P<service>[^/,\s]+)"
+    rf"{_ALGORITHM}\s+Credential=(?P<key>{_PART})/(?P<day>[0-9]{{8}})/(?P<region>{_PART})/(?P<service>{_PART})"
     r"/aws4_request,\s*SignedHeaders=(?P<headers>[a-z0-9;-]+),\s*Signature=(?P<signature>[0-9a-f]{64})"
 )
 
@@ -98,6 +100,7 @@ def verify(
         ApiError: it was not; with AWS's name, HTTP status and sentence for the case.
     """
     claim = _read_claim(request.headers)
+    _check_target(request.target)
     _check_signed_headers(claim, request.headers)
     date = request.headers["x-amz-date"]
     _check_scope(claim, region, date)
@@ -139,6 +142,12 @@ def _read_claim(headers: Mapping[str, str]) -> _Claim:
         tuple(found["headers"].split(";")),
         found["signature"],
     )
+
+
+def _check_target(target: str) -> None:
+    """Refuse what cannot be signed: a path that is not percent-encoded, or none at all."""
+    if not target.startswith("/") or not target.isascii():
+        raise ApiError("InvalidRequestException", "The request's path must begin with / and be percent-encoded.", 400)
 
 
 def _check_signed_headers(claim: _Claim, headers: Mapping[str, str]) -> None:

@@ -8,13 +8,14 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import ServiceError
 
-__all__ = ["Endpoints", "StateDirectory", "default_path", "replace_file"]
+__all__ = ["Endpoints", "StateDirectory", "acting_as_owner", "default_path", "replace_file", "user_name"]
 
 
 def default_path() -> Path:
@@ -79,15 +80,38 @@ class StateDirectory:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.path.stat().st_uid != os.geteuid():
-                raise ServiceError(
-                    f"the state directory {self.path} belongs to another user; give --state-dir another one"
-                )
+            self._refuse_others()
             self.path.chmod(0o700)
         except OSError as error:
             raise ServiceError(
                 f"cannot use the state directory {self.path}: {error.strerror}; give --state-dir another one"
             ) from error
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Use the directory as the user to whom it belongs, who root can be, as long as the block runs.
+
+        Raises:
+            ServiceError: it belongs to another user, or cannot be looked at.
+        """
+        try:
+            with acting_as_owner(self.path):
+                self._refuse_others()
+                yield
+        except PermissionError as error:
+            raise ServiceError(
+                f"cannot use {error.filename or self.path}, of the state directory {self.path}: {error.strerror}; run "
+                "this as the user to whom it belongs, or give --state-dir another one"
+            ) from error
+
+    def _refuse_others(self) -> None:
+        status = _status(self.path)
+        if status is not None and status.st_uid != os.geteuid():
+            owner = user_name(status.st_uid)
+            raise ServiceError(
+                f"the state directory {self.path} belongs to another user: run this as {owner} (sudo -u {owner} …), or "
+                "give --state-dir another one"
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -140,9 +164,59 @@ class StateDirectory:
             raise ServiceError(f"{self._endpoints} is damaged; remove it, and start the service again") from error
 
 
+@contextlib.contextmanager
+def acting_as_owner(path: Path) -> Iterator[None]:
+    """As root, be the user to whom a directory belongs, as long as the block runs; else change nothing.
+
+    What is written there then belongs to that user, who can read it; and a link that this user has put there leads root
+    nowhere.
+    """
+    owner = _status(path) if os.geteuid() == 0 else None
+    if owner is None or owner.st_uid == 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups([])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 so that readers see the old content or the new, never a part."""
+    """Write a file of mode 0600 so that readers see the old content or the new, never a part.
+
+    Raises:
+        OSError: it cannot be written; the old content is still there.
+    """
     partial = path.with_name(path.name + ".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-    partial.replace(path)
+    # One that a killed process left. Never written to: it may be a link, or open to others.
+    partial.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
+            file.write(content)
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service's state in SQLite: tunnels, their tags and ends, the digests of their tokens, things, and signing keys.
 
-Every change is committed before its caller answers a client, so a service that is killed loses none. Access tokens and
+Every change is committed before its caller answers a client, so a service that is killed loses none. A change that
+cannot be written, as on a full disk, is not made at all, and its caller is told; the next one may be. Access tokens and
 client tokens are kept as SHA-256 digests only. The secret access key has to be kept as it is, because a signature can
 only be checked with it: hence the file's mode 0600.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from .access import AccessKey
-from .errors import ServiceError
+from .errors import ServiceError, StoreError
+from .outage import Outage
 from .schema import DEFAULT_KEY, SCHEMA_VERSION, upgrade
 from .tunnels import AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Thing, Tunnel
 
@@ -38,31 +41,42 @@ _SELECT_THING = "SELECT name, thing_type, attributes, version FROM things"
 class Store:
     """The database of one service. Times are seconds since the epoch.
 
+    Its methods raise :class:`errors.StoreError` where SQLite can neither read nor write.
+
     Args:
         path: the database file; made, with new keys and a new account, when it is not there.
+        outage: is told whether changes can be written.
 
     Raises:
         ServiceError: the file is no database of a service, or of a newer one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, outage: Outage | None = None) -> None:
         self._path = path
+        self._outage = outage
+        # Who is connected, as far as it is not written yet. It is known anyway, and no client waits for it.
+        self._unwritten: dict[tuple[str, str], EndState] = {}
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             # Transactions are begun by this class alone: the module's own habit differs between Python versions.
-            self._db = sqlite3.connect(str(path), isolation_level=None)
+            self._db = sqlite3.connect(str(path), isolation_level=None, factory=_Connection)
             self._db.execute("PRAGMA journal_mode = WAL")
             # What was committed survives the end of this process, however it ends. Surviving a loss of power as well
             # would take an fsync in every handshake, and every tunnel's data would wait for the disk.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
-        except (OSError, sqlite3.Error) as error:
-            raise ServiceError(f"cannot open the service's database {path}: {error}") from error
+        except (OSError, sqlite3.Error, StoreError) as error:
+            raise ServiceError(f"cannot open the service's database {path}: {error}{_remedy(error)}") from error
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    @property
+    def failed_writes(self) -> int:
+        """How many changes could not be written since the start."""
+        return 0 if self._outage is None else self._outage.total
 
     # Identity and keys
 
@@ -228,13 +242,10 @@ class Store:
         with self._transaction():
             self._db.execute("DELETE FROM tunnels WHERE NOT is_open AND updated_at < ?", (moment,))
 
-    def close_expired(self, now: float) -> list[str]:
-        """Mark as closed each open tunnel whose time is up, and return their IDs."""
+    def expired(self, now: float) -> list[str]:
+        """The IDs of the open tunnels whose time is up."""
         query = "SELECT tunnel_id FROM tunnels WHERE is_open AND expires_at <= ?"
-        expired = [str(row[0]) for row in self._db.execute(query, (now,))]
-        for tunnel_id in expired:
-            self.close_tunnel(tunnel_id, now)
-        return expired
+        return [str(row[0]) for row in self._db.execute(query, (now,))]
 
     def next_expiry(self) -> float | None:
         """When the first of the open tunnels expires."""
@@ -262,15 +273,26 @@ class Store:
     def end_states(self, tunnel_id: str) -> dict[Mode, EndState]:
         """The state of both ends of a tunnel."""
         query = "SELECT mode, connected, updated_at FROM ends WHERE tunnel_id = ?"
-        return {Mode(mode): EndState(bool(on), at) for mode, on, at in self._db.execute(query, (tunnel_id,))}
+        rows = self._db.execute(query, (tunnel_id,))
+        return {Mode(mode): self._unwritten.get((tunnel_id, mode)) or EndState(bool(on), at) for mode, on, at in rows}
 
     def set_connected(self, tunnel_id: str, mode: Mode, connected: bool, now: float) -> None:
-        """Note that an end connected or disconnected."""
+        """Note that an end connected or disconnected. Where that cannot be written now, it is written later."""
+        self._unwritten[tunnel_id, mode.value] = EndState(connected, now)
+        # The outage has been told.
+        with contextlib.suppress(StoreError):
+            self.write_ends()
+
+    def write_ends(self) -> None:
+        """Write what :meth:`set_connected` could not."""
+        if not self._unwritten:
+            return
         with self._transaction():
-            self._db.execute(
+            self._db.executemany(
                 "UPDATE ends SET connected = ?, updated_at = ? WHERE tunnel_id = ? AND mode = ?",
-                (connected, now, tunnel_id, mode.value),
+                [(state.connected, state.updated_at, *end) for end, state in self._unwritten.items()],
             )
+        self._unwritten.clear()
 
     def disconnect_all(self, now: float) -> None:
         """Note that no end is connected: what holds when a service starts, however the last one ended."""
@@ -365,20 +387,67 @@ class Store:
         )
 
     def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
+        return _Transaction(self._db, self._path, self._outage)
+
+
+class _Connection(sqlite3.Connection):
+    """Tells what SQLite cannot read or write as :class:`errors.StoreError`; mistakes in our SQL stay what they are."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*arguments)
+        except sqlite3.OperationalError as error:
+            raise StoreError(str(error)) from error
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        try:
+            return super().executemany(*arguments)
+        except sqlite3.OperationalError as error:
+            raise StoreError(str(error)) from error
 
 
 class _Transaction:
     """All of the block's changes, or none."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, path: Path, outage: Outage | None) -> None:
         self._db = db
+        self._path = path
+        self._outage = outage
 
     def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except StoreError as error:
+            raise self._failed(error) from error
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+                if self._outage is not None:
+                    self._outage.worked()
+        except StoreError as failed:
+            raise self._failed(failed) from failed
+        finally:
+            # SQLite has rolled back by itself after some errors, and after others a COMMIT that failed leaves the
+            # transaction open, in which no other could ever begin.
+            if self._db.in_transaction:
+                with contextlib.suppress(StoreError):
+                    self._db.execute("ROLLBACK")
+        if isinstance(error, StoreError):
+            raise self._failed(error) from error
+
+    def _failed(self, error: StoreError) -> StoreError:
+        if self._outage is not None:
+            self._outage.failed(f"{error}{_remedy(error)}")
+        return StoreError(f"cannot write to the service's database {self._path}: {error}{_remedy(error)}")
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about SQLite's words, as far as they are clear."""
+    if "disk is full" in str(error):
+        return "; free space on its disk"
+    return "; see that its disk and folder can be written" if "readonly" in str(error) else ""
 
 
 def _tunnel(row: tuple[Any, ...]) -> Tunnel:

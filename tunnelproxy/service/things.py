@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from .broker_address import BrokerAddress
+from .device_folder import DeviceFolder
 from .errors import ServiceError
 from .passwords import Passwords, new_password, password_line
-from .state_dir import Endpoints, StateDirectory, replace_file
+from .state_dir import Endpoints, StateDirectory
 from .store import Store
 
 __all__ = ["NO_DESCRIPTION", "Description", "Enrolment", "add_thing", "describe_thing", "remove_thing"]
@@ -23,6 +24,8 @@ T = TypeVar("T")
 _THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
 _ATTRIBUTE_NAME = re.compile(r"[a-zA-Z0-9_.,@/:#-]{1,128}")
 _ATTRIBUTE_VALUE = re.compile(r"[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}")
+_SERVICE_CA = "ca.pem"
+_BROKER_CA = "broker-ca.pem"
 _ANY_HOST = ("0.0.0.0", "::")  # noqa: S104  to refuse them
 
 
@@ -91,31 +94,23 @@ def add_thing(
     if not _THING.match(thing):
         raise ServiceError(f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most")
     description.check()
-    broker, endpoints = _broker(state), state.read_endpoints()
-    if endpoints is None:
-        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
-    if endpoints.host in _ANY_HOST:
-        raise ServiceError(
-            f"the service listens on {endpoints.host}, which tells no device where to find it: run it with "
-            "--public-name, and a name or address that devices can reach"
-        )
-    if authority is None and not endpoints.own_certificate:
-        authority = state.ca / "ca.pem"
-    elif not endpoints.own_certificate:
-        raise ServiceError("--ca: the service has its own authority, not --certificate; leave --ca away")
-    passwords = Passwords(state.broker_files / "passwords")
-    configuration = output / "agent.yml"
-    if not replace and (configuration.exists() or (broker.embedded and passwords.has(thing))):
-        raise ServiceError(f"{thing} is enrolled already; --replace gives it a new password, and the old one ends")
-    try:
-        output.mkdir(mode=0o700, parents=True, exist_ok=True)
-        authorities = _copy_authorities(authority, broker, output)
-        password = passwords.set(thing) if broker.embedded else new_password()
-        replace_file(output / "password", f"{password}\n".encode())
-        replace_file(configuration, _configuration(thing, broker, authorities, endpoints, services).encode())
-    except OSError as error:
-        raise ServiceError(f"cannot write to {output}: {error.strerror}; give --output another directory") from error
-    _in_registry(state, lambda store: store.put_thing(thing, description.thing_type, description.attributes))
+    given = None if authority is None else _read(authority, "--ca")
+    with state.entered():
+        broker, endpoints = _broker(state), _endpoints(state)
+        authorities = _authorities(state, given, broker, endpoints)
+        passwords = Passwords(state.broker_files / "passwords")
+        is_known = broker.embedded and passwords.has(thing)
+    with DeviceFolder.opened(output) as folder:
+        if not replace and (is_known or folder.has("agent.yml")):
+            raise ServiceError(f"{thing} is enrolled already; --replace gives it a new password, and the old one ends")
+        for name, content in ((_SERVICE_CA, authorities.service), (_BROKER_CA, authorities.of_broker)):
+            # One that an earlier enrolment brought may not be for this one.
+            folder.remove(name) if content is None else folder.write(name, content)
+        with state.entered():
+            password = passwords.set(thing) if broker.embedded else new_password()
+            _in_registry(state, lambda store: store.put_thing(thing, description.thing_type, description.attributes))
+        folder.write("password", f"{password}\n".encode())
+        folder.write("agent.yml", _configuration(thing, broker, authorities, endpoints, services).encode())
     return Enrolment(output, None if broker.embedded else password_line(thing, password))
 
 
@@ -132,7 +127,8 @@ def describe_thing(state: StateDirectory, thing: str, description: Description) 
             raise ServiceError(f"no thing {thing} is enrolled; enrol it with: tunnelproxy service add-thing")
         store.put_thing(thing, description.thing_type, description.attributes)
 
-    _in_registry(state, change)
+    with state.entered():
+        _in_registry(state, change)
 
 
 def remove_thing(state: StateDirectory, thing: str) -> None:
@@ -141,11 +137,12 @@ def remove_thing(state: StateDirectory, thing: str) -> None:
     Raises:
         ServiceError: there is no such thing, or the service does not run its broker and so cannot put it out.
     """
-    known = bool(_THING.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
-    if not _broker(state).embedded:
-        raise ServiceError("the service does not run its MQTT broker: remove the thing's user there")
-    if _THING.match(thing):
-        known = Passwords(state.broker_files / "passwords").remove(thing) or known
+    with state.entered():
+        known = bool(_THING.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
+        if not _broker(state).embedded:
+            raise ServiceError("the service does not run its MQTT broker: remove the thing's user there")
+        if _THING.match(thing):
+            known = Passwords(state.broker_files / "passwords").remove(thing) or known
     if not known:
         raise ServiceError(f"no thing {thing} is enrolled")
 
@@ -168,36 +165,57 @@ def _broker(state: StateDirectory) -> BrokerAddress:
     return broker
 
 
+def _endpoints(state: StateDirectory) -> Endpoints:
+    endpoints = state.read_endpoints()
+    if endpoints is None:
+        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
+    if endpoints.host in _ANY_HOST:
+        raise ServiceError(
+            f"the service listens on {endpoints.host}, which tells no device where to find it: run it with "
+            "--public-name, and a name or address that devices can reach"
+        )
+    return endpoints
+
+
 @dataclass(frozen=True)
 class _Authorities:
-    """Files for the device; empty for those that its system trusts."""
+    """For the device, in PEM; None for those that its system trusts. The broker may have that of the service."""
 
-    service: str
-    broker: str
+    service: bytes | None
+    broker: bytes | None
+    is_one: bool
+
+    @property
+    def of_broker(self) -> bytes | None:
+        """What is to be written for the broker alone."""
+        return None if self.is_one else self.broker
+
+    @property
+    def broker_file(self) -> str:
+        """The name of the broker's file."""
+        return _SERVICE_CA if self.is_one else _BROKER_CA
 
 
-def _copy_authorities(authority: Path | None, broker: BrokerAddress, output: Path) -> _Authorities:
-    service = _copy(authority, output / "ca.pem", "--ca")
+def _authorities(
+    state: StateDirectory, given: bytes | None, broker: BrokerAddress, endpoints: Endpoints
+) -> _Authorities:
+    if given is not None and not endpoints.own_certificate:
+        raise ServiceError("--ca: the service has its own authority, not --certificate; leave --ca away")
+    service = given if endpoints.own_certificate else _read(state.ca / "ca.pem", "--ca")
     if broker.embedded:
-        return _Authorities(service, service)
+        return _Authorities(service, service, is_one=True)
     if not broker.ca:
-        return _Authorities(service, "")
+        return _Authorities(service, None, is_one=False)
     if Path(broker.ca).is_dir():
         raise ServiceError(f"--mqtt-ca {broker.ca} is a directory: run the service with a file, to give it to devices")
-    return _Authorities(service, _copy(Path(broker.ca), output / "broker-ca.pem", "--mqtt-ca"))
+    return _Authorities(service, _read(Path(broker.ca), "--mqtt-ca"), is_one=False)
 
 
-def _copy(source: Path | None, target: Path, option: str) -> str:
-    if source is None:
-        # One that an earlier enrolment brought is not for this one.
-        target.unlink(missing_ok=True)
-        return ""
+def _read(source: Path, option: str) -> bytes:
     try:
-        content = source.read_bytes()
+        return source.read_bytes()
     except OSError as error:
         raise ServiceError(f"{option}: cannot read {source}: {error.strerror}") from error
-    replace_file(target, content)
-    return target.name
 
 
 def _configuration(
@@ -212,14 +230,14 @@ def _configuration(
         f"  host: {json.dumps(broker.host)}",
         f"  port: {broker.port}",
         *([] if broker.encrypted else ["  tls: false"]),
-        *([f"  ca: {authorities.broker}"] if authorities.broker else []),
+        *([f"  ca: {authorities.broker_file}"] if authorities.broker is not None else []),
         f"  user: {json.dumps(thing)}",
         "  password_file: password",
         "services:",
         *(f"  {json.dumps(name)}: {json.dumps(address)}" for name, address in services.items()),
         *_allowed(services),
         f"endpoint: {json.dumps(endpoints.data)}",
-        *([f"capath: {authorities.service}"] if authorities.service else []),
+        *([f"capath: {_SERVICE_CA}"] if authorities.service is not None else []),
     ]
     return "\n".join(lines) + "\n"
 

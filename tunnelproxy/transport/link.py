@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -34,10 +33,12 @@ from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from ..protocol.websocket import MessageReader, encode_binary
 from . import receive_buffer
+from .certificate_dates import NOT_YET_VALID, explain_dates, is_of_dates
 from .endpoint import Endpoint
-from .route import Route
+from .reasons import reason
+from .route import CertificateRefused, Route
 from .streams import Reading
-from .tcp import DEAD_SECONDS, SEND_BUFFER, ReceiveBuffer, reason, tune
+from .tcp import DEAD_SECONDS, SEND_BUFFER, ReceiveBuffer, tune
 from .web_proxy import WebProxyError
 
 __all__ = ["Access", "Link", "LinkLost", "LinkTaken", "Receiver", "Relink", "connect", "probe"]
@@ -262,7 +263,7 @@ class Link(asyncio.BufferedProtocol):
                 )
             return LinkLost(words)
         if error is not None:
-            return LinkLost(f"the connection to {self._route} broke: {error}")
+            return LinkLost(f"the connection to {self._route} broke: {reason(error)}")
         return LinkLost(f"{self._route} ended the connection")
 
     # The WebSocket protocol.
@@ -397,8 +398,10 @@ def _explained(route: Route) -> Iterator[None]:
         yield
     except WebProxyError as error:
         raise LinkLost(str(error), permanent=error.permanent) from None
-    except ssl.SSLCertVerificationError as error:
-        raise LinkLost(_explain_certificate(error, route.endpoint), permanent=True) from None
+    except CertificateRefused as refused:
+        # A device's clock is set soon after it has started.
+        permanent = refused.error.verify_code != NOT_YET_VALID
+        raise LinkLost(_explain_certificate(refused, route.endpoint), permanent=permanent) from None
     except ConnectionRefusedError as error:
         raise LinkLost(f"cannot reach {route}: {reason(error)}; is the tunneling service running there?") from None
     except OSError as error:
@@ -413,7 +416,10 @@ async def _wait(future: asyncio.Future[Any], route: Route) -> None:
     future.result()
 
 
-def _explain_certificate(error: ssl.SSLCertVerificationError, endpoint: Endpoint) -> str:
+def _explain_certificate(refused: CertificateRefused, endpoint: Endpoint) -> str:
+    error = refused.error
+    if is_of_dates(error):
+        return f"the certificate of {endpoint} {explain_dates(error.verify_code, refused.validity)}"
     said = error.verify_message.rstrip(".")
     if error.verify_code in _OF_ANOTHER_NAME:
         said = f"it is not valid for '{endpoint.host}'"

@@ -8,11 +8,26 @@ from typing import Protocol, cast
 
 from ..protocol.framing import MAX_PAYLOAD, Bytes
 from . import receive_buffer, streams
+from .tcp import keep_alive
 
-__all__ = ["RECEIVE_BUFFER", "LocalOwner", "LocalSocket"]
+__all__ = ["RECEIVE_BUFFER", "Guard", "LocalOwner", "LocalSocket"]
 
 RECEIVE_BUFFER = 256 * 1024
 """Bytes from the far end that may wait for a local socket before its peer counts as slow."""
+
+LINGER_SECONDS = 2.0
+"""How long to read on, and drop what comes, after an answer of the guard's: a close would take the answer along."""
+
+
+class Guard(Protocol):
+    """Decides what of a local peer's bytes goes on to the far end."""
+
+    @property
+    def answer(self) -> bytes | None:
+        """What the peer is told instead, once something was refused. Nothing goes on from then on."""
+
+    def receive(self, data: Bytes) -> Bytes:
+        """Take what the peer sent, and return what goes on."""
 
 
 class LocalOwner(Protocol):
@@ -37,14 +52,19 @@ class LocalSocket(asyncio.BufferedProtocol):
     Args:
         owner: None while the tunnel is not linked; what is read then waits.
         awaits_answer: whether the far end is to speak first, as SSH servers do.
+        guard: decides what goes on to the far end, if not all does.
     """
 
-    def __init__(self, owner: LocalOwner | None = None, *, awaits_answer: bool = False) -> None:
+    def __init__(
+        self, owner: LocalOwner | None = None, *, awaits_answer: bool = False, guard: Guard | None = None
+    ) -> None:
         self.pending: Bytes = b""
         """Bytes that were read and await their turn."""
         self.ended = False
         """Whether nothing more will be read: the peer closed, or the socket broke."""
         self.awaits_answer = awaits_answer
+        self.awaits_guard = guard is not None
+        """Whether the guard has let nothing pass yet, so that the far end need not know of this connection."""
         self.held = False
         """Whether it may send nothing yet, because it may have to go to another link."""
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -59,6 +79,8 @@ class LocalSocket(asyncio.BufferedProtocol):
         self._lost = False
         self._paused = False
         self._keeps = True
+        self._guard = guard
+        self._lingering: asyncio.TimerHandle | None = None
 
     # What the multiplexer does.
 
@@ -128,6 +150,7 @@ class LocalSocket(asyncio.BufferedProtocol):
             return
         self._transport = cast(asyncio.Transport, transport)
         self._keeps = streams.keeps_what_is_written(transport)
+        keep_alive(transport.get_extra_info("socket"))
         self._transport.set_write_buffer_limits(high=RECEIVE_BUFFER, low=RECEIVE_BUFFER // 4)
         early, self._early, self._early_bytes = self._early, [], 0
         if early:
@@ -141,7 +164,11 @@ class LocalSocket(asyncio.BufferedProtocol):
         return receive_buffer.received(MAX_PAYLOAD)
 
     def buffer_updated(self, nbytes: int) -> None:
-        came = receive_buffer.received(nbytes)
+        came: Bytes = receive_buffer.received(nbytes)
+        if self._guard is not None:
+            came = self._guarded(self._guard, came)
+            if not came and not self.ended:
+                return
         self.pending = bytes(self.pending) + came if self.pending else came
         self._report_ready()
         if self.pending:
@@ -152,7 +179,30 @@ class LocalSocket(asyncio.BufferedProtocol):
                 self._paused = True
                 self._transport.pause_reading()
 
+    def _guarded(self, guard: Guard, data: Bytes) -> Bytes:
+        """What goes on of the data. A peer that is refused is answered only if nothing went on before, to which the far
+        end may be giving an answer."""
+        if guard.answer is not None:
+            return b""
+        passed = guard.receive(data)
+        if passed:
+            self.awaits_guard = False
+        if guard.answer is not None and self.awaits_guard:
+            asyncio.get_running_loop().call_soon(self._tell, guard.answer)  # when connection_made has had its effect
+        elif guard.answer is not None:
+            self.ended = True
+        return passed
+
+    def _tell(self, answer: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(answer)
+            self._transport.write_eof()
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.abort)
+
     def eof_received(self) -> bool:
+        if self.awaits_guard and self._guard is not None and self._guard.answer is not None:
+            asyncio.get_running_loop().call_soon(self.finish)
+            return True
         self.ended = True
         self._drop_held()
         self._report_ready()
@@ -169,6 +219,8 @@ class LocalSocket(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._lost = True
+        if self._lingering is not None:
+            self._lingering.cancel()
         self._settle(answered=False)
         self._drop_early()
         self._drop_held()

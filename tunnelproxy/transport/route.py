@@ -11,12 +11,29 @@ from dataclasses import dataclass
 
 from ..errors import ConfigurationError, Objection, refuse
 from . import streams, web_proxy
+from .certificate_dates import Validity, is_of_dates, read_validity
 from .endpoint import Endpoint, load_authorities, tls_context
+from .happy_eyeballs import open_socket
+from .reasons import handshake_reason
 from .web_proxy import WebProxy
 
-__all__ = ["PING_SECONDS", "Route", "find_route"]
+__all__ = ["PING_SECONDS", "CertificateRefused", "Route", "find_route"]
 
 PING_SECONDS = 20.0
+
+
+class CertificateRefused(Exception):
+    """The data plane's certificate cannot be verified.
+
+    Attributes:
+        error: what OpenSSL says.
+        validity: the dates of the certificate, where it was refused for them and they could be read.
+    """
+
+    def __init__(self, error: ssl.SSLCertVerificationError, validity: Validity | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.validity = validity
 
 
 @dataclass(frozen=True)
@@ -47,22 +64,39 @@ class Route:
 
         Raises:
             WebProxyError: the web proxy gave no connection.
+            CertificateRefused: the data plane's certificate cannot be verified.
             OSError: there is no way to the data plane, or no TLS with it.
         """
         self._load_authorities()
-        host = self.endpoint.host
-        if self.web_proxy is None:
-            await streams.connect(lambda: protocol, host, self.endpoint.port, ssl=self.tls, server_hostname=host)
-            return
-        sock = await web_proxy.open_tunnel(self.web_proxy, self.web_proxy_tls, self.endpoint)
+        sock = await self._open_socket()
+        connect = streams.connect_unix if sock.family == socket.AF_UNIX else streams.connect
         try:
-            if sock.family == socket.AF_UNIX:
-                await streams.connect_unix(lambda: protocol, sock=sock, ssl=self.tls, server_hostname=host)
-            else:
-                await streams.connect(lambda: protocol, sock=sock, ssl=self.tls, server_hostname=host)
+            await connect(lambda: protocol, sock=sock, ssl=self.tls, server_hostname=self.endpoint.host)
+        except ssl.SSLCertVerificationError as error:
+            sock.close()
+            raise CertificateRefused(error, await self._validity(error)) from None
+        except OSError as error:
+            sock.close()
+            raise OSError(handshake_reason(error)) from None
         except BaseException:
             sock.close()
             raise
+
+    async def _open_socket(self) -> socket.socket:
+        """A connection to the data plane, without TLS."""
+        if self.web_proxy is None:
+            return await open_socket(self.endpoint.host, self.endpoint.port)
+        return await web_proxy.open_tunnel(self.web_proxy, self.web_proxy_tls, self.endpoint)
+
+    async def _validity(self, error: ssl.SSLCertVerificationError) -> Validity | None:
+        """The dates of the data plane's certificate, if it was refused for them."""
+        if not is_of_dates(error):
+            return None
+        try:
+            sock = await self._open_socket()
+        except (OSError, web_proxy.WebProxyError):
+            return None
+        return await asyncio.to_thread(read_validity, sock, self.endpoint.host, self.tls)
 
     def _load_authorities(self) -> None:
         """Read the authorities that are still missing."""

@@ -20,13 +20,22 @@ try:
 except ImportError:
     _fast = None
 
-__all__ = ["Reading", "accept", "connect", "connect_unix", "keeps_what_is_written", "serve"]
+__all__ = ["Reading", "accept", "connect", "connect_unix", "keeps_what_is_written"]
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
 if _fast is not None:
     # It logs OpenSSL's opinion of a certificate as an error of the program; the exception says the same.
     logging.getLogger("aiofastnet").setLevel(logging.CRITICAL)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("SSL handshake failed")
+
+
+# asyncio's, uvloop's and aiofastnet's own report of a handshake that failed, which the exception says too; aiofastnet's
+# has an error class for an error, on which the logging module fails with a traceback.
+logging.getLogger("asyncio").addFilter(_is_news)
 
 _TLS_RECORD = 16 * 1024 + 64
 
@@ -63,15 +72,6 @@ async def accept(factory: Factory, sock: socket.socket, **options: Any) -> None:
         await loop.connect_accepted_socket(factory, sock, **options)
     else:
         await _fast.connect_accepted_socket(loop, factory, sock, **_with_buffers(options))
-
-
-async def serve(factory: Factory, sock: socket.socket) -> asyncio.AbstractServer:
-    """As :meth:`asyncio.loop.create_server`, without TLS."""
-    loop = asyncio.get_running_loop()
-    if _fast is None:
-        return await loop.create_server(factory, sock=sock)
-    server: asyncio.AbstractServer = await _fast.create_server(loop, factory, sock=sock)
-    return server
 
 
 def keeps_what_is_written(transport: asyncio.BaseTransport) -> bool:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a link wants of a TCP socket, and what went wrong with one in words."""
+"""What a link wants of a TCP socket."""
 
 from __future__ import annotations
 
 import logging
 import socket
+import struct
 import time
 from typing import Callable
 
@@ -14,8 +15,9 @@ __all__ = [
     "RECEIVE_BUFFER",
     "SEND_BUFFER",
     "ReceiveBuffer",
-    "reason",
+    "keep_alive",
     "tune",
+    "unanswered_seconds",
 ]
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,12 @@ _LOOK_BYTES = 512 * 1024
 DEAD_SECONDS = 35.0
 """How long after a ping, or after sending anything, silence means that the service is gone. It is looked at with each
 ping, so that with one every 20 s a dead service is found 55 s after its last sign of life at the latest."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
+# Of Linux's struct tcp_info: tcpi_retransmits, and tcpi_last_ack_recv in milliseconds.
+_TCP_INFO = struct.Struct("=2xB53xI")
+_MANY_RETRANSMISSIONS = 5
 
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
@@ -99,6 +107,35 @@ def tune(sock: socket.socket | None) -> None:
         _set_option(sock, level, option, value)
 
 
+def keep_alive(sock: socket.socket | None) -> None:
+    """Have the kernel probe a connection on which nothing comes, and end it after a minute without an answer.
+
+    It does not probe while something that was sent is unacknowledged: see :func:`unanswered_seconds`.
+    """
+    sock = _if_tcp(sock)
+    if sock is None:
+        return
+    _set_option(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):  # macOS has other names
+            _set_option(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def unanswered_seconds(sock: socket.socket | None) -> float:
+    """For how long the peer has acknowledged nothing of what it was sent again and again; 0 where it answers.
+
+    The kernel itself gives up after a quarter of an hour. With TCP_USER_TIMEOUT it does so earlier, but also with a
+    peer that answers and does not read.
+    """
+    sock = _if_tcp(sock)
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return 0.0
+    retransmissions, milliseconds = _TCP_INFO.unpack(
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    )
+    return milliseconds / 1000 if retransmissions >= _MANY_RETRANSMISSIONS else 0.0
+
+
 def _if_tcp(sock: socket.socket | None) -> socket.socket | None:
     return sock if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
@@ -108,12 +145,3 @@ def _set_option(sock: socket.socket, level: int, option: int, value: int) -> Non
         sock.setsockopt(level, option, value)
     except OSError as error:
         log.debug("socket option %s is not to be had here: %s", option, error)
-
-
-def reason(error: OSError) -> str:
-    """Why a host could not be reached, for the operator."""
-    if isinstance(error, socket.gaierror):
-        return "the host name is not known"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return error.strerror or str(error)

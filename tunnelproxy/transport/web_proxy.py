@@ -22,7 +22,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ConfigurationError
 from . import tcp
+from .certificate_dates import NOT_YET_VALID, explain_dates, is_of_dates, read_validity
 from .endpoint import Endpoint
+from .happy_eyeballs import open_socket
+from .reasons import handshake_reason, reason
 
 __all__ = ["WebProxy", "WebProxyError", "find_web_proxy", "open_tunnel"]
 
@@ -36,6 +39,12 @@ LONGEST_ANSWER = 16 * 1024
 
 _UNAUTHENTICATED = (407, 401)
 """RFC 9110 has 407; tinyproxy 1.11 says 401 to a wrong password."""
+
+_CHALLENGES = re.compile(rb"^(?:Proxy|WWW)-Authenticate:([^\r\n]*)", re.MULTILINE | re.IGNORECASE)
+"""Source: RFC 9110, section 11.7.1: schemes with their parameters, several of either with commas between."""
+
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_SCHEME = re.compile(r"[A-Za-z0-9-]{1,40}\Z")
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r?\n")
 
@@ -153,27 +162,12 @@ async def open_tunnel(proxy: WebProxy, tls: ssl.SSLContext | None, endpoint: End
 
 
 async def _connect(proxy: WebProxy) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    cause = ""
     try:
-        found = await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM)
+        sock = await open_socket(proxy.host, proxy.port)
     except OSError as error:
-        found, cause = [], tcp.reason(error)
-    for family, kind, number, _, address in found:
-        sock = socket.socket(family, kind, number)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, address)
-        except OSError as error:
-            sock.close()
-            cause = tcp.reason(error)
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            tcp.tune(sock)
-            return sock
-    raise WebProxyError(f"cannot reach the web proxy {proxy} ({proxy.variable}): {cause}")
+        raise WebProxyError(f"cannot reach the web proxy {proxy} ({proxy.variable}): {reason(error)}") from None
+    tcp.tune(sock)
+    return sock
 
 
 class _Splice(asyncio.Protocol):
@@ -222,21 +216,34 @@ async def _wrap(sock: socket.socket, proxy: WebProxy, tls: ssl.SSLContext) -> so
             raise
     except ssl.SSLCertVerificationError as error:
         ours.close()
-        raise WebProxyError(
-            f"the certificate of the web proxy {proxy} is not to be trusted ({error.verify_message.rstrip('.')}): name "
-            "its authority with -c/--capath or AWSIOT_TUNNEL_CAPATH, or add it to the system's",
-            permanent=True,
-        ) from None
+        raise await _certificate_refused(error, proxy, tls) from None
     except OSError as error:
         ours.close()
         raise WebProxyError(
-            f"no TLS with the web proxy {proxy}: {tcp.reason(error)} (if it wants none, give http:// in "
+            f"no TLS with the web proxy {proxy}: {handshake_reason(error)} (if it wants none, give http:// in "
             f"{proxy.variable})"
         ) from None
     except BaseException:
         ours.close()
         raise
     return ours
+
+
+async def _certificate_refused(
+    error: ssl.SSLCertVerificationError, proxy: WebProxy, tls: ssl.SSLContext
+) -> WebProxyError:
+    if is_of_dates(error):
+        try:
+            validity = await asyncio.to_thread(read_validity, await _connect(proxy), proxy.host, tls)
+        except WebProxyError:
+            validity = None
+        words = f"the certificate of the web proxy {proxy} {explain_dates(error.verify_code, validity)}"
+        return WebProxyError(words, permanent=error.verify_code != NOT_YET_VALID)
+    return WebProxyError(
+        f"the certificate of the web proxy {proxy} is not to be trusted ({error.verify_message.rstrip('.')}): name "
+        "its authority with -c/--capath or AWSIOT_TUNNEL_CAPATH, or add it to the system's",
+        permanent=True,
+    )
 
 
 async def _ask(sock: socket.socket, proxy: WebProxy, endpoint: Endpoint) -> bytes:
@@ -254,8 +261,19 @@ async def _ask(sock: socket.socket, proxy: WebProxy, endpoint: Endpoint) -> byte
                 break
             answer += some
     except OSError as error:
-        raise WebProxyError(f"the connection to the web proxy {proxy} broke: {tcp.reason(error)}") from None
+        raise WebProxyError(f"the connection to the web proxy {proxy} broke: {reason(error)}") from None
     return answer
+
+
+def _schemes(answer: bytes) -> list[str]:
+    """The ways to authenticate that a refusal offers, by their names."""
+    schemes: dict[str, None] = {}
+    for line in _CHALLENGES.finditer(answer):
+        for challenge in _QUOTED.sub("", line[1].decode("latin-1")).split(","):
+            word = challenge.split()[:1]
+            if word and _SCHEME.match(word[0]):
+                schemes[word[0]] = None
+    return list(schemes)
 
 
 def _check(answer: bytes, proxy: WebProxy, endpoint: Endpoint) -> None:
@@ -272,6 +290,12 @@ def _check(answer: bytes, proxy: WebProxy, endpoint: Endpoint) -> None:
     if 200 <= status < 300:
         if not answer.endswith(b"\r\n\r\n"):
             raise WebProxyError(f"the web proxy {proxy} sent something of its own into the connection")
+    elif status in _UNAUTHENTICATED and (offered := _schemes(answer)) and "basic" not in map(str.lower, offered):
+        raise WebProxyError(
+            f"the web proxy {proxy} offers only {' and '.join(offered)} to authenticate ({said}), which tunnelproxy "
+            f"cannot do: run a local proxy that can, such as cntlm or px, and name that one in {proxy.variable}",
+            permanent=True,
+        )
     elif status in _UNAUTHENTICATED and proxy.credentials is None:
         raise WebProxyError(
             f"the web proxy {proxy} wants a user and a password ({said}): put USER:PASSWORD@ before its host in "

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from tunnelproxy.addresses import parse_address
+from tunnelproxy.addresses import TcpAddress, parse_address
 from tunnelproxy.agent.allow_list import AllowList
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.protocol.session import Mode
@@ -54,3 +56,66 @@ def test_a_service_that_leads_elsewhere_is_named() -> None:
     services = {"SSH1": parse_address("10.0.0.1:22", "test", Mode.DESTINATION), "HTTP1": None}
     with pytest.raises(ConfigurationError, match=r"services: SSH1 leads to 10.0.0.1:22, which the allow list does not"):
         AllowList.default().check(services, "services")
+
+
+@pytest.mark.parametrize(
+    ("entries", "service", "found", "permitted"),
+    [
+        # What the loopback's names lead to.
+        (None, "22", "127.0.0.1", True),
+        (None, "localhost:22", "::1", True),
+        (None, "127.0.0.1:22", "::ffff:127.0.0.1", True),
+        (None, "localhost:22", "10.0.0.1", False),
+        (None, "localhost:22", "169.254.169.254", False),
+        (["22"], "localhost:22", "127.0.0.1", True),
+        (["22"], "localhost:23", "127.0.0.1", False),
+        # Another host, by its address: there is nothing to look up.
+        (["10.0.0.1:80"], "10.0.0.1:80", "10.0.0.1", True),
+        (["[::ffff:10.0.0.1]:80"], "[::ffff:10.0.0.1]:80", "::ffff:10.0.0.1", True),
+        (["10.0.0.1:80"], "10.0.0.2:80", "10.0.0.2", False),
+        (["127.0.0.2:80"], "127.0.0.2:80", "127.0.0.2", True),
+        # Another host, by its name.
+        (["plc.example:80"], "plc.example:80", "10.0.0.1", True),
+        (["plc.example:80"], "PLC.example:80", "fe80::1%eth0", True),
+        (["plc.example:80"], "plc.example:81", "10.0.0.1", False),
+        *(
+            (["plc.example:80", "localhost:443"], "plc.example:80", found, False)
+            for found in (
+                "127.0.0.1",
+                "127.9.9.9",
+                "0.0.0.0",
+                "::",
+                "::1",
+                "::ffff:127.0.0.1",
+                "::ffff:0:0",
+                "224.0.0.1",
+            )
+        ),
+        # One that is this device, where that port of it is allowed too.
+        (["plc.example:80", "localhost:80"], "plc.example:80", "127.0.0.1", True),
+        # Names that are numbers are names: what they lead to counts.
+        (["2130706433:80"], "2130706433:80", "127.0.0.1", False),
+        (["0:80"], "0:80", "0.0.0.0", False),
+        (["127.1:80"], "127.1:80", "127.0.0.1", False),
+        (["plc.example:80"], "plc.example:80", "nonsense", False),
+    ],
+)
+def test_the_very_address_counts_that_is_connected_to(
+    entries: list[str] | None, service: str, found: str, permitted: bool
+) -> None:
+    allow = AllowList.default() if entries is None else AllowList.parse(entries, "allow")
+    address = parse_address(service, "test", Mode.DESTINATION)
+    assert isinstance(address, TcpAddress)
+    assert allow.permits_at(address, found) is permitted
+
+
+def test_a_name_does_not_lead_to_this_device_by_one_of_its_own_addresses() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no route to other networks")
+        own = probe.getsockname()[0]
+    allow = AllowList.parse(["plc.example:80"], "allow")
+    assert not allow.permits_at(TcpAddress("plc.example", 80), own)
+    assert not allow.permits_at(TcpAddress("plc.example", 80), f"::ffff:{own}")

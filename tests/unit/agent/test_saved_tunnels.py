@@ -10,7 +10,6 @@ import pytest
 
 from tunnelproxy.agent.notification import Notification
 from tunnelproxy.agent.saved_tunnels import HeldTunnel, SavedTunnels
-from tunnelproxy.errors import ConfigurationError
 
 TUNNEL = HeldTunnel(Notification("AQTOKEN", "us-east-1", ("SSH1", "HTTP1")), "client-token", 1_700_000_000.5)
 
@@ -57,10 +56,21 @@ def test_a_damaged_file_is_as_good_as_none(
     assert "AQTOKEN" not in caplog.text
 
 
-def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_done_without_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="state_dir: cannot make"):
-        SavedTunnels(tmp_path / "file" / "state").prepare()
+    saved = SavedTunnels(tmp_path / "file" / "state")
+    saved.prepare()
+    assert "state_dir: cannot make" in caplog.text
+    assert not saved.write([TUNNEL])
+    assert not saved.write([TUNNEL])
+    assert caplog.text.count("cannot save the tunnels") == 1
+    (tmp_path / "file").unlink()
+    assert saved.write([TUNNEL])
+    assert "saved in" in caplog.text
+    assert saved.read() == [TUNNEL]
 
 
 def test_the_tokens_are_not_shown() -> None:

@@ -21,13 +21,16 @@ from tunnelproxy.addresses import TcpAddress
 from tunnelproxy.agent import tunnels as module
 from tunnelproxy.agent.allow_list import AllowList
 from tunnelproxy.agent.config import AgentConfig
-from tunnelproxy.agent.saved_tunnels import SavedTunnels
+from tunnelproxy.agent.notification import read_notification
+from tunnelproxy.agent.saved_tunnels import HeldTunnel, SavedTunnels
 from tunnelproxy.agent.tunnels import LONGEST_LIFE_SECONDS, Tunnels
+from tunnelproxy.destination import DestinationProxy
 from tunnelproxy.mqtt import Broker
 from tunnelproxy.service.certificates import Certificates, server_context
 from tunnelproxy.service.data_plane import TUNNEL_CLOSED, DataPlane
 from tunnelproxy.service.operations import Operations
 from tunnelproxy.service.store import Store
+from tunnelproxy.transport.certificate_dates import date_text
 from tunnelproxy.transport.endpoint import Endpoint
 
 SERVICES = {"SSH1": TcpAddress("127.0.0.1", 22), "HTTP1": TcpAddress("127.0.0.1", 80)}
@@ -301,19 +304,41 @@ async def test_the_next_run_returns_to_the_tunnels_of_this_one(
             assert len(tunnels) == 1
 
 
-@pytest.mark.parametrize("age", [LONGEST_LIFE_SECONDS + 1, -60.0])
-@in_event_loop
-async def test_tunnels_that_cannot_live_any_more_are_not_returned_to(config: AgentConfig, age: float) -> None:
-    async with agent_with(config, free_port()) as tunnels:
-        tunnels.notified(notification("token", "SSH1"))
-        assert len(tunnels) == 1
+def save_one_of(config: AgentConfig, since: float) -> None:
+    """A file of the last run, with one tunnel."""
     assert config.state_dir is not None
-    file = config.state_dir / "tunnels.json"
-    [saved] = json.loads(file.read_bytes())
-    file.write_text(json.dumps([{**saved, "since": saved["since"] - age}]))
+    saved = SavedTunnels(config.state_dir)
+    saved.prepare()
+    saved.write([HeldTunnel(read_notification(notification("token", "SSH1")), "c" * 32, since)])
+
+
+@in_event_loop
+async def test_tunnels_that_cannot_live_any_more_are_not_returned_to(config: AgentConfig) -> None:
+    save_one_of(config, time.time() - LONGEST_LIFE_SECONDS - 1)
     async with agent_with(config, free_port()) as tunnels:
         tunnels.resume()
         assert len(tunnels) == 0
+
+
+@pytest.mark.parametrize(
+    "since",
+    [60.0, time.time() + 3600, time.time() + 10 * 365 * 86400],
+    ids=["in 1970", "in an hour", "in ten years"],
+)
+@in_event_loop
+async def test_a_tunnel_of_a_time_that_cannot_be_is_kept_and_said(
+    config: AgentConfig, caplog: pytest.LogCaptureFixture, since: float
+) -> None:
+    """It was saved while the clock was not set yet, or the clock is not set now."""
+    save_one_of(config, since)
+    async with agent_with(config, free_port()) as tunnels:
+        tunnels.resume()
+        assert len(tunnels) == 1
+        assert f"it was saved at {date_text(since)}, and this device's clock says 2" in caplog.text
+        # It lives no longer than any other from now on.
+        assert config.state_dir is not None
+        [kept] = SavedTunnels(config.state_dir).read()
+        assert kept.since == pytest.approx(time.time(), abs=10)
 
 
 @in_event_loop
@@ -349,3 +374,28 @@ async def test_what_is_remembered_of_the_past_has_a_bound(
         tunnels.notified(notification("third", "SSH1"))
         assert len(tunnels) == 3
         assert "notified of it again" in caplog.text
+
+
+@in_event_loop
+async def test_a_fault_of_the_agents_own_is_logged_and_the_tunnel_joined_again(
+    tmp_path: Path,
+    certificates: Certificates,
+    config: AgentConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", (0.01, 0.01))
+    join, faults = DestinationProxy.run, [AssertionError("not thought of")]
+
+    async def run(proxy: DestinationProxy) -> None:
+        if faults:
+            raise faults.pop()
+        await join(proxy)
+
+    monkeypatch.setattr(DestinationProxy, "run", run)
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        tunnel, payload = service.open()
+        tunnels.notified(payload)
+        await until(lambda: service.is_connected(tunnel))
+        assert len(tunnels) == 1
+        assert "not thought of" in caplog.text

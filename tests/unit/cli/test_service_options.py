@@ -12,6 +12,7 @@ from tunnelproxy.cli.service_options import add_options, settings
 from tunnelproxy.service.certificates import OwnCertificate
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.limits import DEFAULT_LIMITS
+from tunnelproxy.service.rotating_file import DEFAULT_KEPT, DEFAULT_SIZE
 
 
 def parsed(*arguments: str) -> dict[str, object]:
@@ -25,6 +26,7 @@ def test_the_defaults_are_those_of_the_service() -> None:
     assert found["limits"] == DEFAULT_LIMITS
     assert (found["public_name"], found["certificate"], found["metrics_port"]) == (None, None, None)
     assert found["region"] is None
+    assert (found["audit_size"], found["audit_files"]) == (DEFAULT_SIZE, DEFAULT_KEPT)
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "us-gov-west-1", "ap-southeast-12"])
@@ -62,3 +64,13 @@ def test_a_certificate_comes_with_its_key() -> None:
     for option in ("--certificate", "--key"):
         with pytest.raises(ServiceError, match="belong together"):
             parsed(option, "a.pem")
+
+
+def test_sizes_of_logs_are_read() -> None:
+    assert parsed("--log-size", "20M")["audit_size"] == 20_000_000
+
+
+def test_other_sizes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--log-size=large")
+    assert "is not a number of bytes, as in 100M; 0 is no limit" in capsys.readouterr().err

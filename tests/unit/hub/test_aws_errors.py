@@ -38,6 +38,7 @@ from cryptography.x509.oid import NameOID
 from peers.process import REPOSITORY, free_port
 from tunnelproxy.hub.aws_errors import APIS, Failure, explain
 from tunnelproxy.service.certificates import Certificates, server_context
+from tunnelproxy.transport.certificate_dates import date_text
 
 BOTOCORE = tuple(map(int, __version__.split(".")[:2]))
 
@@ -880,9 +881,14 @@ def test_a_bundle_that_cannot_be_used(shell: Shell, tls: ssl.SSLContext, tmp_pat
         (
             "127.0.0.1",
             (-3, -1),
-            "the certificate of {} has expired: renew it, or set this machine's clock if that is wrong",
+            "the certificate of {} has expired: this machine's clock says {}: renew the certificate, or set the clock "
+            "(NTP) if it is wrong",
         ),
-        ("127.0.0.1", (1, 3), "the certificate of {} is not yet valid: set this machine's clock if that is wrong"),
+        (
+            "127.0.0.1",
+            (1, 3),
+            "the certificate of {} is not valid yet: this machine's clock says {}: set the clock (NTP) if it is wrong",
+        ),
         (
             "127.0.0.2",
             (-1, 1),
@@ -898,7 +904,9 @@ def test_a_certificate_that_does_not_hold(
     with answering(200, tls=own_context(bundle, address, *days)) as server:
         url = server.url.replace("http:", "https:")
         shell.export(**KEYS, AWS_ENDPOINT_URL_IOTSECURETUNNELING=url, AWS_CA_BUNDLE=str(bundle))
-        assert shell.tells() == ("SSLError", "not-trusted", sentence.format(url))
+        raised, code, told = shell.tells()
+    assert (raised, code) == ("SSLError", "not-trusted")
+    assert told in {sentence.format(url, date_text(time() - seconds)) for seconds in (0, 59)}
 
 
 def own_context(path: Path, address: str, start: int, end: int) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -40,6 +41,82 @@ def test_a_folder_behind_a_link_is_refused(folder: Path, tmp_path: Path) -> None
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(client.HubError, match="must be a folder of yours"):
         client.directory()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("hub", "work/hub"), ("./a/../hub", "work/hub"), ("~/hub", "home/hub"), ("~", "home")]
+)
+def test_a_path_is_one_in_the_working_or_the_home_directory(
+    given: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("work", "home"):
+        (tmp_path / name).mkdir(mode=0o700)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", given)
+    assert client.directory() == str(tmp_path / meant)
+
+
+def test_a_relative_path_without_a_working_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", "hub")
+    with pytest.raises(client.HubError, match="the working directory is gone"):
+        client.directory()
+
+
+def test_something_that_is_no_folder_is_refused(folder: Path) -> None:
+    folder.touch()
+    with pytest.raises(client.HubError, match="must be a folder of yours"):
+        client.directory()
+
+
+class TestDefault:
+    """Without IOTOPS_TUNNEL_DIR."""
+
+    @pytest.fixture(autouse=True)
+    def runtime(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.delenv("IOTOPS_TUNNEL_DIR")
+        path = tmp_path / "runtime"
+        path.mkdir(mode=0o700)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+        # Of somebody who has no other folder on this machine.
+        monkeypatch.setattr(client, "_OTHERS", (str(tmp_path / "run-{user}"), str(tmp_path / "tmp-{user}")))
+        return path
+
+    def test_it_is_in_the_runtime_directory(self, runtime: Path) -> None:
+        assert client.directory() == str(runtime / "iotops-tunnel")
+
+    @pytest.mark.parametrize("mode", [0o755, 0o710])
+    def test_a_runtime_directory_for_others_is_none(self, runtime: Path, tmp_path: Path, mode: int) -> None:
+        runtime.chmod(mode)
+        assert client.directory() == str(tmp_path / f"tmp-{os.getuid()}")
+
+    def test_one_that_is_relative_or_not_there_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for path in ("runtime", "/nowhere"):
+            monkeypatch.setenv("XDG_RUNTIME_DIR", path)
+            assert client.directory() == str(tmp_path / f"tmp-{os.getuid()}")
+
+    def test_a_process_without_a_session_finds_that_of_its_user(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+        run = tmp_path / f"run-{os.getuid()}"
+        run.mkdir(mode=0o700)
+        assert client.directory() == str(run / "iotops-tunnel")
+
+    def test_one_that_is_there_already_is_kept_to(self, tmp_path: Path) -> None:
+        there = tmp_path / f"tmp-{os.getuid()}"
+        there.mkdir(mode=0o700)
+        assert client.directory() == str(there)
+
+    def test_one_that_somebody_else_may_enter_is_not(self, runtime: Path, tmp_path: Path) -> None:
+        (tmp_path / f"tmp-{os.getuid()}").mkdir(mode=0o755)
+        assert client.directory() == str(runtime / "iotops-tunnel")
 
 
 def test_looking_starts_no_hub() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunnelproxy.hub import state_file
+from tunnelproxy.hub import json_lines, state_file
 from tunnelproxy.hub.account import UNKNOWN_ACCOUNT, Account
 from tunnelproxy.hub.held_tunnel import TunnelRecord, Way
 
@@ -22,12 +22,17 @@ RECORD = TunnelRecord(
     services=("SSH1", "HTTP1"),
     way=Way("127.0.0.1:9443", "/ca", {"https_proxy": "http://user:the-password@127.0.0.1:3128"}),
     ports={"HTTP1": 4711},
+    any_host=("HTTP1",),
 )
+
+
+def save(path: Path, records: list[TunnelRecord]) -> None:
+    json_lines.replace(path, state_file.lines(records))
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "tunnels.jsonl"
-    state_file.save(path, [RECORD])
+    save(path, [RECORD])
     assert state_file.load(path) == [RECORD]
 
 
@@ -53,20 +58,20 @@ def test_what_an_earlier_release_saved_is_loaded_without_an_account_and_without_
     (record,) = state_file.load(path)
     assert (record.account, record.way) == (UNKNOWN_ACCOUNT, Way("127.0.0.1:9443", "/ca"))
     assert (record.client_token, record.ports) == ("the-client-token", {"HTTP1": 4711})
-    state_file.save(path, [record])
+    save(path, [record])
     assert "secret-key" not in path.read_text()
     assert state_file.load(path) == [record]
 
 
 def test_the_file_is_for_this_user_alone(tmp_path: Path) -> None:
     path = tmp_path / "tunnels.jsonl"
-    state_file.save(path, [RECORD])
+    save(path, [RECORD])
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_tunnels_whose_life_is_over_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "tunnels.jsonl"
-    state_file.save(path, [replace(RECORD, expires_at=time.time() - 1), replace(RECORD, thing="thing2")])
+    save(path, [replace(RECORD, expires_at=time.time() - 1), replace(RECORD, thing="thing2")])
     assert [record.thing for record in state_file.load(path)] == ["thing2"]
 
 
@@ -93,6 +98,6 @@ def test_only_what_is_new_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(json, "dumps", counting)
     records = [replace(RECORD, thing=name) for name in "abc"]
-    state_file.save(tmp_path / "tunnels.jsonl", records)
-    state_file.save(tmp_path / "tunnels.jsonl", [*records, replace(RECORD, thing="d")])
+    save(tmp_path / "tunnels.jsonl", records)
+    save(tmp_path / "tunnels.jsonl", [*records, replace(RECORD, thing="d")])
     assert encoded == ["a", "b", "c", "d"]

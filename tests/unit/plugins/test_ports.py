@@ -14,8 +14,25 @@ def parse_ports():
 
 
 def test_a_port_any_port_and_no_port(parse_ports):
-    assert parse_ports([]) == {}
-    assert parse_ports(["HTTP1=5555", "HTTP2=any", "HTTP3=off"]) == {"HTTP1": 5555, "HTTP2": 0, "HTTP3": None}
+    assert parse_ports([]) == ({}, [])
+    ports = {"HTTP1": 5555, "HTTP2": 0, "HTTP3": None}
+    assert parse_ports(["HTTP1=5555", "HTTP2=any", "HTTP3=off"]) == (ports, [])
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [["HTTP1=5555,any-host", "VNC1=any"], ["HTTP1=5555", "any-host", "VNC1=any"], ["HTTP1=5555, any-host, VNC1=any"]],
+)
+def test_a_port_for_any_host_however_ansible_cuts_the_list(parse_ports, choices):
+    assert parse_ports(choices) == ({"HTTP1": 5555, "VNC1": 0}, ["HTTP1"])
+
+
+@pytest.mark.parametrize(
+    "choices", [["any-host"], ["VNC1=any,any-host"], ["HTTP1=off,any-host"], ["any-host,HTTP1=any"]]
+)
+def test_any_host_follows_a_port_for_http(parse_ports, choices):
+    with pytest.raises(ValueError, match="'any-host' says that a port takes HTTP requests for any host"):
+        parse_ports(choices)
 
 
 @pytest.mark.parametrize(

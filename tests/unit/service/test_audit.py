@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import stat
@@ -92,10 +93,48 @@ def test_a_full_disk_is_reported_once_and_stops_nothing(caplog: pytest.LogCaptur
         log.write(CALL)
         log.write(CALL)
     assert [record.getMessage() for record in caplog.records] == [
-        "cannot write to the audit log /dev/full: No space left on device; its lines are lost"
+        "cannot write to the audit log /dev/full: No space left on device; its lines are lost until it can be written "
+        "again"
     ]
+    assert log.outage.total == 2
 
 
 def test_a_file_that_cannot_be_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="give --audit-log another file"):
         audit_log(tmp_path / "none" / "audit.log")
+
+
+def test_what_is_no_utf_8_is_written_as_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    audit_log(path).write(dataclasses.replace(CALL, access_key_id="AK\udcff"))
+    assert lines(path)[0]["access_key_id"] == "AK\udcff"
+
+
+def test_a_full_file_is_renamed_and_the_oldest_goes(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    size = len(path_of_one_line(tmp_path).read_bytes())
+    log = AuditLog(path, clock=lambda: 1_700_000_000.1234, size=2 * size, kept=2)
+    for _ in range(7):
+        log.write(CALL)
+    files = sorted(tmp_path.glob("audit.log*"))
+    assert [(file.name, len(lines(file))) for file in files] == [
+        ("audit.log", 1),
+        ("audit.log.1", 2),
+        ("audit.log.2", 2),
+    ]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def path_of_one_line(folder: Path) -> Path:
+    audit_log(folder / "one").write(CALL)
+    return folder / "one"
+
+
+def test_a_full_file_grows_on_where_it_cannot_be_renamed(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    log = AuditLog(folder / "audit.log", clock=lambda: 0.0, size=1)
+    folder.rename(tmp_path / "away")
+    for _ in range(3):
+        log.write(CALL)
+    assert len(lines(tmp_path / "away" / "audit.log")) == 3

@@ -73,6 +73,12 @@ class House:
         self.writers.append(writer)
         return reader
 
+    async def begins(self, address: str) -> asyncio.StreamReader:
+        """Come with the first byte of a handshake, and no other."""
+        reader = await self.come(tls=False, address=address)
+        self.writers[-1].write(b"\x16")
+        return reader
+
     async def comes_through(self, **how: Any) -> bool:
         reader = await self.come(**how)
         self.writers[-1].write(b"hello")
@@ -124,13 +130,36 @@ async def test_who_is_settled_stays(tmp_path: Path) -> None:
 async def test_room_is_made_at_the_expense_of_the_address_that_takes_most(tmp_path: Path) -> None:
     async with house(tmp_path, half_open=4) as opened:
         honest = await opened.come(address="127.0.0.2")
-        crowd = [await opened.come(tls=False, address="127.0.0.3") for _ in range(3)]
+        crowd = [await opened.begins(address="127.0.0.3") for _ in range(3)]
         assert await opened.comes_through(address="127.0.0.4")
         # The door keeps a place free for the next to come, so two may be gone.
         assert await has_ended(crowd[0])
         assert not honest.at_eof()
         assert not crowd[-1].at_eof()
         assert opened.causes["half-open"] in (1, 2)
+
+
+@in_event_loop
+async def test_who_says_nothing_keeps_nobody_out_and_is_kept(tmp_path: Path) -> None:
+    async with house(tmp_path, half_open=2) as opened:
+        silent = [await opened.come(tls=False, address="127.0.0.3") for _ in range(20)]
+        began = asyncio.get_running_loop().time()
+        assert await opened.comes_through(address="127.0.0.4")
+        assert asyncio.get_running_loop().time() - began < 2
+        assert not any(reader.at_eof() for reader in silent)
+        assert opened.causes == Counter()
+
+
+@in_event_loop
+async def test_addresses_take_turns(tmp_path: Path) -> None:
+    async with house(tmp_path, half_open=2) as opened:
+        for _ in range(20):
+            await opened.begins(address="127.0.0.3")
+        began = asyncio.get_running_loop().time()
+        assert await opened.comes_through(address="127.0.0.4")
+        # As soon as the crowd has had one of its places for long enough: not when all of it has.
+        assert asyncio.get_running_loop().time() - began < 10
+        assert opened.causes["half-open"] < 10
 
 
 @in_event_loop
@@ -177,7 +206,7 @@ async def test_what_is_no_tls_is_hung_up_on_and_gives_its_place_back(tmp_path: P
 async def test_a_closed_door_cuts_off_those_half_way_in(tmp_path: Path) -> None:
     async with house(tmp_path) as opened:
         waiting = [await opened.come(tls=False), await opened.come()]
-        await until(lambda: len(opened.protocols) == 2)
+        await until(lambda: len(opened.protocols) == 1)
         opened.door.close()
         for reader in waiting:
             assert await has_ended(reader)

@@ -63,6 +63,6 @@ def test_a_refusal_names_the_tunnel_where_the_token_is_known() -> None:
     known.tunnel, known.key = TUNNEL, "ci"
     books.ledger.refused(Someone(), known)
     assert books.events == [
-        Refused("c-1", "192.0.2.7", None, None, None, "token-unknown"),
-        Refused("c-1", "192.0.2.7", "ci", "pump", "t-1", "token-used"),
+        Refused("c-1", "192.0.2.7", None, None, None, "token-unknown", "no"),
+        Refused("c-1", "192.0.2.7", "ci", "pump", "t-1", "token-used", "no"),
     ]

@@ -98,13 +98,14 @@ def test_rotation_revokes_only_the_ends_that_are_rotated(path: Path) -> None:
     assert getattr(store.find_token(new[Mode.SOURCE]), "revoked", None) is False
 
 
-def test_expired_tunnels_are_closed_once(path: Path) -> None:
+def test_expired_tunnels_are_found_until_they_are_closed(path: Path) -> None:
     store = Store(path)
     brief = store.open_tunnel(NewTunnel(lifetime=1), digests(store), NOW)
     store.open_tunnel(NewTunnel(lifetime=2), digests(store), NOW)
     assert store.next_expiry() == NOW + 60
-    assert store.close_expired(NOW + 60) == [brief.tunnel_id]
-    assert store.close_expired(NOW + 60) == []
+    assert store.expired(NOW + 60) == [brief.tunnel_id]
+    store.close_tunnel(brief.tunnel_id, NOW + 60)
+    assert store.expired(NOW + 60) == []
     assert store.next_expiry() == NOW + 120
 
 

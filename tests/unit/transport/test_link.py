@@ -16,10 +16,12 @@ import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.frames import Frame, Opcode
 
+from peers.certificate import make_server_certificate
 from peers.event_loop import Clock, in_event_loop, until
 from tunnelproxy.errors import TunnelClosed, TunnelRefused
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
 from tunnelproxy.service.certificates import Certificates, server_context
+from tunnelproxy.transport import streams
 from tunnelproxy.transport.endpoint import Endpoint, tls_context
 from tunnelproxy.transport.link import Access, Link, LinkLost, connect
 from tunnelproxy.transport.route import PING_SECONDS, Route
@@ -329,3 +331,80 @@ async def test_no_log_level_shows_the_tokens(certificates: Certificates, caplog:
             await link.lost
     assert "the-access-token" not in caplog.text
     assert "the-access-token" not in repr(ACCESS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "the other end closed the connection during the TLS handshake: check that this port is a TLS port"),
+        # The beginning of a ServerHello.
+        (
+            b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03",
+            "the other end closed the connection during the TLS handshake",
+        ),
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "what listens there does not speak TLS (WRONG_VERSION_NUMBER): check the port",
+        ),
+        (b"\x15\x03\x03\x00\x02\x02\x28", "the TLS handshake failed (SSLV3_ALERT_HANDSHAKE_FAILURE)"),
+    ],
+    ids=["nothing", "half a hello", "no TLS", "an alert"],
+)
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_ends_in_the_tls_handshake_is_a_sentence_and_no_traceback(
+    answer: bytes,
+    words: str,
+    fast: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not fast:
+        monkeypatch.setattr(streams, "_fast", None)
+
+    @in_event_loop
+    async def check() -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(4096)
+            writer.write(answer)
+            writer.close()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as running:
+            endpoint = Endpoint("127.0.0.1", running.sockets[0].getsockname()[1])
+            with pytest.raises(LinkLost) as caught:
+                await connect(Route(endpoint, ssl.create_default_context()), ACCESS, Receiver())
+        assert str(caught.value).startswith(f"cannot reach {endpoint}: {words}")
+
+    check()
+    assert caplog.records == []
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        ((1, 3), r"is not valid yet: it is valid from \S+ \S+ UTC, and this machine's clock says \S+ \S+ UTC: set"),
+        (
+            (-3, -1),
+            r"has expired: it was valid until \S+ \S+ UTC, and this machine's clock says \S+ \S+ UTC: renew",
+        ),
+    ],
+    ids=["not yet valid", "expired"],
+)
+def test_the_dates_of_a_certificate_are_told(tmp_path: Path, days: tuple[int, int], words: str) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(make_server_certificate(tmp_path / "server.pem", *days))
+
+    @in_event_loop
+    async def check() -> None:
+        async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        async with await asyncio.start_server(nothing, "127.0.0.1", 0, ssl=tls) as running:
+            endpoint = Endpoint("127.0.0.1", running.sockets[0].getsockname()[1])
+            with pytest.raises(LinkLost, match=f"^the certificate of {endpoint} {words}") as caught:
+                await connect(Route(endpoint, tls_context(str(tmp_path / "server.pem"))), ACCESS, Receiver())
+            # A clock that is not set yet is set soon.
+            assert caught.value.permanent is ("expired" in words)
+
+    check()

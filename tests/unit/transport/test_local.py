@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peers.event_loop import in_event_loop, until
-from tunnelproxy.protocol.framing import MAX_PAYLOAD
+from tunnelproxy.protocol.framing import MAX_PAYLOAD, Bytes
 from tunnelproxy.transport import streams
 from tunnelproxy.transport.local import RECEIVE_BUFFER, LocalSocket
 
@@ -34,10 +36,22 @@ class Owner:
         self.drained += 1
 
 
-async def connected(owner: Owner) -> tuple[LocalSocket, socket.socket]:
+class OnlyGood:
+    """A guard that lets pass what begins with "good", and keeps what may become that."""
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = None
+
+    def receive(self, data: Bytes) -> Bytes:
+        if not b"good".startswith(bytes(data[:4])):
+            self.answer = b"no"
+        return data if bytes(data[:4]) == b"good" else b""
+
+
+async def connected(owner: Owner, guard: OnlyGood | None = None) -> tuple[LocalSocket, socket.socket]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    local = LocalSocket(owner)
+    local = LocalSocket(owner, guard=guard)
     await asyncio.get_running_loop().connect_accepted_socket(lambda: local, ours)
     return local, theirs
 
@@ -156,3 +170,76 @@ async def test_aborting_drops_what_waits() -> None:
     local.deliver(b"early")
     local.abort()
     assert not local.wanted
+
+
+def kernel_timer(port: int) -> str:
+    """What the kernel's timer of the connection at a local port is for (proc(5))."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (timer,) = [row[5] for row in rows if row[1].endswith(f":{port:04X}")]
+    return {"00": "none", "01": "retransmission", "02": "keepalive"}[timer[:2]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@in_event_loop
+async def test_a_peer_on_another_machine_that_vanishes_is_found_by_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        local = LocalSocket(Owner())
+        await streams.connect(lambda: local, *server.getsockname())
+        peer, _ = server.accept()
+        with peer:
+            peer.sendall(b"x")
+            await until(lambda: local.pending)
+            assert kernel_timer(peer.getpeername()[1]) == "keepalive"
+        local.abort()
+
+
+@in_event_loop
+async def test_what_the_guard_lets_pass_is_as_without_one() -> None:
+    local, peer = await connected(Owner(), OnlyGood())
+    assert local.awaits_guard
+    peer.send(b"good morning")
+    await until(lambda: local.pending)
+    assert (local.take(MAX_PAYLOAD), local.awaits_guard) == (b"good morning", False)
+
+
+@in_event_loop
+async def test_a_peer_that_is_refused_reads_the_answer_however_much_it_sends_and_nothing_goes_on() -> None:
+    local, peer = await connected(Owner(), OnlyGood())
+    loop = asyncio.get_running_loop()
+    sending = asyncio.ensure_future(loop.sock_sendall(peer, bytes(5 * MAX_PAYLOAD)))
+    assert await loop.sock_recv(peer, 100) == b"no"
+    assert await loop.sock_recv(peer, 100) == b""
+    await sending
+    assert (local.pending, local.bytes_in, local.awaits_guard) == (b"", 0, True)
+    peer.close()
+    await until(lambda: local.ended)
+
+
+@in_event_loop
+async def test_a_peer_that_has_closed_its_side_is_answered_too() -> None:
+    local, peer = await connected(Owner(), OnlyGood())
+    peer.send(b"bad")
+    peer.shutdown(socket.SHUT_WR)
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b"no"
+    await until(lambda: local.ended)
+
+
+@in_event_loop
+async def test_a_peer_that_stays_after_a_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelproxy.transport.local.LINGER_SECONDS", 0.01)
+    local, peer = await connected(Owner(), OnlyGood())
+    peer.send(b"bad")
+    await until(lambda: local.ended)
+
+
+@in_event_loop
+async def test_a_refusal_after_something_went_on_ends_the_connection_without_an_answer() -> None:
+    local, peer = await connected(Owner(), OnlyGood())
+    peer.send(b"good")
+    await until(lambda: local.pending)
+    assert local.take(MAX_PAYLOAD) == b"good"
+    peer.send(b"bad")
+    await until(lambda: local.ended)
+    assert local.pending == b""
+    local.finish()  # as its owner does then
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b""

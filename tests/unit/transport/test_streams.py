@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -14,6 +13,8 @@ import pytest
 from peers.event_loop import in_event_loop, until
 from tunnelproxy.service.certificates import Certificates, server_context
 from tunnelproxy.transport import streams
+from tunnelproxy.transport.accepting import accept_for_ever
+from tunnelproxy.transport.background import watched
 from tunnelproxy.transport.endpoint import tls_context
 
 RECORD = 16 * 1024
@@ -127,10 +128,12 @@ async def test_an_untrusted_certificate_is_the_same_error(certificates: Certific
 
 
 @in_event_loop
-async def test_a_server_hands_its_connections_to_protocols(tmp_path: Path, kind: str) -> None:
+async def test_a_listener_hands_its_connections_to_protocols(kind: str) -> None:
     far, near = Peer(), Peer()
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        server = await streams.serve(lambda: far, sock.dup())
+        server = asyncio.ensure_future(
+            accept_for_ever(sock, lambda accepted, _: watched("accepting", streams.accept(lambda: far, accepted)))
+        )
         await streams.connect(lambda: near, *sock.getsockname())
         near.transport.write(b"hello")
         await until(lambda: far.data == b"hello")
@@ -138,4 +141,4 @@ async def test_a_server_hands_its_connections_to_protocols(tmp_path: Path, kind:
         assert streams.keeps_what_is_written(near.transport) is (kind != "aiofastnet")
         near.transport.close()
         await until(lambda: far.ended)
-        server.close()
+        server.cancel()

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,9 @@ from tunnelproxy.transport.tcp import (
     RECEIVE_BUFFER,
     SEND_BUFFER,
     ReceiveBuffer,
-    reason,
+    keep_alive,
     tune,
+    unanswered_seconds,
 )
 
 
@@ -30,26 +30,38 @@ def test_a_tcp_socket_has_short_queues_and_an_end() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_SECONDS * 1000
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system has no such option")
+def test_a_peer_that_vanished_is_found_after_a_minute() -> None:
+    with socket.socket() as sock:
+        keep_alive(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, pause, probes = (
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + pause * probes == 60
+
+
+def test_a_peer_that_does_not_read_is_not_taken_for_one_that_vanished() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+        peer, _ = server.accept()
+        with peer:
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                while sock.send(bytes(65536)):
+                    pass
+            assert unanswered_seconds(sock) == 0
+
+
 def test_what_is_no_tcp_socket_is_left_alone() -> None:
     tune(None)
+    keep_alive(None)
+    assert unanswered_seconds(None) == 0
     with socket.socket(socket.AF_UNIX) as sock:
         before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         tune(sock)
         ReceiveBuffer(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "the host name is not known"),
-        (OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), "connection refused"),
-        (OSError(errno.EHOSTUNREACH, "No route to host"), "No route to host"),
-        (OSError("a text alone"), "a text alone"),
-    ],
-)
-def test_the_cause_is_said(error: OSError, words: str) -> None:
-    assert reason(error) == words
 
 
 class Clock:

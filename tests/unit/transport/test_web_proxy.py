@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from peers.certificate import make_server_certificate
 from peers.event_loop import in_event_loop
 from peers.process import free_port
 from tunnelproxy.errors import ConfigurationError
@@ -242,3 +243,57 @@ async def test_a_silent_proxy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         route = Route(AWS, ssl.create_default_context(), proxy)
         with pytest.raises(LinkLost, match=rf"no answer from {AWS} through the web proxy {proxy} within"):
             await connect(route, Access(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("lines", "offered"),
+    [
+        ("Proxy-Authenticate: NTLM\r\n", "NTLM"),
+        ("Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n", "Negotiate and NTLM"),
+        ("proxy-authenticate: Negotiate, NTLM\r\n", "Negotiate and NTLM"),
+        ('Proxy-Authenticate: Digest realm="a, Basic", nonce="b", Negotiate\r\n', "Digest and Negotiate"),
+        ("Proxy-Authenticate: NTLM TlRMTVNTUAACAAAA==\r\n", "NTLM"),
+    ],
+)
+@pytest.mark.parametrize("credentials", [None, "user:secret"])
+def test_a_proxy_without_basic_authentication_is_told_with_what_it_offers(
+    lines: str, offered: str, credentials: str | None
+) -> None:
+    @in_event_loop
+    async def check() -> None:
+        async with answering(f"HTTP/1.1 407 Authenticate\r\n{lines}\r\n".encode(), []) as port:
+            words = (
+                rf"offers only {offered} to authenticate \(407 Authenticate\), .* such as cntlm or px, and name that"
+            )
+            with pytest.raises(WebProxyError, match=words) as caught:
+                await open_tunnel(proxy_at(port, credentials=credentials), None, AWS)
+            assert caught.value.permanent
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "lines", ["Proxy-Authenticate: NTLM\r\nProxy-Authenticate: basic\r\n", 'X: Basic realm=""\r\n']
+)
+@in_event_loop
+async def test_a_proxy_with_basic_authentication_among_others_is_asked_for_it(lines: str) -> None:
+    async with answering(f"HTTP/1.1 407 Authenticate\r\n{lines}\r\n".encode(), []) as port:
+        with pytest.raises(WebProxyError, match="wants a user and a password"):
+            await open_tunnel(proxy_at(port), None, AWS)
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [((1, 3), "is not valid yet: it is valid from "), ((-3, -1), "has expired: it was valid until ")],
+    ids=["not yet valid", "expired"],
+)
+@in_event_loop
+async def test_the_dates_of_a_proxys_certificate_are_told(tmp_path: Path, days: tuple[int, int], words: str) -> None:
+    file = make_server_certificate(tmp_path / "proxy.pem", *days)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(file)
+    async with answering(b"", [], tls) as port:
+        route = find_route(AWS, {"HTTPS_PROXY": f"https://127.0.0.1:{port}"}, capath=str(file))
+        with pytest.raises(LinkLost, match=rf"the certificate of the web proxy 127.0.0.1:{port} {words}") as caught:
+            await connect(route, Access(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
+        assert caught.value.permanent is (days[1] < 0)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Another user of this machine, with a process ID's worth of rights and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .process import REPOSITORY
+
+__all__ = ["User", "why_impossible"]
+
+_ASK = """
+import json, sys
+from tunnelproxy.hub import client
+call, arguments = json.loads(sys.argv[1])
+try:
+    print(json.dumps({"result": getattr(client, call)(*arguments.pop("", ()), **arguments)}))
+except client.HubError as error:
+    print(json.dumps({"error": str(error), "code": error.code}))
+"""
+
+
+def why_impossible() -> str:
+    """Why this machine does not let a test act as other users; empty if it does."""
+    if os.geteuid() != 0:
+        return "only root may act as other users"
+    probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
+    return f"needs a root that may mount: {probe.stderr.strip()}" if probe.returncode else ""
+
+
+def _uncover_python(folder: Path) -> str:
+    """The commands that let everybody use the Python of the tests, which may be below a home that nobody may enter.
+
+    Args:
+        folder: an empty one.
+    """
+    base = Path(sys.base_prefix)
+    closed = next((str(each) for each in reversed(base.parents) if not each.stat().st_mode & 0o001), "")
+    if not closed:
+        return ""
+    cover = f"mount -t tmpfs -o mode=0755 tmpfs {closed} && mkdir -p {base}"
+    return f"mount --bind {base} {folder} && {cover} && mount --bind {folder} {base} && "
+
+
+class User:
+    """Runs programs as a user.
+
+    Args:
+        number: the user's ID, and that of the group.
+        folder: one that everybody may enter.
+        environment: what the user's shell has.
+    """
+
+    def __init__(self, number: int, folder: Path, environment: Mapping[str, str]) -> None:
+        self.number = number
+        self.home = folder / f"home-{number}"
+        self.home.mkdir(mode=0o700)
+        os.chown(self.home, number, number)
+        (folder / "python").mkdir(exist_ok=True)
+        self._enter = _uncover_python(folder / "python")
+        self.environment = {"HOME": str(self.home), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **environment}
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with these arguments."""
+        rights = f"exec setpriv --reuid {self.number} --regid {self.number} --clear-groups"
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-c", f'{self._enter}{rights} "$@"', "sh", sys.executable, *arguments],
+            cwd=REPOSITORY,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def tunnelproxy(self, *arguments: str, **environment: str) -> str:
+        """Run ``tunnelproxy``, and return what it printed."""
+        done = self.run("-m", "tunnelproxy", *arguments, **environment)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout + done.stderr
+
+    def ask(self, call: str, /, *positional: object, env: Mapping[str, str] | None = None, **arguments: object) -> Any:
+        """Call a function of the hub's client, and return its result, or the sentence that it raises."""
+        request = json.dumps([call, {"": positional, **arguments}])
+        done = self.run("-c", _ASK, request, **(env or {}))
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        return said["error"] if "error" in said else said["result"]

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Why ssh does not accept a host key: the lines are those of OpenSSH 9.2 and 10.5."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBrPGWd5+6KA3EDlcF4TQh565Fi5Y1zeDMDrYvQBoIBC"
+FAILED = "Host key verification failed."
+STRICT = "No ED25519 host key is known for gw and you have requested strict checking."
+CHANGED = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @"
+
+
+@pytest.fixture
+def explain(tmp_path):
+    """For the lines of ssh's log, with a line of known hosts."""
+    package = "ansible_collections.iotops.tunnel.plugins.plugin_utils"
+    host_key, ssh_log = (importlib.import_module(f"{package}.{name}") for name in ("_ssh_host_key", "_ssh_log"))
+    file = tmp_path / "known_hosts"
+
+    def explain(*lines, known=""):
+        file.write_text(known)
+        log = ssh_log.SshLog("".join(f"{line}\r\n" for line in lines))
+        return host_key.explain_host_key(log, "gw", "gw", lambda: {"userknownhostsfile": f"/nowhere {file}"})
+
+    return explain
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ((CHANGED, "Offending ECDSA key in /k h:3", FAILED), "ssh-keygen -R gw -f '/k h'"),
+        ((CHANGED, "Update the SSHFP RR in DNS", FAILED), "ssh-keygen -R gw"),
+        (("Certificate invalid: name is not a listed principal", FAILED), "does not have the name gw"),
+        (("Certificate invalid: expired", STRICT, FAILED), "has expired; this machine's clock says"),
+        (("Certificate invalid: not yet valid", FAILED), "is not valid yet; this machine's clock says"),
+        (("Certificate lacks principal list", FAILED), "is not accepted: Certificate lacks principal list"),
+        (("The ED25519-CERT host key for gw is marked as revoked.", FAILED), "revoked by an @revoked line"),
+        (("Host key ED25519 SHA256:x revoked by file /r k", FAILED), "revoked by /r k."),
+        (("Error checking host key ED25519 SHA256:x in revoked keys file /x: No", FAILED), "could not be checked"),
+    ],
+)
+def test_only_a_key_that_is_not_known_is_to_be_accepted(explain, lines, words):
+    assert words in explain(*lines)
+    assert "accept-new" not in explain(*lines)
+
+
+@pytest.mark.parametrize("lines", [(STRICT, FAILED), (FAILED,)])
+def test_a_key_that_is_not_known_may_be_accepted(explain, lines):
+    assert "accept-new" in explain(*lines, known=f"@cert-authority other {KEY}\n")
+
+
+def test_a_key_without_a_certificate_is_not_to_be_accepted_where_there_is_an_authority(explain):
+    said = explain(FAILED, known=f"@cert-authority g* {KEY}\n")
+    assert "no certificate of it is from the authority" in said
+    assert "accept-new" not in said
+
+
+def test_ssh_has_to_say_that_it_is_the_host_key(explain):
+    assert explain(CHANGED, "Permission denied") is None

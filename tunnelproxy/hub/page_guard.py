@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be sent to a device's web server by the port that the hub has for it on the loopback.
+
+That port is for browsers, and any web page can make a browser send requests to it: by a form, by an image, or by a name
+of its own that it has resolve to 127.0.0.1 (DNS rebinding). Cookies go by the name alone, not by the port, so each
+device has a name of its own, below ``.localhost``, which browsers resolve to the loopback (RFC 6761, section 6.3). A
+guard looks at the head of each request of one connection, without input or output:
+
+- By the device's own name, what the device's own pages send is accepted, and the navigation of a user, which is a GET.
+- By ``127.0.0.1`` or ``localhost``, programs other than browsers are accepted. A page that rebinds a name sends that
+  name as its host.
+- All else is answered here, and the connection ends. Nothing of it reaches the device.
+
+Only names count, not their ports, so that the port may be forwarded to another one (``ssh -L``).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import h11
+
+from ..protocol.framing import Bytes
+
+__all__ = ["HEAD_LIMIT", "Page", "PageGuard"]
+
+log = logging.getLogger(__name__)
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes that the head of a request may have."""
+
+_PIECE = 16 * 1024
+"""Bytes that h11 gets at once, for it copies what is behind a request: 100 MB in chunks take 60 ms; by 4 kB, 170."""
+
+_TLS_HANDSHAKE = 0x16
+_VERSIONS = (b"1.0", b"1.1")
+_LONGEST_QUOTE = 80
+_LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]", ""))
+"""Hosts of programs; HTTP/1.0 needs to name none."""
+
+_AUTHORITY = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:/?#@\[\]]+?)\.?(?::(?P<port>[0-9]{1,5}))?\Z")
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Whose web server a port leads to.
+
+    Attributes:
+        thing: the device.
+        service: the service ID, such as ``HTTP1``.
+        host: the device's name for browsers.
+        port: on the loopback.
+    """
+
+    thing: str
+    service: str
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """What to type in a browser, with the slash at its end."""
+        scheme = "https" if self.service.upper().startswith("HTTPS") else "http"
+        return f"{scheme}://{self.host}:{self.port}/"
+
+
+class PageGuard:
+    """Decides for one connection which of the bytes that its client sends go on to the device.
+
+    TLS passes: whoever rebinds a name has no certificate for the device's, and what is inside cannot be seen. What
+    follows a request to upgrade (WebSocket) passes with it.
+
+    Args:
+        page: what the connection leads to.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.answer: bytes | None = None
+        """What to answer in the device's place, once a request was refused: from then on nothing goes on."""
+        self.refusal = ""
+        """Why, in words for the log."""
+        self._page = page
+        self._begun = False
+        self._passes_all = False
+        self._head = bytearray()
+        self._parser: h11.Connection | None = None
+        self._chunks: h11.Connection | None = None
+        """Finds the end of a body in chunks, while one comes."""
+        self._left = 0
+        """Bytes of the body that are to come, where its length is known."""
+
+    def receive(self, data: Bytes) -> Bytes:
+        """Take what the client sent, and return what goes on to the device.
+
+        Args:
+            data: not empty. An incomplete head is kept until the rest of it comes; nothing is changed.
+        """
+        if self.answer is not None:
+            return b""
+        if not self._begun:
+            self._begun = True
+            self._passes_all = data[0] == _TLS_HANDSHAKE
+        if self._passes_all:
+            return data
+        if len(data) <= self._left:
+            # The body of an upload, which is not copied.
+            self._left -= len(data)
+            return data
+        passed: list[Bytes] = []
+        rest = memoryview(data)
+        while rest and self.answer is None:
+            rest = self._take(rest, passed)
+        return b"".join(passed)
+
+    def _take(self, data: memoryview, passed: list[Bytes]) -> memoryview:
+        """Take what comes next of the data, add what goes on to ``passed``, and return what is left."""
+        if self._passes_all:
+            passed.append(data)
+            return data[:0]
+        if self._left:
+            size = min(self._left, len(data))
+            self._left -= size
+            passed.append(data[:size])
+            return data[size:]
+        piece = bytes(data[:_PIECE])
+        unused = self._take_head(piece, passed) if self._chunks is None else self._take_chunks(piece, passed)
+        return data[len(piece) - unused :]
+
+    def _take_head(self, piece: bytes, passed: list[Bytes]) -> int:
+        """Take bytes of a head, and return how many are behind it."""
+        if self._parser is None:
+            self._parser = _new_parser()
+        self._head += piece
+        self._parser.receive_data(piece)
+        try:
+            request = self._parser.next_event()
+        except h11.RemoteProtocolError as error:
+            self._refuse_malformed(str(error))
+            return 0
+        unused = len(self._parser.trailing_data[0]) if isinstance(request, h11.Request) else 0
+        head = bytes(self._head[: len(self._head) - unused])
+        if len(head) > HEAD_LIMIT:
+            self._refuse(431, "Request Header Fields Too Large", f"the head of a request has over {HEAD_LIMIT} bytes")
+        elif isinstance(request, h11.Request):
+            self._parser, self._head = None, bytearray()
+            self._decide(_Asked.of(request))
+            if self.answer is None:
+                passed.append(head)
+                self._expect_body(dict(request.headers))
+        return unused
+
+    def _take_chunks(self, piece: bytes, passed: list[Bytes]) -> int:
+        """Take bytes of a body in chunks, and return how many are behind it."""
+        assert self._chunks is not None  # noqa: S101 - for mypy
+        self._chunks.receive_data(piece)
+        unused = 0
+        try:
+            while (event := self._chunks.next_event()) is not h11.NEED_DATA:
+                if isinstance(event, h11.EndOfMessage):
+                    unused = len(self._chunks.trailing_data[0])
+                    self._chunks = None
+                    break
+        except h11.RemoteProtocolError as error:
+            self._refuse_malformed(str(error))
+            return 0
+        passed.append(piece[: len(piece) - unused])
+        return unused
+
+    def _expect_body(self, headers: Mapping[bytes, bytes]) -> None:
+        """Know where the next request begins. h11 has seen to it that these headers are well-formed."""
+        if b"upgrade" in headers:
+            self._passes_all = True
+        elif b"transfer-encoding" in headers:
+            # What h11 has of the body already is given to it again: with a head, for it has no other way in.
+            self._chunks = _new_parser()
+            self._chunks.receive_data(b"POST / HTTP/1.1\r\nHost: any\r\nTransfer-Encoding: chunked\r\n\r\n")
+            self._chunks.next_event()
+        else:
+            self._left = int(headers.get(b"content-length", b"0"))
+
+    def _decide(self, asked: _Asked) -> None:
+        """Refuse a request unless its head says that it may go on."""
+        if asked.version not in _VERSIONS:
+            self._refuse_malformed(f"HTTP/{asked.version.decode()}")
+        elif asked.has_two_lengths:
+            self._refuse_malformed("both Content-Length and Transfer-Encoding")
+        elif asked.names == {self._page.host}:
+            other = asked.other_page()
+            if other:
+                self._refuse(403, "Forbidden", f"it comes from {other}", asked.method)
+        elif asked.names <= _LOOPBACK and not asked.by_browser:
+            pass
+        elif asked.names <= _LOOPBACK and asked.navigates and asked.target.startswith("/"):
+            self._redirect(asked)
+        else:
+            why = "it is a browser's" if asked.names <= _LOOPBACK else "web pages of others may use such names"
+            words = f"its host is {_quoted(asked.host)}, and {why}"
+            self._refuse(421, "Misdirected Request", words, asked.method)
+
+    def _refuse_malformed(self, words: str) -> None:
+        self._refuse(400, "Bad Request", f"it is not a request in HTTP/1.1 ({_quoted(words)})")
+
+    def _refuse(self, status: int, reason: str, why: str, method: str = "") -> None:
+        page = self._page
+        text = (
+            f"This request did not go on to {page.thing}: {why}.\n\n"
+            f"In a browser, open {page.url}\n"
+            f"Other programs may also use 127.0.0.1, if they send no Cookie, Origin or Sec-Fetch header.\n\n"
+            f"iotops_tunnel_ports={page.service}={page.port},any-host lets all in, those of other pages too.\n"
+        )
+        self._end(f"{status} {reason}", {"Content-Type": "text/plain; charset=utf-8"}, text, method)
+        log.info("%s: refused a request, for %s", page.service, why, extra={"service": page.service})
+
+    def _redirect(self, asked: _Asked) -> None:
+        port = asked.host.rpartition(":")[2]
+        location = f"http://{self._page.host}{f':{port}' if port.isdigit() else ''}{asked.target}"
+        self._end("307 Temporary Redirect", {"Location": location}, "", asked.method)
+
+    def _end(self, status: str, headers: Mapping[str, str], text: str, method: str) -> None:
+        body = text.encode()
+        lines = [
+            f"HTTP/1.1 {status}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+            f"Content-Length: {len(body)}",
+            "Cache-Control: no-store",
+            "X-Content-Type-Options: nosniff",
+            "Connection: close",
+        ]
+        self.answer = "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else body)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a head says.
+
+    Attributes:
+        host: as it was sent, in lower case.
+        names: of all hosts that it names, without ports; an empty one where it names none.
+        site: the relation of the page that had it sent, as the browser says (Fetch Metadata).
+        by_browser: whether it has a header that only browsers send of their own accord.
+    """
+
+    method: str
+    target: str
+    version: bytes
+    host: str
+    names: frozenset[str]
+    origin: str | None
+    site: str
+    mode: str
+    destination: str
+    by_browser: bool
+    has_two_lengths: bool
+
+    @classmethod
+    def of(cls, request: h11.Request) -> _Asked:
+        headers = {name: value.decode("latin-1").lower() for name, value in request.headers}
+        target, host = request.target.decode("latin-1"), headers.get(b"host", "")
+        absolute = _ABSOLUTE.match(target)
+        named = [absolute[1].lower()] if absolute else [target.lower()] if request.method == b"CONNECT" else []
+        return cls(
+            method=request.method.decode("latin-1"),
+            target=target,
+            version=request.http_version,
+            host=host,
+            names=frozenset(map(_name, [host, *named])),
+            origin=headers.get(b"origin"),
+            site=headers.get(b"sec-fetch-site", ""),
+            mode=headers.get(b"sec-fetch-mode", ""),
+            destination=headers.get(b"sec-fetch-dest", ""),
+            by_browser=any(name in (b"cookie", b"origin") or name.startswith(b"sec-fetch-") for name in headers),
+            has_two_lengths=b"content-length" in headers and b"transfer-encoding" in headers,
+        )
+
+    @property
+    def navigates(self) -> bool:
+        """Whether a user goes to the page: by its address, a bookmark, or a link."""
+        shown = self.destination in ("document", "")  # and not within another page
+        return self.method in ("GET", "HEAD") and self.mode == "navigate" and shown
+
+    def other_page(self) -> str:
+        """Which page had a browser send this, in words; empty where it was the device's own, or no page."""
+        if self.site in ("cross-site", "same-site") and not self.navigates:
+            return f"another web page, {_quoted(self.origin)}" if self.origin else "another web page"
+        if self.origin is None or self.origin == f"http://{self.host}":
+            return ""
+        # A page may hide its origin from itself (Referrer-Policy: no-referrer).
+        if self.origin == "null" and self.site == "same-origin":
+            return ""
+        return f"another web page, {_quoted(self.origin)}"
+
+
+def _new_parser() -> h11.Connection:
+    # The guard looks at the size itself: h11 does only where a head is not whole.
+    return h11.Connection(h11.SERVER, max_incomplete_event_size=2 * HEAD_LIMIT)
+
+
+def _name(authority: str) -> str:
+    """The host of ``HOST:PORT``; a name that no host has where it is none."""
+    found = _AUTHORITY.match(authority)
+    return found["name"] if found else "?" if authority else ""
+
+
+def _quoted(text: str) -> str:
+    """A client's words, fit for a terminal."""
+    words = "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
+    return f"'{words[:_LONGEST_QUOTE]}'"

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""By which host name a browser knows a device: ``pump-7.localhost``.
+
+Browsers keep cookies by the host's name, whatever its port. So no two things may have the same one, nor may one be
+below the other: each is a single label below ``.localhost``, where no page may set a cookie for all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+from .account import TunnelKey
+
+__all__ = ["page_host"]
+
+_PLAIN = re.compile(r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")  # xn-- begins what browsers decode
+_DIGEST_LENGTH = 11
+_WITH_DIGEST = re.compile(r"(?:.*-)?x[a-z2-7]{11}\Z")
+_LONGEST_BEGINNING = 63 - 1 - 1 - _DIGEST_LENGTH
+
+
+def page_host(key: TunnelKey, *, is_first: bool) -> str:
+    """The host name of a thing, the same for the same thing always, and different for any two.
+
+    Args:
+        is_first: whether no thing of another account, or spelled otherwise, has the plain name.
+    """
+    thing = key.thing
+    if is_first and _PLAIN.match(thing) and not _WITH_DIGEST.match(thing):
+        return f"{thing}.localhost"
+    beginning = re.sub(r"[^a-z0-9]+", "-", thing.lower()).strip("-")[:_LONGEST_BEGINNING].strip("-")
+    digest = hashlib.sha256(f"{key.account.key}\n{thing}".encode()).digest()
+    told_apart = "x" + base64.b32encode(digest).decode().lower()[:_DIGEST_LENGTH]
+    return f"{beginning}-{told_apart}.localhost" if beginning else f"{told_apart}.localhost"

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TLS port by which things reach the embedded MQTT broker.
+
+Mosquitto has no deadline for a handshake: whoever connects and says nothing keeps a place for a minute and a half, and
+when its descriptors are used up, it refuses everybody. So strangers stay outside: the service accepts the connections,
+by the same rules as on its other ports, and Mosquitto sees one only when its client has begun to speak, by a Unix
+socket. A connection counts as half-open until the broker has answered it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from ..transport.background import watched
+from .door import Door
+from .errors import ServiceError
+from .events import Listener
+from .limits import Limits, Pace
+
+__all__ = ["MqttListener"]
+
+_BACKLOG = 1024
+_BYTES_PER_SECOND = 64 * 1024
+"""Of one thing. An agent sends a few bytes in half a minute; a device that floods takes a bounded share."""
+
+_log = logging.getLogger(__name__)
+
+
+class MqttListener:
+    """A listening socket, and the connections that it passes on to the broker.
+
+    Args:
+        host: the address or name to listen on.
+        port: the port; 0 for any.
+        broker: the path of the broker's Unix socket.
+
+    Raises:
+        ServiceError: it cannot listen there.
+    """
+
+    def __init__(self, host: str, port: int, broker: Path) -> None:
+        self._broker = broker
+        self._socket = _bind(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._door: Door | None = None
+        self._relays: set[_Relay] = set()
+
+    def open(self, context: ssl.SSLContext, limits: Limits, notify: Listener) -> None:
+        """Accept connections.
+
+        Args:
+            context: for TLS.
+            limits: how many connections, and how long a handshake may take, that of MQTT included.
+            notify: is told of every connection that is cut off.
+        """
+        self._door = Door(self._make_relay, context, limits, notify)
+        self._door.open(self._socket)
+
+    def close(self) -> None:
+        """End all connections, and give the port back."""
+        if self._door is not None:
+            self._door.close()
+        for relay in list(self._relays):
+            relay.abort()
+        self._socket.close()
+
+    def _make_relay(self) -> _Relay:
+        return _Relay(self._broker, self._settle, self._relays)
+
+    def _settle(self, relay: _Relay) -> None:
+        if self._door is not None:
+            self._door.settle(relay)
+
+
+class _Relay(asyncio.Protocol):
+    """One thing's connection, decrypted, and the broker's side of it."""
+
+    def __init__(self, path: Path, answered: Callable[[_Relay], None], all_of_them: set[_Relay]) -> None:
+        self._path = path
+        self._answered = answered
+        self._all = all_of_them
+        self._pace = Pace(_BYTES_PER_SECOND, asyncio.get_running_loop().time)
+        self._before = bytearray()
+        self._connecting: asyncio.Task[None] | None = None
+        # Why nothing is read from the thing now.
+        self._held: set[str] = set()
+        self.thing: asyncio.Transport | None = None
+        self.broker: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.thing = cast(asyncio.Transport, transport)
+        self._all.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        pause = self._pace.take(len(data))
+        if pause:
+            self.hold("pace")
+            asyncio.get_running_loop().call_later(pause, self.let_go, "pace")
+        if self.broker is not None:
+            self.broker.write(data)
+            return
+        self._before += data
+        if self._connecting is None:
+            self.hold("broker")
+            self._connecting = watched("joining a thing to the MQTT broker", self._join())
+
+    def eof_received(self) -> None:
+        """The transport closes, which ends the broker's side too."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._all.discard(self)
+        self.thing = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self.broker is not None:
+            self.broker.close()
+
+    def pause_writing(self) -> None:
+        if self.broker is not None:
+            self.broker.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.broker is not None:
+            self.broker.resume_reading()
+
+    def hold(self, cause: str) -> None:
+        """Read nothing from the thing until :meth:`let_go` is called for this cause and all others."""
+        if not self._held and self.thing is not None:
+            self.thing.pause_reading()
+        self._held.add(cause)
+
+    def let_go(self, cause: str) -> None:
+        """A cause of :meth:`hold` is gone."""
+        if cause in self._held:
+            self._held.remove(cause)
+            if not self._held and self.thing is not None and not self.thing.is_closing():
+                self.thing.resume_reading()
+
+    def from_broker(self, data: bytes) -> None:
+        """Pass the broker's words on."""
+        if self.thing is not None:
+            self.thing.write(data)
+            # It says nothing before it has checked who is there, and closes the connection of one whom it refuses.
+            self._answered(self)
+
+    def abort(self) -> None:
+        """End both sides at once."""
+        for transport in (self.thing, self.broker):
+            if transport is not None:
+                transport.abort()
+
+    async def _join(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self.broker, _ = await loop.create_unix_connection(lambda: _BrokerSide(self), str(self._path))
+        except OSError as error:
+            _log.debug("the MQTT broker takes no connection: %s", error)
+            if self.thing is not None:
+                self.thing.abort()
+            return
+        if self.thing is None:
+            self.broker.abort()
+            return
+        self.broker.write(bytes(self._before))
+        self._before.clear()
+        self.let_go("broker")
+
+
+class _BrokerSide(asyncio.Protocol):
+    def __init__(self, relay: _Relay) -> None:
+        self._relay = relay
+
+    def data_received(self, data: bytes) -> None:
+        self._relay.from_broker(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._relay.thing is not None:
+            # Not before the last words are out: they say why a thing is refused.
+            self._relay.thing.close()
+
+    def pause_writing(self) -> None:
+        self._relay.hold("slow")
+
+    def resume_writing(self) -> None:
+        self._relay.let_go("slow")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        # Not another port: the agents look for the broker at this one.
+        raise ServiceError(
+            f"cannot listen on port {port} of {host} for MQTT ({error.strerror}); give --mqtt-port another one"
+        ) from error
