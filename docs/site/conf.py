@@ -4,7 +4,7 @@
 project = "iotops.tunnel"
 copyright = "the iotops.tunnel authors"  # noqa: A001: Sphinx wants this name
 extensions = ["myst_parser", "sphinx_antsibull_ext"]
-include_patterns = ["index.md", "README.md", "CHANGELOG.md", "docs/*.md", "roles/*/README.md", "reference/*.rst"]
+include_patterns = ["index.md", "*.md", "docs/*.md", "roles/*/README.md", "reference/*.rst"]
 root_doc = "index"
 myst_heading_anchors = 4
 html_theme = "furo"
