@@ -123,6 +123,7 @@ async def test_a_thing_that_is_let_in_stays_and_one_that_is_refused_is_cut_off_w
         refused, guesser = await port.come()
         guesser.write(connect("guessed", version))
         assert (await refused.readexactly(4))[3] != 0
+        assert isinstance(guesser.transport, asyncio.Transport)
         guesser.transport.pause_reading()
         await until(lambda: CutOff("127.0.0.1", "handshake-time") in port.events)
         await until(lambda: len(port.listener._relays) == 1)
