@@ -29,7 +29,7 @@ LONGEST_REQUEST = 4 * 1024 * 1024
 """With all of a caller's environment, for which Linux sets a limit of 2 MiB to begin with."""
 
 HAND_OVER_TRIES = 20
-"""How often, a second apart, to tell the hub that has this one's place of the tunnels here, where it does not answer."""
+"""How often, a second apart, to tell the hub that has this one's place of the tunnels here, if it does not answer."""
 
 READ_BYTES = 64 * 1024
 REQUEST_SECONDS = 10.0

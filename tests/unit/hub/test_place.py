@@ -135,7 +135,7 @@ async def test_a_hub_whose_place_another_has_elsewhere_knows_where(
 async def test_whoever_looks_if_there_is_a_hub_is_not_taken_for_one(hub: Hub, folder: Path) -> None:
     await hub.listen()
     move_away(folder)
-    folder.mkdir(mode=0o700)
+    assert client.directory() == str(folder)
     looking = os.open(folder / client.LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(looking, fcntl.LOCK_SH)
     threading.Timer(0.02, os.close, [looking]).start()
