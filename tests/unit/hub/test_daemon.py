@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A hub that another has replaced gives that one its tunnels."""
+"""The hub looks after its folder, and gives its tunnels to one that has replaced it."""
 
 from __future__ import annotations
 
@@ -80,3 +80,18 @@ async def test_one_that_does_not_take_them_is_left_and_that_is_told(
         assert told == ["a", "a", "a"]
     why = "No such file or directory" if reply is None else reply["error"]
     assert caplog.text.count(f"cannot be told of 1 tunnels: {why}") == 2
+
+
+@in_event_loop
+async def test_what_is_not_needed_ends_also_while_the_folder_cannot_be_made_again(tmp_path: Path) -> None:
+    tidied: list[None] = []
+
+    def restore() -> bool:
+        raise client.HubError("cannot make the hub's folder")
+
+    async def tidy() -> None:
+        tidied.append(None)
+
+    with pytest.raises(client.HubError, match="cannot make the hub's folder"):
+        await daemon._look_after(SimpleNamespace(tidy=tidy), SimpleNamespace(restore=restore), print)  # type: ignore[arg-type]
+    assert tidied
