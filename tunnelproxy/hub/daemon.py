@@ -94,11 +94,17 @@ async def _until_done(hub: Hub, place: Place, idle_seconds: float, moved: Callab
 
 
 async def _look_after(hub: Hub, place: Place, moved: Callable[[Path], None]) -> None:
-    """Make again what is gone of the folder, and disconnect what is not needed any more."""
-    if place.restore():
-        moved(place.folder)
-        hub.move(place.folder)
+    """Make again what is gone of the folder, and disconnect what is not needed any more, also where it stays gone."""
+    trouble: Exception | None = None
+    try:
+        if place.restore():
+            moved(place.folder)
+            hub.move(place.folder)
+    except (OSError, HubError) as error:
+        trouble = error
     await hub.tidy()
+    if trouble is not None:
+        raise trouble
 
 
 async def _hand_over(hub: Hub, place: Place, stopping: asyncio.Future[Any]) -> None:

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 def reason(error: BaseException) -> str:
     """Why a host could not be reached, or a connection broke; never empty."""
-    if isinstance(error, ssl.SSLError) and not isinstance(error, socket.gaierror):
+    if isinstance(error, ssl.SSLError):
         return handshake_reason(error)
     return _of_known(error) or _of_system(error) or str(error) or f"it failed without a reason ({type(error).__name__})"
 
