@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_log import SshLog
 
-__all__ = ["explain_host_key", "explain_unknown_key"]
+__all__ = ["explain_host_key", "explain_unknown_key", "is_known"]
 
 _KNOWN_HOSTS = ("userknownhostsfile", "globalknownhostsfile")
 _AGAIN = "Have its authority sign the host key again."
@@ -52,6 +52,11 @@ def explain_unknown_key(thing: str, alias: str, config: Callable[[], Mapping[str
         f"The SSH host key of {thing} is not known here. Compare its fingerprint with the device's, then "
         "accept it once, for example with ANSIBLE_SSH_COMMON_ARGS='-o StrictHostKeyChecking=accept-new'."
     )
+
+
+def is_known(alias: str, config: Mapping[str, str]) -> bool:
+    """Whether there is a key for a name in a file of known hosts."""
+    return any("" in _marks(alias, path) for path in _files(config))
 
 
 def _revoked(log: SshLog, thing: str) -> str | None:
