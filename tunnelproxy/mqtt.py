@@ -310,7 +310,7 @@ class _Conversation:
 
     def _certificate_refused(self, error: ssl.SSLCertVerificationError, address: Any) -> str:
         if not is_of_dates(error) or self._broker.tls is None:
-            return f"its certificate is not to be trusted ({error.verify_message.rstrip('.')}): check the authority"
+            return f"its certificate cannot be verified ({error.verify_message.rstrip('.')}): check the authority"
         validity = None
         with contextlib.suppress(OSError):
             again = socket.create_connection(address[:2], CONNECT_SECONDS)

@@ -240,14 +240,13 @@ def _explain_session(run: Run, log: SshLog, way: Way, inquiry: Inquiry) -> str:
     silent = config.get("loglevel") in _SILENT_LEVELS
     if not silent and (inquiry.still_up() or _ended_by_itself(run, log, inquiry)):
         return (
-            f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that "
-            "Ansible takes the host for unreachable. The connection did not break: have the command end with another "
-            "status."
+            f"The command on {way.thing} ended with status 255, which ssh also uses for its own failures, so Ansible "
+            "reports the host as unreachable. The connection did not break: have the command end with another status."
         )
     why = _why_broken(way, inquiry)
     if silent and why.code == "broken":
         return (
-            f"ssh ended with status 255 at {way.thing}, and does not say why, because its LogLevel is QUIET: set "
+            f"ssh to {way.thing} ended with status 255, and does not say why, because its LogLevel is QUIET: set "
             "LogLevel=ERROR in its arguments, or its configuration. Whether the task had begun is not known: look, "
             "then run it again."
         )
