@@ -176,7 +176,7 @@ class LookupModule(LookupBase):
         url = row["services"][service].get("url")
         if not url:
             raise ValueError(
-                f"{service} of {thing} is nothing for browsers: its name does not begin with HTTP. Set form='url' or "
-                "another."
+                f"{service} of {thing} is not for browsers, because its name does not begin with HTTP. Set form='url' "
+                "instead."
             )
         return url
