@@ -213,7 +213,7 @@ ports:
   type: dict
   sample: {"HTTP1": 40123}
 urls:
-  description: What to open in a browser on the controller, by the service for HTTP.
+  description: URLs of the device's web pages, for a browser on the controller, by service.
   returned: O(state=present), except in check mode
   type: dict
   sample: {"HTTP1": "http://pump-7.localhost:40123/"}
