@@ -99,10 +99,10 @@ bench: system-packages test-packages $(INSTALLED) ## measure tunnels beside stun
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types, and Ansible's own rules
 	@scripts/system-packages git
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog lint-licences
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
 
 # The longest first.
-.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog lint-licences
+.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
 lint-sanity:
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-sanity
 lint-ansible:
@@ -115,13 +115,16 @@ lint-ruff:
 lint-changelog:
 	$(BIN)/antsibull-changelog lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/changelog --check
-lint-licences:
-	$(BIN)/reuse lint --quiet || $(BIN)/reuse lint
 
 .PHONY: docs
 docs: $(INSTALLED) ## build the documentation site into build/docs
 	@$(BIN)/python -c 'import sphinx' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group docs
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/docs-site
+
+.PHONY: licences
+licences: $(INSTALLED) ## check that each file has a licence (REUSE)
+	@$(BIN)/python -c 'import reuse' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group licences
+	@$(BIN)/reuse lint --quiet || $(BIN)/reuse lint
 
 .PHONY: galaxy
 galaxy: ## check the collection's tarball with Galaxy's importer
