@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Print pip constraints that hold every dependency in pyproject.toml at the lowest version that it allows.
 
