@@ -12,11 +12,12 @@ import socket
 
 __all__ = ["reserve"]
 
-_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+# A sandbox may keep IPv6 from this process alone: that is no reason to be without the tunnel.
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES)
 
 
 def reserve(port: int) -> socket.socket | None:
-    """A socket that has a port of ``::1`` without listening there; None where this machine has no ``::1``.
+    """A socket that has a port of ``::1`` without listening there; None where this process can have none.
 
     Without SO_REUSEADDR, as otherwise another socket that has it could be bound there too.
 
