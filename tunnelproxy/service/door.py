@@ -146,7 +146,9 @@ class Door:
         except OSError as error:
             # ssl.SSLError, too, and what a timeout raises.
             _log.debug("TLS handshake with %s failed: %s", visitor.address, error)
-            self._notify(CutOff(visitor.address, "tls"))
+            if visitor.protocol in self._half_open:
+                # Else it is cut off here, and counted.
+                self._notify(CutOff(visitor.address, "tls"))
         finally:
             if visitor.transport is None:
                 self._forget(visitor)

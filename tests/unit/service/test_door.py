@@ -120,6 +120,15 @@ async def test_who_does_nothing_is_cut_off_in_time(tmp_path: Path, tls: bool) ->
 
 
 @in_event_loop
+async def test_who_stops_within_the_handshake_is_counted_once(tmp_path: Path) -> None:
+    async with house(tmp_path, handshake_seconds=0.5) as opened:
+        assert await has_ended(await opened.begins("127.0.0.3"))
+        await until(lambda: opened.causes)
+        await opened.comes_through()
+        assert sum(opened.causes.values()) == 1
+
+
+@in_event_loop
 async def test_who_is_settled_stays(tmp_path: Path) -> None:
     async with house(tmp_path, handshake_seconds=0.5) as opened:
         assert await opened.comes_through()
