@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from .mqtt_client import ClientOfSocket
+from .transport.background import watched
 from .transport.backoff import Backoff
 from .transport.certificate_dates import explain_dates, is_of_dates, read_validity
 from .transport.happy_eyeballs import open_socket
@@ -272,7 +273,11 @@ class _Conversation:
 
     def begin(self) -> None:
         """Connect, and have a thread do the rest that blocks; what follows runs in the event loop."""
-        self._dialling = asyncio.ensure_future(self._dial())
+        self._dialling = watched(
+            f"connecting to the MQTT broker {self._broker}",
+            self._dial(),
+            on_failure=lambda error: self._end(reason(error)),
+        )
 
     def end(self) -> None:
         """Say good-bye, if there is a connection."""
@@ -295,8 +300,10 @@ class _Conversation:
         threading.Thread(target=self._connect, name="mqtt-connect", daemon=True).start()
 
     def _connect(self) -> None:
-        sock = self.client.connected_socket
-        address = sock.getpeername() if sock is not None else None
+        sock, address = self.client.connected_socket, None
+        # One that the broker has reset already has none.
+        with contextlib.suppress(OSError):
+            address = sock.getpeername() if sock is not None else None
         try:
             # paho checks the port of a Unix socket, too.
             self.client.connect(self._broker.host, self._broker.port or 1, self._broker.keepalive)
@@ -310,7 +317,9 @@ class _Conversation:
 
     def _certificate_refused(self, error: ssl.SSLCertVerificationError, address: Any) -> str:
         if not is_of_dates(error) or self._broker.tls is None:
-            return f"its certificate is not to be trusted ({error.verify_message.rstrip('.')}): check the authority"
+            return f"its certificate cannot be verified ({error.verify_message.rstrip('.')}): check the authority"
+        if address is None:
+            return f"its certificate {explain_dates(error.verify_code)}"
         validity = None
         with contextlib.suppress(OSError):
             again = socket.create_connection(address[:2], CONNECT_SECONDS)
@@ -322,6 +331,9 @@ class _Conversation:
     def _attach(self) -> None:
         sock = self.client.socket()
         if sock is None or self.ended.done():
+            if sock is not None:
+                # Nobody waits for it any more, and the broker would take it for the newer client of the same ID.
+                sock.close()
             self._end(_LOST)
             return
         self._socket = sock

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from peers.agent import AgentProcess
-from peers.mounts import Mounted, why_impossible
+from peers.full_disk import SmallDisk, why_impossible
 from peers.process import REPOSITORY, wait_for
 from peers.service import TunnelingService
 
@@ -33,28 +33,28 @@ def is_joined(service: TunnelingService, tunnel_id: str) -> bool:
 
 
 def test_it_joins_tunnels_and_remembers_them_once_it_can(tmp_path: Path) -> None:
-    with TunnelingService("--mqtt-port", "0") as service, Mounted(tmp_path / "state") as state:
+    with TunnelingService("--mqtt-port", "0") as service, SmallDisk(tmp_path / "state") as state:
         service.add_thing("pump", tmp_path / "pump", "--services", "SSH1=22")
         configuration = tmp_path / "pump" / "agent.yml"
         configuration.write_text(re.sub("(?m)^state_dir:.*\n", "", configuration.read_text()))
         with configuration.open("a") as file:
-            file.write(f"state_dir: {state.folder}\n")
-        state.make_read_only()
+            file.write(f"state_dir: {state.path}\n")
+        state.remount("ro")
         with AgentProcess(tmp_path / "pump") as agent:
-            assert f"cannot write in {state.folder}; its file system is read-only" in agent.output()
+            assert f"cannot write in {state.path}; its file system is read-only" in agent.output()
             first = open_and_await(service, agent)
             assert agent.count("cannot save the tunnels") == 1
-            state.make_writable()
+            state.remount("rw")
             second = open_and_await(service, agent)
-            saved = wait_for((state.folder / "tunnels.json").exists, "they are saved")
+            saved = wait_for((state.path / "tunnels.json").exists, "they are saved")
             assert saved
-            assert len(json.loads((state.folder / "tunnels.json").read_text())) == 2
+            assert len(json.loads((state.path / "tunnels.json").read_text())) == 2
             assert agent.count("the tunnels are saved in") == 1
             agent.stop()
             agent.start()
             for tunnel_id in (first, second):
                 wait_for(lambda tunnel_id=tunnel_id: is_joined(service, tunnel_id), f"it is back in {tunnel_id}")
-        state.make_read_only()
+        state.remount("ro")
         command = [sys.executable, "-m", "tunnelproxy", "agent", "check", "--config", configuration]
         checked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        assert f"cannot write in {state.folder}; its file system is read-only" in checked.stderr
+        assert f"cannot write in {state.path}; its file system is read-only" in checked.stderr

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from peers.device import Device
+from peers.full_disk import SmallDisk, why_impossible
 from peers.process import REPOSITORY, Process, wait_for
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.service import TunnelingService
@@ -81,27 +81,6 @@ def complaint(thing: str = "thing1") -> str:
     return f"{thing} cannot be reached: {caught.value}"
 
 
-@contextmanager
-def tmpfs(path: Path, options: str) -> Iterator[Path]:
-    """A file system of a test's own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
-    path.mkdir(mode=0o700, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=700,{options}", "tmpfs", path], check=True)
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def fill(path: Path) -> Path:
-    """Leave no space on the file system of a folder; return the file that has it."""
-    taker = path / "taker"
-    with taker.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left on device"):
-        file.writelines(itertools.repeat(b"x" * 4096))
-    return taker
-
-
 class TestDescriptors:
     @contextmanager
     def hub(self, folder: Path, descriptors: int) -> Iterator[Process]:
@@ -162,18 +141,19 @@ class TestDescriptors:
             assert client.stop()
 
 
+@pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 class TestDisk:
     def test_a_tunnel_that_cannot_be_saved_is_held_told_and_saved_later(
         self, folder: Path, tmp_path: Path, tunnel: OpenTunnel
     ) -> None:
-        with tmpfs(folder, "size=128k"):
-            taker = fill(folder)
+        with SmallDisk(folder, kib=128) as disk:
+            disk.fill()
             assert "No space left on device" in adopt(tunnel)["not_saved"]
             row = client.ensure("thing1")
             assert (row["tunnel_id"], greeting()) == (tunnel.tunnel_id, b"SSH-")
             assert row["not_saved"] == (
                 f"cannot write {folder}/tunnels.jsonl: No space left on device: free some space there, or set "
-                "IOTOPS_TUNNEL_DIR to another folder; until then the hub alone knows its tunnels, and must not end"
+                "IOTOPS_TUNNEL_DIR to another folder; until then only this hub knows its tunnels: do not stop it"
             )
             shown = subprocess.run(
                 [sys.executable, "-m", "tunnelproxy", "hub", "status"],
@@ -183,7 +163,7 @@ class TestDisk:
                 check=True,
             ).stdout
             assert f"cannot write {folder}/tunnels.jsonl: No space left on device" in shown
-            taker.unlink()
+            disk.empty()
             saved = folder / "tunnels.jsonl"
             wait_for(lambda: saved.exists() and tunnel.tunnel_id in saved.read_text(), "the tunnel is saved")
             assert client.ensure("thing1")["not_saved"] == ""
@@ -193,19 +173,19 @@ class TestDisk:
             client.stop()
 
     def test_a_folder_without_room_for_one_file_more_is_told(self, folder: Path) -> None:
-        with tmpfs(folder, "nr_inodes=1"):
+        with SmallDisk(folder, 128, "nr_inodes=1"):
             assert_documented("Hub's folder cannot be written", complaint())
 
     def test_a_folder_that_is_read_only_is_told(self, folder: Path) -> None:
-        with tmpfs(folder, "ro"):
-            said = f"cannot write {folder}/start.lock: Read-only file system: let yourself write there, or set"
+        with SmallDisk(folder, 128, "ro"):
+            said = f"cannot write {folder}/start.lock: Read-only file system: make it writable for you, or set"
             assert said in complaint()
 
     def test_a_folder_that_cannot_be_made_is_told(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with tmpfs(tmp_path / "mnt", "ro") as mounted, monkeypatch.context() as patch:
-            patch.setenv("IOTOPS_TUNNEL_DIR", str(mounted / "hub"))
+        with SmallDisk(tmp_path / "mnt", 128, "ro") as disk, monkeypatch.context() as patch:
+            patch.setenv("IOTOPS_TUNNEL_DIR", str(disk.path / "hub"))
             assert_documented("Hub's folder cannot be made", complaint())
 
 
@@ -213,8 +193,16 @@ class TestFolder:
     def test_a_socket_that_is_removed_comes_back(self, folder: Path, tunnel: OpenTunnel) -> None:
         adopt(tunnel)
         hub = pid()
-        (folder / client.SOCKET_NAME).unlink()
-        assert pid() == hub
+        with socket.socket(fileno=client.open_stream("thing1", "SSH1")) as stream:
+            (folder / client.SOCKET_NAME).unlink()
+            assert pid() == hub
+            # What was connected before goes on: the server answers with the algorithms that it has.
+            stream.sendall(b"SSH-2.0-client\r\n")
+            said = b""
+            while b"curve25519" not in said:
+                data = stream.recv(4096)
+                assert data, said
+                said += data
         (folder / client.SOCKET_NAME).unlink()
         assert greeting() == b"SSH-"
         (folder / client.SOCKET_NAME).unlink()

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import signal
 import stat
@@ -21,6 +19,7 @@ import pytest
 from peers.agent import AgentProcess, write_agent_configuration
 from peers.broker import SERVICE_USER, Mosquitto
 from peers.device import HttpServer
+from peers.full_disk import SmallDisk, why_impossible
 from peers.process import REPOSITORY, Process, free_port, wait_for
 from peers.proxies import OpenTunnel, open_tunnel, start_proxy
 from peers.service import TunnelingService
@@ -214,20 +213,9 @@ def test_a_token_is_at_rest_for_its_owner_only_and_only_until_it_is_delivered(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(b"x" * 4096):
-            pass
-    return filler
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with SmallDisk(tmp_path / "disk", kib=2048) as small:
+        yield small
 
 
 def figure(port: int, name: str) -> float:
@@ -236,27 +224,25 @@ def figure(port: int, name: str) -> float:
     return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(
-    small_disk: Path, tmp_path: Path
-) -> None:
+@pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
+def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(disk: SmallDisk, tmp_path: Path) -> None:
     metrics = free_port()
     options = ("--mqtt-port", "0", "--metrics-port", str(metrics), "--audit-log", str(tmp_path / "audit.log"))
     service = TunnelingService(*options)
-    service.state_dir = small_disk / "state"
+    service.state_dir = disk.path / "state"
     with service:
         service.add_thing("pump", tmp_path / "pump")
         pump = ThingClient("pump", tmp_path / "pump", int(service.mqtt.rpartition(":")[2]))
         wait_for(pump.is_let_in, "the broker knows the thing")
         assert figure(metrics, "tunnelproxy_mqtt_broker_connected") == 1
-        filler = fill(small_disk)
+        disk.fill()
         broker_process(service).kill()
         said = wait_for(
             lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()), "it says why"
         )
         assert_documented("Service: broker cannot be started", said[0])
         assert figure(metrics, "tunnelproxy_mqtt_broker_connected") == 0
-        filler.unlink()
+        disk.empty()
         began = time.monotonic()
         wait_for(lambda: figure(metrics, "tunnelproxy_mqtt_broker_connected") == 1, "the broker is back")
         print(f"back {time.monotonic() - began:.1f} s after there was space")

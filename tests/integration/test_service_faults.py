@@ -127,7 +127,7 @@ def test_a_full_disk_refuses_changes_breaks_nothing_and_is_over_when_it_has_spac
         log = service.log_text()
         assert log.count("cannot write to the service's database") == 1
         assert "database or disk is full; free space on its disk" in log
-        assert "service.db can be written again; it could not " in log
+        assert "service.db can be written again; writing failed " in log
         assert log.count("cannot write to the audit log") == log.count("audit.log can be written again") == 1
         assert "Traceback" not in log
         failed = figures(port)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small disk of its own, which can be filled to the last byte, and emptied again."""
+"""A small disk of its own, which can be filled to the last byte, emptied again, and made read-only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["SmallDisk", "why_impossible"]
 
 def why_impossible() -> str:
     """Why this machine does not allow it; empty if it does."""
-    return "" if os.geteuid() == 0 else "only root may mount"
+    if os.geteuid() != 0:
+        return "only root may mount"
+    probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
+    return f"needs a root that may mount: {probe.stderr.strip()}" if probe.returncode else ""
 
 
 class SmallDisk:
@@ -22,23 +25,22 @@ class SmallDisk:
     Args:
         path: where to mount it; made when it is not there.
         kib: its size.
+        options: more of them, as mount(8) has them, such as ``nr_inodes=1``.
     """
 
-    def __init__(self, path: Path, kib: int = 1024) -> None:
+    def __init__(self, path: Path, kib: int = 1024, *options: str) -> None:
         self.path = path
-        self._kib = kib
+        self._options = ",".join(("mode=0700", f"size={kib}k", *options))
         self._ballast = path / "ballast"
 
     def __enter__(self) -> SmallDisk:
-        self.path.mkdir(exist_ok=True)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={self._kib}k", "tmpfs", self.path], check=True, capture_output=True
-        )
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        self._run("mount", "-t", "tmpfs", "-o", self._options, "tmpfs", str(self.path))
         return self
 
     def __exit__(self, *_: object) -> None:
         # Lazily: a process that is being killed may still have a file there.
-        subprocess.run(["umount", "-l", self.path], check=True, capture_output=True)
+        self._run("umount", "--lazy", str(self.path))
 
     def fill(self) -> None:
         """Leave not a byte."""
@@ -51,5 +53,9 @@ class SmallDisk:
         self._ballast.unlink()
 
     def remount(self, option: str) -> None:
-        """Such as ``ro``."""
-        subprocess.run(["mount", "-o", f"remount,{option}", self.path], check=True, capture_output=True)
+        """With ``ro``, nothing can be written; with ``rw``, it can again."""
+        self._run("mount", "-o", f"remount,{option}", str(self.path))
+
+    @staticmethod
+    def _run(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True)

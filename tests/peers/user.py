@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .process import REPOSITORY
+from .users import as_user
 
 __all__ = ["User", "why_impossible"]
 
@@ -34,20 +35,6 @@ def why_impossible() -> str:
     return f"needs a root that may mount: {probe.stderr.strip()}" if probe.returncode else ""
 
 
-def _uncover_python(folder: Path) -> str:
-    """The commands that let everybody use the Python of the tests, which may be below a home that nobody may enter.
-
-    Args:
-        folder: an empty one.
-    """
-    base = Path(sys.base_prefix)
-    closed = next((str(each) for each in reversed(base.parents) if not each.stat().st_mode & 0o001), "")
-    if not closed:
-        return ""
-    cover = f"mount -t tmpfs -o mode=0755 tmpfs {closed} && mkdir -p {base}"
-    return f"mount --bind {base} {folder} && {cover} && mount --bind {folder} {base} && "
-
-
 class User:
     """Runs programs as a user.
 
@@ -62,15 +49,12 @@ class User:
         self.home = folder / f"home-{number}"
         self.home.mkdir(mode=0o700)
         os.chown(self.home, number, number)
-        (folder / "python").mkdir(exist_ok=True)
-        self._enter = _uncover_python(folder / "python")
         self.environment = {"HOME": str(self.home), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **environment}
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Python with these arguments."""
-        rights = f"exec setpriv --reuid {self.number} --regid {self.number} --clear-groups"
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", f'{self._enter}{rights} "$@"', "sh", sys.executable, *arguments],
+            [*as_user(str(self.number), "--clear-groups"), sys.executable, *arguments],
             cwd=REPOSITORY,
             env={**self.environment, **environment},
             capture_output=True,

@@ -13,25 +13,30 @@ __all__ = ["as_user"]
 # In a mount namespace of the command's own, so that nothing changes for anybody else.
 _OPEN = """\
 set -e
-closed=$1 python=$2 user=$3
-shift 3
+closed=$1 python=$2
+shift 2
 spare=$(mktemp -d)
 mount --bind "$python" "$spare"
 mount -t tmpfs -o mode=755 tmpfs "$closed"
 mkdir -p "$python"
 mount --move "$spare" "$python"
 rmdir "$spare"
-exec setpriv --reuid="$user" --regid="$user" --init-groups "$@"
+exec "$@"
 """
 
 
-def as_user(user: str) -> list[str]:
+def as_user(user: str, groups: str = "--init-groups") -> list[str]:
     """The start of a command line by which the rest runs as another user, with the Python of the tests.
 
     That Python may be in a directory that only root can enter.
+
+    Args:
+        user: a name, or a number.
+        groups: what setpriv(1) is to do about other groups; that of who is in no file can only be cleared.
     """
+    rights = ["setpriv", f"--reuid={user}", f"--regid={user}", groups]
     python = Path(sys.base_prefix)
     for parent in reversed(python.parents):
         if not os.stat(parent).st_mode & stat.S_IXOTH:
-            return ["unshare", "--mount", "sh", "-c", _OPEN, "sh", str(parent), str(python), user]
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+            return ["unshare", "--mount", "sh", "-c", _OPEN, "sh", str(parent), str(python), *rights]
+    return rights

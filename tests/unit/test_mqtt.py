@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,9 +21,10 @@ from peers.certificate import make_server_certificate
 from peers.process import free_port
 from tunnelproxy import mqtt
 from tunnelproxy.agent.config import read_config
-from tunnelproxy.mqtt import Broker, MqttSession
+from tunnelproxy.mqtt import Broker, MqttSession, try_once
 from tunnelproxy.mqtt_client import ClientOfSocket
 from tunnelproxy.service.certificates import Certificates, server_context
+from tunnelproxy.transport.happy_eyeballs import open_socket
 
 CONNACK = b"\x20\x02\x00\x00"
 CONNACK_NOT_AUTHORIZED = b"\x20\x02\x00\x05"
@@ -346,6 +349,81 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(host: str, caplog: pytes
     async def test() -> None:
         async with session(Broker(host, free_port(), "me")):
             await until(lambda: "trying again in" in caplog.text)
+
+    run(test())
+
+
+def test_a_broker_that_resets_each_connection_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async def open_and_be_reset(host: str, port: int) -> socket.socket:
+        sock = await open_socket(host, port)
+        await until(lambda: is_reset(sock))
+        return sock
+
+    async def test() -> None:
+        monkeypatch.setattr(mqtt, "open_socket", open_and_be_reset)
+        async with broker(answer) as port:
+            refusal = await try_once(Broker("127.0.0.1", port, "me"), TOPIC)
+        assert refusal is not None
+        assert not refusal.startswith("no answer")
+
+    run(test())
+
+
+def is_reset(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
+
+
+def test_a_connection_that_cannot_be_begun_is_told_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cannot_start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def test() -> None:
+        async with broker(answer) as port:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", cannot_start)
+                assert await try_once(Broker("127.0.0.1", port, "me"), TOPIC) == "can't start new thread"
+            assert f"connecting to the MQTT broker 127.0.0.1:{port} has failed" in caplog.text
+
+    run(test())
+
+
+def test_a_connection_that_comes_too_late_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker would end the newer one, which has the same client ID."""
+    monkeypatch.setattr(mqtt, "LET_IN_SECONDS", 0.1)
+    ended: list[None] = []
+    shake = threading.Event()
+    connect = ClientOfSocket.connect
+
+    def connect_late(client: ClientOfSocket, *where: Any) -> Any:
+        shake.wait(10)
+        return connect(client, *where)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        ended.append(None)
+
+    async def test() -> None:
+        monkeypatch.setattr(ClientOfSocket, "connect", connect_late)
+        async with broker(answer) as port:
+            held = mqtt._Conversation(Broker("127.0.0.1", port, "me"), Owner(), TOPIC)
+            held.begin()
+            await until(lambda: held.client.connected_socket is not None)
+            held.end()
+            shake.set()
+            await until(lambda: ended)
 
     run(test())
 

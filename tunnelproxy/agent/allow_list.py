@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 from ..addresses import Address, TcpAddress, UnixAddress, parse_address
 from ..errors import ConfigurationError
@@ -108,10 +108,17 @@ def _is_of_this_device(ip: IpAddress) -> bool:
     """Whether what connects there reaches this device: the loopback, any address, or one of a network interface."""
     if ip.is_loopback or ip.is_unspecified or ip.is_multicast:
         return True
+    if ip.version == 6 and ip.is_link_local:
+        # It comes here without its scope, and there may be another host of the same address on each network.
+        return any(_is_source_of(ip, (str(ip), 9, 0, index)) for index, _ in socket.if_nameindex())
+    return _is_source_of(ip, (str(ip), 9))
+
+
+def _is_source_of(ip: IpAddress, address: tuple[Any, ...]) -> bool:
+    """Whether the system connects to its own address: from that address only. No packet is sent."""
     with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # No packet is sent. The system connects from its own address to that address only.
-            probe.connect((str(ip), 9))
+            probe.connect(address)
         except OSError:
             return False
         return _ip(probe.getsockname()[0]) == ip

@@ -40,6 +40,9 @@ def _state_faults(directory: Path | None) -> list[str]:
     """Like ``SavedTunnels.prepare``, but makes nothing."""
     if directory is None:
         return []
-    there = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    why = why_unwritable(there)
+    try:
+        there = next(folder for folder in (directory, *directory.parents) if folder.exists())
+        why = why_unwritable(there)
+    except OSError as error:
+        why = f"cannot look at {error.filename or directory}: {error.strerror}"
     return [] if why is None else [f"state_dir: {why}"]

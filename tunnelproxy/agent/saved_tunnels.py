@@ -20,6 +20,10 @@ __all__ = ["HeldTunnel", "SavedTunnels", "why_unwritable"]
 log = logging.getLogger(__name__)
 
 
+_NO_DATE_SECONDS = 253_402_300_800.0
+"""10000-01-01: no clock says that."""
+
+
 @dataclass(frozen=True)
 class HeldTunnel:
     """A tunnel that the agent is in.
@@ -56,7 +60,7 @@ class SavedTunnels:
         except OSError as error:
             why = f"cannot make {directory}: {error.strerror}"
         if why is not None:
-            log.warning("state_dir: %s; the agent does not find its tunnels after a restart", why)
+            log.warning("state_dir: %s; the agent will not find its tunnels after a restart", why)
 
     def read(self) -> list[HeldTunnel]:
         """The tunnels of the last run; none if the file is damaged, as their tokens can be rotated."""
@@ -124,5 +128,8 @@ def _from_json(saved: dict[str, object]) -> HeldTunnel:
     services = saved["services"]
     if not isinstance(services, list):
         raise TypeError
+    since = float(str(saved["since"]))
+    if not 0 <= since < _NO_DATE_SECONDS:
+        raise ValueError
     notification = Notification(str(saved["token"]), str(saved["region"]), tuple(map(str, services)))
-    return HeldTunnel(notification, str(saved["client_token"]), float(str(saved["since"])))
+    return HeldTunnel(notification, str(saved["client_token"]), since)

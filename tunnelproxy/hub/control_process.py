@@ -393,7 +393,9 @@ class _Process:
         # It has a session, and so a process group, of its own.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await asyncio.gather(self._reading, self._listening, return_exceptions=True)
+        # What it has started in a session of its own may have its standard error for ever.
+        await asyncio.wait({self._reading, self._listening}, timeout=ENDING_SECONDS)
+        self._listening.cancel()
 
     async def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  start() gave it one
@@ -404,7 +406,9 @@ class _Process:
             log.warning("a control process answers with something that is no answer")
             self._process.kill()
         finally:
-            await self._process.wait()
+            # Up to Python 3.12, that waits for its standard error, too, which what it has started may have for ever.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._process.wait(), ENDING_SECONDS)
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(self._ended())

@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 from ..transport.background import watched
 from ..transport.descriptors import allow_many_files
+from ..transport.reasons import reason
 from .client import PROTOCOL, SOCKET_NAME, HubError, in_words
 from .hub import Hub
 from .place import AlreadyRunningError, Place, ReplacedError
@@ -26,6 +27,9 @@ CHECK_SECONDS = 1.0
 
 LONGEST_REQUEST = 4 * 1024 * 1024
 """With all of a caller's environment, for which Linux sets a limit of 2 MiB to begin with."""
+
+HAND_OVER_TRIES = 20
+"""How often, a second apart, to tell the hub that has this one's place of the tunnels here, if it does not answer."""
 
 READ_BYTES = 64 * 1024
 REQUEST_SECONDS = 10.0
@@ -90,32 +94,52 @@ async def _until_done(hub: Hub, place: Place, idle_seconds: float, moved: Callab
 
 
 async def _look_after(hub: Hub, place: Place, moved: Callable[[Path], None]) -> None:
-    """Make again what is gone of the folder, and disconnect what is not needed any more."""
-    if place.restore():
-        moved(place.folder)
-        hub.move(place.folder)
+    """Make again what is gone of the folder, and disconnect what is not needed any more, also where it stays gone."""
+    trouble: Exception | None = None
+    try:
+        if place.restore():
+            moved(place.folder)
+            hub.move(place.folder)
+    except (OSError, HubError) as error:
+        trouble = error
     await hub.tidy()
+    if trouble is not None:
+        raise trouble
 
 
 async def _hand_over(hub: Hub, place: Place, stopping: asyncio.Future[Any]) -> None:
     """Let the hub that has this one's place go on with its tunnels, as soon as each carries no connections."""
+    untold: list[Any] = []
+    failures = 0
     while True:
-        tunnels = [json.loads(line) for line in await hub.hand_over()]
-        if tunnels:
-            await _tell(place.folder, {"protocol": PROTOCOL, "op": "inherit", "tunnels": tunnels})
-        if not hub.busy or stopping.done():
+        untold += [json.loads(line) for line in await hub.hand_over()]
+        if untold:
+            why = await _tell(place.folder, {"protocol": PROTOCOL, "op": "inherit", "tunnels": untold})
+            if not why:
+                untold, failures = [], 0
+            elif failures < HAND_OVER_TRIES:
+                # It may have its place, and not listen yet.
+                failures += 1
+                if failures in (1, HAND_OVER_TRIES):
+                    log.warning("the hub in %s cannot be told of %d tunnels: %s", place.folder, len(untold), why)
+        if stopping.done() or not (hub.busy or 0 < failures < HAND_OVER_TRIES):
             return
         await asyncio.wait({stopping}, timeout=CHECK_SECONDS)
 
 
-async def _tell(folder: Path, request: dict[str, Any]) -> None:
+async def _tell(folder: Path, request: dict[str, Any]) -> str:
+    """Ask another hub for something, and return why it has not done it; empty if it has."""
+    writer: asyncio.StreamWriter | None = None
     try:
         reader, writer = await asyncio.open_unix_connection(str(folder / SOCKET_NAME))
         writer.write(json.dumps(request).encode() + b"\n")
-        await asyncio.wait_for(reader.readline(), REQUEST_SECONDS)
-        writer.close()
-    except (OSError, asyncio.TimeoutError) as error:
-        log.warning("the hub in %s could not be told of the tunnels here: %s", folder, error)
+        reply = json.loads(await asyncio.wait_for(reader.readline(), REQUEST_SECONDS))
+        return str(reply.get("error", ""))
+    except (OSError, asyncio.TimeoutError, ValueError) as error:
+        return reason(error) if not isinstance(error, ValueError) else "it gave no answer"
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 async def _answer(connection: socket.socket, hub: Hub, stopped: list[socket.socket]) -> None:
@@ -153,14 +177,14 @@ async def _reply(line: bytes, hub: Hub) -> tuple[dict[str, Any], socket.socket |
         return {"error": str(error), "code": error.code}, None
     except OSError as error:
         log.warning("a request failed: %s", error, exc_info=True)
-        return {"error": f"the hub could not do it: {in_words(error)}", "code": "hub-failed"}, None
+        return {"error": f"the hub failed: {in_words(error)}", "code": "hub-failed"}, None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("a request is not understood", exc_info=True)
         words = f"the hub does not understand the request ({type(error).__name__})"
         return {"error": words, "code": "bad-input"}, None
     except Exception as error:
         log.exception("a request failed")
-        words = f"the hub failed at it ({type(error).__name__}): see hub.log"
+        words = f"the hub failed ({type(error).__name__}): see hub.log"
         return {"error": words, "code": "hub-failed"}, None
 
 

@@ -108,8 +108,8 @@ class Hub:
 
     @property
     def busy(self) -> bool:
-        """Whether any tunnel carries connections."""
-        return any(tunnel.busy for tunnel in (*self._tunnels.values(), *self._retired))
+        """Whether a request is under way, which may open a tunnel, or any tunnel carries connections."""
+        return self._answering > 0 or any(tunnel.busy for tunnel in (*self._tunnels.values(), *self._retired))
 
     def move(self, folder: Path) -> None:
         """Keep what the next hub is to know in a folder that was made anew."""
@@ -566,7 +566,7 @@ class Hub:
         error = self._state.error
         if error is None:
             return ""
-        return f"{cannot_write(self._state.path, error)}; until then the hub alone knows its tunnels, and must not end"
+        return f"{cannot_write(self._state.path, error)}; until then only this hub knows its tunnels: do not stop it"
 
 
 def _not_found(what: object, error: HubError) -> HubError:

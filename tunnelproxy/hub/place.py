@@ -29,6 +29,9 @@ LOCK_POLL_SECONDS = 0.1
 ENDING_SECONDS = 0.5
 """How long a hub that still answers may be one that has just been told to end."""
 
+LOOKS = 5
+LOOK_SECONDS = 0.01
+
 Identity = tuple[int, int]
 
 
@@ -45,7 +48,7 @@ class AlreadyRunningError(Exception):
 
 
 class ReplacedError(Exception):
-    """The folder went, and another hub was started before this one had noticed."""
+    """The folder went, and another hub was started before this one had noticed: :attr:`Place.folder` is that one's."""
 
 
 class Place:
@@ -132,8 +135,10 @@ class Place:
     def _take_again(self) -> None:
         folder = Path(directory())
         lock = _opened(folder / LOCK_NAME)
-        if not _taken(lock):
+        if not _taken_soon(lock):
             os.close(lock)
+            # Perhaps not the folder that went.
+            self.folder = folder
             raise ReplacedError
         _sign(lock)
         os.close(self._lock)
@@ -157,6 +162,15 @@ def _taken(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _taken_soon(lock: int) -> bool:
+    """The same, where a caller may be looking if anybody has the lock: that takes it, for a moment."""
+    for _ in range(LOOKS):
+        if _taken(lock):
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False
 
 
 def _sign(lock: int) -> None:

@@ -20,10 +20,12 @@ def load(path: Path) -> list[TunnelRecord]:
     records = []
     for value in json_lines.read(path):
         try:
-            records.append(TunnelRecord.from_json(value))
+            record = TunnelRecord.from_json(value)
+            if not record.expires_within(0):
+                records.append(record)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             log.warning("a tunnel that the last hub left in %s cannot be read: %s", path, type(error).__name__)
-    return [record for record in records if not record.expires_within(0)]
+    return records
 
 
 def lines(records: Iterable[TunnelRecord]) -> Iterator[str]:

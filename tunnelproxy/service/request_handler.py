@@ -86,6 +86,9 @@ class RequestHandler(web.RequestHandler):
             raise ConnectionError("half of an answer is sent already")
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return self._refuse(request, message, status)
+        if isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
+            # aiohttp quotes an unknown one in its answer, and fails where that is not UTF-8.
+            return self._refuse(request, "unknown Expect", HTTPStatus.EXPECTATION_FAILED)
         self._failures.report("a connection to the control API has failed", exc)
         answer = refusal_of_malformed("The service failed; its log has more.", status)
         answer.force_close()

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable
 from typing import Any, Callable
 
 __all__ = ["OUT_OF_RESOURCES", "accept_for_ever"]

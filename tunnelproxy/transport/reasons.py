@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 def reason(error: BaseException) -> str:
     """Why a host could not be reached, or a connection broke; never empty."""
-    if isinstance(error, ssl.SSLError) and not isinstance(error, socket.gaierror):
+    if isinstance(error, ssl.SSLError):
         return handshake_reason(error)
     return _of_known(error) or _of_system(error) or str(error) or f"it failed without a reason ({type(error).__name__})"
 
@@ -46,13 +46,22 @@ def handshake_reason(error: BaseException) -> str:
 def _of_known(error: BaseException) -> str:
     """Of an error that has better words than the system's, or none by itself; else empty."""
     if isinstance(error, socket.gaierror):
-        return "the host name is not known"
+        return _of_name(error)
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, EOFError) or (isinstance(error, ConnectionError) and not str(error)):
         return "the other end closed the connection"
     silent = isinstance(error, (TimeoutError, asyncio.TimeoutError)) and not str(error)
     return "no answer in time" if silent else ""
+
+
+def _of_name(error: socket.gaierror) -> str:
+    """Of a name that could not be looked up: without a network, that says nothing of the name."""
+    if error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL):
+        return f"the host name cannot be looked up ({error.strerror}): check the network, and the DNS server"
+    if error.errno in (socket.EAI_SYSTEM, socket.EAI_MEMORY):
+        return f"the host name cannot be looked up ({error.strerror})"
+    return "the host name is not known"
 
 
 def _of_system(error: BaseException) -> str:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tunnelproxy.agent.check import find_faults
 from tunnelproxy.cli.main import main
+
+NOBODY = 65534
 
 GOOD = "thing: pump\nbroker: {host: mqtt.example.com}\nservices: {SSH1: 22}\n"
 
@@ -35,6 +39,24 @@ def test_a_state_directory_that_cannot_be_made_is_one(tmp_path: Path) -> None:
     assert faults == [f"state_dir: {tmp_path}/file is not a directory"]
     _, faults = find_faults(write(tmp_path, GOOD), {"STATE_DIRECTORY": str(tmp_path / "file")})
     assert faults == [f"state_dir: {tmp_path}/file is not a directory"]
+
+
+def test_a_state_directory_that_this_user_may_not_look_at_is_one() -> None:
+    user = os.geteuid()
+    if user != 0:
+        pytest.skip("only root may become another user")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(mode=0o700)
+        config = write(folder, GOOD + "state_dir: closed/state\n")
+        os.chown(config, NOBODY, -1)
+        os.seteuid(NOBODY)
+        try:
+            _, faults = find_faults(config, {})
+        finally:
+            os.seteuid(user)
+    assert faults == [f"state_dir: cannot look at {folder}/closed/state: Permission denied"]
 
 
 def test_a_secret_that_everybody_can_read_is_one(tmp_path: Path) -> None:

@@ -46,7 +46,16 @@ def test_without_a_directory_nothing_is_kept() -> None:
     assert saved.read() == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "7", "[7]", "[{}]", '[{"token": "AQTOKEN", "services": 7}]'])
+WHOLE = '{"token": "AQTOKEN", "region": "", "services": [], "client_token": "c", "since": %s}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "7", "[7]", "[{}]", '[{"token": "AQTOKEN", "services": 7}]'),
+        *(f"[{WHOLE % since}]" for since in ("1e400", "NaN", "-1", "253402300800")),
+    ],
+)
 def test_a_damaged_file_is_as_good_as_none(
     saved: SavedTunnels, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:

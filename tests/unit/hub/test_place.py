@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,36 @@ async def test_a_hub_whose_place_another_has_says_so(hub: Hub, folder: Path) -> 
     hub.place.leave()
     assert await other.is_found()
     other.place.leave()
+
+
+@in_event_loop
+async def test_a_hub_whose_place_another_has_elsewhere_knows_where(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a logout, where a task of cron's has started another hub at once: that one is given the tunnels."""
+    await hub.listen()
+    shutil.rmtree(folder)
+    monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "other"))
+    other = Hub()
+    await other.listen()
+    with pytest.raises(ReplacedError):
+        hub.place.restore()
+    assert hub.place.folder == tmp_path / "other"
+    hub.place.leave()
+    assert await other.is_found()
+    other.place.leave()
+
+
+@in_event_loop
+async def test_whoever_looks_if_there_is_a_hub_is_not_taken_for_one(hub: Hub, folder: Path) -> None:
+    await hub.listen()
+    move_away(folder)
+    assert client.directory() == str(folder)
+    looking = os.open(folder / client.LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.02, os.close, [looking]).start()
+    assert hub.place.restore()
+    assert await hub.is_found()
 
 
 @in_event_loop

@@ -82,6 +82,12 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, text: str) -> None:
     assert state_file.load(path) == []
 
 
+def test_a_tunnel_without_a_time_leaves_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "tunnels.jsonl"
+    save(path, [replace(RECORD, expires_at="soon"), replace(RECORD, thing="thing2")])  # type: ignore[arg-type]
+    assert [record.thing for record in state_file.load(path)] == ["thing2"]
+
+
 def test_secrets_are_not_in_the_record_as_it_prints() -> None:
     assert "the-source-token" not in repr(RECORD)
     assert "the-password" not in repr(RECORD)

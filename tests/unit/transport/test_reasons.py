@@ -24,6 +24,15 @@ def of_openssl(name: str) -> ssl.SSLError:
     ("error", "words"),
     [
         (socket.gaierror(-2, "Name or service not known"), "the host name is not known"),
+        (
+            socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+            "the host name cannot be looked up (Temporary failure in name resolution): check the network, and the DNS "
+            "server",
+        ),
+        (
+            socket.gaierror(socket.EAI_SYSTEM, "Too many open files"),
+            "the host name cannot be looked up (Too many open files)",
+        ),
         (OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), "connection refused"),
         (OSError(errno.EHOSTUNREACH, "Connect call failed ('192.0.2.1', 22)"), "No route to host"),
         (OSError("a text alone"), "a text alone"),
