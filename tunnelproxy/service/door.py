@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 import ssl
 from collections import Counter
@@ -24,6 +23,7 @@ from typing import Any, Union, cast
 from ..transport import receive_buffer, streams
 from ..transport.accepting import accept_for_ever
 from ..transport.background import restarted
+from ..transport.descriptors import allow_many_files
 from .arrivals import Arrivals
 from .events import CutOff, Listener
 from .limits import Limits
@@ -182,7 +182,7 @@ class Door:
 
 def _places_to_wait() -> int:
     """For how many connections there are descriptors to wait with: a quarter of all, on each port."""
-    return min(_MOST_WAITING, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+    return min(_MOST_WAITING, allow_many_files() // 4)
 
 
 class _Visitor(asyncio.BufferedProtocol):
