@@ -26,7 +26,7 @@ from ..transport.background import restarted
 from ..transport.descriptors import allow_many_files
 from .arrivals import Arrivals
 from .events import CutOff, Listener
-from .limits import Limits
+from .limits import Limits, counted_address
 
 __all__ = ["Door"]
 
@@ -78,8 +78,9 @@ class Door:
         arrivals = self._arrivals = Arrivals(self._limits.handshake_seconds, self._notify, most=_places_to_wait())
 
         def arrive(sock: socket.socket, peer: Any) -> None:
-            if self._is_full(str(peer[0])):
-                self._refuse(sock, str(peer[0]))
+            address = counted_address(str(peer[0]))
+            if self._is_full(address):
+                self._refuse(sock, address)
             else:
                 arrivals.add(sock, peer)
 
