@@ -50,6 +50,9 @@ class DeviceFolder:
             _refuse_one_of_others(path, os.fstat(fd))
             yield cls(path, fd)
         except OSError as error:
+            if os.path.isabs(error.filename or ""):
+                # Of the state directory: what is written here has names within it.
+                raise
             raise _cannot_write(path, error) from error
         finally:
             os.close(fd)
