@@ -317,7 +317,7 @@ class _Conversation:
 
     def _certificate_refused(self, error: ssl.SSLCertVerificationError, address: Any) -> str:
         if not is_of_dates(error) or self._broker.tls is None:
-            return f"its certificate is not to be trusted ({error.verify_message.rstrip('.')}): check the authority"
+            return f"its certificate cannot be verified ({error.verify_message.rstrip('.')}): check the authority"
         if address is None:
             return f"its certificate {explain_dates(error.verify_code)}"
         validity = None

@@ -400,10 +400,11 @@ class SourceProxy:
         service_id, timer = self._early.pop(local)
         timer.cancel()
         self.end.services[service_id].connections -= 1
-        why = f"the tunnel is down: {self.end.cause}"
+        why, level = f"the tunnel is down: {self.end.cause}", logging.WARNING
         if local.awaits_guard:
-            why = f"no request has come within {LINK_WAIT_SECONDS:.0f} s"
+            # Browsers open connections before they need them.
+            why, level = f"no request has come within {LINK_WAIT_SECONDS:.0f} s", logging.INFO
         elif self.end.ready.is_set():
             why = "there is one already, and the device has not shown yet that it can have more"
-        log.warning("%s: a connection is closed, because %s", service_id, why, extra={"service": service_id})
+        log.log(level, "%s: a connection is closed, because %s", service_id, why, extra={"service": service_id})
         local.abort()

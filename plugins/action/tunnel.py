@@ -128,7 +128,7 @@ class ActionModule(ActionBase):
             any_host=self._local.any_host,
             caller=self._account.caller,
         )
-        if row["not_saved"]:
+        if row.get("not_saved"):
             result["warnings"] = [f"The hub {row['not_saved']}."]
 
     def _release(self, result: dict, account: str) -> None:

@@ -26,9 +26,9 @@ description:
     then the environment of Ansible says, as it would to C(aws). The task's counts only for the account, not for C(PATH)
     or a web proxy.
   - A device that sets facts which are options of the collection is reported as unreachable.
-  - What ssh itself says goes to a file (C(-E)), so that nothing which a device prints is taken for it. An C(-E) among
-    ssh's arguments has no effect.
-  - A transfer of a file that fails while the device is reached is tried by the next method, as with
+  - ssh writes its own messages to a file (C(-E)), so that nothing that a device prints can be mistaken for them. An
+    C(-E) among ssh's arguments has no effect.
+  - Where a file transfer fails while the device can be reached, the next method is tried, as with
     P(ansible.builtin.ssh#connection).
   - An unreachable device is reported as unreachable, with the reason. With C(-vvv), each argument that ssh gets is
     shown with its reason.
@@ -62,9 +62,9 @@ options:
     description:
       - Where services listen on the controller's loopback address, each as V(SERVICE=PORT), V(SERVICE=any) or
         V(SERVICE=off), for example V(HTTP1=5555). Services that are not named keep their port, or get any.
-      - The port of a service for HTTP takes requests for the device's own name only, such as C(pump-7.localhost), and
-        from programs other than browsers for C(127.0.0.1). V(,any-host) behind it, as in V(HTTP1=5555,any-host), lets
-        requests for any host in, and so those of any web page that the user of a browser opens.
+      - The port of a service for HTTP accepts only requests for the device's own name, such as C(pump-7.localhost),
+        and, from programs other than browsers, for C(127.0.0.1). With V(,any-host) after it, as in
+        V(HTTP1=5555,any-host), it accepts requests for any host, and so those of any web page that you open.
       - A port that cannot be had makes the device unreachable, with the reason. Services for SSH have none.
     type: list
     elements: string

@@ -164,6 +164,8 @@ class LookupModule(LookupBase):
             raise ValueError(
                 f"The hub has no port for {service} of {thing}: services for SSH have none. Name another service, such "
                 "as HTTP1."
+                if service.upper().startswith("SSH")
+                else f"The hub has no port for {service} of {thing}. Set iotops_tunnel_ports to {service}=any for it."
             )
         form, scheme = self._option("form"), self._option("scheme")
         if form == "page":
@@ -176,7 +178,7 @@ class LookupModule(LookupBase):
         url = row["services"][service].get("url")
         if not url:
             raise ValueError(
-                f"{service} of {thing} is nothing for browsers: its name does not begin with HTTP. Set form='url' or "
-                "another."
+                f"{service} of {thing} is not for browsers, because its name does not begin with HTTP. Set form='url' "
+                "instead."
             )
         return url

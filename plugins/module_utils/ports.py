@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where services listen on the loopback address, as users write it: C(HTTP1=5555), C(HTTP1=any), C(HTTP1=off).
 
-C(HTTP1=5555,any-host) takes requests for any host name. Ansible cuts a list that is written as text at its commas, so
-that this may be two elements.
+C(HTTP1=5555,any-host) accepts requests for any host name. Ansible splits a list that is written as text at its commas,
+so this may be two elements.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LocalPorts(NamedTuple):
 
     Attributes:
         ports: by service; 0 for any port, None for none.
-        any_host: the services whose port takes requests for any host name.
+        any_host: the services whose port accepts requests for any host name.
     """
 
     ports: dict[str, int | None]
@@ -55,8 +55,8 @@ def _checked_any_host(service: str, ports: dict[str, int | None]) -> str:
     """Return the service that C(any-host) follows, if it means something there."""
     if ports.get(service) is None or not service.upper().startswith("HTTP"):
         raise ValueError(
-            f"{_ANY_HOST!r} says that a port takes HTTP requests for any host: write it behind the port of a service "
-            f"for HTTP, such as HTTP1=5555,{_ANY_HOST}."
+            f"{_ANY_HOST!r} belongs after the port of a service for HTTP, as in HTTP1=5555,{_ANY_HOST}: that port then "
+            "accepts requests for any host."
         )
     return service
 

@@ -114,8 +114,8 @@ round_trip_ms:
   returned: if the hub has measured it
   type: float
 url:
-  description: Where the device's HTTP server is on the controller.
-  returned: if the hub listens for the service
+  description: URL of the device's web pages, for a browser on the controller.
+  returned: if the service has a port on the controller, and its name begins with C(HTTP)
   type: str
   sample: http://pump-7.localhost:40123/
 """

@@ -73,9 +73,9 @@ options:
     description:
       - Where services listen on the controller's loopback address, each as V(SERVICE=PORT), V(SERVICE=any) or
         V(SERVICE=off), for example V(HTTP1=5555). Services that are not named keep their port, or get any.
-      - The port of a service for HTTP takes requests for the device's own name only, see RV(urls). V(,any-host) behind
-        it, as in V(HTTP1=5555,any-host), lets requests for any host in, and so those of any web page that the user of
-        a browser opens.
+      - The port of a service for HTTP accepts only requests for the device's own name, see RV(urls). With V(,any-host)
+        after it, as in V(HTTP1=5555,any-host), it accepts requests for any host, and so those of any web page that
+        you open.
       - The task fails, with the reason, where a port cannot be had. Services for SSH have none.
     type: list
     elements: str
@@ -213,7 +213,7 @@ ports:
   type: dict
   sample: {"HTTP1": 40123}
 urls:
-  description: What to open in a browser on the controller, by the service for HTTP.
+  description: URLs of the device's web pages, for a browser on the controller, by service.
   returned: O(state=present), except in check mode
   type: dict
   sample: {"HTTP1": "http://pump-7.localhost:40123/"}

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_log import SshLog
 
-__all__ = ["explain_host_key", "explain_unknown_key"]
+__all__ = ["explain_host_key", "explain_unknown_key", "is_known"]
 
 _KNOWN_HOSTS = ("userknownhostsfile", "globalknownhostsfile")
-_AGAIN = "Have its authority sign the host key again."
+_AGAIN = "have its authority sign the host key again."
 
 
 def explain_host_key(log: SshLog, thing: str, alias: str, config: Callable[[], Mapping[str, str]]) -> str | None:
@@ -54,6 +54,11 @@ def explain_unknown_key(thing: str, alias: str, config: Callable[[], Mapping[str
     )
 
 
+def is_known(alias: str, config: Mapping[str, str]) -> bool:
+    """Whether there is a key for a name in a file of known hosts."""
+    return any("" in _marks(alias, path) for path in _files(config))
+
+
 def _revoked(log: SshLog, thing: str) -> str | None:
     by_file = log.find(r"Host key \S+ \S+ revoked by file (.+)")
     if not by_file and not log.has(r"The \S+ host key for .+ is marked as revoked\."):
@@ -74,14 +79,14 @@ def _bad_certificate(log: SshLog, thing: str, alias: str) -> str | None:
         )
     now = time.strftime("%Y-%m-%d %H:%M %Z")
     if log.has(r"Certificate invalid: expired"):
-        return f"The SSH host certificate of {thing} has expired; this machine's clock says {now}. {_AGAIN}"
+        return f"The SSH host certificate of {thing} has expired; this machine's clock says {now}: {_AGAIN}"
     if log.has(r"Certificate invalid: not yet valid"):
         return (
             f"The SSH host certificate of {thing} is not valid yet; this machine's clock says {now}. Correct the "
-            f"clock if it is wrong. If it is right: {_AGAIN}"
+            f"clock if it is wrong; if it is right, {_AGAIN}"
         )
     other = log.find(r"Certificate (?:invalid: |lacks |type is |has |signed ).*")
-    return f"The SSH host certificate of {thing} is not accepted: {other[0]}. {_AGAIN}" if other else None
+    return f"The SSH host certificate of {thing} is not accepted ({other[0]}): {_AGAIN}" if other else None
 
 
 def _changed(log: SshLog, thing: str, alias: str) -> str | None:
@@ -91,7 +96,7 @@ def _changed(log: SshLog, thing: str, alias: str) -> str | None:
     file = f" -f {shlex.quote(offending[1])}" if offending else ""
     return (
         f"The SSH host key of {thing} is not the one that is known for it. Find out why; if the device was "
-        f"replaced or installed anew, forget the old key with: ssh-keygen -R {shlex.quote(alias)}{file}"
+        f"replaced or reinstalled, remove the old key with: ssh-keygen -R {shlex.quote(alias)}{file}"
     )
 
 

@@ -37,7 +37,7 @@ _WOULD_OPEN = ("no-tunnel", "tunnel-closed", "taken-over", "reused-elsewhere")
 # With which ssh does something else than connect.
 _QUESTIONS = ("-O", "-G")
 
-# The status of sshpass where ssh asks whether to accept a host key.
+# The status of sshpass where ssh asks whether to accept a host key; or the command's.
 _SSHPASS_UNKNOWN_KEY = 6
 
 # After these words in ansible-core's exception comes what ssh has written to stderr.
@@ -349,7 +349,7 @@ class Connection(SshConnection):
             raise
         else:
             if returncode == _SSHPASS_UNKNOWN_KEY and cmd[0] == b"sshpass" and self.get_option("host_key_checking"):
-                self._explain("explain_killed", at_host_key=True)
+                self._explain("explain_sshpass")
             # Of ssh, any other status is the command's.
             if returncode == 255 or (returncode and not is_ssh):
                 self._sure_until = 0.0
@@ -390,7 +390,7 @@ class Connection(SshConnection):
                 "only dd on the device"
             ) from None
 
-    def _explain(self, explain, stderr="", **more):
+    def _explain(self, explain, stderr=""):
         """Raise what a function of ssh_failure makes of this run of ssh, if it says anything."""
         # Here, for few workers need it.
         ssh_failure = import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils.ssh_failure")
@@ -399,7 +399,7 @@ class Connection(SshConnection):
             raise AnsibleControlPersistBrokenPipeError(run.log)
         way = ssh_failure.Way(self._thing(), self._service(), self._where["account"], self._host_key_alias())
         inquiry = ssh_failure.Inquiry(self._is_still_up, self._ssh_config, self._hub_pid)
-        sentence = getattr(ssh_failure, explain)(run, way, inquiry, **more)
+        sentence = getattr(ssh_failure, explain)(run, way, inquiry)
         if sentence:
             raise AnsibleConnectionFailure(sentence) from None
 

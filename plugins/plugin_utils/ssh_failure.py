@@ -13,11 +13,24 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_host_key import explain_host_key, explain_unknown_key
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_host_key import (
+    explain_host_key,
+    explain_unknown_key,
+    is_known,
+)
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_log import SshLog, last_words
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
-__all__ = ["Inquiry", "Run", "Way", "explain_killed", "explain_ssh", "explain_transfer", "lost_master"]
+__all__ = [
+    "Inquiry",
+    "Run",
+    "Way",
+    "explain_killed",
+    "explain_ssh",
+    "explain_sshpass",
+    "explain_transfer",
+    "lost_master",
+]
 
 _CONNECTOR_LINE = re.compile(r"^iotops\.tunnel: (.+?)\s*$", re.MULTILINE)
 _GREETING_LINE = re.compile(r"^iotops\.tunnel greeting: (.+?)\s*$", re.MULTILINE)
@@ -121,16 +134,27 @@ def explain_ssh(run: Run, way: Way, inquiry: Inquiry) -> str | None:
     return _nothing_was_run(way, log.lines, log.words)
 
 
-def explain_killed(run: Run, way: Way, inquiry: Inquiry, *, at_host_key: bool = False) -> str | None:
-    """Return a sentence for an ssh that was ended from here, or None where it had logged in, for all that is known.
+def explain_killed(run: Run, way: Way, inquiry: Inquiry) -> str | None:
+    """Return a sentence for an ssh that was ended from here, or None where it had logged in, for all that is known."""
+    return _explain_before_login(run, way, inquiry)
 
-    Args:
-        at_host_key: whether sshpass ended it because it asked whether to accept a host key.
+
+def explain_sshpass(run: Run, way: Way, inquiry: Inquiry) -> str | None:
+    """Return a sentence where sshpass ended ssh because that asked whether to accept a host key.
+
+    Return None where the status is that of the command, which sshpass passes on.
     """
     before = _explain_before_login(run, way, inquiry)
-    if before is None and at_host_key:
-        return explain_unknown_key(way.thing, way.alias, inquiry.config)
-    return before
+    if before is not None or inquiry.still_up():
+        return before
+    config = inquiry.config()
+    if config.get("stricthostkeychecking") != "ask":
+        return None
+    # A connection that is kept after a login would be up.
+    is_kept = config.get("controlmaster") != "false" and config.get("controlpersist") != "no"
+    if not is_kept and is_known(way.alias, config):
+        return None
+    return explain_unknown_key(way.thing, way.alias, inquiry.config)
 
 
 def explain_transfer(run: Run, way: Way, inquiry: Inquiry) -> str | None:
@@ -216,14 +240,13 @@ def _explain_session(run: Run, log: SshLog, way: Way, inquiry: Inquiry) -> str:
     silent = config.get("loglevel") in _SILENT_LEVELS
     if not silent and (inquiry.still_up() or _ended_by_itself(run, log, inquiry)):
         return (
-            f"The command on {way.thing} ended with status 255, by which ssh also tells its own failures, so that "
-            "Ansible takes the host for unreachable. The connection did not break: have the command end with another "
-            "status."
+            f"The command on {way.thing} ended with status 255, which ssh also uses for its own failures, so Ansible "
+            "reports the host as unreachable. The connection did not break: have the command end with another status."
         )
     why = _why_broken(way, inquiry)
     if silent and why.code == "broken":
         return (
-            f"ssh ended with status 255 at {way.thing}, and does not say why, because its LogLevel is QUIET: set "
+            f"ssh to {way.thing} ended with status 255, and does not say why, because its LogLevel is QUIET: set "
             "LogLevel=ERROR in its arguments, or its configuration. Whether the task had begun is not known: look, "
             "then run it again."
         )

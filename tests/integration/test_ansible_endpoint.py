@@ -101,6 +101,17 @@ def test_each_failure_is_one_sentence_and_a_tunnel_is_opened_where_there_is_none
     assert [summary["status"] for summary in summaries] == ["OPEN"]
 
 
+def test_a_service_whose_port_is_off_has_no_endpoint(fleet: Fleet) -> None:
+    fleet.controller.tunnel("device-1", ports=["HTTP1=off"])
+    try:
+        message = "{{ lookup('iotops.tunnel.endpoint', 'HTTP1') }}"
+        said = fleet.controller.run("ansible", "device-1", "-m", "ansible.builtin.debug", "-a", f'msg="{message}"')
+    finally:
+        fleet.controller.tunnel("device-1", ports=["HTTP1=any"])
+    words = "The hub has no port for HTTP1 of device-1. Set iotops_tunnel_ports to HTTP1=any for it."
+    assert words in " ".join((said.stdout + said.stderr).split())
+
+
 def test_the_services_things_are_hosts_that_are_reached(fleet: Fleet, tmp_path: Path) -> None:
     store = Store(fleet.service.state_dir / "service.db")
     for thing in fleet.devices:

@@ -36,13 +36,15 @@ def fleet() -> Iterator[Fleet]:
         yield running
 
 
-def identity(fleet: Fleet, mechanism: str, *options: str, password: str = PASSWORD, **variables: Any) -> str:
+def identity(
+    fleet: Fleet, mechanism: str, *options: str, password: str = PASSWORD, command: str = "id -un", **variables: Any
+) -> str:
     """Ask who it is that logs in, on a new connection, and return all that Ansible says."""
     fleet.controller.disconnect()
     secrets = fleet.controller.home / "secrets.json"
     secrets.write_text(json.dumps({"ansible_password": password, **variables}))
-    command = ["ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "id -un", "-e", f"@{secrets}", *options]
-    return fleet.controller.run(*command, ANSIBLE_SSH_PASSWORD_MECHANISM=mechanism).stdout
+    run = ["ansible", "device-1", "-m", "ansible.builtin.raw", "-a", command, "-e", f"@{secrets}", *options]
+    return fleet.controller.run(*run, ANSIBLE_SSH_PASSWORD_MECHANISM=mechanism).stdout
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -69,6 +71,13 @@ def test_a_password_goes_to_no_host_whose_key_is_not_known(fleet: Fleet, mechani
         fleet.trust_host_keys()
     assert "UNREACHABLE" in said
     assert "The SSH host key of device-1 is not known here." in said
+
+
+def test_a_command_with_the_status_that_sshpass_has_for_an_unknown_key_is_no_unknown_key(fleet: Fleet) -> None:
+    said = identity(fleet, MECHANISMS[0], command="exit 6")
+    # ansible-core takes any status below 7 for sshpass's.
+    assert "sshpass error" in said, said
+    assert "is not known here" not in said
 
 
 def test_another_user_is_become_with_a_password(fleet: Fleet) -> None:

@@ -399,7 +399,7 @@ class TestComplaints:
         environment = proxy_environment(service, tunnel.source_token)
         del environment["AWSIOT_TUNNEL_CAPATH"]
         line = complaint(["-m", "src"], environment, tmp_path)
-        assert "is not to be trusted" in line
+        assert "cannot be verified" in line
         assert "--capath" in line
 
     @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_the_quick_start(home: Path) -> None:
     assert hardware.sshd.host_key_line("sensor-7") in printed
     assert printed.count('"ping": "pong"') == 1
     assert printed.count("connected     connected     200") == 1
-    assert re.search(r"HTTP1 +127\.0\.0\.1:\d+", printed)
+    assert re.search(r"HTTP1 +http://sensor-7\.localhost:\d+/", printed)
 
 
 def test_the_agents_page(home: Path) -> None:

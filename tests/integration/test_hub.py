@@ -423,7 +423,7 @@ def test_a_second_hub_is_refused(hub_folder: Path) -> None:
     command = [sys.executable, "-m", "tunnelproxy", "hub", "run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=REPOSITORY)
     assert done.returncode == 1
-    assert "a hub runs already" in done.stderr
+    assert "a hub is already running" in done.stderr
 
 
 def test_a_hub_that_comes_while_another_ends_takes_its_place(hub_folder: Path) -> None:

@@ -153,7 +153,7 @@ class TestDisk:
             assert (row["tunnel_id"], greeting()) == (tunnel.tunnel_id, b"SSH-")
             assert row["not_saved"] == (
                 f"cannot write {folder}/tunnels.jsonl: No space left on device: free some space there, or set "
-                "IOTOPS_TUNNEL_DIR to another folder; until then the hub alone knows its tunnels, and must not end"
+                "IOTOPS_TUNNEL_DIR to another folder; until then only this hub knows its tunnels: do not stop it"
             )
             shown = subprocess.run(
                 [sys.executable, "-m", "tunnelproxy", "hub", "status"],
@@ -178,7 +178,7 @@ class TestDisk:
 
     def test_a_folder_that_is_read_only_is_told(self, folder: Path) -> None:
         with SmallDisk(folder, 128, "ro"):
-            said = f"cannot write {folder}/start.lock: Read-only file system: let yourself write there, or set"
+            said = f"cannot write {folder}/start.lock: Read-only file system: make it writable for you, or set"
             assert said in complaint()
 
     def test_a_folder_that_cannot_be_made_is_told(

@@ -272,7 +272,7 @@ def test_why_no_tunnel_could_be_opened(
     [
         ({"AWSIOT_TUNNEL_ENDPOINT": "127.0.0.1:9"}, {}, "not-linked", "cannot reach 127.0.0.1:9: connection refused"),
         ({"AWSIOT_TUNNEL_ENDPOINT": "no endpoint"}, {}, "bad-input", "'no endpoint' is not an endpoint"),
-        ({"AWSIOT_TUNNEL_CAPATH": "/etc/ssl/certs"}, {}, "not-linked", "is not to be trusted"),
+        ({"AWSIOT_TUNNEL_CAPATH": "/etc/ssl/certs"}, {}, "not-linked", "cannot be verified"),
         ({"AWSIOT_TUNNEL_CAPATH": "/nowhere"}, {}, "bad-input", "cannot read certificate authorities from '/nowhere'"),
         ({"https_proxy": "gopher://nowhere"}, {}, "bad-input", "gopher"),
         ({"https_proxy": "http://127.0.0.1:9"}, {}, "not-linked", "127.0.0.1:9"),

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sqlite3
 import stat
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,13 +156,22 @@ def test_the_environment_outlives_the_service(service: TunnelingService) -> None
     assert "export AWS_ACCESS_KEY_ID=" in done.stdout
 
 
-def test_the_extra_that_is_missing_is_named() -> None:
-    program = (
-        "import sys; sys.modules['aiohttp'] = None\n"
-        "from tunnelproxy.cli.main import main\n"
-        "sys.exit(main(['service', 'run', '--state-dir', '/nonexistent/state']))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("installed", "remedy"),
+    [
+        ((), "protobuf is missing, which tunnelproxy needs; install it with: pip install 'iot-tunnelproxy'"),
+        (("aiohappyeyeballs", "google", "websockets"), "pip install 'iot-tunnelproxy[service]'"),
+    ],
+    ids=["nothing", "no extra"],
+)
+def test_the_library_or_extra_that_is_missing_is_named(tmp_path: Path, installed: tuple[str, ...], remedy: str) -> None:
+    site_packages = Path(sysconfig.get_path("purelib"))
+    for name in installed:
+        (tmp_path / name).symlink_to(site_packages / name)
+    # -S: without what pip has installed.
+    command = [sys.executable, "-S", "-m", "tunnelproxy", "service", "run", "--state-dir", "/nonexistent/state"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "pip install 'iot-tunnelproxy[service]'" in done.stderr
+    assert remedy in done.stderr
     assert "Traceback" not in done.stderr

@@ -60,7 +60,7 @@ class SavedTunnels:
         except OSError as error:
             why = f"cannot make {directory}: {error.strerror}"
         if why is not None:
-            log.warning("state_dir: %s; the agent does not find its tunnels after a restart", why)
+            log.warning("state_dir: %s; the agent will not find its tunnels after a restart", why)
 
     def read(self) -> list[HeldTunnel]:
         """The tunnels of the last run; none if the file is damaged, as their tokens can be rotated."""

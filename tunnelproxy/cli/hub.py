@@ -117,7 +117,7 @@ def _serve(options: argparse.Namespace, ready: Callable[[], None], log_file: Log
             ready()
             return 0
         does = "" if error.answers else ", and does not answer"
-        return _fail(f"a hub runs already in {client.directory()}{does}: tunnelproxy hub status")
+        return _fail(f"a hub is already running in {client.directory()}{does}: tunnelproxy hub status")
     except client.HubError as error:
         return _fail(error)
     except OSError as error:

@@ -14,6 +14,7 @@ NEEDED = {
     "boto3": "1.34",
     "botocore": "1.34",
     "cryptography": "42",
+    "h11": "0.16",
     "paho-mqtt": "2.1",
     "prometheus-client": "0.20",
     "protobuf": "4.25",
@@ -23,7 +24,7 @@ NEEDED = {
 """The oldest version of each that works, as in pyproject.toml."""
 
 _MODULES = {
-    "google.protobuf": "protobuf",
+    "google": "protobuf",
     "paho": "paho-mqtt",
     "prometheus_client": "prometheus-client",
     "yaml": "PyYAML",

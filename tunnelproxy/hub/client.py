@@ -102,7 +102,7 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
 }
-_OTHER_REMEDY = "let yourself write there, or set {variable} to another folder"
+_OTHER_REMEDY = "make it writable for you, or set {variable} to another folder"
 
 _HUB_VARIABLES = (
     DIRECTORY_VARIABLE,
@@ -830,7 +830,7 @@ def _connect() -> _Connection:
             # More callers than its queue holds: a Unix socket does not wait for that itself.
             connection.close()
             if time.monotonic() > deadline:
-                raise HubError(f"the hub takes no request ({error.strerror}); see {_log_path()}") from None
+                raise HubError(f"the hub does not accept the request ({error.strerror}); see {_log_path()}") from None
             time.sleep(_POLL_SECONDS)
         except OSError as error:
             connection.close()

@@ -177,14 +177,14 @@ async def _reply(line: bytes, hub: Hub) -> tuple[dict[str, Any], socket.socket |
         return {"error": str(error), "code": error.code}, None
     except OSError as error:
         log.warning("a request failed: %s", error, exc_info=True)
-        return {"error": f"the hub could not do it: {in_words(error)}", "code": "hub-failed"}, None
+        return {"error": f"the hub failed: {in_words(error)}", "code": "hub-failed"}, None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("a request is not understood", exc_info=True)
         words = f"the hub does not understand the request ({type(error).__name__})"
         return {"error": words, "code": "bad-input"}, None
     except Exception as error:
         log.exception("a request failed")
-        words = f"the hub failed at it ({type(error).__name__}): see hub.log"
+        words = f"the hub failed ({type(error).__name__}): see hub.log"
         return {"error": words, "code": "hub-failed"}, None
 
 

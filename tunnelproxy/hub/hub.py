@@ -566,7 +566,7 @@ class Hub:
         error = self._state.error
         if error is None:
             return ""
-        return f"{cannot_write(self._state.path, error)}; until then the hub alone knows its tunnels, and must not end"
+        return f"{cannot_write(self._state.path, error)}; until then only this hub knows its tunnels: do not stop it"
 
 
 def _not_found(what: object, error: HubError) -> HubError:

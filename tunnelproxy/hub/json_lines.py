@@ -86,10 +86,10 @@ class KeptFile:
         except OSError as error:
             self.error = error
             if before is None or before.errno != error.errno:
-                log.warning("%s; it is tried again until it can be", cannot_write(self.path, error))
+                log.warning("%s; retrying until it succeeds", cannot_write(self.path, error))
         else:
             if before is not None:
-                log.info("%s is written again", self.path)
+                log.info("%s can be written again", self.path)
 
     def try_again(self) -> None:
         """Write it, if it could not be written the last time."""

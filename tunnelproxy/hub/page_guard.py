@@ -144,7 +144,7 @@ class PageGuard:
         unused = len(self._parser.trailing_data[0]) if isinstance(request, h11.Request) else 0
         head = bytes(self._head[: len(self._head) - unused])
         if len(head) > HEAD_LIMIT:
-            self._refuse(431, "Request Header Fields Too Large", f"the head of a request has over {HEAD_LIMIT} bytes")
+            self._refuse(431, "Request Header Fields Too Large", f"its head is longer than {HEAD_LIMIT} bytes")
         elif isinstance(request, h11.Request):
             self._parser, self._head = None, bytearray()
             self._decide(_Asked.of(request))
@@ -197,23 +197,26 @@ class PageGuard:
         elif asked.names <= _LOOPBACK and asked.navigates and asked.target.startswith("/"):
             self._redirect(asked)
         else:
-            why = "it is a browser's" if asked.names <= _LOOPBACK else "web pages of others may use such names"
+            is_loopback = asked.names <= _LOOPBACK
+            why = "it has headers that browsers send" if is_loopback else "any web page could use that name"
             words = f"its host is {_quoted(asked.host)}, and {why}"
             self._refuse(421, "Misdirected Request", words, asked.method)
 
     def _refuse_malformed(self, words: str) -> None:
-        self._refuse(400, "Bad Request", f"it is not a request in HTTP/1.1 ({_quoted(words)})")
+        self._refuse(400, "Bad Request", f"it is not an HTTP/1.1 request ({_quoted(words)})")
 
     def _refuse(self, status: int, reason: str, why: str, method: str = "") -> None:
         page = self._page
         text = (
-            f"This request did not go on to {page.thing}: {why}.\n\n"
+            f"This request was not forwarded to {page.thing}: {why}.\n\n"
             f"In a browser, open {page.url}\n"
-            f"Other programs may also use 127.0.0.1, if they send no Cookie, Origin or Sec-Fetch header.\n\n"
-            f"iotops_tunnel_ports={page.service}={page.port},any-host lets all in, those of other pages too.\n"
+            f"Other programs can also use 127.0.0.1, if they send no Cookie, Origin or Sec-Fetch-* header.\n\n"
+            f"iotops_tunnel_ports={page.service}={page.port},any-host turns this check off: then any web page that you "
+            "open can send requests to the device.\n"
         )
         self._end(f"{status} {reason}", {"Content-Type": "text/plain; charset=utf-8"}, text, method)
-        log.info("%s: refused a request, for %s", page.service, why, extra={"service": page.service})
+        about = {"thing": page.thing, "service": page.service}
+        log.info("%s of %s: refused a request: %s", page.service, page.thing, why, extra=about)
 
     def _redirect(self, asked: _Asked) -> None:
         port = asked.host.rpartition(":")[2]

@@ -97,7 +97,7 @@ class Certificates:
             self._check_authority()
             if not self._server_certificate_serves(host):
                 self._issue_server_certificate(host)
-        except ValueError as error:
+        except (ValueError, x509.ExtensionNotFound) as error:
             raise ServiceError(
                 f"a certificate or key in {self.keys} or {self.ca} is damaged; restore it, or remove both directories "
                 "to get a new authority, which every client must then be given"

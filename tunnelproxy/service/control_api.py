@@ -248,7 +248,7 @@ async def _read_body(request: web.Request) -> bytes:
             "RequestEntityTooLargeException", f"The request's body is larger than {MAX_BODY} bytes.", 413
         ) from None
     except Exception as error:  # none of our code runs here: aiohttp has many names for a body that is no good
-        raise ApiError("InvalidRequestException", "The request's body did not come whole, or is damaged.") from error
+        raise ApiError("InvalidRequestException", "The request's body is incomplete, or damaged.") from error
 
 
 def _unknown_operation() -> ApiError:

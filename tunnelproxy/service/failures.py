@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..transport.streams import is_failed_handshake
+
 __all__ = ["Failures"]
 
 _AGAIN_AFTER = 600.0
@@ -55,8 +57,15 @@ class Failures:
         _log.error("%s%s", what, more, exc_info=error)
 
     def of_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """For ``loop.set_exception_handler``: what failed in a callback, or in a task that nobody awaits."""
-        self.report(str(context.get("message", "a callback has failed")), context.get("exception"))
+        """For ``loop.set_exception_handler``: what failed in a callback, or in a task that nobody awaits.
+
+        A client that breaks off its TLS handshake is no failure: :class:`door.Door` counts it.
+        """
+        what, error = str(context.get("message", "a callback has failed")), context.get("exception")
+        if not is_failed_handshake(what):
+            # A class where asyncio promises an instance, as aiofastnet 1.2 has it, must not fail here in turn: asyncio
+            # would log that each time.
+            self.report(what, error() if isinstance(error, type) else error)
 
 
 def _place(what: str, error: BaseException | None) -> tuple[str, str, int]:

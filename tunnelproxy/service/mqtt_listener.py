@@ -4,7 +4,8 @@
 Mosquitto has no deadline for a handshake: whoever connects and says nothing keeps a place for a minute and a half, and
 when its descriptors are used up, it refuses everybody. So strangers stay outside: the service accepts the connections,
 by the same rules as on its other ports, and Mosquitto sees one only when its client has begun to speak, by a Unix
-socket. A connection counts as half-open until the broker has answered it.
+socket. A connection counts as half-open until the broker has let its client in: one that is refused, and does not hang
+up, is cut off with the others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from ..transport.background import watched
+from ..transport.streams import Reading
 from .door import Door
 from .errors import ServiceError
 from .events import Listener
@@ -28,6 +30,9 @@ __all__ = ["MqttListener"]
 _BACKLOG = 1024
 _BYTES_PER_SECOND = 64 * 1024
 """Of one thing. An agent sends a few bytes in half a minute; a device that floods takes a bounded share."""
+
+_CONNACK = 0x20
+_SUCCESS = 0
 
 _log = logging.getLogger(__name__)
 
@@ -81,27 +86,34 @@ class MqttListener:
 class _Relay(asyncio.Protocol):
     """One thing's connection, decrypted, and the broker's side of it."""
 
-    def __init__(self, path: Path, answered: Callable[[_Relay], None], all_of_them: set[_Relay]) -> None:
+    def __init__(self, path: Path, let_in: Callable[[_Relay], None], all_of_them: set[_Relay]) -> None:
         self._path = path
-        self._answered = answered
+        self._let_in = let_in
+        self._is_let_in = False
         self._all = all_of_them
         self._pace = Pace(_BYTES_PER_SECOND, asyncio.get_running_loop().time)
         self._before = bytearray()
         self._connecting: asyncio.Task[None] | None = None
         # Why nothing is read from the thing now.
         self._held: set[str] = set()
+        self._rest: asyncio.TimerHandle | None = None
+        self._reading: Reading
         self.thing: asyncio.Transport | None = None
         self.broker: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.thing = cast(asyncio.Transport, transport)
+        self._reading = Reading(self.thing)
         self._all.add(self)
 
     def data_received(self, data: bytes) -> None:
         pause = self._pace.take(len(data))
         if pause:
             self.hold("pace")
-            asyncio.get_running_loop().call_later(pause, self.let_go, "pace")
+            # One timer, for the latest debt: that of an earlier read would end the rest too soon.
+            if self._rest is not None:
+                self._rest.cancel()
+            self._rest = asyncio.get_running_loop().call_later(pause, self.let_go, "pace")
         if self.broker is not None:
             self.broker.write(data)
             return
@@ -116,6 +128,8 @@ class _Relay(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._all.discard(self)
         self.thing = None
+        if self._rest is not None:
+            self._rest.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         if self.broker is not None:
@@ -131,23 +145,23 @@ class _Relay(asyncio.Protocol):
 
     def hold(self, cause: str) -> None:
         """Read nothing from the thing until :meth:`let_go` is called for this cause and all others."""
-        if not self._held and self.thing is not None:
-            self.thing.pause_reading()
         self._held.add(cause)
+        self._reading.pause()
 
     def let_go(self, cause: str) -> None:
         """A cause of :meth:`hold` is gone."""
         if cause in self._held:
             self._held.remove(cause)
-            if not self._held and self.thing is not None and not self.thing.is_closing():
-                self.thing.resume_reading()
+            if not self._held:
+                self._reading.resume()
 
     def from_broker(self, data: bytes) -> None:
         """Pass the broker's words on."""
         if self.thing is not None:
             self.thing.write(data)
-            # It says nothing before it has checked who is there, and closes the connection of one whom it refuses.
-            self._answered(self)
+            if not self._is_let_in and _is_welcome(data):
+                self._is_let_in = True
+                self._let_in(self)
 
     def abort(self) -> None:
         """End both sides at once."""
@@ -189,6 +203,16 @@ class _BrokerSide(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._relay.let_go("slow")
+
+
+def _is_welcome(data: bytes) -> bool:
+    """Whether a broker's first words let the client in: a CONNACK that says success.
+
+    Source: MQTT 3.1.1 and MQTT 5, section 3.2.
+    """
+    # The kind, the length (which takes more than a byte where the last bit is set), flags, and the reason.
+    length = next((place for place in range(1, len(data)) if data[place] < 0x80), len(data))
+    return data[:1] == bytes((_CONNACK,)) and data[length + 2 : length + 3] == bytes((_SUCCESS,))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -56,4 +56,4 @@ class Outage:
         failed, self._failed = self._failed, 0
         seconds = self._clock() - self._since
         times = "once" if failed == 1 else f"{failed} times"
-        self._say(logging.WARNING, f"{self._what} can be written again; it could not {times} within {seconds:.0f} s")
+        self._say(logging.WARNING, f"{self._what} can be written again; writing failed {times} within {seconds:.0f} s")

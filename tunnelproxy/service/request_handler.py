@@ -68,6 +68,12 @@ class RequestHandler(web.RequestHandler):
         transport.write(head + (body.body if isinstance(body.body, bytes) else b""))
         transport.close()
 
+    async def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse, *more: Any) -> Any:
+        """Send an answer: in AWS's form, too, where aiohttp refuses a request itself, as for an unknown ``Expect``."""
+        if isinstance(resp, web.HTTPException):
+            resp = self._refuse(request, resp.text, resp.status)
+        return await super().finish_response(request, resp, *more)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -79,12 +85,19 @@ class RequestHandler(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("half of an answer is sent already")
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            self._notify(CutOff(request.remote or "", "http"))
-            words = " ".join((message or "").split())[:_MOST_WORDS]
-            answer = refusal_of_malformed(f"Malformed request: {words}", status)
-        else:
-            self._failures.report("a connection to the control API has failed", exc)
-            answer = refusal_of_malformed("The service failed; its log has more.", status)
+            return self._refuse(request, message, status)
+        if isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
+            # aiohttp quotes an unknown one in its answer, and fails where that is not UTF-8.
+            return self._refuse(request, "unknown Expect", HTTPStatus.EXPECTATION_FAILED)
+        self._failures.report("a connection to the control API has failed", exc)
+        answer = refusal_of_malformed("The service failed; its log has more.", status)
+        answer.force_close()
+        return answer
+
+    def _refuse(self, request: web.BaseRequest, message: str | None, status: int) -> web.Response:
+        self._notify(CutOff(request.remote or "", "http"))
+        words = " ".join((message or "").split())[:_MOST_WORDS]
+        answer = refusal_of_malformed(f"Malformed request: {words}", status)
         answer.force_close()
         return answer
 

@@ -40,7 +40,7 @@ class RotatingFile:
         self._outage = outage
         self._limit = size
         self._kept = kept
-        self._fd = self._open()
+        self._fd = _open(path)
         self._size = os.fstat(self._fd).st_size
 
     def write(self, line: bytes) -> None:
@@ -67,29 +67,46 @@ class RotatingFile:
         Raises:
             OSError: that is not possible; it goes on in the old one.
         """
-        fd = self._open()
-        os.close(self._fd)
-        self._fd = fd
-        self._size = os.fstat(fd).st_size
+        self._go_on_in(_open(self._path))
 
     def close(self) -> None:
         """Write no more."""
         os.close(self._fd)
 
     def _rotate(self) -> None:
-        """Rename the file. Where that is not possible it grows on: what it is for matters more than its size."""
+        """Begin a new file. Where that is not possible the old one grows: its lines matter more than its size."""
         with contextlib.suppress(OSError):
-            for number in range(self._kept - 1, 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(self._numbered(number), self._numbered(number + 1))
-            if self._kept:
-                os.replace(self._path, self._numbered(1))
-            else:
-                self._path.unlink()
-            self.reopen()
+            # Before anything is renamed: where no file can be opened, each line would push out one that is kept.
+            new = self._path.with_name(f"{self._path.name}.new")
+            fd = _open(new)
+            try:
+                self._rename()
+                new.replace(self._path)
+            except OSError:
+                os.close(fd)
+                raise
+            self._go_on_in(fd)
+
+    def _rename(self) -> None:
+        if not self._path.exists():
+            # Somebody has renamed or removed it.
+            return
+        for number in range(self._kept - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self._numbered(number), self._numbered(number + 1))
+        if self._kept:
+            os.replace(self._path, self._numbered(1))
+        else:
+            self._path.unlink()
+
+    def _go_on_in(self, fd: int) -> None:
+        os.close(self._fd)
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
 
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

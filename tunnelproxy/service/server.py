@@ -162,8 +162,8 @@ def _in_sentences(state: StateDirectory) -> Iterator[None]:
         remedy = {
             errno.ENOSPC: "free space on its disk",
             errno.EDQUOT: "free space on its disk",
-            errno.EROFS: "have its disk mounted for writing",
-        }.get(error.errno or 0, "see that this user may write there")
+            errno.EROFS: "remount its disk read-write",
+        }.get(error.errno or 0, "make it writable for this user")
         raise ServiceError(
             f"cannot write {error.filename or state.path} in the state directory: {error.strerror}; {remedy}, or give "
             "--state-dir another directory"

@@ -138,7 +138,7 @@ class ServerCertificate:
                 "every client and device the new ca.pem"
             )
         else:
-            remedy = "put a new one in its place; the service takes it by itself"
+            remedy = "replace it; the service reads the new one by itself"
         self._say(level, f"{self._sentence(which, ends)}: {remedy}")
 
     def _sentence(self, which: str, ends: dt.datetime) -> str:

@@ -200,7 +200,7 @@ def _authorities(
     state: StateDirectory, given: bytes | None, broker: BrokerAddress, endpoints: Endpoints
 ) -> _Authorities:
     if given is not None and not endpoints.own_certificate:
-        raise ServiceError("--ca: the service has its own authority, not --certificate; leave --ca away")
+        raise ServiceError("--ca: the service has its own authority, not --certificate; omit --ca")
     service = given if endpoints.own_certificate else _read(state.ca / "ca.pem", "--ca")
     if broker.embedded:
         return _Authorities(service, service, is_one=True)

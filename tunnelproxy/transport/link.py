@@ -425,8 +425,8 @@ def _explain_certificate(refused: CertificateRefused, endpoint: Endpoint) -> str
         said = f"it is not valid for '{endpoint.host}'"
         remedy = "connect by a name that the certificate has (-e/--proxy-endpoint), or see who answers there"
     else:
-        remedy = "name its authority with -c/--capath or AWSIOT_TUNNEL_CAPATH"
-    return f"the certificate of {endpoint} is not to be trusted ({said}): {remedy}"
+        remedy = "pass its CA certificate with -c/--capath or AWSIOT_TUNNEL_CAPATH"
+    return f"the certificate of {endpoint} cannot be verified ({said}): {remedy}"
 
 
 def _explain_refusal(refusal: Exception, response: Response, mode: Mode, channel_id: str) -> LinkLost | TunnelRefused:

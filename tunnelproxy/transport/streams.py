@@ -20,7 +20,7 @@ try:
 except ImportError:
     _fast = None
 
-__all__ = ["Reading", "accept", "connect", "connect_unix", "keeps_what_is_written"]
+__all__ = ["Reading", "accept", "connect", "connect_unix", "is_failed_handshake", "keeps_what_is_written"]
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
@@ -29,13 +29,16 @@ if _fast is not None:
     logging.getLogger("aiofastnet").setLevel(logging.CRITICAL)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("SSL handshake failed")
+def is_failed_handshake(message: object) -> bool:
+    """Whether a message is asyncio's, uvloop's or aiofastnet's own report of a TLS handshake that failed.
+
+    Whoever awaits :func:`accept` or :func:`connect` has the exception, which says the same. aiofastnet's report has an
+    error class for an error, on which the logging module fails with a traceback.
+    """
+    return str(message).startswith("SSL handshake failed")
 
 
-# asyncio's, uvloop's and aiofastnet's own report of a handshake that failed, which the exception says too; aiofastnet's
-# has an error class for an error, on which the logging module fails with a traceback.
-logging.getLogger("asyncio").addFilter(_is_news)
+logging.getLogger("asyncio").addFilter(lambda record: not is_failed_handshake(record.msg))
 
 _TLS_RECORD = 16 * 1024 + 64
 

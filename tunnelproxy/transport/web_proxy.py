@@ -240,8 +240,8 @@ async def _certificate_refused(
         words = f"the certificate of the web proxy {proxy} {explain_dates(error.verify_code, validity)}"
         return WebProxyError(words, permanent=error.verify_code != NOT_YET_VALID)
     return WebProxyError(
-        f"the certificate of the web proxy {proxy} is not to be trusted ({error.verify_message.rstrip('.')}): name "
-        "its authority with -c/--capath or AWSIOT_TUNNEL_CAPATH, or add it to the system's",
+        f"the certificate of the web proxy {proxy} cannot be verified ({error.verify_message.rstrip('.')}): pass its "
+        "CA certificate with -c/--capath or AWSIOT_TUNNEL_CAPATH, or add it to the system's",
         permanent=True,
     )
 

@@ -10,7 +10,10 @@ import pytest
 from peers.process import REPOSITORY
 from peers.troubleshooting import Row, rows
 
-_PRODUCED = re.compile(r'assert_documented\(\s*"([^"]+)"|^ +(?:Broken|Mistake|Refused|Wrong)\(\s*"([^"]+)"', re.MULTILINE)
+_PRODUCED = re.compile(
+    r'assert_documented\(\s*"([^"]+)"|^ +(?:Broken|Mistake|Refused|Wrong)\(\s*"([^"]+)"',
+    re.MULTILINE,
+)
 
 
 def produced() -> set[str]:

@@ -113,7 +113,7 @@ def test_a_refusal_says_what_to_do_and_ends_the_connection() -> None:
     head, _, text = answer.decode().partition("\r\n\r\n")
     assert "Connection: close" in head
     assert f"Content-Length: {len(text)}" in head
-    assert "did not go on to pump-7: its host is 'evil.example??'" in text
+    assert "was not forwarded to pump-7: its host is 'evil.example??'" in text
     assert "open http://pump-7.localhost:40123/\n" in text
     assert "iotops_tunnel_ports=HTTP1=40123,any-host" in text
 

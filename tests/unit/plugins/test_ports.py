@@ -31,7 +31,7 @@ def test_a_port_for_any_host_however_ansible_cuts_the_list(parse_ports, choices)
     "choices", [["any-host"], ["VNC1=any,any-host"], ["HTTP1=off,any-host"], ["any-host,HTTP1=any"]]
 )
 def test_any_host_follows_a_port_for_http(parse_ports, choices):
-    with pytest.raises(ValueError, match="'any-host' says that a port takes HTTP requests for any host"):
+    with pytest.raises(ValueError, match="'any-host' belongs after the port of a service for HTTP"):
         parse_ports(choices)
 
 

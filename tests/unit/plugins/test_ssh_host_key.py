@@ -36,7 +36,7 @@ def explain(tmp_path):
         (("Certificate invalid: name is not a listed principal", FAILED), "does not have the name gw"),
         (("Certificate invalid: expired", STRICT, FAILED), "has expired; this machine's clock says"),
         (("Certificate invalid: not yet valid", FAILED), "is not valid yet; this machine's clock says"),
-        (("Certificate lacks principal list", FAILED), "is not accepted: Certificate lacks principal list"),
+        (("Certificate lacks principal list", FAILED), "is not accepted (Certificate lacks principal list)"),
         (("The ED25519-CERT host key for gw is marked as revoked.", FAILED), "revoked by an @revoked line"),
         (("Host key ED25519 SHA256:x revoked by file /r k", FAILED), "revoked by /r k."),
         (("Error checking host key ED25519 SHA256:x in revoked keys file /x: No", FAILED), "could not be checked"),

@@ -75,6 +75,14 @@ def test_a_damaged_certificate_is_reported_with_its_place(certificates: Certific
         certificates.ensure("127.0.0.1")
 
 
+@needs_openssl
+def test_so_is_one_that_somebody_else_has_made(certificates: Certificates) -> None:
+    new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=mine"]
+    openssl(*new, "-keyout", certificates.server_key, "-out", certificates.server_chain)
+    with pytest.raises(ServiceError, match="damaged"):
+        certificates.ensure("127.0.0.1")
+
+
 def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> str | None:
     """Do a TLS handshake in memory and return the version agreed on."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections import Counter
@@ -19,7 +20,9 @@ from peers.event_loop import in_event_loop, until
 from tunnelproxy.service.certificates import Certificates, server_context
 from tunnelproxy.service.door import Door
 from tunnelproxy.service.events import CutOff, Event
+from tunnelproxy.service.failures import Failures
 from tunnelproxy.service.limits import Limits
+from tunnelproxy.transport import streams
 
 
 class Echo(asyncio.Protocol):
@@ -200,6 +203,52 @@ async def test_what_is_no_tls_is_hung_up_on_and_gives_its_place_back(tmp_path: P
         opened.writers[-1].write(b"GET / HTTP/1.1\r\n\r\n")
         await until(lambda: opened.causes["tls"] == 1)
         assert await opened.comes_through()
+
+
+@pytest.mark.parametrize("kind", ["aiofastnet", "the event loop"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_who_breaks_off_the_handshake_writes_nothing_to_the_log_and_is_no_failure_of_the_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str, loop: str
+) -> None:
+    if kind == "aiofastnet":
+        pytest.importorskip("aiofastnet")
+    else:
+        monkeypatch.setattr(streams, "_fast", None)
+    failures = Failures()
+    new_loop = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(failures.of_loop)
+        async with house(tmp_path) as opened:
+            beginnings = (
+                b"\x16",
+                client_hello()[:50],
+                client_hello(),
+                b"\x15\x03\x01\x00\x02\x02\x28",
+                b"GET / HTTP/1.1\r\n",
+            )
+            for beginning in beginnings:
+                reader = await opened.come(tls=False)
+                opened.writers[-1].write(beginning)
+                opened.writers[-1].write_eof()
+                await has_ended(reader)
+            await until(lambda: opened.causes["tls"] == len(beginnings))
+
+    opened_loop = new_loop()
+    try:
+        opened_loop.run_until_complete(run())
+    finally:
+        opened_loop.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert failures.total == 0
+
+
+def client_hello() -> bytes:
+    sent = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
 
 
 @in_event_loop

@@ -98,7 +98,7 @@ def test_the_operator_is_told_when_it_begins_and_when_it_ends(
     disk.empty()
     store.close_tunnel(before.tunnel_id, NOW)
     assert said[0].startswith("cannot write to the database: database or disk is full; ")
-    assert said[1].startswith("the database can be written again; it could not ")
+    assert said[1].startswith("the database can be written again; writing failed ")
     assert len(said) == 2
 
 

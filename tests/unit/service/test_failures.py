@@ -65,3 +65,17 @@ def test_what_fails_in_a_callback_of_the_event_loop_is_logged(caplog: pytest.Log
         asyncio.run(run())
     assert len(caplog.records) == 1
     assert failures.total == 3
+
+
+def test_a_class_in_place_of_an_error_is_logged_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    failures = Failures()
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(failures.of_loop)
+        for _ in range(3):
+            loop.call_exception_handler({"message": "it failed", "exception": ConnectionResetError})
+
+    asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records] == ["it failed"]
+    assert failures.total == 3

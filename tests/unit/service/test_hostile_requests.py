@@ -172,6 +172,7 @@ names = st.sampled_from(
         "Content-Encoding",
         "Content-Type",
         "Cookie",
+        "Expect",
         "Upgrade",
     ]
 )
@@ -189,6 +190,8 @@ words = st.one_of(one_line, one_line.map(authorization), st.sampled_from([b"gzip
 @example(b"POST", b"/", {"Authorization": authorization(b"\xff\xfe"), "X-Amz-Date": b"20260101T000000Z"}, b"{}")
 @example(b"POST", b"/", {"Content-Encoding": b"gzip"}, b"not gzip!!")
 @example(b"POST", b"/", {"Content-Encoding": b"br"}, b"{}")
+@example(b"POST", b"/", {"Expect": b"magic"}, b"{}")
+@example(b"GET", b"/", {"Expect": b"\x80"}, b"")
 @example(b"GET", b"//[", {}, b"")
 @example(b"GET", b"http://[", {}, b"")
 @example(b"CONNECT", b"x:1", {}, b"")

@@ -18,6 +18,6 @@ def test_it_is_said_at_its_beginning_and_at_its_end() -> None:
     outage.worked()
     assert said == [
         "cannot write to the file f: No space left on device; lines are lost",
-        "the file f can be written again; it could not 3 times within 12 s",
+        "the file f can be written again; writing failed 3 times within 12 s",
     ]
     assert outage.total == 3

@@ -230,7 +230,7 @@ async def test_a_certificate_of_the_proxy_that_is_not_to_be_trusted(tmp_path: Pa
     certificates.ensure("localhost")
     async with answering(b"", [], server_context(certificates)) as port:
         route = find_route(AWS, {"HTTPS_PROXY": f"https://127.0.0.1:{port}"})
-        with pytest.raises(LinkLost, match=r"the certificate of the web proxy .* is not to be trusted") as caught:
+        with pytest.raises(LinkLost, match=r"the certificate of the web proxy .* cannot be verified") as caught:
             await connect(route, Access(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
         assert caught.value.permanent
 
