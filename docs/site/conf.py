@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sphinx's settings for the documentation site: `make docs`. It needs no network, and the pages load nothing from one."""
+"""Sphinx settings for the documentation site: `make docs`. It needs no network, and its pages load nothing from one."""
 
 project = "iotops.tunnel"
-copyright = "the iotops.tunnel authors"  # noqa: A001: Sphinx wants this name
+copyright = "the iotops.tunnel authors"
 extensions = ["myst_parser", "sphinx_antsibull_ext"]
 include_patterns = ["index.md", "*.md", "docs/*.md", "roles/*/README.md", "reference/*.rst"]
 root_doc = "index"
