@@ -89,7 +89,7 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
         type=_count,
         default=5_000,
         metavar="N",
-        help="connections of one client address to each port (default: %(default)s)",
+        help="connections of one client address (of IPv6, of one /64) to each port (default: %(default)s)",
     )
     limits.add_argument(
         "--max-half-open",

@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from typing import Any
 
 from .events import CutOff, Listener
+from .limits import counted_address
 
 __all__ = ["Arrivals"]
 
@@ -59,7 +60,7 @@ class Arrivals:
             crowd = max(self._waiting.values(), key=len)
             self._cut_off(next(iter(crowd)), "half-open")
         loop = asyncio.get_running_loop()
-        arrival = _Arrival(sock, str(peer[0]))
+        arrival = _Arrival(sock, counted_address(str(peer[0])))
         arrival.timer = loop.call_later(self._seconds, self._cut_off, arrival, "handshake-time")
         self._waiting.setdefault(arrival.address, {})[arrival] = None
         self._number += 1

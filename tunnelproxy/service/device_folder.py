@@ -50,6 +50,9 @@ class DeviceFolder:
             _refuse_one_of_others(path, os.fstat(fd))
             yield cls(path, fd)
         except OSError as error:
+            if os.path.isabs(error.filename or ""):
+                # Of the state directory: what is written here has names within it.
+                raise
             raise _cannot_write(path, error) from error
         finally:
             os.close(fd)
@@ -86,7 +89,7 @@ def _refuse_one_of_others(path: Path, status: os.stat_result) -> None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ServiceError(
             f"others may write to the directory {path}, and so could read the password that is to be written there; "
-            f"take that away (chmod go-w {path}), or give --output another one"
+            f"remove that permission (chmod go-w {path}), or give --output another one"
         )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 import ssl
 from collections import Counter
@@ -24,9 +23,10 @@ from typing import Any, Union, cast
 from ..transport import receive_buffer, streams
 from ..transport.accepting import accept_for_ever
 from ..transport.background import restarted
+from ..transport.descriptors import allow_many_files
 from .arrivals import Arrivals
 from .events import CutOff, Listener
-from .limits import Limits
+from .limits import Limits, counted_address
 
 __all__ = ["Door"]
 
@@ -78,8 +78,9 @@ class Door:
         arrivals = self._arrivals = Arrivals(self._limits.handshake_seconds, self._notify, most=_places_to_wait())
 
         def arrive(sock: socket.socket, peer: Any) -> None:
-            if self._is_full(str(peer[0])):
-                self._refuse(sock, str(peer[0]))
+            address = counted_address(str(peer[0]))
+            if self._is_full(address):
+                self._refuse(sock, address)
             else:
                 arrivals.add(sock, peer)
 
@@ -146,7 +147,9 @@ class Door:
         except OSError as error:
             # ssl.SSLError, too, and what a timeout raises.
             _log.debug("TLS handshake with %s failed: %s", visitor.address, error)
-            self._notify(CutOff(visitor.address, "tls"))
+            if visitor.protocol in self._half_open:
+                # Else it is cut off here, and counted.
+                self._notify(CutOff(visitor.address, "tls"))
         finally:
             if visitor.transport is None:
                 self._forget(visitor)
@@ -180,7 +183,7 @@ class Door:
 
 def _places_to_wait() -> int:
     """For how many connections there are descriptors to wait with: a quarter of all, on each port."""
-    return min(_MOST_WAITING, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+    return min(_MOST_WAITING, allow_many_files() // 4)
 
 
 class _Visitor(asyncio.BufferedProtocol):

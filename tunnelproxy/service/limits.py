@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "Pace", "TokenBucket"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "Pace", "TokenBucket", "counted_address"]
 
 _BURST_SECONDS = 0.25
 
@@ -19,7 +20,7 @@ class Limits:
         tunnels: open at once.
         services: per tunnel; AWS's default quota is three.
         bandwidth: bytes per second and tunnel, both ways together; AWS holds a tunnel to 800 KB/s.
-        connections_per_address: TCP connections of one client address to one port at once.
+        connections_per_address: TCP connections of one address (:func:`counted_address`) to one port at once.
         half_open: connections to one port at once whose handshake is not done.
         handshake_seconds: how long a handshake may take, TLS included.
     """
@@ -33,6 +34,18 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def counted_address(address: str) -> str:
+    """What an address is counted as: itself, or, for IPv6, its network of 64 bits, all of which one client can have.
+
+    Source: RFC 4291, section 2.5.1.
+    """
+    if ":" not in address:
+        return address
+    parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    mapped = parsed.ipv4_mapped
+    return str(mapped or ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
 class Pace:

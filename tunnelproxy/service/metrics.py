@@ -26,6 +26,9 @@ from .ledger import Ledger
 __all__ = ["Figure", "Metrics"]
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_MOST_CONNECTIONS = 64
+"""For figures, at once. Of more, the oldest is closed: every local user can connect there, and say nothing."""
+
 _LAG_PERIOD = 0.5
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -98,6 +101,9 @@ class Metrics:
         loop = asyncio.get_running_loop()
 
         def admit(connection: socket.socket, _peer: Any) -> None:
+            present = server.connections
+            if len(present) >= _MOST_CONNECTIONS:
+                present[0].force_close()
             # Not asyncio's own server: that of uvloop ends with the first error of accept(2).
             watched("a connection for figures", _serve(loop, server, connection))
 

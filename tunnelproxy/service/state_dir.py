@@ -216,7 +216,10 @@ def replace_file(path: Path, content: bytes) -> None:
         with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
             file.write(content)
         partial.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        if error.filename is None:
+            # As of write(2).
+            error.filename = str(path)
         raise

@@ -67,7 +67,10 @@ class Store:
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
         except (OSError, sqlite3.Error, StoreError) as error:
-            raise ServiceError(f"cannot open the service's database {path}: {error}{_remedy(error)}") from error
+            words = error
+            while isinstance(words, StoreError) and isinstance(words.__cause__, (sqlite3.Error, StoreError)):
+                words = words.__cause__
+            raise ServiceError(f"cannot open the service's database {path}: {words}{_remedy(words)}") from error
 
     def close(self) -> None:
         """Close the database."""
@@ -361,14 +364,20 @@ class Store:
     # Inside
 
     def _prepare(self) -> None:
+        if self._version() == SCHEMA_VERSION:
+            # Whoever only reads needs no space on the disk.
+            return
         with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            version = self._version()
             if version > SCHEMA_VERSION:
                 raise ServiceError(
                     f"the database {self._path} was written by a newer tunnelproxy (schema {version}, this one knows "
                     f"{SCHEMA_VERSION}); upgrade tunnelproxy, or give --state-dir another directory"
                 )
             upgrade(self._db, version)
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _find_existing(self, tunnel_id: str) -> Tunnel:
         return _tunnel(self._db.execute(_SELECT_TUNNEL + " WHERE tunnel_id = ?", (tunnel_id,)).fetchone())

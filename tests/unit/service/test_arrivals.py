@@ -85,6 +85,18 @@ async def test_where_too_many_wait_the_address_that_has_most_loses_its_oldest(cl
 
 
 @in_event_loop
+async def test_all_addresses_of_an_ipv6_network_take_one_turn(clients: Clients) -> None:
+    arrivals = Arrivals(10, clients.events.append)
+    for number in range(1, 100):
+        clients.come(arrivals, f"2001:db8::{number:x}")
+    clients.come(arrivals, "2001:db8:0:1::1")
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert {(await arrivals.next())[1] for _ in range(2)} == {"2001:db8::/64", "2001:db8:0:1::/64"}
+    arrivals.close()
+
+
+@in_event_loop
 async def test_all_that_wait_are_closed_at_the_end(clients: Clients) -> None:
     arrivals = Arrivals(10, clients.events.append)
     waiting = [clients.come(arrivals, "a", words) for words in (b"", b"hello")]

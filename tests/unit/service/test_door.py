@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 import ssl
 from collections import Counter
@@ -120,6 +121,15 @@ async def test_who_does_nothing_is_cut_off_in_time(tmp_path: Path, tls: bool) ->
 
 
 @in_event_loop
+async def test_who_stops_within_the_handshake_is_counted_once(tmp_path: Path) -> None:
+    async with house(tmp_path, handshake_seconds=0.5) as opened:
+        assert await has_ended(await opened.begins("127.0.0.3"))
+        await until(lambda: opened.causes)
+        await opened.comes_through()
+        assert sum(opened.causes.values()) == 1
+
+
+@in_event_loop
 async def test_who_is_settled_stays(tmp_path: Path) -> None:
     async with house(tmp_path, handshake_seconds=0.5) as opened:
         assert await opened.comes_through()
@@ -151,6 +161,15 @@ async def test_who_says_nothing_keeps_nobody_out_and_is_kept(tmp_path: Path) -> 
         assert asyncio.get_running_loop().time() - began < 2
         assert not any(reader.at_eof() for reader in silent)
         assert opened.causes == Counter()
+
+
+@in_event_loop
+async def test_without_a_limit_of_descriptors_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which is -1 on Linux.
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    async with house(tmp_path) as opened:
+        assert await opened.comes_through()
 
 
 @in_event_loop

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pace of a tunnel, with a clock that the test moves."""
+"""The pace of a tunnel, with a clock that the test moves, and what counts as one address."""
 
 from __future__ import annotations
 
 import pytest
 
-from tunnelproxy.service.limits import Pace
+from tunnelproxy.service.limits import Pace, counted_address
 
 
 class Clock:
@@ -48,3 +48,16 @@ def test_over_time_the_rate_is_kept() -> None:
     for _ in range(1000):
         clock.now += pace.take(65_536)
     assert 1000 * 65_536 / (clock.now - Clock.now) == pytest.approx(100_000, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_a_client_with_an_ipv6_network_counts_once(address: str, counted: str) -> None:
+    assert counted_address(address) == counted

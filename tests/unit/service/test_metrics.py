@@ -9,7 +9,7 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from peers.event_loop import in_event_loop
+from peers.event_loop import in_event_loop, until
 from tunnelproxy.service.events import ControlCall, CutOff, Refused
 from tunnelproxy.service.ledger import Ledger
 from tunnelproxy.service.metrics import Metrics
@@ -48,3 +48,18 @@ async def test_events_are_counted_and_the_rest_is_counted_when_asked_for() -> No
     assert found["tunnelproxy_refusals_total", (("cause", "token-used"),)] == 1
     assert found["tunnelproxy_refusals_total", (("cause", "handshake-time"),)] == 1
     assert found["tunnelproxy_tunnels_open", ()] == 7
+
+
+@in_event_loop
+async def test_who_connects_and_says_nothing_takes_neither_descriptors_without_end_nor_the_figures() -> None:
+    metrics = Metrics(Ledger(lambda event: None, clock=lambda: 0.0), lambda: 7)
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with metrics.served(listener):
+        silent = [await asyncio.open_connection(*listener.getsockname()) for _ in range(100)]
+        port = listener.getsockname()[1]
+        found = await asyncio.get_running_loop().run_in_executor(None, read, port)
+        assert found["tunnelproxy_tunnels_open", ()] == 7
+        await until(lambda: sum(reader.at_eof() for reader, _ in silent) >= 36)
+        assert not silent[-1][0].at_eof()
+        for _, writer in silent:
+            writer.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from peers.full_disk import SmallDisk, why_impossible
 from tunnelproxy.service.access import AccessKey
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.schema import _VERSION_1
@@ -191,3 +192,18 @@ def test_a_file_that_is_no_database_is_reported(path: Path) -> None:
     path.write_text("not a database, and long enough to be taken for one" * 20)
     with pytest.raises(ServiceError, match=re.escape(str(path))):
         Store(path)
+
+
+@pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
+def test_on_a_full_disk_what_is_there_can_be_read_and_why_it_cannot_be_changed_is_said_once(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "disk") as disk:
+        path = disk.path / "service.db"
+        running = Store(path)
+        disk.fill()
+        beside = Store(path)
+        assert beside.keys() == running.keys()
+        beside.close()
+        with pytest.raises(ServiceError) as refused:
+            Store(disk.path / "new.db")
+        assert str(refused.value).count("free space on its disk") == 1
+        running.close()
