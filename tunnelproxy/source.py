@@ -18,6 +18,7 @@ from .transport import streams
 from .transport.accepting import accept_for_ever
 from .transport.background import restarted, watched
 from .transport.descriptors import is_reserved
+from .transport.ipv6_loopback import reserve
 from .transport.link import Access, Relink
 from .transport.local import Guard, LocalSocket
 from .transport.multiplexer import OLD_SECONDS, Multiplexer, MultiplexerOwner
@@ -41,14 +42,27 @@ OLD_SERVICES = frozenset(("SSH", "VNC"))
 leave messages of a newer version than V1 without an answer, and in both the server speaks first."""
 
 
-class _Listener:
-    """A listening socket, and the task that accepts what connects to it."""
+_ATTEMPTS = 10
+"""Ports to try where any will do, and the same one of ``::1`` is to be ours too."""
 
-    def __init__(self, sock: socket.socket, admit: Callable[[socket.socket, Any], None]) -> None:
+
+class _Listener:
+    """A listening socket, and the task that accepts what connects to it.
+
+    Args:
+        sock: is listening.
+        reserved: kept as long as it listens.
+    """
+
+    def __init__(
+        self, sock: socket.socket, reserved: socket.socket | None, admit: Callable[[socket.socket, Any], None]
+    ) -> None:
         # No error ends it; a fault of ours does not either.
         self._accepting = restarted("listening for local connections", lambda: accept_for_ever(sock, admit))
         # Not before: the event loop would forget a reader of whichever socket has its number next.
         self._accepting.add_done_callback(lambda _: sock.close())
+        if reserved is not None:
+            self._accepting.add_done_callback(lambda _: reserved.close())
 
     def stop(self) -> None:
         """Close it, in a moment."""
@@ -58,6 +72,25 @@ class _Listener:
         """Close it."""
         self.stop()
         await asyncio.wait({self._accepting})
+
+
+def _bind(family: int, address: Any, *, reserves: bool) -> tuple[socket.socket, socket.socket | None]:
+    """Listen on an address, and reserve the same port of ``::1`` if that is wanted."""
+    attempts = _ATTEMPTS if reserves and not address[1] else 1
+    while True:
+        attempts -= 1
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+            reserved = reserve(sock.getsockname()[1]) if reserves else None
+        except OSError as error:
+            sock.close()
+            if error.errno != errno.EADDRINUSE or not attempts:
+                raise
+        else:
+            return sock, reserved
 
 
 class SourceProxy:
@@ -74,6 +107,7 @@ class SourceProxy:
         leaves_descriptors: whether to turn local connections away where this process has few descriptors left: any
             local user can have 128 of each service.
         new_guard: makes what looks at each connection to the local port of a service; None where all may pass.
+        is_for_browsers: whether nobody else may listen at the same port of ``::1``, which browsers try first.
     """
 
     def __init__(
@@ -92,6 +126,7 @@ class SourceProxy:
         stall_seconds: float = STALL_SECONDS,
         leaves_descriptors: bool = False,
         new_guard: Callable[[str], Guard | None] = lambda service_id: None,
+        is_for_browsers: Callable[[str], bool] = lambda service_id: False,
     ) -> None:
         self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, patience=patience)
         self.refusal: str | None = None
@@ -101,6 +136,7 @@ class SourceProxy:
         self._leaves_descriptors = leaves_descriptors
         self._stall_seconds = stall_seconds
         self._new_guard = new_guard
+        self._is_for_browsers = is_for_browsers
         self._told_version = destination_version
         self._found_version: Version | None = None
         self.answers_v1_only = False
@@ -175,20 +211,14 @@ class SourceProxy:
         try:
             found = await loop.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, bind_to = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind(bind_to)
-                sock.listen(BACKLOG)
-            except OSError:
-                sock.close()
-                raise
+            sock, reserved = _bind(family, bind_to, reserves=self._is_for_browsers(service_id))
         except OSError as error:
             why = "the port is in use" if error.errno == errno.EADDRINUSE else reason(error)
             remedy = "; give another with -s, or stop what uses it" if error.errno == errno.EADDRINUSE else ""
             raise ConfigurationError(f"{service_id}: cannot listen on {address}: {why}{remedy}") from error
         bound = sock.getsockname()
-        return _Listener(sock, lambda accepted, _: self._admit(service_id, accepted)), TcpAddress(bound[0], bound[1])
+        listener = _Listener(sock, reserved, lambda accepted, _: self._admit(service_id, accepted))
+        return listener, TcpAddress(bound[0], bound[1])
 
     def _admit(self, service_id: str, sock: socket.socket) -> None:
         if self._leaves_descriptors and is_reserved(sock.fileno()):

@@ -199,6 +199,28 @@ def test_any_host_lets_all_in_is_kept_by_the_next_hub_and_can_be_taken_back(scen
     assert scene.port() == port
 
 
+def test_nobody_else_can_listen_where_a_browser_looks_first(scene: Scene) -> None:
+    port = scene.port()
+    for host in ("::1", "::", "127.0.0.1"):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="Address already in use"):
+                other.bind((host, port))
+
+
+def test_a_port_that_somebody_has_of_the_ipv6_loopback_is_not_used(scene: Scene) -> None:
+    before = scene.port()
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(client.HubError, match="another program listens there"):
+            client.ensure("pump", "HTTP1", ports={"HTTP1": port})
+        assert scene.port() == before
+    client.ensure("pump", "HTTP1", ports={"HTTP1": port})
+    assert scene.port() == port
+
+
 # A browser.
 
 

@@ -163,11 +163,14 @@ def test_agent_to_broker(legs: Legs) -> None:
     legs.back(legs.device, lambda: legs.agent.count("waiting for notifications") > before)
 
 
-def test_agent_to_ssh_server(legs: Legs) -> None:
+@pytest.mark.parametrize("typed", [False, True], ids=["idle", "with data on its way"])
+def test_agent_to_ssh_server(legs: Legs, typed: bool) -> None:
     stream = client.open_stream("pump", "SSH1")
     opened = descriptors(legs.agent.pid)
     legs.drop(legs.device, legs.sshd.port)
-    legs.noticed("the agent", lambda: descriptors(legs.agent.pid) < opened)
+    if typed:
+        os.write(stream, b"SSH-2.0-nobody\r\n")
+    legs.noticed(f"the agent (typed: {typed})", lambda: descriptors(legs.agent.pid) < opened)
     legs.noticed("the operator", lambda: _has_ended(stream))
     os.close(stream)
     legs.back(legs.device, legs.answers)

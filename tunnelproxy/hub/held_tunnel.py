@@ -24,6 +24,7 @@ from ..protocol.session import Mode
 from ..source import SourceProxy
 from ..transport.background import watched
 from ..transport.endpoint import Endpoint
+from ..transport.ipv6_loopback import reserve
 from ..transport.link import Access, LinkLost
 from ..transport.route import Route, find_route
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
@@ -192,6 +193,7 @@ class HeldTunnel:
             speaks_newer=record.destination_version == "V3",
             leaves_descriptors=True,
             new_guard=self._new_guard,
+            is_for_browsers=_is_http,
         )
         # It catches what it may meet. Where it ends, the tunnel is not alive, and the next request takes it up again.
         self._running = watched(f"the tunnel of {record.thing}", self._run())
@@ -486,9 +488,9 @@ class HeldTunnel:
         chosen = self.record.chosen_ports.get(service_id, 0)
         if chosen != 0:
             # One that is taken must not end the tunnel: whoever asks for it by listen() is told.
-            return TcpAddress(None, chosen) if chosen is not None and _is_free(chosen) else None
+            return TcpAddress(None, chosen) if chosen is not None and _is_free(service_id, chosen) else None
         before = self.record.ports.get(service_id, 0)
-        return TcpAddress(None, before if _is_free(before) else 0)
+        return TcpAddress(None, before if _is_free(service_id, before) else 0)
 
     def _gone(self) -> HubError:
         cause = self._proxy.end.cause
@@ -518,7 +520,7 @@ def check_port(service_id: str, port: int | None, thing: str, *, its_own: Collec
             "needs none; take it out of iotops_tunnel_ports, or the option ports",
             code="bad-input",
         )
-    if port and port not in its_own and not _is_free(port):
+    if port and port not in its_own and not _is_free(service_id, port):
         raise _port_in_use(service_id, port, thing, "another program listens there")
 
 
@@ -544,13 +546,17 @@ def _is_http(service_id: str) -> bool:
     return service_id.upper().startswith("HTTP")
 
 
-def _is_free(port: int) -> bool:
+def _is_free(service_id: str, port: int) -> bool:
+    """Whether a service can listen at a port of the loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+            reserved = reserve(port) if _is_http(service_id) else None
         except OSError:
             return False
+    if reserved is not None:
+        reserved.close()
     return True
 
 

@@ -89,7 +89,7 @@ def _refuse_one_of_others(path: Path, status: os.stat_result) -> None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ServiceError(
             f"others may write to the directory {path}, and so could read the password that is to be written there; "
-            f"take that away (chmod go-w {path}), or give --output another one"
+            f"remove that permission (chmod go-w {path}), or give --output another one"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from ..protocol.framing import MAX_PAYLOAD, Bytes
 from . import receive_buffer, streams
-from .tcp import keep_alive
+from .tcp import keep_alive, unanswered_seconds
 
 __all__ = ["RECEIVE_BUFFER", "Guard", "LocalOwner", "LocalSocket"]
 
@@ -137,6 +137,13 @@ class LocalSocket(asyncio.BufferedProtocol):
     def written(self) -> int:
         """Bytes that the local peer's socket has taken."""
         return self.bytes_out - self.unwritten
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """For how long the peer's machine has acknowledged nothing of what it was sent; 0 where it answers."""
+        if self._transport is None or self._transport.is_closing():
+            return 0.0
+        return unanswered_seconds(self._transport.get_extra_info("socket"))
 
     # What the event loop reports.
 

@@ -49,6 +49,12 @@ OLD_SECONDS = 15.0
 """How long it may say nothing, to that neither, before this is told. The reference answers nothing while it tries to
 reach its server, up to five times and 2.5 s apart."""
 
+LOST_SECONDS = 60.0
+"""How long a local peer's machine may acknowledge nothing of what it was sent: as long as the kernel gives it where
+there is nothing to acknowledge."""
+
+LOOK_SECONDS = 10.0
+"""How often to look for those."""
 
 EXPECTED_OLD = 0.2
 """Which part of these is enough for a far end that is expected to speak V1 only: its thing did so before. One that has
@@ -109,6 +115,7 @@ class Multiplexer:
         self._parked: list[LocalSocket] = []
         """Those that have something to send, and are held."""
         self._loop = asyncio.get_running_loop()
+        self._looking: asyncio.TimerHandle | None = None
 
     # What the proxy does.
 
@@ -153,6 +160,8 @@ class Multiplexer:
         """Give a connection that was opened, or asked for, its local socket; it may still be connecting."""
         self.connections[connection] = local
         self._names[local] = connection
+        if self._looking is None:
+            self._looking = self._loop.call_later(LOOK_SECONDS, self._look_for_lost)
         if local.pending or local.ended:
             self.local_ready(local)
 
@@ -250,6 +259,9 @@ class Multiplexer:
     def link_down(self) -> None:
         self._link = None
         self._forget_silences()
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         self._parked.clear()
         self._waiting.clear()
         self._slow_peers.link_down()
@@ -278,6 +290,15 @@ class Multiplexer:
 
     def local_drained(self, local: LocalSocket) -> None:
         self._slow_peers.drained(local)
+
+    def _look_for_lost(self) -> None:
+        """End the connections whose peer has vanished without a word, while something was on its way there."""
+        self._looking = self._loop.call_later(LOOK_SECONDS, self._look_for_lost) if self.connections else None
+        for connection, local in list(self.connections.items()):
+            seconds = local.unanswered_seconds
+            if seconds >= LOST_SECONDS:
+                log.warning("%s: reset, as its peer has acknowledged nothing for %.0f s", connection, seconds)
+                self.reset(connection)
 
     def _peer_stalled(self, local: LocalSocket, seconds: float) -> None:
         connection = self._names.get(local)

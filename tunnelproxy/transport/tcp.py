@@ -47,9 +47,9 @@ ping, so that with one every 20 s a dead service is found 55 s after its last si
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
-# Of Linux's struct tcp_info: tcpi_retransmits, and tcpi_last_ack_recv in milliseconds.
-_TCP_INFO = struct.Struct("=2xB53xI")
-_MANY_RETRANSMISSIONS = 5
+# Of Linux's struct tcp_info: tcpi_retransmits, tcpi_probes, and tcpi_last_ack_recv in milliseconds.
+_TCP_INFO = struct.Struct("=2xBB52xI")
+_MANY_ATTEMPTS = 5
 
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
@@ -130,10 +130,11 @@ def unanswered_seconds(sock: socket.socket | None) -> float:
     sock = _if_tcp(sock)
     if sock is None or not hasattr(socket, "TCP_INFO"):
         return 0.0
-    retransmissions, milliseconds = _TCP_INFO.unpack(
+    retransmissions, probes, milliseconds = _TCP_INFO.unpack(
         sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     )
-    return milliseconds / 1000 if retransmissions >= _MANY_RETRANSMISSIONS else 0.0
+    # Where this machine itself cannot send, as without a route, the kernel probes. An answer sets both to zero.
+    return milliseconds / 1000 if max(retransmissions, probes) >= _MANY_ATTEMPTS else 0.0
 
 
 def _if_tcp(sock: socket.socket | None) -> socket.socket | None:

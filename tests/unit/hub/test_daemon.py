@@ -15,6 +15,8 @@ import pytest
 
 from peers.event_loop import in_event_loop, until
 from tunnelproxy.hub import client, daemon
+from tunnelproxy.hub.hub import Hub
+from tunnelproxy.hub.ssh_names import SshNames
 
 
 class Replaced:
@@ -95,3 +97,17 @@ async def test_what_is_not_needed_ends_also_while_the_folder_cannot_be_made_agai
     with pytest.raises(client.HubError, match="cannot make the hub's folder"):
         await daemon._look_after(SimpleNamespace(tidy=tidy), SimpleNamespace(restore=restore), print)  # type: ignore[arg-type]
     assert tidied
+
+
+@in_event_loop
+async def test_a_hub_that_is_asked_for_something_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be opening a tunnel, which it has to give to the other, too."""
+    hub = Hub(tmp_path, SshNames(tmp_path / "names"))
+    opened = asyncio.Event()
+    monkeypatch.setattr(hub, "_ensure", lambda request: opened.wait())
+    assert not hub.busy
+    request = asyncio.ensure_future(hub.answer({"op": "ensure"}))
+    await until(lambda: hub.busy)
+    opened.set()
+    await request
+    assert not hub.busy

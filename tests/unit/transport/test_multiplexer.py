@@ -302,3 +302,27 @@ def test_nobody_waits_for_an_answer_to_a_connection_that_has_ended() -> None:
         assert not any(message.ignorable for message in rig.link.messages)
 
     check()
+
+
+@in_event_loop
+async def test_a_peer_that_has_vanished_with_something_on_its_way_is_reset_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tunnelproxy.transport.multiplexer.LOOK_SECONDS", 0.01)
+    rig = Rig()
+    (vanished, peer), (other, _) = [await rig.connect() for _ in range(2)]
+    lost = rig.multiplexer.connections[vanished]
+    rig.receive(Message.DATA, vanished, b"to nobody")
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b"to nobody"
+    transport = cast(asyncio.Transport, lost._transport)
+    number = transport.get_extra_info("socket").fileno()
+    monkeypatch.setattr(
+        "tunnelproxy.transport.local.unanswered_seconds", lambda sock: 60.0 if sock.fileno() == number else 0.0
+    )
+    await until(lambda: rig.owner.ended)
+    assert rig.owner.ended == [vanished]
+    assert list(rig.multiplexer.connections) == [other]
+    assert [message.connectionId for message in rig.link.messages if message.type == Message.CONNECTION_RESET] == [
+        vanished.connection_id
+    ]
+    assert "reset, as its peer has acknowledged nothing for 60 s" in caplog.text

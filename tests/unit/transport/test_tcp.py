@@ -53,6 +53,21 @@ def test_a_peer_that_does_not_read_is_not_taken_for_one_that_vanished() -> None:
             assert unanswered_seconds(sock) == 0
 
 
+@pytest.mark.parametrize(
+    ("retransmissions", "probes", "seconds"),
+    [(5, 0, 61.0), (0, 5, 61.0), (4, 0, 0.0), (0, 4, 0.0)],
+    ids=["lost on the way", "not even sent, without a route", "sent again", "probed"],
+)
+def test_a_peer_is_lost_that_has_answered_neither_retransmissions_nor_probes(
+    retransmissions: int, probes: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The beginning of struct tcp_info, with 61 s since the last acknowledgement.
+    info = bytes((1, 0, retransmissions, probes)) + bytes(52) + (61_000).to_bytes(4, sys.byteorder)
+    monkeypatch.setattr(socket.socket, "getsockopt", lambda sock, *which: info)
+    with socket.socket() as sock:
+        assert unanswered_seconds(sock) == seconds
+
+
 def test_what_is_no_tcp_socket_is_left_alone() -> None:
     tune(None)
     keep_alive(None)
