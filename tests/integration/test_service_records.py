@@ -9,6 +9,7 @@ import re
 import signal
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +27,13 @@ def metrics_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def service(metrics_port: int) -> Iterator[TunnelingService]:
-    with TunnelingService("--metrics-port", str(metrics_port)) as running:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "service.log"
+
+
+@pytest.fixture(scope="module")
+def service(metrics_port: int, log: Path) -> Iterator[TunnelingService]:
+    with TunnelingService("--metrics-port", str(metrics_port), "--log-file", str(log)) as running:
         yield running
 
 
@@ -99,13 +105,15 @@ def test_no_secret_is_audited(service: TunnelingService, opened: dict[str, str])
         assert secret not in log
 
 
-def test_after_a_hangup_the_audit_log_goes_on_in_a_new_file(service: TunnelingService) -> None:
+def test_after_a_hangup_both_logs_go_on_in_new_files(service: TunnelingService, log: Path) -> None:
     path = service.state_dir / "audit.log"
-    path.rename(path.with_suffix(".log.1"))
+    for each in (path, log):
+        each.rename(each.with_suffix(".log.1"))
     os.kill(service.pid, signal.SIGHUP)
     wait_for(path.exists, "a new audit log")
-    service.boto3_client().list_tunnels()
+    service.boto3_client().open_tunnel()
     assert len(path.read_text().splitlines()) == 1
+    assert re.search(" INFO +tunnel .* opened", log.read_text())
 
 
 def test_figures_tell_what_goes_on(service: TunnelingService, metrics_port: int, opened: dict[str, str]) -> None:

@@ -244,7 +244,7 @@ class _AllCut(_AllTroubled):
         return self.all
 
 
-class HubSocketRemoved(_AllCut):
+class HubSocketRemoved(_AllTroubled):
     """As by a program that cleans up temporary folders."""
 
     name = "hub-socket-removed"
@@ -660,19 +660,26 @@ class HostileClientId(_OneReopened):
         victim = self.field.devices[self.thing(self.index)].agent
         host, port = self.field.service.mqtt.rsplit(":", 1)
         before = victim.count("waiting for notifications")
+        let_in: list[bool] = []
         for _ in range(10):
             client = Client(
                 CallbackAPIVersion.VERSION2, client_id=f"{self.thing(self.index)}-tunnels", reconnect_on_failure=False
             )
             client.tls_set_context(ssl.create_default_context(cafile=str(folder / "ca.pem")))
             client.username_pw_set(hostile, (folder / "password").read_text().strip())
+            client.on_connect = lambda _client, _data, _flags, reason, _properties: let_in.append(not reason.is_failure)
             with contextlib.suppress(OSError):
                 client.connect(host.rpartition("//")[2], int(port))
                 client.loop_start()
                 time.sleep(0.5)
                 client.loop_stop()
                 client.disconnect()
-        self.figures = {"times the other was cut off": victim.count("waiting for notifications") - before}
+        self.figures = {
+            "answers of the broker": len(let_in),
+            "times the other was cut off": victim.count("waiting for notifications") - before,
+        }
+        if not let_in:
+            self.failure = "the hostile device did not reach the broker"
         if self.figures["times the other was cut off"]:
             self.failure = "a device cut off another by its client ID"
         yield

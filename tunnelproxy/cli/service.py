@@ -104,7 +104,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..service.state_dir import default_path
     from .process import run_until_signal
 
-    configure(arguments.verbose, arguments.log_format, service_options.log_handler(arguments))
+    log_file = service_options.log_file(arguments)
+    configure(arguments.verbose, arguments.log_format, log_file)
     state_dir = arguments.state_dir or default_path()
     settings = Settings(
         state_dir,
@@ -112,6 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.api_port,
         arguments.data_port,
         broker=service_things.broker_settings(arguments),
+        reopen_log=None if log_file is None else log_file.reopen,
         **service_options.settings(arguments),
     )
     run_until_signal(serve(settings, _announce))

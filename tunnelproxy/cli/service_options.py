@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,9 @@ from .parser import seconds
 if TYPE_CHECKING:
     from ..service.certificates import OwnCertificate
     from ..service.limits import Limits
+    from ..service.log_file import LogFile
 
-__all__ = ["add_options", "log_handler", "settings"]
+__all__ = ["add_options", "log_file", "settings"]
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
 # What is read at once, 256 KiB at most, must not take longer to be worked off than clients wait for an answered ping.
@@ -122,8 +122,8 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def log_handler(arguments: argparse.Namespace) -> logging.Handler | None:
-    """What writes the log file that the options name; None for standard error."""
+def log_file(arguments: argparse.Namespace) -> LogFile | None:
+    """The log file that the options name; None for standard error."""
     from ..service.log_file import LogFile
 
     if arguments.log_file is None:

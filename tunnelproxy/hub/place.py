@@ -129,7 +129,11 @@ class Place:
         """Listen no more. The lock stays until the process ends: what it holds is not yet there for the next."""
         path = self.folder / SOCKET_NAME
         if self._listens_at is not None and _identity(path) == self._listens_at:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                # Whoever connects there is refused, as where nothing is. What is left to do must not wait for it.
+                log.warning("%s stays, and nobody listens there: %s", path, error.strerror)
         self._stop_listening()
 
     def _take_again(self) -> None:

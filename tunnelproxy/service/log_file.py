@@ -36,6 +36,13 @@ class LogFile(logging.Handler):
                 f"cannot write the log {path}: {error.strerror}; give --log-file another file"
             ) from error
 
+    def reopen(self) -> None:
+        """Go on in a new file, as the old one has been renamed; where that fails, in the old one."""
+        try:
+            self._file.reopen()
+        except OSError as error:
+            _say(logging.ERROR, f"cannot begin a new log: {error}; going on in the old file")
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._file.write(self.format(record).encode(errors="backslashreplace") + b"\n")

@@ -67,6 +67,7 @@ class Settings:
         audit_size: bytes at which it is full, and another is begun; 0 for never.
         audit_files: how many full ones are kept.
         metrics_port: where to serve figures for Prometheus; where None, nowhere.
+        reopen_log: begins a new log, as the audit log and at the same time; where None, nothing does.
     """
 
     state_dir: Path
@@ -83,6 +84,7 @@ class Settings:
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     broker: BrokerSettings = NO_BROKER
+    reopen_log: Callable[[], None] | None = None
 
     @property
     def name(self) -> str:
@@ -128,6 +130,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         allow_many_files()
 
         def on_hangup() -> None:
+            if settings.reopen_log is not None:
+                settings.reopen_log()
             audit.reopen()
             certificate.renew()
 

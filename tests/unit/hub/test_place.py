@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -159,6 +160,22 @@ async def test_a_second_hub_finds_one_that_does_not_answer(hub: Hub, monkeypatch
     with pytest.raises(AlreadyRunningError) as caught:
         await Hub().place.take()
     assert not caught.value.answers
+
+
+@in_event_loop
+async def test_a_socket_that_cannot_be_removed_keeps_no_hub_from_ending(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    await hub.listen()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        hub.place.leave()
+    assert f"{folder}/hub.sock stays, and nobody listens there: Permission denied" in caplog.text
+    with socket.socket(socket.AF_UNIX) as caller:
+        await until(lambda: caller.connect_ex(str(folder / client.SOCKET_NAME)) == errno.ECONNREFUSED)
 
 
 @in_event_loop

@@ -50,6 +50,7 @@ class Exposed:
 
     def __init__(self, folder: Path) -> None:
         self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)  # Python 3.9's locks look for it when they are made
         self.store = Store(folder / "service.db")
         self.failures = Failures()
         self.events: list[Any] = []
@@ -117,6 +118,7 @@ class Exposed:
         for task in tasks:
             task.cancel()
         self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        asyncio.set_event_loop(None)
         self.loop.close()
         self.api.close()
         self.data.close()
