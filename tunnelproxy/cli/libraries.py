@@ -10,7 +10,7 @@ __all__ = ["NEEDED", "explain", "is_of_library"]
 
 NEEDED = {
     "aiohappyeyeballs": "2.4",
-    "aiohttp": "3.9",
+    "aiohttp": "3.9.5",
     "boto3": "1.34",
     "botocore": "1.34",
     "cryptography": "42",

@@ -17,6 +17,8 @@ __all__ = ["restarted", "watched"]
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+"""For what fails each time: a traceback a minute is 2 MB of log a day."""
 
 T = TypeVar("T")
 
@@ -56,7 +58,8 @@ def restarted(name: str, run: Callable[[], Awaitable[None]], *, pause: float = R
     Args:
         name: what it does, for the operator: "<name> has failed".
         run: makes the coroutine.
-        pause: seconds between a failure and the next start.
+        pause: seconds between a failure and the next start. It doubles, up to a minute, for as long as each run fails
+            within a minute.
 
     Returns:
         the task, to cancel.
@@ -65,11 +68,17 @@ def restarted(name: str, run: Callable[[], Awaitable[None]], *, pause: float = R
 
 
 async def _again_and_again(name: str, run: Callable[[], Awaitable[None]], pause: float) -> None:
+    loop = asyncio.get_running_loop()
+    next_pause = pause
     while True:
+        began = loop.time()
         try:
             await run()
         except Exception:  # whatever it is, the next run may do better
             log.exception("%s has failed, and is started again", name)
         else:
             return
-        await asyncio.sleep(pause)
+        if loop.time() - began > LONGEST_PAUSE_SECONDS:
+            next_pause = pause
+        await asyncio.sleep(next_pause)
+        next_pause = min(2 * next_pause, LONGEST_PAUSE_SECONDS)

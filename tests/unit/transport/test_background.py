@@ -61,3 +61,18 @@ async def test_one_that_is_to_run_for_ever_is_started_again(caplog: pytest.LogCa
     assert runs == 3
     said = "counting sheep has failed, and is started again"
     assert [record.getMessage() for record in caplog.records] == [said, said]
+
+
+@in_event_loop
+async def test_one_that_fails_each_time_is_started_less_and_less_often() -> None:
+    began: list[float] = []
+
+    async def fails_always() -> None:
+        began.append(asyncio.get_running_loop().time())
+        await fails()
+
+    task = restarted("counting sheep", fails_always, pause=0.01)
+    await until(lambda: len(began) == 5)
+    task.cancel()
+    pauses = [later - earlier for earlier, later in zip(began, began[1:])]
+    assert all(pause >= 0.01 * 2**number for number, pause in enumerate(pauses))
