@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .control_api import refusal_of_malformed
 from .events import CutOff, Listener
@@ -72,7 +73,12 @@ class RequestHandler(web.RequestHandler):
         """Send an answer: in AWS's form, too, where aiohttp refuses a request itself, as for an unknown ``Expect``."""
         if isinstance(resp, web.HTTPException):
             resp = self._refuse(request, resp.text, resp.status)
-        return await super().finish_response(request, resp, *more)
+        try:
+            return await super().finish_response(request, resp, *more)
+        except HttpProcessingError as error:
+            # aiohttp up to 3.13 parses what follows a CONNECT before it sends the answer.
+            self._hang_up()
+            raise ConnectionError("what follows the request is none") from error
 
     def handle_error(
         self,

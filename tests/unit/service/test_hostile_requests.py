@@ -194,6 +194,7 @@ words = st.one_of(one_line, one_line.map(authorization), st.sampled_from([b"gzip
 @example(b"POST", b"/", {"Content-Encoding": b"br"}, b"{}")
 @example(b"POST", b"/", {"Expect": b"magic"}, b"{}")
 @example(b"GET", b"/", {"Expect": b"\x80"}, b"")
+@example(b"CONNECT", b"/", {}, b"\x00")
 @example(b"GET", b"//[", {}, b"")
 @example(b"GET", b"http://[", {}, b"")
 @example(b"CONNECT", b"x:1", {}, b"")
@@ -241,7 +242,7 @@ def test_a_handshake_that_is_no_good_is_refused_or_hung_up_on(
 
 
 def test_a_broken_handshake_is_said_to_be_one(exposed: Exposed) -> None:
-    answer = exposed.send(exposed.data, request(b"GET", b"//[", {}, b""), then_end=True)
+    answer = exposed.send(exposed.data, b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n", then_end=True)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"x-iotops-cause: bad-request" in answer
 
