@@ -64,13 +64,13 @@ ROWS = [
         files={"settings.json": '{"tunneling": {"proxy": {"speed": 5}}}'},
     ),
     Row(
-        "Bad value of a setting",
+        "Invalid value of a setting",
         "-m src --settings-json {folder}/settings.json",
         r"tcp\.max_active_connections is 'many', but should be a whole number from 1; the default counts",
         files={"settings.json": '{"tunneling": {"proxy": {"tcp": {"max_active_connections": "many"}}}}'},
     ),
     Row(
-        "Settings that are no object",
+        "Settings that are not an object",
         "-m src --settings-json {folder}/settings.json",
         "holds no JSON object; the defaults count",
         files={"settings.json": "[]"},
@@ -145,27 +145,27 @@ ROWS = [
         strict="an address without a service ID fits a tunnel with one service only",
     ),
     Row(
-        "Busy port beside a free one",
+        "Port in use beside a free one",
         "-s SSH1={port},HTTP1={busy}",
         "HTTP1: cannot listen on localhost:{busy}: the port is in use; .*; trying again every 2.5 s",
         "SSH1: listening on 127.0.0.1:{port}",
         strict="HTTP1: cannot listen on localhost:{busy}: the port is in use",
     ),
     Row(
-        "Address that is not here yet",
+        "Address that does not exist yet",
         f"-m src -b {ABSENT}",
         rf"SSH1: cannot listen on {ABSENT}:0: .*; trying again every 2\.5 s",
         "HTTP1: cannot listen on",
         strict=f"cannot listen on '{ABSENT}'",
     ),
     Row(
-        "Missing authorities",
+        "Missing CA certificates",
         "-m src -c {folder}/missing.pem",
         r"cannot read certificate authorities from '.*missing\.pem' .*; they are read again before each attempt",
         "cannot reach .*: cannot read certificate authorities from .*; trying again in",
     ),
     Row(
-        "`-y` with another value",
+        "Unknown value of `-y`",
         "-m src -y v4",
         "'v4' is none of auto, V1, V2, V3; V3 is assumed",
     ),
@@ -181,7 +181,7 @@ ROWS = [
         strict="unrecognized arguments: --mo --loc --verb",
     ),
     Row(
-        "Word that belongs to no option",
+        "Stray word",
         "-m src -k true",
         "there is a word too many, which belongs to no option; it counts for nothing",
     ),
@@ -268,7 +268,7 @@ def test_strict_refuses_the_same(
 
 
 def test_the_page_has_these_rows() -> None:
-    table = PAGE.read_text().partition("## Where it goes on")[2].partition("\n## ")[0]
+    table = PAGE.read_text().partition("## Tolerated mistakes")[2].partition("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:]
     assert rows == list(dict.fromkeys(row.row for row in ROWS))
 
