@@ -163,6 +163,16 @@ class TestDisk:
                 check=True,
             ).stdout
             assert f"cannot write {folder}/tunnels.jsonl: No space left on device" in shown
+            refused = subprocess.run(
+                [sys.executable, "-m", "tunnelproxy", "hub", "stop"],
+                capture_output=True,
+                text=True,
+                cwd=REPOSITORY,
+                check=False,
+            )
+            assert refused.returncode == 1
+            assert "the hub was not stopped: it cannot write" in refused.stderr
+            assert client.ensure("thing1")["state"] == "connected"
             disk.empty()
             saved = folder / "tunnels.jsonl"
             wait_for(lambda: saved.exists() and tunnel.tunnel_id in saved.read_text(), "the tunnel is saved")

@@ -54,6 +54,7 @@ def add_parser(subparsers: Any) -> None:
     control.set_defaults(handler=_control)
 
     stop = commands.add_parser("stop", help="end the hub; its tunnels stay open, and the next one takes them over")
+    stop.add_argument("--force", action="store_true", help="even if it could not save its tunnels")
     stop.set_defaults(handler=_stop)
 
 
@@ -185,12 +186,25 @@ def _duration(seconds: float) -> str:
 
 
 def _stop(options: argparse.Namespace) -> int:
+    not_saved = "" if options.force else _not_saved()
+    if not_saved:
+        return _fail(f"the hub was not stopped: it {not_saved}, or give --force, which loses their tokens")
     try:
         stopped = client.stop()
     except client.HubError as error:
         return _fail(error)
     print("the hub has stopped" if stopped else "no hub is running")
     return 0
+
+
+def _not_saved() -> str:
+    """Why the next hub would not know all tunnels of this one; empty where it would, or this one does not say."""
+    try:
+        status = client.status()
+    except client.HubError:
+        # One of another release, for example. It can be stopped nevertheless.
+        return ""
+    return str(status.get("not_saved") or "") if status is not None else ""
 
 
 def _fail(message: object) -> int:
