@@ -343,7 +343,7 @@ class Connection(SshConnection):
                 returncode, stdout, stderr = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
         except AnsibleConnectionFailure as error:
             self._sure_until = 0.0
-            _, ended, stderr = str(error).partition(_NOT_SENT)
+            ended, stderr = str(error).partition(_NOT_SENT)[1:]
             # Also raised where the device is reached, and a password is not asked for.
             self._explain("explain_ssh" if ended else "explain_killed", stderr)
             raise
@@ -380,8 +380,8 @@ class Connection(SshConnection):
             return super()._file_transport_command(in_path, out_path, sftp_action)
         except AnsibleConnectionFailure as error:
             # ansible-core says so of one method, whose status 255 it takes for ssh's.
-            _, failed, words = str(error).partition("Failed to connect to the host via ")
-            method, _, words = words.partition(": ")
+            failed, words = str(error).partition("Failed to connect to the host via ")[1:]
+            method, words = words.partition(": ")[::2]
             if not failed or method not in ("sftp", "scp") or not self._is_still_up():
                 raise
             raise AnsibleError(

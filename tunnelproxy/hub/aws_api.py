@@ -395,7 +395,7 @@ class AwsApi:
         if not repeats:
             retries = {"mode": "standard", "total_max_attempts": 1}
         elif not login.session.get_config_variable("max_attempts"):
-            retries["max_attempts"] = ATTEMPTS
+            retries["total_max_attempts"] = ATTEMPTS  # botocore's own "max_attempts" does not count the first
         return login.session.create_client(
             api,
             region_name=login.region,
