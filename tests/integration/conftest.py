@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from peers.device import Device, make_ssh_key
+from peers.proxies import OpenTunnel, open_tunnel
 from peers.service import TunnelingService
 
 
@@ -23,3 +24,12 @@ def device(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("device")
     with Device("thing1", service, folder, make_ssh_key(folder / "user_key")) as running:
         yield running
+
+
+@pytest.fixture
+def tunnel(service: TunnelingService, device: Device) -> Iterator[OpenTunnel]:
+    """An open tunnel whose far end is connected."""
+    opened = open_tunnel(service, thing=device.thing)
+    device.start_proxy(opened.destination_token)
+    yield opened
+    device.stop_proxy()

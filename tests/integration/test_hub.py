@@ -42,15 +42,6 @@ def use(service: TunnelingService, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def tunnel(service: TunnelingService, device: Device) -> Iterator[OpenTunnel]:
-    """An open tunnel whose far end is connected."""
-    opened = open_tunnel(service, thing=device.thing)
-    device.start_proxy(opened.destination_token)
-    yield opened
-    device.stop_proxy()
-
-
 def adopt(tunnel: OpenTunnel, thing: str = "thing1", **changes: Any) -> dict[str, Any]:
     settings = {
         "tunnel_id": tunnel.tunnel_id,

@@ -39,15 +39,6 @@ def folder(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.Monkey
     client.stop()
 
 
-@pytest.fixture
-def tunnel(service: TunnelingService, device: Device) -> Iterator[OpenTunnel]:
-    """An open tunnel whose far end is connected."""
-    opened = open_tunnel(service, thing=device.thing)
-    device.start_proxy(opened.destination_token)
-    yield opened
-    device.stop_proxy()
-
-
 def adopt(tunnel: OpenTunnel, thing: str = "thing1") -> dict[str, Any]:
     return client.adopt(
         thing,

@@ -42,8 +42,8 @@ def make_certificate(path: Path, common_name: str, days: float, starts: float = 
     return path
 
 
-def make_server_certificate(path: Path, starts: float, ends: float) -> Path:
-    """Write a certificate for 127.0.0.1, of its own authority, and its key; valid between these days from now."""
+def make_server_certificate(path: Path, starts: float, ends: float, address: str = "127.0.0.1") -> Path:
+    """Write a certificate for an address, of its own authority, and its key; valid between these days from now."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
     now = datetime.now(timezone.utc)
@@ -56,7 +56,7 @@ def make_server_certificate(path: Path, starts: float, ends: float) -> Path:
         .not_valid_before(now + timedelta(days=starts))
         .not_valid_after(now + timedelta(days=ends))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
         .sign(key, hashes.SHA256())
     )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -18,9 +18,6 @@ from .limits import counted_address
 
 __all__ = ["Arrivals"]
 
-_MOST = 4096
-"""Connections at once. Of more, the address that has most loses its oldest."""
-
 
 class _Arrival:
     timer: asyncio.TimerHandle
@@ -36,10 +33,10 @@ class Arrivals:
     Args:
         seconds: how long a client may say nothing.
         notify: is told of every connection that is cut off.
-        most: how many may wait.
+        most: how many may wait. Of more, the address that has most loses its oldest.
     """
 
-    def __init__(self, seconds: float, notify: Listener, *, most: int = _MOST) -> None:
+    def __init__(self, seconds: float, notify: Listener, *, most: int) -> None:
         self._seconds = seconds
         self._notify = notify
         self._most = most

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import json
 import os
 import socket
@@ -30,11 +29,8 @@ import pytest
 from botocore import __version__, exceptions
 from botocore.config import Config
 from botocore.session import Session
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from peers.certificate import make_server_certificate
 from peers.process import REPOSITORY, free_port
 from tunnelproxy.hub.aws_errors import APIS, Failure, explain
 from tunnelproxy.service.certificates import Certificates, server_context
@@ -911,22 +907,7 @@ def test_a_certificate_that_does_not_hold(
 
 def own_context(path: Path, address: str, start: int, end: int) -> ssl.SSLContext:
     """A server's TLS with a certificate of its own, for an address, from some days from now until others."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + timedelta(days=start))
-        .not_valid_after(now + timedelta(days=end))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
+    make_server_certificate(path, start, end, address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return context

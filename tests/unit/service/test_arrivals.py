@@ -52,7 +52,7 @@ def is_closed(client: socket.socket) -> bool:
 
 @in_event_loop
 async def test_the_addresses_of_those_who_have_spoken_take_turns(clients: Clients) -> None:
-    arrivals = Arrivals(10, clients.events.append)
+    arrivals = Arrivals(10, clients.events.append, most=100)
     for address in ("a", "a", "a", "b", "c", "b"):
         clients.come(arrivals, address)
     # The event loop looks once at all of them.
@@ -65,7 +65,7 @@ async def test_the_addresses_of_those_who_have_spoken_take_turns(clients: Client
 
 @in_event_loop
 async def test_who_says_nothing_is_cut_off_in_time_and_keeps_nobody_waiting(clients: Clients) -> None:
-    arrivals = Arrivals(0.2, clients.events.append)
+    arrivals = Arrivals(0.2, clients.events.append, most=100)
     silent = clients.come(arrivals, "a", b"")
     clients.come(arrivals, "b")
     sock, address = await arrivals.next()
@@ -86,7 +86,7 @@ async def test_where_too_many_wait_the_address_that_has_most_loses_its_oldest(cl
 
 @in_event_loop
 async def test_all_addresses_of_an_ipv6_network_take_one_turn(clients: Clients) -> None:
-    arrivals = Arrivals(10, clients.events.append)
+    arrivals = Arrivals(10, clients.events.append, most=100)
     for number in range(1, 100):
         clients.come(arrivals, f"2001:db8::{number:x}")
     clients.come(arrivals, "2001:db8:0:1::1")
@@ -98,7 +98,7 @@ async def test_all_addresses_of_an_ipv6_network_take_one_turn(clients: Clients) 
 
 @in_event_loop
 async def test_all_that_wait_are_closed_at_the_end(clients: Clients) -> None:
-    arrivals = Arrivals(10, clients.events.append)
+    arrivals = Arrivals(10, clients.events.append, most=100)
     waiting = [clients.come(arrivals, "a", words) for words in (b"", b"hello")]
     await asyncio.sleep(0)
     arrivals.close()
