@@ -16,15 +16,15 @@ from typing import Any
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tunnelproxy.addresses import TcpAddress
 from tunnelproxy.agent.notification import notify_topic, read_notification
 from tunnelproxy.cli.process import new_event_loop
-from tunnelproxy.destination import DestinationProxy
+from tunnelproxy.net.descriptor_limit import allow_many_files
+from tunnelproxy.net.endpoint import Endpoint
+from tunnelproxy.net.route import find_route
 from tunnelproxy.protocol.session import Mode
-from tunnelproxy.transport.descriptors import allow_many_files
-from tunnelproxy.transport.endpoint import Endpoint
-from tunnelproxy.transport.link import Access
-from tunnelproxy.transport.route import find_route
+from tunnelproxy.proxy.addresses import TcpAddress
+from tunnelproxy.proxy.destination import DestinationProxy
+from tunnelproxy.proxy.link import TunnelCredentials
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     tasks = set()
 
     async def serve(payload: bytes) -> None:
-        access = Access(Mode.DESTINATION, read_notification(payload).token, str(uuid.uuid4()))
+        access = TunnelCredentials(Mode.DESTINATION, read_notification(payload).token, str(uuid.uuid4()))
         await DestinationProxy(route, access, lambda offered: dict.fromkeys(offered, address)).run()
 
     def notified(payload: bytes) -> None:

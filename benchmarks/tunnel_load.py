@@ -21,8 +21,8 @@ from typing import Any
 
 import boto3
 
+from tunnelproxy.net.descriptor_limit import allow_many_files
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, MAX_WEBSOCKET_MESSAGE, Message, frame
-from tunnelproxy.transport.descriptors import allow_many_files
 
 AT_ONCE = 8
 

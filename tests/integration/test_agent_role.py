@@ -27,7 +27,7 @@ from peers.device import make_ssh_key
 from peers.process import free_port, wait_for
 from peers.service import TunnelingService
 from peers.wheelhouse import make_wheelhouse
-from tunnelproxy.service.certificates import Certificates
+from tunnelproxy.service.state.certificates import Certificates
 
 pytestmark = [
     pytest.mark.skipif(bool(debian.why_not("test-role")), reason=debian.why_not("test-role")),

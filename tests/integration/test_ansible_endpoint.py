@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peers.fleet import Fleet
-from tunnelproxy.service.store import Store
+from tunnelproxy.service.state.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from peers.collection import Controller
 from peers.iot_registry import FixedRegistry, IotRegistry, Throttle
 from peers.service import TunnelingService
-from tunnelproxy.service.store import Store
+from tunnelproxy.service.state.store import Store
 
 THINGS = 2500
 PAGES = 10

@@ -14,7 +14,7 @@ import pytest
 from peers.collection import Controller, Outcome
 from peers.service import TunnelingService
 from tunnelproxy.hub.tags import valid_owner
-from tunnelproxy.service.store import Store
+from tunnelproxy.service.state.store import Store
 
 OWNER = "alice@jump1"
 

@@ -22,8 +22,8 @@ from peers.namespace import DEAD, NetworkNamespace, why_impossible
 from peers.process import Process
 from peers.service import TunnelingService
 from peers.web_proxy import Tinyproxy
+from tunnelproxy.net.happy_eyeballs import DELAY_SECONDS
 from tunnelproxy.protocol.framing import Message, frame
-from tunnelproxy.transport.happy_eyeballs import DELAY_SECONDS
 
 pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 

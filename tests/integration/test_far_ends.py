@@ -27,7 +27,7 @@ from peers.process import Process, free_port, wait_for
 from peers.proxies import OpenTunnel, ProxyPair, open_tunnel, start_proxy
 from peers.service import TunnelingService
 from tunnelproxy.protocol.session import Version
-from tunnelproxy.transport.multiplexer import OLD_SECONDS
+from tunnelproxy.proxy.multiplexer import OLD_SECONDS
 
 IN_A_ROW = 50
 AT_ONCE = 10

@@ -30,13 +30,13 @@ from peers.namespace import NetworkNamespace, why_impossible
 from peers.process import Process, wait_for
 from peers.proxies import ProxyPair, open_tunnel, start_proxy
 from peers.service import TunnelingService
+from tunnelproxy.net.endpoint import Endpoint, tls_context
+from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode
-from tunnelproxy.service.certificates import Certificates, server_context
-from tunnelproxy.service.state_dir import StateDirectory
-from tunnelproxy.source import SourceProxy
-from tunnelproxy.transport.endpoint import Endpoint, tls_context
-from tunnelproxy.transport.link import Access, LinkTaken
-from tunnelproxy.transport.route import Route
+from tunnelproxy.proxy.link import LinkTaken, TunnelCredentials
+from tunnelproxy.proxy.source import SourceProxy
+from tunnelproxy.service.state.certificates import Certificates, server_context
+from tunnelproxy.service.state.directory import StateDirectory
 
 MEGABYTE = 1000 * 1000
 BACK_WITHIN = 10.0
@@ -253,7 +253,7 @@ def test_a_certificate_of_another_name_ends_the_proxy_with_the_reason(
 def test_the_proxy_whose_place_was_taken_leaves_it_to_the_other(service: TunnelingService) -> None:
     """Were it to come back, the two would go on to throw each other out."""
     tunnel = open_tunnel(service, ["SSH1"])
-    access = Access(Mode.SOURCE, tunnel.source_token, client_token=str(uuid.uuid4()))
+    access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, client_token=str(uuid.uuid4()))
 
     @in_event_loop
     async def check() -> None:

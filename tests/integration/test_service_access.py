@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from peers.process import REPOSITORY, wait_for
 from peers.service import TunnelingService, read_exports
 from peers.signing import now, post, send, sign
-from tunnelproxy.service.store import Store
+from tunnelproxy.service.state.store import Store
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from peers.service import TunnelingService
-from tunnelproxy.service.tunnels import digest
+from tunnelproxy.service.model import digest
 
 OPERATIONS = 200
 KILLS = 5

@@ -21,7 +21,7 @@ from peers.process import REPOSITORY, wait_for
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 from peers.signing import now, sign
-from tunnelproxy.service.certificates import Certificates
+from tunnelproxy.service.state.certificates import Certificates
 
 BODY = b'{"description": "late"}'
 

@@ -21,13 +21,13 @@ from peers.event_loop import in_event_loop, until
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.reference import ReferenceDestination
 from peers.service import TunnelingService
-from tunnelproxy.addresses import TcpAddress
-from tunnelproxy.hub.held_tunnel import HeldTunnel, TunnelRecord, Way
+from tunnelproxy.hub.tunnel import SavedTunnel, TunnelRecord, Way
+from tunnelproxy.net.endpoint import Endpoint, tls_context
+from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode, Version
-from tunnelproxy.source import SourceProxy
-from tunnelproxy.transport.endpoint import Endpoint, tls_context
-from tunnelproxy.transport.link import Access
-from tunnelproxy.transport.route import Route
+from tunnelproxy.proxy.addresses import TcpAddress
+from tunnelproxy.proxy.link import TunnelCredentials
+from tunnelproxy.proxy.source import SourceProxy
 
 BANNER = b"SSH-2.0-server\r\n"
 HELLO = b"SSH-2.0-client\r\n"
@@ -37,8 +37,8 @@ OLD_SECONDS = 0.8
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnelproxy.transport.multiplexer.SILENCE_SECONDS", SILENCE_SECONDS)
-    monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", OLD_SECONDS)
+    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.SILENCE_SECONDS", SILENCE_SECONDS)
+    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", OLD_SECONDS)
 
 
 class SshLikeServer:
@@ -88,7 +88,7 @@ def destination(
 async def source(service: TunnelingService, tunnel: OpenTunnel, **known: bool) -> AsyncIterator[SourceProxy]:
     """A source that listens on any port for each service."""
     route = Route(Endpoint.parse(service.data), tls_context(service.ca))
-    access = Access(Mode.SOURCE, tunnel.source_token, f"{tunnel.tunnel_id:a<32}"[:32])
+    access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, f"{tunnel.tunnel_id:a<32}"[:32])
     proxy = SourceProxy(
         route,
         access,
@@ -166,7 +166,7 @@ def test_a_device_that_answers_v1_only_gets_what_a_client_said_once(
 def test_what_was_found_spares_the_next_source_the_wait(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 60)
+    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 60)
 
     @in_event_loop
     async def check() -> None:
@@ -181,7 +181,7 @@ def test_what_was_found_spares_the_next_source_the_wait(
 def test_the_hub_remembers_what_it_found(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hear_banner(held: HeldTunnel) -> TunnelRecord:
+    async def hear_banner(held: SavedTunnel) -> TunnelRecord:
         try:
             await held.wait_linked(10)
             with await held.open_stream("SSH", 10, speaks_first=True) as stream:
@@ -202,11 +202,11 @@ def test_the_hub_remembers_what_it_found(
             way=Way(service.data, service.ca),
         )
         with destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True):
-            found = await hear_banner(HeldTunnel(record))
+            found = await hear_banner(SavedTunnel(record))
             assert found.destination_version == "V1"
             assert found.known_of_device == {"expects_v1": True}
-            monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 60)
-            assert await hear_banner(HeldTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
+            monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 60)
+            assert await hear_banner(SavedTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
 
     check()
 
@@ -289,8 +289,8 @@ def test_a_thing_that_spoke_v1_only_in_its_last_tunnel_is_asked_sooner(
     service: TunnelingService, server: SshLikeServer, version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one that is newer by now is not driven out."""
-    monkeypatch.setattr("tunnelproxy.transport.multiplexer.SILENCE_SECONDS", 5.0)
-    monkeypatch.setattr("tunnelproxy.transport.multiplexer.OLD_SECONDS", 15.0)
+    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.SILENCE_SECONDS", 5.0)
+    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 15.0)
 
     @in_event_loop
     async def check() -> None:

@@ -21,11 +21,11 @@ from peers.proxies import OpenTunnel, open_tunnel
 from peers.service import TunnelingService
 from peers.web_proxy import Tinyproxy, TlsFront
 from tunnelproxy.hub import client
+from tunnelproxy.net.endpoint import Endpoint
+from tunnelproxy.net.route import find_route
 from tunnelproxy.protocol.session import Mode
-from tunnelproxy.source import SourceProxy
-from tunnelproxy.transport.endpoint import Endpoint
-from tunnelproxy.transport.link import Access
-from tunnelproxy.transport.route import find_route
+from tunnelproxy.proxy.link import TunnelCredentials
+from tunnelproxy.proxy.source import SourceProxy
 
 SIZE = 5 * 1000 * 1000
 
@@ -115,7 +115,7 @@ async def test_tls_inside_tls_needs_no_certain_event_loop(
 ) -> None:
     environment = {"HTTPS_PROXY": f"https://user:pass@127.0.0.1:{tls_front.port}"}
     route = find_route(Endpoint.parse(service.data), environment, capath=service.ca_pem)
-    access = Access(Mode.SOURCE, tunnel.source_token, "c" * 32)
+    access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, "c" * 32)
     # Not as a process, which would take uvloop where it is installed.
     proxy = SourceProxy(route, access, dict.fromkeys)
     running = asyncio.ensure_future(proxy.run())

@@ -17,7 +17,7 @@ from typing import Any
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tunnelproxy.service.certificates import Certificates
+from tunnelproxy.service.state.certificates import Certificates
 
 from .process import REPOSITORY, Process, free_port
 

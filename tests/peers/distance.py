@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peers.process import Process
-from tunnelproxy.transport.tcp import RECEIVE_BUFFER
+from tunnelproxy.net.socket_options import RECEIVE_BUFFER
 
 if TYPE_CHECKING:
     from peers.service import TunnelingService

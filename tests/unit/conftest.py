@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelproxy.service.certificates import Certificates
+from tunnelproxy.service.state.certificates import Certificates
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import logging
 
-from ..mqtt import MqttSession
-from ..transport.background import restarted
+from ..net.background_tasks import restarted
+from ..net.mqtt import MqttSession
 from .config import AgentConfig
 from .notification import notify_topic
-from .saved_tunnels import SavedTunnels
+from .state_file import SavedTunnels
 from .tunnels import Tunnels
 from .watchdog import Tell, feed_watchdog
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from ..addresses import Address, TcpAddress, UnixAddress, parse_address
 from ..errors import ConfigurationError
 from ..protocol.session import Mode
+from ..proxy.addresses import Address, TcpAddress, UnixAddress, parse_address
 
 __all__ = ["AllowList"]
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..mqtt import try_once
+from ..net.mqtt import try_once
 from .config import AgentConfig, examine
 from .notification import notify_topic
-from .saved_tunnels import why_unwritable
+from .state_file import why_unwritable
 
 __all__ = ["find_faults", "try_broker"]
 

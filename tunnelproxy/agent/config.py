@@ -13,14 +13,14 @@ from typing import Callable, TypeVar
 
 import yaml
 
-from ..addresses import Address, parse_address
 from ..errors import ConfigurationError
-from ..mqtt import KEEPALIVE_SECONDS, Broker
+from ..net.endpoint import Endpoint, tls_context
+from ..net.mqtt import KEEPALIVE_SECONDS, Broker
 from ..protocol.framing import SERVICE_ID
 from ..protocol.session import Mode
-from ..transport.endpoint import Endpoint, tls_context
+from ..proxy.addresses import Address, parse_address
 from .allow_list import AllowList
-from .section import Section
+from .config_section import Section
 
 __all__ = ["AgentConfig", "examine", "read_config"]
 

@@ -16,19 +16,19 @@ import time
 import uuid
 from dataclasses import replace
 
-from ..addresses import Address, match_services
-from ..destination import DestinationProxy
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
+from ..net.background_tasks import watched
+from ..net.backoff import Backoff
+from ..net.certificate_dates import date_text
+from ..net.endpoint import Endpoint
+from ..net.route import Route, find_route
 from ..protocol.session import Mode
-from ..transport.background import watched
-from ..transport.backoff import Backoff
-from ..transport.certificate_dates import date_text
-from ..transport.endpoint import Endpoint
-from ..transport.link import Access, LinkLost
-from ..transport.route import Route, find_route
+from ..proxy.addresses import Address, match_services
+from ..proxy.destination import DestinationProxy
+from ..proxy.link import LinkLost, TunnelCredentials
 from .config import AgentConfig
 from .notification import Notification, NotificationRefused, read_notification
-from .saved_tunnels import HeldTunnel, SavedTunnels
+from .state_file import SavedTunnel, SavedTunnels
 
 __all__ = ["Tunnels"]
 
@@ -59,7 +59,7 @@ class Tunnels:
     def __init__(self, config: AgentConfig, saved: SavedTunnels) -> None:
         self._config = config
         self._saved = saved
-        self._held: dict[str, HeldTunnel] = {}
+        self._held: dict[str, SavedTunnel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen: dict[str, None] = {}
         self._routes: dict[Endpoint, Route] = {}
@@ -90,7 +90,7 @@ class Tunnels:
         except (NotificationRefused, ConfigurationError) as error:
             log.warning("notification refused: %s", error)
             return
-        self._start(HeldTunnel(notification, str(uuid.uuid4()), time.time()))
+        self._start(SavedTunnel(notification, str(uuid.uuid4()), time.time()))
         self._save()
 
     async def close(self) -> None:
@@ -126,7 +126,7 @@ class Tunnels:
             self._routes[endpoint] = find_route(endpoint, os.environ, capath=self._config.capath)
         return self._routes[endpoint]
 
-    def _start(self, tunnel: HeldTunnel) -> None:
+    def _start(self, tunnel: SavedTunnel) -> None:
         digest = tunnel.notification.digest
         self._seen[digest] = None
         if len(self._seen) > MAX_REMEMBERED:
@@ -137,7 +137,7 @@ class Tunnels:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _hold(self, tunnel: HeldTunnel) -> None:
+    async def _hold(self, tunnel: SavedTunnel) -> None:
         """Be in a tunnel until it ends, and forget it then; not when this process ends."""
         name = tunnel.notification
         try:
@@ -156,9 +156,9 @@ class Tunnels:
         del self._held[tunnel.notification.digest]
         self._save()
 
-    async def _serve(self, tunnel: HeldTunnel) -> None:
+    async def _serve(self, tunnel: SavedTunnel) -> None:
         route = self._route(tunnel.notification)
-        access = Access(Mode.DESTINATION, tunnel.notification.token, tunnel.client_token)
+        access = TunnelCredentials(Mode.DESTINATION, tunnel.notification.token, tunnel.client_token)
         log.info("%s: joining it at %s", tunnel.notification, route)
         backoff = Backoff(*_RETRY_SECONDS)
         while True:
@@ -192,7 +192,7 @@ class Tunnels:
             self._saving = asyncio.get_running_loop().call_later(SAVE_SECONDS, self._save)
 
 
-def _dated(tunnel: HeldTunnel, now: float) -> HeldTunnel:
+def _dated(tunnel: SavedTunnel, now: float) -> SavedTunnel:
     """The tunnel, with a time from now on where its own cannot be: the clock was set since, or is not set yet.
 
     It is kept then. If it has ended, the service says so.

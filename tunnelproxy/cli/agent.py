@@ -79,7 +79,6 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from ..agent import agent  # noqa: F401  a library that only "run" needs is looked at too
     from ..agent.check import find_faults, try_broker
     from ..agent.notification import notify_topic
 

@@ -79,7 +79,6 @@ def _announce() -> None:
 
 def _be_background(options: argparse.Namespace) -> int:
     """Fork twice, into a session of our own; close standard output when ready: that is what the starter waits for."""
-    from ..hub import daemon  # noqa: F401  a missing requirement shows here, where it can still be told
 
     folder = client.directory()
     log_file = LogFile(Path(folder) / LOG_NAME)
@@ -104,7 +103,7 @@ def _say_ready() -> None:
 
 
 def _serve(options: argparse.Namespace, ready: Callable[[], None], log_file: LogFile | None = None) -> int:
-    from ..hub.daemon import AlreadyRunningError, serve
+    from ..hub.server import AlreadyRunningError, serve
 
     def moved(folder: Path) -> None:
         if log_file is not None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..addresses import Address, BadAddress, match_services, parse_list, read_directory
 from ..errors import ConfigurationError, Objection, refuse
+from ..net.endpoint import Endpoint
+from ..net.route import Route, find_route
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
-from ..transport.endpoint import Endpoint
-from ..transport.link import Access
-from ..transport.route import Route, find_route
-from ..transport.slow_peers import STALL_SECONDS
+from ..proxy.addresses import Address, BadAddress, match_services, parse_list, read_directory
+from ..proxy.flow_control import STALL_SECONDS
+from ..proxy.link import TunnelCredentials
 from .options import (
     CAPATH_VARIABLE,
     CLIENT_TOKEN_VARIABLE,
@@ -60,7 +60,7 @@ class Invocation:
     """What one command line, with its environment and its files, asks for."""
 
     route: Route
-    access: Access
+    access: TunnelCredentials
     addresses: Addresses
     bind_address: str | None
     destination_version: Version | None
@@ -96,7 +96,9 @@ def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocat
     addresses = _addresses(options, mode, amiss)
     bind_address = options.get("local-bind-address")
     endpoint = _endpoint(options, environment, settings)
-    access = Access(mode, _token(options, environment), _client_token(options, environment, amiss), _versions(options))
+    access = TunnelCredentials(
+        mode, _token(options, environment), _client_token(options, environment, amiss), _versions(options)
+    )
     if mode is Mode.SOURCE and bind_address is not None:
         _check_address(bind_address, options.label("local-bind-address"), strict=options.strict)
     return Invocation(

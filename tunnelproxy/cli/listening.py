@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable
 from typing import NoReturn
 
-from ..addresses import Address, TcpAddress
 from ..errors import ConfigurationError
-from ..proxy import Plan
-from ..source import SourceProxy
+from ..proxy.addresses import Address, TcpAddress
+from ..proxy.source import SourceProxy
+from ..proxy.tunnel_end import Plan
 
 __all__ = ["PatientListening"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..errors import ConfigurationError
 from ..protocol.session import Mode, Version
-from ..transport.slow_peers import STALL_SECONDS
+from ..proxy.flow_control import STALL_SECONDS
 from . import logs
 from .abbreviations import expand
 from .parser import Parser, seconds

@@ -10,12 +10,12 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..destination import DestinationProxy
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..protocol.session import Mode
-from ..proxy import Plan, TunnelEnd
-from ..source import SourceProxy
-from ..transport.link import LinkLost
+from ..proxy.destination import DestinationProxy
+from ..proxy.link import LinkLost
+from ..proxy.source import SourceProxy
+from ..proxy.tunnel_end import Plan, TunnelEnd
 from . import logs
 from .invocation import Invocation, read_invocation
 from .listening import PatientListening
@@ -98,7 +98,7 @@ def _source(invocation: Invocation, plan: Plan) -> SourceProxy:
         plan,
         bind_address=invocation.bind_address or invocation.settings.bind_address,
         max_connections=invocation.settings.max_connections,
-        patience=invocation.settings.patience,
+        retry_policy=invocation.settings.retry_policy,
         destination_version=invocation.destination_version,
         stall_seconds=invocation.stall_seconds,
     )
@@ -113,7 +113,7 @@ def _destination(invocation: Invocation) -> DestinationProxy:
         max_connections=invocation.settings.max_connections,
         connect_attempts=invocation.settings.connect_attempts,
         connect_pause=invocation.settings.connect_pause,
-        patience=invocation.settings.patience,
+        retry_policy=invocation.settings.retry_policy,
         stall_seconds=invocation.stall_seconds,
     )
 

@@ -14,7 +14,7 @@ from .logs import add_options, complain, configure
 from .readiness import notify
 
 if TYPE_CHECKING:
-    from ..service.state_dir import StateDirectory
+    from ..service.state.directory import StateDirectory
 
 __all__ = ["add_parser"]
 
@@ -101,7 +101,7 @@ def _path(arguments: argparse.Namespace) -> Path:
 def _run(arguments: argparse.Namespace) -> None:
     # Slow to import, and an extra.
     from ..service.server import Settings, serve
-    from ..service.state_dir import default_path
+    from ..service.state.directory import default_path
     from .process import run_until_signal
 
     log_file = service_options.log_file(arguments)
@@ -120,7 +120,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _env(arguments: argparse.Namespace) -> None:
-    from ..service.environment import client_environment, export_lines
+    from ..service.client_environment import client_environment, export_lines
 
     state = _state(arguments)
     with state.entered():
@@ -129,7 +129,7 @@ def _env(arguments: argparse.Namespace) -> None:
 
 
 def _state(arguments: argparse.Namespace) -> StateDirectory:
-    from ..service.state_dir import StateDirectory, default_path
+    from ..service.state.directory import StateDirectory, default_path
 
     return StateDirectory(arguments.state_dir or default_path())
 

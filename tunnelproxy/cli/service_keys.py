@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..service.access import AccessKey
-    from ..service.state_dir import StateDirectory
-    from ..service.store import Store
+    from ..service.api.authorization import AccessKey
+    from ..service.state.directory import StateDirectory
+    from ..service.state.store import Store
 
 __all__ = ["add_parser"]
 
@@ -69,7 +69,7 @@ def _with_state(
 @contextlib.contextmanager
 def _open(state: StateDirectory) -> Iterator[Store]:
     """The store, made when it is not there: keys can be given out before the service's first start."""
-    from ..service.store import Store
+    from ..service.state.store import Store
 
     with state.entered():
         state.create()
@@ -81,8 +81,8 @@ def _open(state: StateDirectory) -> Iterator[Store]:
 
 
 def _add(arguments: argparse.Namespace, store: Store) -> None:
-    from ..service.access import AccessKey, check_key_name
-    from ..service.tunnels import new_key_pair
+    from ..service.api.authorization import AccessKey, check_key_name
+    from ..service.model import new_key_pair
 
     check_key_name(arguments.name)
     key = AccessKey(arguments.name, new_key_pair(), arguments.read_only, tuple(arguments.things))

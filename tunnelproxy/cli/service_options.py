@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from ..transport.endpoint import Endpoint
+from ..net.endpoint import Endpoint
 from .parser import seconds
 
 if TYPE_CHECKING:
-    from ..service.certificates import OwnCertificate
     from ..service.limits import Limits
     from ..service.log_file import LogFile
+    from ..service.state.certificates import ProvidedCertificate
 
 __all__ = ["add_options", "log_file", "settings"]
 
@@ -131,13 +131,13 @@ def log_file(arguments: argparse.Namespace) -> LogFile | None:
     return LogFile(arguments.log_file, size=arguments.log_size, kept=arguments.log_files)
 
 
-def _certificate(arguments: argparse.Namespace) -> OwnCertificate | None:
-    from ..service.certificates import OwnCertificate
+def _certificate(arguments: argparse.Namespace) -> ProvidedCertificate | None:
     from ..service.errors import ServiceError
+    from ..service.state.certificates import ProvidedCertificate
 
     if (arguments.certificate is None) != (arguments.key is None):
         raise ServiceError("--certificate and --key belong together; give both or neither")
-    return None if arguments.certificate is None else OwnCertificate(arguments.certificate, arguments.key)
+    return None if arguments.certificate is None else ProvidedCertificate(arguments.certificate, arguments.key)
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:

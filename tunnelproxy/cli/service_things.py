@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..service.notifying import BrokerSettings
-    from ..service.state_dir import StateDirectory
-    from ..service.things import Description
+    from ..service.enrolment import Description
+    from ..service.mqtt.notifier import BrokerSettings
+    from ..service.state.directory import StateDirectory
 
 __all__ = ["add_broker_options", "add_parser", "broker_settings"]
 
@@ -101,9 +101,9 @@ def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
     Raises:
         ServiceError: they contradict each other, or the password cannot be read.
     """
-    from ..service.broker_address import BrokerAddress
     from ..service.errors import ServiceError
-    from ..service.notifying import BrokerSettings
+    from ..service.mqtt.broker_address import BrokerAddress
+    from ..service.mqtt.notifier import BrokerSettings
 
     if arguments.mqtt_broker is None:
         for option in ("mqtt_ca", "mqtt_password_file"):
@@ -127,11 +127,11 @@ def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
 
 
 def _add_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
-    from ..addresses import ANY_SERVICE, parse_list
     from ..errors import ConfigurationError
     from ..protocol.session import Mode
+    from ..proxy.addresses import ANY_SERVICE, parse_list
+    from ..service.enrolment import add_thing
     from ..service.errors import ServiceError
-    from ..service.things import add_thing
 
     try:
         addresses = parse_list(arguments.services, "--services", Mode.DESTINATION)
@@ -158,8 +158,8 @@ def _add_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
 
 
 def _describe_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
+    from ..service.enrolment import NO_DESCRIPTION, describe_thing
     from ..service.errors import ServiceError
-    from ..service.things import NO_DESCRIPTION, describe_thing
 
     description = _description(arguments)
     if description == NO_DESCRIPTION:
@@ -168,8 +168,8 @@ def _describe_thing(arguments: argparse.Namespace, state: StateDirectory) -> Non
 
 
 def _description(arguments: argparse.Namespace) -> Description:
+    from ..service.enrolment import Description
     from ..service.errors import ServiceError
-    from ..service.things import Description
 
     if arguments.attribute is None:
         return Description(arguments.type)
@@ -181,6 +181,6 @@ def _description(arguments: argparse.Namespace) -> Description:
 
 
 def _remove_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
-    from ..service.things import remove_thing
+    from ..service.enrolment import remove_thing
 
     remove_thing(state, arguments.name)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from ..destination import CONNECT_ATTEMPTS, CONNECT_PAUSE_SECONDS
 from ..errors import ConfigurationError, Objection, refuse
-from ..proxy import MAX_CONNECTIONS
-from ..transport.endpoint import Endpoint
-from ..transport.reconnect import PATIENT, Patience
-from ..transport.route import PING_SECONDS
+from ..net.endpoint import Endpoint
+from ..net.route import PING_SECONDS
+from ..proxy.destination import CONNECT_ATTEMPTS, CONNECT_PAUSE_SECONDS
+from ..proxy.reconnect import PATIENT, RetryPolicy
+from ..proxy.tunnel_end import MAX_CONNECTIONS
 
 __all__ = ["Settings", "export_defaults", "read_settings"]
 
@@ -41,7 +41,7 @@ class Settings:
         connect_pause: seconds between two of these attempts.
         max_connections: how many connections each service may have at once.
         ping_seconds: time between two pings.
-        patience: how long to go on trying to connect to the data plane.
+        retry_policy: how long to go on trying to connect to the data plane.
     """
 
     bind_address: str = "localhost"
@@ -51,7 +51,7 @@ class Settings:
     connect_pause: float = CONNECT_PAUSE_SECONDS
     max_connections: int = MAX_CONNECTIONS
     ping_seconds: float = PING_SECONDS
-    patience: Patience = PATIENT
+    retry_policy: RetryPolicy = PATIENT
 
     def endpoint_of(self, region: str) -> Endpoint:
         """Where the data plane of a region is."""
@@ -190,10 +190,10 @@ def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> Settings:
         connect_pause=found.get("tcp.connection_retry_delay_ms", default.connect_pause),
         max_connections=found.get("tcp.max_active_connections", default.max_connections),
         ping_seconds=found.get("websocket.ping_period_ms", default.ping_seconds),
-        patience=Patience(
-            first_delay=found.get("websocket.retry_delay_ms", default.patience.first_delay),
-            attempts=found.get("websocket.connect_retry_count", default.patience.attempts),
-            reconnect=found.get("websocket.reconnect_on_data_error", default.patience.reconnect),
+        retry_policy=RetryPolicy(
+            first_delay=found.get("websocket.retry_delay_ms", default.retry_policy.first_delay),
+            attempts=found.get("websocket.connect_retry_count", default.retry_policy.attempts),
+            reconnect=found.get("websocket.reconnect_on_data_error", default.retry_policy.reconnect),
         ),
     )
 
@@ -226,9 +226,9 @@ def export_defaults(path: Path) -> None:
         "tcp.connection_retry_delay_ms": round(default.connect_pause * 1000),
         "tcp.max_active_connections": default.max_connections,
         "websocket.ping_period_ms": round(default.ping_seconds * 1000),
-        "websocket.retry_delay_ms": round(default.patience.first_delay * 1000),
-        "websocket.connect_retry_count": default.patience.attempts or -1,
-        "websocket.reconnect_on_data_error": str(default.patience.reconnect).lower(),
+        "websocket.retry_delay_ms": round(default.retry_policy.first_delay * 1000),
+        "websocket.connect_retry_count": default.retry_policy.attempts or -1,
+        "websocket.reconnect_on_data_error": str(default.retry_policy.reconnect).lower(),
     }
     tree: dict[str, Any] = {}
     for name, value in values.items():

@@ -28,7 +28,7 @@ from botocore.configloader import load_config, raw_config_parse
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
-from ..transport.certificate_dates import HAS_EXPIRED, NOT_YET_VALID, explain_dates
+from ..net.certificate_dates import HAS_EXPIRED, NOT_YET_VALID, explain_dates
 
 __all__ = ["APIS", "THROTTLED", "Api", "Failure", "explain"]
 

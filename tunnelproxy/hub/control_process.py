@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from ..transport.background import watched
+from ..net.background_tasks import watched
 from .account import Account
 from .client import HubError
 from .known_accounts import KnownAccounts

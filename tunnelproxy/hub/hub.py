@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..errors import ConfigurationError
-from ..transport.link import LinkLost, probe
+from ..proxy.link import LinkLost, probe
 from . import state_file
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
 from .client import HubError, cannot_write
 from .control_process import CallerControl, Callers, FoundTunnel
-from .held_tunnel import HeldTunnel, TunnelRecord, Way, check_port
 from .json_lines import KeptFile
 from .known_accounts import KnownAccounts
 from .ssh_names import SshNames, qualified_name
+from .tunnel import ManagedTunnel, TunnelRecord, Way, check_port
 
 __all__ = ["Hub"]
 
@@ -60,10 +60,10 @@ class Hub:
         self._names = names
         self._known = KnownAccounts(folder / ACCOUNTS_NAME)
         self._callers = Callers(self._known)
-        self._tunnels: dict[TunnelKey, HeldTunnel] = {}
+        self._tunnels: dict[TunnelKey, ManagedTunnel] = {}
         self._unusable: dict[TunnelKey, TunnelRecord] = {}
         """What the hub before left and this one cannot use, such as for a wrong web proxy; the next one may."""
-        self._retired: list[HeldTunnel] = []
+        self._retired: list[ManagedTunnel] = []
         """Tunnels that were replaced while they carried connections."""
         self._locks: dict[TunnelKey, asyncio.Lock] = {}
         self._opening: Counter[TunnelKey] = Counter()
@@ -83,7 +83,7 @@ class Hub:
     def _take_over(self, records: Iterable[TunnelRecord]) -> None:
         for record in records:
             try:
-                self._tunnels[record.key] = HeldTunnel(record, None, self._has_plain_name)
+                self._tunnels[record.key] = ManagedTunnel(record, None, self._has_plain_name)
             except ConfigurationError as error:
                 self._unusable[record.key] = record
                 log.warning("cannot take over the tunnel of %s: %s", record.thing, error, extra=record.subject)
@@ -195,7 +195,7 @@ class Hub:
             "not_saved": self._not_saved(),
         }
 
-    async def _linked(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> HeldTunnel:
+    async def _linked(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> ManagedTunnel:
         """The tunnel that a request is to have, once its link is up."""
         if request["open"] == "never":
             tunnel = self._find(key, caller)
@@ -206,7 +206,7 @@ class Hub:
         await tunnel.wait_linked(request["timeout"])
         return tunnel
 
-    async def _by_the_callers_way(self, tunnel: HeldTunnel, caller: CallerControl, timeout: float) -> HeldTunnel:
+    async def _by_the_callers_way(self, tunnel: ManagedTunnel, caller: CallerControl, timeout: float) -> ManagedTunnel:
         """A tunnel, linked by the newest caller's way to the data plane where its own leads nowhere."""
         way = Way.of(caller)
         if tunnel.linked or way == tunnel.record.way:
@@ -235,7 +235,7 @@ class Hub:
             await self._settle_account(legacy, key, caller)
         return key
 
-    async def _settle_account(self, tunnel: HeldTunnel, key: TunnelKey, caller: CallerControl) -> None:
+    async def _settle_account(self, tunnel: ManagedTunnel, key: TunnelKey, caller: CallerControl) -> None:
         """Find out whether a tunnel that an earlier release left is in the account of a caller."""
         states = await caller.end_states(tunnel.record.tunnel_id)
         if not states.arn or self._tunnels.get(tunnel.record.key) is not tunnel:
@@ -267,7 +267,7 @@ class Hub:
     def _has_plain_name(self, key: TunnelKey) -> bool:
         return self._names.host(key) == key.thing
 
-    def _row(self, tunnel: HeldTunnel) -> dict[str, Any]:
+    def _row(self, tunnel: ManagedTunnel) -> dict[str, Any]:
         return {**tunnel.row(), **self._named(tunnel.record.key)}
 
     async def _prepare(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +310,7 @@ class Hub:
         except HubError as error:
             raise HubError(f"Could not {purpose}: {error}.", code=error.code) from None
 
-    async def _listen(self, tunnel: HeldTunnel, ports: Mapping[str, int | None], any_host: Sequence[str]) -> None:
+    async def _listen(self, tunnel: ManagedTunnel, ports: Mapping[str, int | None], any_host: Sequence[str]) -> None:
         """Have a tunnel's services listen where the user wants them to."""
         if not ports:
             # As most want it, with each task of each host: no look at all other tunnels.
@@ -342,7 +342,7 @@ class Hub:
             self._opening[key] -= 1
             self._opening += Counter()  # drops what is zero
 
-    async def _provide(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> HeldTunnel:
+    async def _provide(self, key: TunnelKey, caller: CallerControl, request: Mapping[str, Any]) -> ManagedTunnel:
         """The tunnel of a thing: the one held, or an open one, or a new one."""
         held = self._tunnels.get(key)
         if held is not None and held.alive and not held.record.expires_within(RENEW_SECONDS):
@@ -393,7 +393,7 @@ class Hub:
         log.info("opened the tunnel %s to %s", opened.tunnel_id, key)
         return opened
 
-    async def _wait_for_destination(self, tunnel: HeldTunnel, since: float, seconds: float) -> None:
+    async def _wait_for_destination(self, tunnel: ManagedTunnel, since: float, seconds: float) -> None:
         """Wait until the device has taken up its end: it learns its token only when the tunnel is opened.
 
         Whoever asks for the tunnel meanwhile waits too, and so does the next hub, should this one be killed.
@@ -419,7 +419,7 @@ class Hub:
             pause = min(2 * pause, longest)
         self._await_no_longer(tunnel)
 
-    def _await_no_longer(self, tunnel: HeldTunnel) -> None:
+    def _await_no_longer(self, tunnel: ManagedTunnel) -> None:
         tunnel.await_no_longer()
         self._save()
 
@@ -455,7 +455,7 @@ class Hub:
         self._save()
         return {**self._row(tunnel), "not_saved": self._not_saved()}
 
-    async def _hold(self, record: TunnelRecord, caller: CallerControl) -> HeldTunnel:
+    async def _hold(self, record: TunnelRecord, caller: CallerControl) -> ManagedTunnel:
         """Hold a tunnel in place of the one that was held for its thing, which may finish what it carries."""
         before = self._tunnels.get(record.key)
         same = before is not None and before.record.tunnel_id == record.tunnel_id
@@ -463,7 +463,7 @@ class Hub:
             # Its ports are to be had again, and the service takes its client for one that has come back.
             await before.stop()
         try:
-            tunnel = HeldTunnel(record, caller, self._has_plain_name)
+            tunnel = ManagedTunnel(record, caller, self._has_plain_name)
         except ConfigurationError as error:
             raise HubError(str(error), code="bad-input") from None
         if before is not None and before.busy and not same:
@@ -533,14 +533,14 @@ class Hub:
         """Two that ask for the same thing at once get the same tunnel."""
         return self._locks.setdefault(key, asyncio.Lock())
 
-    async def _found(self, request: Mapping[str, Any]) -> HeldTunnel:
+    async def _found(self, request: Mapping[str, Any]) -> ManagedTunnel:
         """The tunnel of a request that names an account, or a caller who is in one."""
         if request.get("account"):
             return self._find(TunnelKey(_account(request["account"]), request["thing"]), None)
         caller = self._callers.of(request["caller"])
         return self._find(await self._key(caller, request["thing"]), caller)
 
-    def _find(self, key: TunnelKey, caller: CallerControl | None) -> HeldTunnel:
+    def _find(self, key: TunnelKey, caller: CallerControl | None) -> ManagedTunnel:
         tunnel = self._tunnels.get(key)
         if tunnel is None:
             raise HubError(
@@ -573,7 +573,7 @@ def _not_found(what: object, error: HubError) -> HubError:
     return HubError(f"no tunnel to {what} could be found or opened: {error}", code=error.code)
 
 
-def _is(tunnel: HeldTunnel, request: Mapping[str, Any]) -> bool:
+def _is(tunnel: ManagedTunnel, request: Mapping[str, Any]) -> bool:
     """Whether it is the tunnel that a request names; one that an earlier release left may be of any account."""
     record = tunnel.record
     accounts = (request["account"], UNKNOWN_ACCOUNT.key)

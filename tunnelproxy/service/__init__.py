@@ -3,5 +3,5 @@
 
 Who knows whom, from the outside in: ``server`` assembles one process; ``control_api`` (HTTPS) checks signatures
 (``sigv4``) and input (``validation``) and calls ``operations``; ``data_plane`` (WSS) lets ends in (``handshake``,
-``admission``), checks what they send (``frame_rules``) and hands it to their ``circuit``. Both work on one ``store``.
+``admission``), checks what they send (``frame_rules``) and hands it to their ``relay``. Both work on one ``store``.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
-__all__ = ["Connected", "ControlCall", "CutOff", "Disconnected", "Event", "Listener", "Refused", "Suppressed"]
+__all__ = ["Connected", "ControlCall", "CutOff", "Disconnected", "Event", "EventHandler", "Refused", "Suppressed"]
 
 
 @dataclass(frozen=True)
@@ -114,5 +114,5 @@ class Suppressed:
 
 Event = Union[ControlCall, Connected, Disconnected, Refused, CutOff, Suppressed]
 
-Listener = Callable[[Event], None]
+EventHandler = Callable[[Event], None]
 """Takes note of an event; must neither fail nor wait."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from .errors import StoreError
-from .store import Store
+from .state.store import Store
 
 __all__ = ["Expiry"]
 

@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..transport.accepting import accept_for_ever
-from ..transport.background import restarted, watched
+from ..net.accept_loop import accept_for_ever
+from ..net.background_tasks import restarted, watched
+from .data_plane.connected_clients import ConnectedClients
 from .events import ControlCall, CutOff, Event, Refused
-from .ledger import Ledger
 
 __all__ = ["Figure", "Metrics"]
 
@@ -55,13 +55,13 @@ class Metrics:
     """The figures of one service.
 
     Args:
-        ledger: who is connected.
+        connected_clients: who is connected.
         count_open_tunnels: counts them.
     """
 
-    def __init__(self, ledger: Ledger, count_open_tunnels: Callable[[], int]) -> None:
+    def __init__(self, connected_clients: ConnectedClients, count_open_tunnels: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Present(ledger, count_open_tunnels))
+        self._registry.register(_Present(connected_clients, count_open_tunnels))
         self._calls = Histogram(
             "tunnelproxy_control_call_seconds",
             "Control calls by operation and outcome, with the time that they took.",
@@ -151,8 +151,8 @@ class _Further(Collector):
 class _Present(Collector):
     """What holds at the moment of asking."""
 
-    def __init__(self, ledger: Ledger, count_open_tunnels: Callable[[], int]) -> None:
-        self._ledger = ledger
+    def __init__(self, connected_clients: ConnectedClients, count_open_tunnels: Callable[[], int]) -> None:
+        self._connected_clients = connected_clients
         self._count_open_tunnels = count_open_tunnels
 
     def collect(self) -> Iterator[Metric]:
@@ -162,12 +162,12 @@ class _Present(Collector):
             "Clients connected, by mode and version of the protocol.",
             labels=("mode", "version"),
         )
-        for (mode, version), number in self._ledger.ends().items():
+        for (mode, version), number in self._connected_clients.ends().items():
             ends.add_metric((mode, f"V{version}"), number)
         yield ends
         relayed = CounterMetricFamily(
             "tunnelproxy_bytes_relayed", "Bytes taken from clients for the other end, by mode.", labels=("mode",)
         )
-        for mode, number in self._ledger.relayed().items():
+        for mode, number in self._connected_clients.relayed().items():
             relayed.add_metric((mode,), number)
         yield relayed

@@ -18,32 +18,32 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ..transport.background import restarted
-from ..transport.descriptors import allow_many_files
-from .access import Access
-from .audit import AuditLog
-from .certificates import Certificates, OwnCertificate
-from .control_api import BODY_DEADLINE, ControlApi
-from .data_plane import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
-from .door import Door
+from ..net.background_tasks import restarted
+from ..net.descriptor_limit import allow_many_files
+from .api.authorization import Authorizer
+from .api.http import BODY_DEADLINE, ControlApi
+from .api.replay_guard import ReplayGuard
+from .api.request_handler import RequestHandler
+from .api.things import ThingOperations
+from .api.tunnels import TunnelOperations
+from .audit_log import AuditLog
+from .data_plane.server import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
 from .errors import ServiceError
 from .event_log import log_refusal
-from .events import Event, Listener
+from .events import Event, EventHandler
 from .expiry import Expiry
-from .failures import Failures
 from .limits import DEFAULT_LIMITS, Limits
+from .listener import Listener
+from .log_limits import LogLimits
 from .metrics import Figure, Metrics
-from .notifying import NO_BROKER, BrokerSettings, Notifier, notifying
-from .operations import Operations
+from .mqtt.notifier import NO_BROKER, BrokerSettings, Notifier, notifying
 from .outage import Outage
-from .registry import Registry
-from .replays import Replays
-from .request_handler import RequestHandler
 from .rotating_file import DEFAULT_KEPT, DEFAULT_SIZE
-from .server_certificate import ServerCertificate
-from .state_dir import Endpoints, StateDirectory
-from .store import Store
-from .strangers import Strangers
+from .state.certificates import Certificates, ProvidedCertificate
+from .state.directory import Endpoints, StateDirectory
+from .state.server_certificate import ServerCertificate
+from .state.store import Store
+from .unexpected_errors import UnexpectedErrors
 
 __all__ = ["Settings", "serve"]
 
@@ -76,7 +76,7 @@ class Settings:
     data_port: int
     public_name: str | None = None
     region: str | None = None
-    certificate: OwnCertificate | None = None
+    certificate: ProvidedCertificate | None = None
     limits: Limits = DEFAULT_LIMITS
     audit_log: Path | None = None
     audit_size: int = DEFAULT_SIZE
@@ -240,15 +240,15 @@ async def _running(
 ) -> AsyncIterator[None]:
     """Both servers and the clock that ends tunnels, for as long as the block runs."""
     store.disconnect_all(time.time())
-    failures = Failures()
+    failures = UnexpectedErrors()
     asyncio.get_running_loop().set_exception_handler(failures.of_loop)
 
     def write(event: Event) -> None:
         audit.write(event)
         log_refusal(event)
 
-    strangers = Strangers(write, time.monotonic)
-    accounts: list[Listener] = [strangers.note]
+    strangers = LogLimits(write, time.monotonic)
+    accounts: list[EventHandler] = [strangers.note]
 
     def record(event: Event) -> None:
         for account in accounts:
@@ -256,12 +256,12 @@ async def _running(
 
     limits = settings.limits
     data_plane = DataPlane(store, clock=time.time, limits=limits, notify=record, failures=failures)
-    metrics = Metrics(data_plane.ledger, store.count_open_tunnels)
+    metrics = Metrics(data_plane.connected_clients, store.count_open_tunnels)
     metrics.add_figures(_figures(store, audit, failures, certificate))
     metrics.add_figures(notifier.figures)
     accounts.append(metrics.note)
     expiry = Expiry(store, lambda tunnel_id: data_plane.close_tunnel(tunnel_id, TUNNEL_EXPIRED), clock=time.time)
-    operations = Operations(
+    operations = TunnelOperations(
         store,
         data_plane,
         clock=time.time,
@@ -274,13 +274,13 @@ async def _running(
     identity = store.identity()
     control = ControlApi(
         operations,
-        Registry(store),
-        Access(identity, store.find_tunnel),
+        ThingOperations(store),
+        Authorizer(identity, store.find_tunnel),
         find_key=store.find_key,
         region=identity.region,
         account_id=identity.account_id,
         clock=time.time,
-        replays=Replays(time.monotonic),
+        replays=ReplayGuard(time.monotonic),
         notify=record,
         failures=failures,
         authenticated=api.settle,
@@ -305,7 +305,9 @@ async def _running(
             await data_plane.stop()
 
 
-def _figures(store: Store, audit: AuditLog, failures: Failures, certificate: ServerCertificate) -> tuple[Figure, ...]:
+def _figures(
+    store: Store, audit: AuditLog, failures: UnexpectedErrors, certificate: ServerCertificate
+) -> tuple[Figure, ...]:
     return (
         Figure(
             "tunnelproxy_writes_failed",
@@ -339,11 +341,13 @@ class _ApiServer:
         failures: logs what should not have happened.
     """
 
-    def __init__(self, context: ssl.SSLContext, limits: Limits, notify: Listener, failures: Failures) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, limits: Limits, notify: EventHandler, failures: UnexpectedErrors
+    ) -> None:
         self._notify = notify
         self._failures = failures
         deadline = limits.handshake_seconds + BODY_DEADLINE
-        self._door = Door(self._make_protocol, context, limits, notify, deadline=deadline)
+        self._door = Listener(self._make_protocol, context, limits, notify, deadline=deadline)
         self._runner: web.AppRunner | None = None
 
     async def start(self, application: web.Application, listener: socket.socket) -> None:

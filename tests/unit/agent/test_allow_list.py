@@ -11,10 +11,10 @@ import pytest
 
 from peers.namespace import why_impossible
 from peers.process import REPOSITORY
-from tunnelproxy.addresses import TcpAddress, parse_address
 from tunnelproxy.agent.allow_list import AllowList
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.protocol.session import Mode
+from tunnelproxy.proxy.addresses import TcpAddress, parse_address
 
 
 def permits(allow: AllowList, address: str) -> bool:
@@ -130,7 +130,7 @@ def test_a_name_does_not_lead_to_this_device_by_an_address_of_one_network() -> N
     if why_impossible():
         pytest.skip(why_impossible())
     ask = """
-from tunnelproxy.addresses import TcpAddress
+from tunnelproxy.proxy.addresses import TcpAddress
 from tunnelproxy.agent.allow_list import AllowList
 allow = AllowList.parse(["plc.local:80"], "allow")
 print(*(allow.permits_at(TcpAddress("plc.local", 80), found) for found in ("fe80::77", "fe80::78")))

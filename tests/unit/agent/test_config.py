@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tunnelproxy.addresses import TcpAddress, UnixAddress
 from tunnelproxy.agent.config import AgentConfig, examine, read_config
 from tunnelproxy.errors import ConfigurationError
-from tunnelproxy.service.certificates import Certificates
+from tunnelproxy.proxy.addresses import TcpAddress, UnixAddress
+from tunnelproxy.service.state.certificates import Certificates
 
 LEAST = "thing: pump\nbroker: {host: mqtt.example.com}\nservices: {SSH1: 22}\n"
 

@@ -16,16 +16,16 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from peers.event_loop import in_event_loop, until
-from tunnelproxy.addresses import TcpAddress
 from tunnelproxy.agent.allow_list import AllowList
 from tunnelproxy.agent.config import AgentConfig
-from tunnelproxy.agent.saved_tunnels import SavedTunnels
+from tunnelproxy.agent.state_file import SavedTunnels
 from tunnelproxy.agent.tunnels import Tunnels
-from tunnelproxy.mqtt import Broker
+from tunnelproxy.net.endpoint import Endpoint
+from tunnelproxy.net.mqtt import Broker
 from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Version
-from tunnelproxy.service.certificates import Certificates, server_context
-from tunnelproxy.transport.endpoint import Endpoint
+from tunnelproxy.proxy.addresses import TcpAddress
+from tunnelproxy.service.state.certificates import Certificates, server_context
 
 HOSTS = (
     *("localhost", "LOCALHOST", "localhost.", "ip6-localhost", "127.0.0.1", "127.0.0.2", "127.1", "0.0.0.0", "0"),

@@ -17,21 +17,21 @@ import pytest
 
 from peers.event_loop import in_event_loop, until
 from peers.process import free_port
-from tunnelproxy.addresses import TcpAddress
 from tunnelproxy.agent import tunnels as module
 from tunnelproxy.agent.allow_list import AllowList
 from tunnelproxy.agent.config import AgentConfig
 from tunnelproxy.agent.notification import read_notification
-from tunnelproxy.agent.saved_tunnels import HeldTunnel, SavedTunnels
+from tunnelproxy.agent.state_file import SavedTunnel, SavedTunnels
 from tunnelproxy.agent.tunnels import LONGEST_LIFE_SECONDS, Tunnels
-from tunnelproxy.destination import DestinationProxy
-from tunnelproxy.mqtt import Broker
-from tunnelproxy.service.certificates import Certificates, server_context
-from tunnelproxy.service.data_plane import TUNNEL_CLOSED, DataPlane
-from tunnelproxy.service.operations import Operations
-from tunnelproxy.service.store import Store
-from tunnelproxy.transport.certificate_dates import date_text
-from tunnelproxy.transport.endpoint import Endpoint
+from tunnelproxy.net.certificate_dates import date_text
+from tunnelproxy.net.endpoint import Endpoint
+from tunnelproxy.net.mqtt import Broker
+from tunnelproxy.proxy.addresses import TcpAddress
+from tunnelproxy.proxy.destination import DestinationProxy
+from tunnelproxy.service.api.tunnels import TunnelOperations
+from tunnelproxy.service.data_plane.server import TUNNEL_CLOSED, DataPlane
+from tunnelproxy.service.state.certificates import Certificates, server_context
+from tunnelproxy.service.state.store import Store
 
 SERVICES = {"SSH1": TcpAddress("127.0.0.1", 22), "HTTP1": TcpAddress("127.0.0.1", 80)}
 
@@ -44,7 +44,7 @@ class Service:
         self.notifications: list[bytes] = []
         store = Store(folder / "service.db")
         self.data_plane = DataPlane(store, clock=time.time)
-        self._operations = Operations(
+        self._operations = TunnelOperations(
             store,
             self.data_plane,
             clock=time.time,
@@ -309,7 +309,7 @@ def save_one_of(config: AgentConfig, since: float) -> None:
     assert config.state_dir is not None
     saved = SavedTunnels(config.state_dir)
     saved.prepare()
-    saved.write([HeldTunnel(read_notification(notification("token", "SSH1")), "c" * 32, since)])
+    saved.write([SavedTunnel(read_notification(notification("token", "SSH1")), "c" * 32, since)])
 
 
 @in_event_loop

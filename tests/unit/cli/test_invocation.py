@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tunnelproxy.addresses import TcpAddress, UnixAddress
 from tunnelproxy.cli.invocation import Invocation, read_invocation
 from tunnelproxy.cli.options import Options, read_options
 from tunnelproxy.cli.settings import Settings
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
+from tunnelproxy.proxy.addresses import TcpAddress, UnixAddress
 
 ENVIRONMENT = {"AWSIOT_TUNNEL_ACCESS_TOKEN": "token", "AWSIOT_TUNNEL_REGION": "us-east-1"}
 CLIENT_TOKENS = {name: f"{name}-".ljust(32, "x") for name in ("argument", "file", "variable", "other")}

@@ -9,10 +9,10 @@ import pytest
 
 from tunnelproxy.cli.parser import Parser
 from tunnelproxy.cli.service_options import add_options, settings
-from tunnelproxy.service.certificates import OwnCertificate
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.limits import DEFAULT_LIMITS
 from tunnelproxy.service.rotating_file import DEFAULT_KEPT, DEFAULT_SIZE
+from tunnelproxy.service.state.certificates import ProvidedCertificate
 
 
 def parsed(*arguments: str) -> dict[str, object]:
@@ -60,7 +60,7 @@ def test_other_bandwidths_are_refused(text: str, capsys: pytest.CaptureFixture[s
 
 def test_a_certificate_comes_with_its_key() -> None:
     found = parsed("--certificate", "a.pem", "--key", "b.pem")
-    assert found["certificate"] == OwnCertificate(Path("a.pem"), Path("b.pem"))
+    assert found["certificate"] == ProvidedCertificate(Path("a.pem"), Path("b.pem"))
     for option in ("--certificate", "--key"):
         with pytest.raises(ServiceError, match="belong together"):
             parsed(option, "a.pem")

@@ -12,7 +12,7 @@ import pytest
 
 from tunnelproxy.cli.settings import Settings, export_defaults, read_settings
 from tunnelproxy.errors import ConfigurationError
-from tunnelproxy.transport.reconnect import Patience
+from tunnelproxy.proxy.reconnect import RetryPolicy
 
 
 def settings(folder: Path, tree: Any) -> Settings:
@@ -58,10 +58,10 @@ def test_they_are_exported_in_the_references_form(tmp_path: Path) -> None:
         ({"tcp": {"connection_retry_delay_ms": "100"}}, {"connect_pause": 0.1}),
         ({"tcp": {"max_active_connections": 3}}, {"max_connections": 3}),
         ({"websocket": {"ping_period_ms": "5000"}}, {"ping_seconds": 5.0}),
-        ({"websocket": {"retry_delay_ms": "500"}}, {"patience": Patience(first_delay=0.5)}),
-        ({"websocket": {"connect_retry_count": "2"}}, {"patience": Patience(attempts=2)}),
-        ({"websocket": {"reconnect_on_data_error": "false"}}, {"patience": Patience(reconnect=False)}),
-        ({"websocket": {"reconnect_on_data_error": False}}, {"patience": Patience(reconnect=False)}),
+        ({"websocket": {"retry_delay_ms": "500"}}, {"retry_policy": RetryPolicy(first_delay=0.5)}),
+        ({"websocket": {"connect_retry_count": "2"}}, {"retry_policy": RetryPolicy(attempts=2)}),
+        ({"websocket": {"reconnect_on_data_error": "false"}}, {"retry_policy": RetryPolicy(reconnect=False)}),
+        ({"websocket": {"reconnect_on_data_error": False}}, {"retry_policy": RetryPolicy(reconnect=False)}),
     ],
 )
 def test_each_setting(tmp_path: Path, tree: Any, changed: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def test_the_references_own_export_is_taken(tmp_path: Path, caplog: pytest.LogCa
                 "region_endpoint_overrides": {"cn-north-1": "data.tunneling.iot.cn-north-1.amazonaws.com.cn"},
             },
         )
-    assert found.patience == Patience(first_delay=2.5)
+    assert found.retry_policy == RetryPolicy(first_delay=2.5)
     assert "these settings of the reference have no meaning here: message.data_length_size" in caplog.text
 
 

@@ -33,8 +33,8 @@ from botocore.session import Session
 from peers.certificate import make_server_certificate
 from peers.process import REPOSITORY, free_port
 from tunnelproxy.hub.aws_errors import APIS, Failure, explain
-from tunnelproxy.service.certificates import Certificates, server_context
-from tunnelproxy.transport.certificate_dates import date_text
+from tunnelproxy.net.certificate_dates import date_text
+from tunnelproxy.service.state.certificates import Certificates, server_context
 
 BOTOCORE = tuple(map(int, __version__.split(".")[:2]))
 

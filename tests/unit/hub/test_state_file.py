@@ -10,7 +10,7 @@ import pytest
 
 from tunnelproxy.hub import json_lines, state_file
 from tunnelproxy.hub.account import UNKNOWN_ACCOUNT, Account
-from tunnelproxy.hub.held_tunnel import TunnelRecord, Way
+from tunnelproxy.hub.tunnel import TunnelRecord, Way
 
 RECORD = TunnelRecord(
     thing="thing1",

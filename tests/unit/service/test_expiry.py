@@ -13,12 +13,12 @@ import pytest
 from peers.event_loop import in_event_loop, until
 from peers.full_disk import SmallDisk, why_impossible
 from tunnelproxy.service import expiry
+from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.errors import StoreError
 from tunnelproxy.service.expiry import Expiry
-from tunnelproxy.service.operations import Operations
+from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token
 from tunnelproxy.service.outage import Outage
-from tunnelproxy.service.store import Store
-from tunnelproxy.service.tunnels import Mode, NewTunnel, Tunnel, digest, new_access_token
+from tunnelproxy.service.state.store import Store
 
 NOW = 1_700_000_000.0
 
@@ -105,7 +105,7 @@ def test_the_operator_is_told_when_it_begins_and_when_it_ends(
 def test_nothing_is_brought_to_a_thing_that_was_not_stored(before: Tunnel, full: None, store: Store) -> None:
     delivered: list[Tunnel] = []
     revoked: list[Mode] = []
-    operations = Operations(
+    operations = TunnelOperations(
         store,
         Ends(revoked),
         clock=lambda: NOW,

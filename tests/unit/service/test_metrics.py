@@ -10,8 +10,8 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from peers.event_loop import in_event_loop, until
+from tunnelproxy.service.data_plane.connected_clients import ConnectedClients
 from tunnelproxy.service.events import ControlCall, CutOff, Refused
-from tunnelproxy.service.ledger import Ledger
 from tunnelproxy.service.metrics import Metrics
 
 
@@ -31,7 +31,7 @@ def call(operation: str | None, outcome: str, seconds: float) -> ControlCall:
 
 @in_event_loop
 async def test_events_are_counted_and_the_rest_is_counted_when_asked_for() -> None:
-    metrics = Metrics(Ledger(lambda event: None, clock=lambda: 0.0), lambda: 7)
+    metrics = Metrics(ConnectedClients(lambda event: None, clock=lambda: 0.0), lambda: 7)
     metrics.note(call("OpenTunnel", "ok", 0.25))
     metrics.note(call("OpenTunnel", "ok", 0.5))
     metrics.note(call(None, "BadRequest", 0.0))
@@ -52,7 +52,7 @@ async def test_events_are_counted_and_the_rest_is_counted_when_asked_for() -> No
 
 @in_event_loop
 async def test_who_connects_and_says_nothing_takes_neither_descriptors_without_end_nor_the_figures() -> None:
-    metrics = Metrics(Ledger(lambda event: None, clock=lambda: 0.0), lambda: 7)
+    metrics = Metrics(ConnectedClients(lambda event: None, clock=lambda: 0.0), lambda: 7)
     listener = socket.create_server(("127.0.0.1", 0))
     async with metrics.served(listener):
         silent = [await asyncio.open_connection(*listener.getsockname()) for _ in range(100)]

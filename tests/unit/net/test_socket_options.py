@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the link wants of real sockets, and the words for what went wrong."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tunnelproxy.net.socket_options import (
+    DEAD_SECONDS,
+    LARGEST_RECEIVE_BUFFER,
+    RECEIVE_BUFFER,
+    SEND_BUFFER,
+    ReceiveBuffer,
+    keep_alive,
+    tune,
+    unanswered_seconds,
+)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
+def test_a_tcp_socket_has_short_queues_and_an_end() -> None:
+    with socket.socket() as sock:
+        tune(sock)
+        assert sock.getsockopt(socket.IPPROTO_TCP, 25) == SEND_BUFFER
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_SECONDS * 1000
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system has no such option")
+def test_a_peer_that_vanished_is_found_after_a_minute() -> None:
+    with socket.socket() as sock:
+        keep_alive(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, pause, probes = (
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + pause * probes == 60
+
+
+def test_a_peer_that_does_not_read_is_not_taken_for_one_that_vanished() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+        peer, _ = server.accept()
+        with peer:
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                while sock.send(bytes(65536)):
+                    pass
+            assert unanswered_seconds(sock) == 0
+
+
+@pytest.mark.parametrize(
+    ("retransmissions", "probes", "seconds"),
+    [(5, 0, 61.0), (0, 5, 61.0), (4, 0, 0.0), (0, 4, 0.0)],
+    ids=["lost on the way", "not even sent, without a route", "sent again", "probed"],
+)
+def test_a_peer_is_lost_that_has_answered_neither_retransmissions_nor_probes(
+    retransmissions: int, probes: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The beginning of struct tcp_info, with 61 s since the last acknowledgement.
+    info = bytes((1, 0, retransmissions, probes)) + bytes(52) + (61_000).to_bytes(4, sys.byteorder)
+    monkeypatch.setattr(socket.socket, "getsockopt", lambda sock, *which: info)
+    with socket.socket() as sock:
+        assert unanswered_seconds(sock) == seconds
+
+
+def test_what_is_no_tcp_socket_is_left_alone() -> None:
+    tune(None)
+    keep_alive(None)
+    assert unanswered_seconds(None) == 0
+    with socket.socket(socket.AF_UNIX) as sock:
+        before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        tune(sock)
+        ReceiveBuffer(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def buffer_of(sock: socket.socket) -> int:
+    # Linux says twice what it was told.
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems round in their own ways")
+def test_the_receive_buffer_is_as_large_as_the_speed_deserves() -> None:
+    clock = Clock()
+    with socket.socket() as sock:
+        buffer = ReceiveBuffer(sock, clock)
+        assert buffer_of(sock) == RECEIVE_BUFFER
+        grown = min(LARGEST_RECEIVE_BUFFER, int(Path("/proc/sys/net/core/rmem_max").read_text()))
+        for bytes_per_second, expected in ((10**6, RECEIVE_BUFFER), (10**9, grown), (10**6, RECEIVE_BUFFER)):
+            for _ in range(16):
+                clock.now += 65536 / bytes_per_second
+                buffer.took(65536)
+            assert buffer_of(sock) == expected
+
+
+def test_there_may_be_no_socket_to_have_a_buffer() -> None:
+    ReceiveBuffer(None).took(10**9)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""When a proxy comes back, and when it gives up, against a real WebSocket server over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import Request, Response, ServerConnection, serve
+
+from peers.event_loop import in_event_loop, until
+from tunnelproxy.errors import TunnelClosed, TunnelRefused
+from tunnelproxy.net.endpoint import Endpoint, tls_context
+from tunnelproxy.net.route import Route
+from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
+from tunnelproxy.proxy.link import Link, LinkLost, LinkTaken, TunnelCredentials
+from tunnelproxy.proxy.reconnect import keep_linked
+from tunnelproxy.service.data_plane.server import REPLACED
+from tunnelproxy.service.state.certificates import Certificates, server_context
+
+ACCESS = TunnelCredentials(Mode.SOURCE, "the-access-token", "the-client-token")
+
+Step = Callable[[ServerConnection], "Response | None"]
+
+
+class Receiver:
+    """Wants nothing of the link."""
+
+    def link_up(self, link: Link) -> None:
+        pass
+
+    def data_received(self, data: bytes) -> None:
+        pass
+
+    def link_writable(self) -> None:
+        pass
+
+    def link_down(self) -> None:
+        pass
+
+
+def answer(status: int, words: str = "") -> Step:
+    return lambda connection: connection.respond(http.HTTPStatus(status), words)
+
+
+def accept(_: ServerConnection) -> None:
+    return None
+
+
+async def outcome(certificates: Certificates, steps: list[Step], close: tuple[int, str] = (1001, "later")) -> list[Any]:
+    """What a proxy is told while the service answers its connects one by one, and what ends it at last.
+
+    Those that are accepted are closed at once, with a code and a reason.
+    """
+    left = iter(steps)
+    news: list[Any] = []
+
+    def process(connection: ServerConnection, _: Request) -> Response | None:
+        return next(left)(connection)
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.close(*close)
+
+    names = [SUBPROTOCOLS[Version.V3]]
+    tls = server_context(certificates)
+    serving = serve(handler, "127.0.0.1", 0, ssl=tls, subprotocols=names, process_request=process)
+    async with serving as server:
+        endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+        try:
+            await keep_linked(Route(endpoint, tls_context(str(certificates.ca))), ACCESS, Receiver, news.append)
+        except Exception as error:
+            news.append(error)
+    return news
+
+
+def kinds(news: list[Any]) -> list[type]:
+    return [type(item) for item in news]
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelproxy.net.backoff.Backoff.next_delay", lambda _: 0.01)
+
+
+def check(run: Callable[[], Awaitable[None]]) -> None:
+    in_event_loop(run)()
+
+
+def test_it_comes_back_after_failures_until_it_is_refused(certificates: Certificates) -> None:
+    async def run() -> None:
+        news = await outcome(certificates, [answer(503), accept, answer(500), accept, answer(403, "access token")])
+        assert kinds(news) == [LinkLost, Link, LinkLost, LinkLost, Link, LinkLost, TunnelRefused]
+        assert news[-1].cause == "token-unknown"
+
+    check(run)
+
+
+def test_a_tunnel_that_was_closed_meanwhile_is_no_failure(certificates: Certificates) -> None:
+    async def run() -> None:
+        news = await outcome(certificates, [accept, answer(403, "its tunnel is closed")])
+        assert kinds(news) == [Link, LinkLost, TunnelClosed]
+
+    check(run)
+
+
+def test_a_tunnel_that_was_closed_before_is_one(certificates: Certificates) -> None:
+    async def run() -> None:
+        assert kinds(await outcome(certificates, [answer(403, "its tunnel is closed")])) == [TunnelRefused]
+
+    check(run)
+
+
+def test_one_whose_place_was_taken_stays_away(certificates: Certificates) -> None:
+    async def run() -> None:
+        news = await outcome(certificates, [accept], close=(1008, REPLACED))
+        assert kinds(news) == [Link, LinkTaken]
+        assert "another proxy has connected as the source of this tunnel" in str(news[-1])
+
+    check(run)
+
+
+def test_a_certificate_that_turns_bad_later_is_outlasted(certificates: Certificates, tmp_path: Path) -> None:
+    """As with a captive portal on the way: at the very first connect it is the operator's mistake, later it passes."""
+
+    async def run() -> None:
+        others = Certificates(tmp_path / "keys", tmp_path / "ca")
+        others.ensure("localhost")
+        names = [SUBPROTOCOLS[Version.V3]]
+        news: list[Any] = []
+        port = 0
+        keeping = None
+        for known in (certificates, others, certificates):
+            # The tunnel's service, another one in its place, and the first again.
+            async with serve(hold, "127.0.0.1", port, ssl=server_context(known), subprotocols=names) as server:
+                port = server.sockets[0].getsockname()[1]
+                if keeping is None:
+                    route = Route(Endpoint("127.0.0.1", port), tls_context(str(certificates.ca)))
+                    keeping = asyncio.ensure_future(keep_linked(route, ACCESS, Receiver, news.append))
+                told = len(news)
+                await until(
+                    lambda told=told, known=known: any(fits(item, known is certificates) for item in news[told:])
+                )
+        keeping.cancel()
+        await asyncio.wait({keeping})
+        assert keeping.cancelled()
+
+    check(run)
+
+
+def fits(item: object, linked: bool) -> bool:
+    return isinstance(item, Link) if linked else "cannot be verified" in str(item)
+
+
+async def hold(connection: ServerConnection) -> None:
+    await connection.wait_closed()

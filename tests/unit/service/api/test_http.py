@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The control API over HTTP in this process, with clocks that the test moves, and what it has on record."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from peers.event_loop import in_event_loop
+from peers.signing import now, post, sign
+from tunnelproxy.service.api import http
+from tunnelproxy.service.api.authorization import AccessKey, Authorizer
+from tunnelproxy.service.api.http import ControlApi
+from tunnelproxy.service.api.replay_guard import GRACE, ReplayGuard
+from tunnelproxy.service.api.things import ThingOperations
+from tunnelproxy.service.api.tunnels import TunnelOperations
+from tunnelproxy.service.events import ControlCall, Event
+from tunnelproxy.service.model import Mode, new_key_pair
+from tunnelproxy.service.state.store import Store
+
+
+class NoEnds:
+    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
+        """Nobody is connected."""
+
+    def revoke(self, tunnel_id: str, mode: Mode) -> None:
+        """Nobody is connected."""
+
+
+@dataclass
+class Api:
+    url: str
+    store: Store
+    elapsed: float = 0.0
+    events: list[Event] = field(default_factory=list)
+
+    def headers(self, operation: str, body: bytes = b"{}", key: AccessKey | None = None) -> dict[str, str]:
+        pair = (key or self.store.keys()[0]).credentials
+        return sign(
+            self.url,
+            operation,
+            key_id=pair.access_key_id,
+            secret=pair.secret_access_key,
+            signed_at=now(),
+            body=body,
+        )
+
+    async def post(self, headers: dict[str, str], body: bytes = b"{}") -> tuple[int, dict[str, object]]:
+        return await asyncio.to_thread(post, self.url, headers, body)
+
+    @property
+    def last(self) -> ControlCall:
+        assert isinstance(self.events[-1], ControlCall)
+        return self.events[-1]
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Api]:
+    store = Store(folder / "service.db")
+    api = Api("", store)
+    operations = TunnelOperations(
+        store,
+        NoEnds(),
+        clock=time.time,
+        tunnel_opened=lambda: None,
+        deliver=lambda tunnel, token: None,
+        closed_reason="closed",
+    )
+    identity = store.identity()
+    control = ControlApi(
+        operations,
+        ThingOperations(store),
+        Authorizer(identity, store.find_tunnel),
+        find_key=store.find_key,
+        region=identity.region,
+        account_id=identity.account_id,
+        clock=time.time,
+        replays=ReplayGuard(lambda: api.elapsed),
+        notify=api.events.append,
+    )
+    runner = web.AppRunner(control.application(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield api
+    finally:
+        await runner.cleanup()
+        store.close()
+
+
+@in_event_loop
+async def test_a_replayed_request_is_refused_and_opens_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        headers = api.headers("OpenTunnel")
+        assert (await api.post(headers))[0] == 200
+        api.elapsed = GRACE + 1
+        status, answer = await api.post(headers)
+        assert (status, answer["__type"]) == (403, "InvalidSignatureException")
+        assert len(api.store.list_tunnels(thing_name=None, before=None, limit=9)) == 1
+        assert (api.last.key, api.last.outcome) == ("default", "InvalidSignatureException")
+
+
+@in_event_loop
+async def test_each_call_is_on_record_with_who_what_and_how_it_ended(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        body = b'{"destinationConfig": {"thingName": "pump", "services": ["SSH1"]}}'
+        _, opened = await api.post(api.headers("OpenTunnel", body), body)
+        tunnel_id = opened["tunnelId"]
+        call = api.last
+        assert (call.key, call.operation, call.thing, call.tunnel) == ("default", "OpenTunnel", "pump", tunnel_id)
+        assert (call.outcome, call.status, call.address) == ("ok", 200, "127.0.0.1")
+        assert 0 < call.seconds < 10
+
+        reader = AccessKey("reader", new_key_pair(), read_only=True)
+        api.store.add_key(reader)
+        body = b'{"tunnelId": "%s"}' % str(tunnel_id).encode()
+        await api.post(api.headers("CloseTunnel", body, reader), body)
+        call = api.last
+        assert (call.key, call.thing, call.tunnel) == ("reader", "pump", tunnel_id)
+        assert (call.outcome, call.status) == ("AccessDeniedException", 403)
+
+        forged = AccessKey("forged", new_key_pair())
+        await api.post(api.headers("ListTunnels", key=forged))
+        call = api.last
+        assert (call.key, call.access_key_id) == (None, forged.credentials.access_key_id)
+        assert call.outcome == "UnrecognizedClientException"
+
+
+@in_event_loop
+async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_DEADLINE", 0.2)
+    async with running(tmp_path) as api:
+        reader, writer = await asyncio.open_connection(*api.url.removeprefix("http://").split(":"))
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        writer.close()
+    assert head == b"HTTP/1.1 408 Request Timeout\r\n"

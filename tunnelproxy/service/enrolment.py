@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enrolling a device: its place in the registry, its credentials at the MQTT broker, and its agent's configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from .errors import ServiceError
+from .mqtt.broker_address import BrokerAddress
+from .mqtt.password_file import PasswordFile, new_password, password_line
+from .state.device_folder import DeviceFolder
+from .state.directory import Endpoints, StateDirectory
+from .state.store import Store
+
+__all__ = ["NO_DESCRIPTION", "Description", "Enrolment", "add_thing", "describe_thing", "remove_thing"]
+
+T = TypeVar("T")
+
+_THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
+_ATTRIBUTE_NAME = re.compile(r"[a-zA-Z0-9_.,@/:#-]{1,128}")
+_ATTRIBUTE_VALUE = re.compile(r"[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}")
+_SERVICE_CA = "ca.pem"
+_BROKER_CA = "broker-ca.pem"
+_ANY_HOST = ("0.0.0.0", "::")  # noqa: S104  to refuse them
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What came of enrolling a thing.
+
+    Attributes:
+        directory: what is to be brought to the device.
+        password_line: for the password file of a broker that the service does not run; else None.
+    """
+
+    directory: Path
+    password_line: str | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the registry says of a thing beside its name; None for what it has said so far."""
+
+    thing_type: str | None = None
+    attributes: Mapping[str, str] | None = None
+
+    def check(self) -> None:
+        """Refuse what AWS IoT's registry would refuse.
+
+        Raises:
+            ServiceError: it would.
+        """
+        if self.thing_type is not None and not _THING.match(self.thing_type):
+            raise ServiceError(f"--type: '{self.thing_type}' is not the name of a thing type: see those of things")
+        for name, value in (self.attributes or {}).items():
+            if not _ATTRIBUTE_NAME.fullmatch(name) or not _ATTRIBUTE_VALUE.fullmatch(value):
+                raise ServiceError(
+                    f"--attribute: '{name}={value}' has characters that AWS IoT does not allow, or too many of them: "
+                    "letters, digits and _.,@/:#- are possible; 128 for the name, 800 for the value"
+                )
+
+
+NO_DESCRIPTION = Description()
+
+
+def add_thing(
+    state: StateDirectory,
+    thing: str,
+    services: Mapping[str, str],
+    output: Path,
+    *,
+    authority: Path | None = None,
+    replace: bool = False,
+    description: Description = NO_DESCRIPTION,
+) -> Enrolment:
+    """Enrol a device, and write what its agent needs.
+
+    Args:
+        services: where each service leads on the device.
+        output: the directory to write to.
+        authority: who signed the service's certificate, where that is the operator's own; None for one that the
+            device's system trusts.
+        replace: whether to give a thing that is enrolled a new password, and to overwrite the files.
+        description: what the registry is to say of it.
+
+    Raises:
+        ServiceError: the service has no broker, the thing is enrolled already, or the files cannot be written.
+    """
+    if not _THING.match(thing):
+        raise ServiceError(f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most")
+    description.check()
+    given = None if authority is None else _read(authority, "--ca")
+    with state.entered():
+        broker, endpoints = _broker(state), _endpoints(state)
+        authorities = _authorities(state, given, broker, endpoints)
+        passwords = PasswordFile(state.broker_files / "passwords")
+        is_known = broker.embedded and passwords.has(thing)
+    with DeviceFolder.opened(output) as folder:
+        if not replace and (is_known or folder.has("agent.yml")):
+            raise ServiceError(f"{thing} is enrolled already; --replace gives it a new password, and the old one ends")
+        for name, content in ((_SERVICE_CA, authorities.service), (_BROKER_CA, authorities.of_broker)):
+            # One that an earlier enrolment brought may not be for this one.
+            folder.remove(name) if content is None else folder.write(name, content)
+        with state.entered():
+            password = passwords.set(thing) if broker.embedded else new_password()
+            _in_registry(state, lambda store: store.put_thing(thing, description.thing_type, description.attributes))
+        folder.write("password", f"{password}\n".encode())
+        folder.write("agent.yml", _configuration(thing, broker, authorities, endpoints, services).encode())
+    return Enrolment(output, None if broker.embedded else password_line(thing, password))
+
+
+def describe_thing(state: StateDirectory, thing: str, description: Description) -> None:
+    """Change what the registry says of a thing that is enrolled.
+
+    Raises:
+        ServiceError: it is not, or the description would not do.
+    """
+    description.check()
+
+    def change(store: Store) -> None:
+        if store.find_thing(thing) is None:
+            raise ServiceError(f"no thing {thing} is enrolled; enrol it with: tunnelproxy service add-thing")
+        store.put_thing(thing, description.thing_type, description.attributes)
+
+    with state.entered():
+        _in_registry(state, change)
+
+
+def remove_thing(state: StateDirectory, thing: str) -> None:
+    """Forget a thing, and its password: it cannot connect to the broker again.
+
+    Raises:
+        ServiceError: there is no such thing, or the service does not run its broker and so cannot put it out.
+    """
+    with state.entered():
+        known = bool(_THING.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
+        if not _broker(state).embedded:
+            raise ServiceError("the service does not run its MQTT broker: remove the thing's user there")
+        if _THING.match(thing):
+            known = PasswordFile(state.broker_files / "passwords").remove(thing) or known
+    if not known:
+        raise ServiceError(f"no thing {thing} is enrolled")
+
+
+def _in_registry(state: StateDirectory, act: Callable[[Store], T]) -> T:
+    store = Store(state.database)
+    try:
+        return act(store)
+    finally:
+        store.close()
+
+
+def _broker(state: StateDirectory) -> BrokerAddress:
+    broker = BrokerAddress.read(state.broker_address)
+    if broker is None:
+        raise ServiceError(
+            f"the tunneling service in {state.path} has no MQTT broker: run it with --mqtt-port, which brings one, or "
+            "with --mqtt-broker"
+        )
+    return broker
+
+
+def _endpoints(state: StateDirectory) -> Endpoints:
+    endpoints = state.read_endpoints()
+    if endpoints is None:
+        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
+    if endpoints.host in _ANY_HOST:
+        raise ServiceError(
+            f"the service listens on {endpoints.host}, which tells no device where to find it: run it with "
+            "--public-name, and a name or address that devices can reach"
+        )
+    return endpoints
+
+
+@dataclass(frozen=True)
+class _Authorities:
+    """For the device, in PEM; None for those that its system trusts. The broker may have that of the service."""
+
+    service: bytes | None
+    broker: bytes | None
+    is_one: bool
+
+    @property
+    def of_broker(self) -> bytes | None:
+        """What is to be written for the broker alone."""
+        return None if self.is_one else self.broker
+
+    @property
+    def broker_file(self) -> str:
+        """The name of the broker's file."""
+        return _SERVICE_CA if self.is_one else _BROKER_CA
+
+
+def _authorities(
+    state: StateDirectory, given: bytes | None, broker: BrokerAddress, endpoints: Endpoints
+) -> _Authorities:
+    if given is not None and not endpoints.own_certificate:
+        raise ServiceError("--ca: the service has its own authority, not --certificate; omit --ca")
+    service = given if endpoints.own_certificate else _read(state.ca / "ca.pem", "--ca")
+    if broker.embedded:
+        return _Authorities(service, service, is_one=True)
+    if not broker.ca:
+        return _Authorities(service, None, is_one=False)
+    if Path(broker.ca).is_dir():
+        raise ServiceError(f"--mqtt-ca {broker.ca} is a directory: run the service with a file, to give it to devices")
+    return _Authorities(service, _read(Path(broker.ca), "--mqtt-ca"), is_one=False)
+
+
+def _read(source: Path, option: str) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise ServiceError(f"{option}: cannot read {source}: {error.strerror}") from error
+
+
+def _configuration(
+    thing: str, broker: BrokerAddress, authorities: _Authorities, endpoints: Endpoints, services: Mapping[str, str]
+) -> str:
+    # JSON's texts are YAML's too, so whatever is in them stays what it is.
+    lines = [
+        "# The agent of one device; docs/agent.md says what else can stand here.",
+        "# Bring this directory to the device, and run there: tunnelproxy agent run --config agent.yml",
+        f"thing: {json.dumps(thing)}",
+        "broker:",
+        f"  host: {json.dumps(broker.host)}",
+        f"  port: {broker.port}",
+        *([] if broker.encrypted else ["  tls: false"]),
+        *([f"  ca: {authorities.broker_file}"] if authorities.broker is not None else []),
+        f"  user: {json.dumps(thing)}",
+        "  password_file: password",
+        "services:",
+        *(f"  {json.dumps(name)}: {json.dumps(address)}" for name, address in services.items()),
+        *_allowed(services),
+        f"endpoint: {json.dumps(endpoints.data)}",
+        *([f"capath: {_SERVICE_CA}"] if authorities.service is not None else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _allowed(services: Mapping[str, str]) -> list[str]:
+    """Who names the services here means them: allow them, and nothing else."""
+    return ["allow:", *(f"  - {json.dumps(address)}" for address in services.values())]

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bounds how much those who have no key can write to the log and the audit log.
+
+Each address has a share, so that one that floods does not hide another; all together have one, so that many addresses
+cannot do what one cannot. What is above that is counted, and told in one line a minute for each kind: the lines that
+are written, and the counts in these, add up to what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .events import ControlCall, Event, EventHandler, Refused, Suppressed
+from .limits import TokenBucket
+
+__all__ = ["SUMMARY_SECONDS", "LogLimits"]
+
+SUMMARY_SECONDS = 60.0
+"""Seconds between two summaries."""
+
+_RATE, _BURST = 1.0, 200
+_ADDRESS_RATE, _ADDRESS_BURST = 0.1, 20
+_MOST_ADDRESSES = 1000
+
+
+@dataclass
+class _Count:
+    number: int = 0
+    addresses: set[str | None] = field(default_factory=set)
+
+
+class LogLimits:
+    """Stands before those who write events down.
+
+    Args:
+        write: takes what is to be written.
+        clock: gives seconds, and never goes back.
+    """
+
+    def __init__(self, write: EventHandler, clock: Callable[[], float]) -> None:
+        self._write = write
+        self._clock = clock
+        self._all = TokenBucket(_RATE, _BURST, clock)
+        self._by_address: OrderedDict[str | None, TokenBucket] = OrderedDict()
+        self._counts: dict[tuple[str, str], _Count] = {}
+        self._since = clock()
+
+    def note(self, event: Event) -> None:
+        """Write an event, or count it."""
+        kind = _kind(event)
+        if kind is None or not isinstance(event, (ControlCall, Refused)) or self._may_write(event.address):
+            self._write(event)
+        else:
+            count = self._counts.setdefault(kind, _Count())
+            count.number += 1
+            if len(count.addresses) < _MOST_ADDRESSES:
+                count.addresses.add(event.address)
+
+    def sum_up(self) -> None:
+        """Write how many events were only counted since the last time."""
+        counts, self._counts = self._counts, {}
+        now = self._clock()
+        for (of, outcome), count in counts.items():
+            self._write(Suppressed(of, outcome, count.number, len(count.addresses), now - self._since))
+        self._since = now
+
+    async def run(self) -> None:
+        """Sum up every minute."""
+        while True:
+            await asyncio.sleep(SUMMARY_SECONDS)
+            self.sum_up()
+
+    def _may_write(self, address: str | None) -> bool:
+        bucket = self._by_address.get(address)
+        if bucket is None:
+            bucket = TokenBucket(_ADDRESS_RATE, _ADDRESS_BURST, self._clock)
+            self._by_address[address] = bucket
+            if len(self._by_address) > _MOST_ADDRESSES:
+                self._by_address.popitem(last=False)
+        self._by_address.move_to_end(address)
+        return bucket.has_one() and self._all.take() and bucket.take()
+
+
+def _kind(event: Event) -> tuple[str, str] | None:
+    """What is counted together; None for what only the holder of a key can cause.
+
+    Whoever was refused by the data plane may be anybody. So may whoever sends a signed request a second time.
+    """
+    if isinstance(event, Refused):
+        return "refused", event.cause
+    if isinstance(event, ControlCall) and (event.key is None or event.outcome == "InvalidSignatureException"):
+        return "control", event.outcome
+    return None

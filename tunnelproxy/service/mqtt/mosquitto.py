@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An MQTT broker that the service runs: Mosquitto, as a child process.
+
+No broker in Python would do: amqtt, the one that is kept up, does not run on Python 3.9, wants one exact version of
+websockets, and is known to leak memory (its issue 123). Mosquitto is small, in every distribution, and what an operator
+would use anyhow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...net.background_tasks import watched
+from ...net.backoff import Backoff
+from ...net.mqtt import Broker
+from ..errors import ServiceError
+from ..state.directory import replace_file
+from .dynsec_client import DynsecClient
+from .dynsec_rules import ADMINISTRATOR, NOTIFIER, configuration
+from .listener import MqttListener
+from .password_file import PasswordFile
+
+__all__ = ["Mosquitto"]
+
+_START_SECONDS = 10.0
+_STABLE_SECONDS = 10.0
+"""A broker that ran this long had started: when it ends, the next start is quick again."""
+
+_WATCH_SECONDS = 0.5
+_STOP_SECONDS = 3.0
+_LONGEST_SOCKET_PATH = 107
+"""Bytes; unix(7)."""
+
+# Everybody comes by the Unix socket, in a directory that is the service's own: things by the TLS port of MqttListener.
+# Mosquitto runs in that directory, as the path of a socket must have no space here. dlopen(3) finds the plugin.
+# use_username_as_clientid belongs to the listener above it, not to the broker.
+_CONFIGURATION = """\
+# Written by "tunnelproxy service run" at each start. docs/mosquitto.conf says why it is so.
+listener 0 {socket}
+use_username_as_clientid true
+allow_anonymous false
+password_file {passwords}
+plugin mosquitto_dynamic_security.so
+plugin_opt_config_file {rules}
+persistence true
+persistence_location {directory}/
+autosave_on_changes true
+autosave_interval 1
+persistent_client_expiration 12h
+max_queued_messages 100
+max_packet_size 16384
+log_dest stderr
+log_timestamp false
+log_type error
+log_type warning
+{user}
+"""
+
+# The kernel ends the broker with the service, also when that is killed: 1 is PR_SET_PDEATHSIG (prctl(2)).
+_EXEC = """\
+import ctypes, os, signal, sys
+try:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+except (AttributeError, OSError):
+    pass
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class Mosquitto:
+    """Runs Mosquitto, and runs it again when it ends.
+
+    Args:
+        directory: for its files.
+        host: the address to listen on.
+        port: the port to listen on; 0 for any.
+
+    Raises:
+        ServiceError: Mosquitto is not installed, the port is taken, or the files cannot be written.
+    """
+
+    def __init__(self, directory: Path, host: str, port: int) -> None:
+        self._program = _find_mosquitto()
+        self._socket = directory / "socket"
+        if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
+            raise ServiceError(f"{self._socket} is too long for a socket; give --state-dir a shorter path")
+        self._passwords = PasswordFile(directory / "passwords")
+        self._rules = directory / "dynamic-security.json"
+        self._configuration = directory / "mosquitto.conf"
+        self._saved = directory / "mosquitto.db"
+        self._process: asyncio.subprocess.Process | None = None
+        self._last_error = ""
+        self._last_complaint = ""
+        with _writing():
+            directory.mkdir(mode=0o700, exist_ok=True)
+            # Of earlier versions, where Mosquitto did the TLS.
+            for copy in ("server.pem", "server-key.pem"):
+                (directory / copy).unlink(missing_ok=True)
+            self.notifier = self._join_as(NOTIFIER)
+            """The way by which the service notifies."""
+            self._administrator = DynsecClient(self._join_as(ADMINISTRATOR))
+            self._write_configuration(directory)
+        self.listener = MqttListener(host, port, self._socket)
+        """Where things connect."""
+
+    def _write_configuration(self, directory: Path) -> None:
+        content = _CONFIGURATION.format(
+            socket=self._socket.name,
+            passwords=self._passwords.path,
+            rules=self._rules,
+            directory=directory,
+            # As root it would become a user who can read none of this.
+            user="user root" if os.geteuid() == 0 else "",
+        )
+        replace_file(self._configuration, content.encode())
+
+    async def run(self) -> None:
+        """Keep the broker running; ends when cancelled only, and the broker with it."""
+        beside = [
+            watched("the MQTT broker's administration", self._administrator.run()),
+            watched("telling the MQTT broker of enrolments", self._follow_enrolments()),
+        ]
+        backoff = Backoff()
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                began = loop.time()
+                cause = await self._run_once()
+                if loop.time() - began > _STABLE_SECONDS:
+                    backoff.reset()
+                delay = backoff.next_delay()
+                self._complain(f"{cause}; starting it again until it runs")
+                await asyncio.sleep(delay)
+        finally:
+            for task in beside:
+                task.cancel()
+
+    async def wait_until_it_listens(self) -> None:
+        """Wait for the broker's start.
+
+        Raises:
+            ServiceError: it does not start.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                # It listens here last.
+                _, writer = await asyncio.open_unix_connection(str(self._socket))
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ServiceError(
+                        f"mosquitto does not start{self._last_error}; see what it says: "
+                        f"cd {shlex.quote(str(self._socket.parent))} && {self._program} -c {self._configuration.name}"
+                    ) from error
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+    def _join_as(self, user: str) -> Broker:
+        # Of two clients with one name the broker disconnects the older; it takes users for names.
+        return Broker(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
+
+    async def _run_once(self) -> str:
+        """Start the broker, and return why it ended, or did not start."""
+        self._last_error = ""
+        try:
+            status = await self._run_process()
+        except OSError as error:
+            self._last_error = f" ({_words(error)})"
+            return f"mosquitto cannot be started: {_words(error)}"
+        if "database" in self._last_error:
+            self._set_saved_aside()
+        return f"mosquitto ended with status {status}{self._last_error}"
+
+    async def _run_process(self) -> int:
+        things = self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
+        replace_file(self._rules, configuration(things))
+        self._administrator.knows(things)
+        self._socket.unlink(missing_ok=True)
+        command = [sys.executable, "-c", _EXEC, str(os.getpid()), self._program, "-c", str(self._configuration)]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=self._socket.parent,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        self._process = process
+        try:
+            if process.stderr is not None:
+                async for line in process.stderr:
+                    self._note(line.decode(errors="replace").strip())
+            return await process.wait()
+        finally:
+            self._process = None
+            await _end(process)
+
+    def _note(self, said: str) -> None:
+        if "Error" in said:
+            self._last_error = f" ({said})"
+            self._complain(f"mosquitto: {said}")
+        else:
+            _log.debug("mosquitto: %s", said)
+
+    def _set_saved_aside(self) -> None:
+        """Let the broker start without what it had saved: a full disk can leave half a file, which it refuses."""
+        aside = self._saved.with_name(f"{self._saved.name}.damaged")
+        with contextlib.suppress(OSError):
+            self._saved.replace(aside)
+            _log.error(
+                "%s is damaged, and set aside as %s: notifications for devices that are offline are lost; rotate the "
+                "destination tokens of their tunnels",
+                self._saved,
+                aside.name,
+            )
+
+    async def _follow_enrolments(self) -> None:
+        """Tell the broker when ``service add-thing``, another process, has changed the passwords."""
+        seen: tuple[int, int] | None = None
+        with contextlib.suppress(OSError):
+            seen = self._passwords.version()
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                version = self._passwords.version()
+                # The rules first, so that a thing that is let in is also let subscribe.
+                if version != seen and await self._administrator.tell(
+                    self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
+                ):
+                    seen = version
+                    self._have_files_read_again()
+            except OSError as error:
+                self._complain(f"the MQTT broker cannot be told of enrolments: {_words(error)}")
+
+    def _have_files_read_again(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
+
+    def _complain(self, complaint: str) -> None:
+        """Once, not every few seconds of a night with a full disk."""
+        level = logging.DEBUG if complaint == self._last_complaint else logging.WARNING
+        self._last_complaint = complaint
+        _log.log(level, "%s", complaint)
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ServiceError(f"cannot write the MQTT broker's files: {_words(error)}") from error
+
+
+def _words(error: OSError) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    except asyncio.TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _find_mosquitto() -> str:
+    # A plain user's PATH has no sbin.
+    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin")
+    if program is None:
+        raise ServiceError(
+            "mosquitto is not installed, which --mqtt-port needs: install it (Debian: sudo apt-get install mosquitto), "
+            "or name a broker that runs elsewhere with --mqtt-broker"
+        )
+    # It is started in another directory.
+    return os.path.abspath(program)

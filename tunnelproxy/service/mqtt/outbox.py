@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling a thing's agent of its access token by MQTT, as AWS does.
+
+Source: "IoT agent snippet", AWS IoT Developer Guide.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from ...net.mqtt import Broker, MqttSession
+from ..model import Tunnel
+
+__all__ = ["MAX_PENDING", "Outbox"]
+
+MAX_PENDING = 1000
+"""Notifications that wait for the broker; when there are more, the oldest is dropped."""
+
+_log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Hands notifications to a broker. Nobody waits for that: what the broker has not confirmed is sent again.
+
+    They wait in memory only, because an access token is nowhere else: one that is lost with this process is replaced by
+    rotating the token.
+    """
+
+    def __init__(self, broker: Broker, region: str) -> None:
+        self._session = MqttSession(broker, self)
+        self._region = region
+        # By tunnel: a newer token makes the older one useless.
+        self._pending: dict[str, tuple[str, bytes]] = {}
+        self._sent: dict[int, tuple[str, bytes]] = {}
+        self.is_connected = False
+        """Whether the broker is there."""
+
+    @property
+    def waiting(self) -> int:
+        """How many the broker has not confirmed."""
+        return len(self._pending)
+
+    async def run(self) -> None:
+        """Stay connected to the broker; ends when cancelled only."""
+        await self._session.run()
+
+    def send(self, tunnel: Tunnel, token: str) -> None:
+        """Tell the tunnel's thing its access token, if the tunnel has a thing."""
+        if tunnel.thing_name is None:
+            return
+        payload = {
+            "clientAccessToken": token,
+            "clientMode": "destination",
+            "region": self._region,
+            "services": list(tunnel.services),
+        }
+        self._pending.pop(tunnel.tunnel_id, None)
+        self._pending[tunnel.tunnel_id] = (tunnel.thing_name, json.dumps(payload).encode())
+        if len(self._pending) > MAX_PENDING:
+            dropped = next(iter(self._pending))
+            del self._pending[dropped]
+            _log.warning(
+                "tunnel %s: its notification is dropped, as the broker takes none", dropped, extra={"tunnel": dropped}
+            )
+        self._publish(tunnel.tunnel_id)
+
+    # What the session reports.
+
+    def connected(self) -> None:
+        self.is_connected = True
+        self._sent.clear()
+        for tunnel_id in list(self._pending):
+            self._publish(tunnel_id)
+
+    def disconnected(self) -> None:
+        self.is_connected = False
+        if self._pending:
+            _log.warning("%d notifications wait for the MQTT broker", len(self._pending))
+
+    def received(self, payload: bytes) -> None:
+        """The service subscribes to nothing."""
+
+    def published(self, number: int) -> None:
+        tunnel_id, payload = self._sent.pop(number, ("", b""))
+        if tunnel_id in self._pending and self._pending[tunnel_id][1] == payload:
+            thing, _ = self._pending.pop(tunnel_id)
+            about = {"tunnel": tunnel_id, "thing": thing}
+            _log.info("tunnel %s: the MQTT broker has the notification for %s", tunnel_id, thing, extra=about)
+
+    def _publish(self, tunnel_id: str) -> None:
+        thing, payload = self._pending[tunnel_id]
+        number = self._session.publish(f"$aws/things/{thing}/tunnels/notify", payload)
+        if number is not None:
+            self._sent[number] = (tunnel_id, payload)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory that ``service add-thing`` writes for a device, which holds a password."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ServiceError
+from .directory import user_name
+
+__all__ = ["DeviceFolder"]
+
+
+class DeviceFolder:
+    """A directory that only its owner, who runs this, can change; what is at its path later does not matter.
+
+    Args:
+        path: what the operator calls it, for messages.
+        fd: the directory, open.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: Path) -> Iterator[DeviceFolder]:
+        """Open the directory, made with mode 0700 where it is not there.
+
+        Raises:
+            ServiceError: it cannot be made, it is a link, or somebody else could read or change what is written there.
+        """
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
+                raise ServiceError(
+                    f"{path} is a symbolic link, and a password is to be written there; give --output the directory "
+                    "itself"
+                ) from error
+            raise _cannot_write(path, error) from error
+        try:
+            _refuse_one_of_others(path, os.fstat(fd))
+            yield cls(path, fd)
+        except OSError as error:
+            if os.path.isabs(error.filename or ""):
+                # Of the state directory: what is written here has names within it.
+                raise
+            raise _cannot_write(path, error) from error
+        finally:
+            os.close(fd)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of mode 0600, in place of what was there."""
+        partial = f"{name}.partial"
+        self.remove(partial)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(partial, flags, 0o600, dir_fd=self._fd), "wb") as file:
+            file.write(content)
+        os.replace(partial, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._fd)
+
+
+def _refuse_one_of_others(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise ServiceError(
+            f"the directory {path} belongs to {user_name(status.st_uid)}, who could read the password that is to be "
+            "written there; give --output one of your own, or one that does not exist yet"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ServiceError(
+            f"others may write to the directory {path}, and so could read the password that is to be written there; "
+            f"remove that permission (chmod go-w {path}), or give --output another one"
+        )
+
+
+def _cannot_write(path: Path, error: OSError) -> ServiceError:
+    return ServiceError(f"cannot write to {path}: {error.strerror}; give --output another directory")

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory that holds all state of one service, readable by its owner only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pwd
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import ServiceError
+
+__all__ = ["Endpoints", "StateDirectory", "acting_as_owner", "default_path", "replace_file", "user_name"]
+
+
+def default_path() -> Path:
+    """``$XDG_STATE_HOME/tunnelproxy/service``, or the same below ``~/.local/state`` (XDG Base Directories)."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # The specification tells to ignore relative paths.
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
+    return root / "tunnelproxy" / "service"
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where clients find a service.
+
+    Attributes:
+        host: the name or address for clients.
+        own_certificate: whether it has a certificate of the operator's own, rather than of its own authority.
+    """
+
+    host: str
+    api_port: int
+    data_port: int
+    own_certificate: bool = False
+
+    @property
+    def api(self) -> str:
+        """The control API's URL."""
+        return f"https://{self._address(self.api_port)}"
+
+    @property
+    def data(self) -> str:
+        """The data plane's ``HOST:PORT``."""
+        return self._address(self.data_port)
+
+    def _address(self, port: int) -> str:
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
+
+class StateDirectory:
+    """Names and guards the files of one service.
+
+    Args:
+        path: the directory; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self.database = self.path / "service.db"
+        self.keys = self.path / "keys"
+        self.ca = self.path / "ca"
+        self.audit_log = self.path / "audit.log"
+        self.broker_files = self.path / "mqtt"
+        self.broker_address = self.path / "broker.json"
+        self._endpoints = self.path / "endpoints.json"
+        self._lock = self.path / "lock"
+
+    def create(self) -> None:
+        """Make the directory, with mode 0700, unless it is there.
+
+        Raises:
+            ServiceError: it cannot be made, or belongs to another user.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._refuse_others()
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise ServiceError(
+                f"cannot use the state directory {self.path}: {error.strerror}; give --state-dir another one"
+            ) from error
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Use the directory as the user to whom it belongs, who root can be, as long as the block runs.
+
+        Raises:
+            ServiceError: it belongs to another user, or cannot be looked at.
+        """
+        try:
+            with acting_as_owner(self.path):
+                self._refuse_others()
+                yield
+        except PermissionError as error:
+            raise ServiceError(
+                f"cannot use {error.filename or self.path}, of the state directory {self.path}: {error.strerror}; run "
+                "this as the user to whom it belongs, or give --state-dir another one"
+            ) from error
+
+    def _refuse_others(self) -> None:
+        status = _status(self.path)
+        if status is not None and status.st_uid != os.geteuid():
+            owner = user_name(status.st_uid)
+            raise ServiceError(
+                f"the state directory {self.path} belongs to another user: run this as {owner} (sudo -u {owner} …), or "
+                "give --state-dir another one"
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Claim the directory for this process as long as the block runs.
+
+        Raises:
+            ServiceError: another process has it.
+        """
+        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise ServiceError(
+                f"a tunneling service (process {holder}) already runs with the state directory {self.path}; "
+                "stop it, or give --state-dir another directory"
+            ) from error
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        try:
+            yield
+        finally:
+            # Which lets go of the lock. The file stays: removing it would race with the next one to lock it.
+            os.close(fd)
+
+    def write_endpoints(self, endpoints: Endpoints) -> None:
+        """Remember where the service listens, for ``service env`` and for the next run."""
+        replace_file(self._endpoints, json.dumps(asdict(endpoints)).encode())
+
+    def read_endpoints(self) -> Endpoints | None:
+        """Where the service listens, or listened last; None before the first run.
+
+        Raises:
+            ServiceError: the file is damaged.
+        """
+        try:
+            found = json.loads(self._endpoints.read_bytes())
+            return Endpoints(
+                str(found["host"]),
+                int(found["api_port"]),
+                int(found["data_port"]),
+                bool(found.get("own_certificate", False)),
+            )
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServiceError(f"{self._endpoints} is damaged; remove it, and start the service again") from error
+
+
+@contextlib.contextmanager
+def acting_as_owner(path: Path) -> Iterator[None]:
+    """As root, be the user to whom a directory belongs, as long as the block runs; else change nothing.
+
+    What is written there then belongs to that user, who can read it; and a link that this user has put there leads root
+    nowhere.
+    """
+    owner = _status(path) if os.geteuid() == 0 else None
+    if owner is None or owner.st_uid == 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups([])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 so that readers see the old content or the new, never a part.
+
+    Raises:
+        OSError: it cannot be written; the old content is still there.
+    """
+    partial = path.with_name(path.name + ".partial")
+    # One that a killed process left. Never written to: it may be a link, or open to others.
+    partial.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
+            file.write(content)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if error.filename is None:
+            # As of write(2).
+            error.filename = str(path)
+        raise
