@@ -13,7 +13,7 @@ from peers.event_loop import in_event_loop, until
 from tunnelproxy.proxy.flow_control import FlowControl
 from tunnelproxy.proxy.link import Link
 from tunnelproxy.proxy.local_socket import RECEIVE_BUFFER, LocalSocket
-from tunnelproxy.proxy.tunnel_end import flow_control
+from tunnelproxy.proxy import flow_control
 
 MESSAGE = bytes(60 * 1024)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tunnelproxy.service.data_plane.server import DataPlane, client_connection
+from tunnelproxy.service.data_plane import client_connection
+from tunnelproxy.service.data_plane.server import DataPlane
 from tunnelproxy.service.state.certificates import Certificates, server_context
 from tunnelproxy.service.state.store import Store
 
