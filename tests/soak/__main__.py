@@ -34,6 +34,7 @@ from .record import Record
 from .watch import Watch
 
 WHOLE_MINUTES = 60.0
+SLOT = float(os.environ.get("SOAK_SLOT", "60"))
 
 
 def main() -> int:
@@ -54,7 +55,7 @@ def main() -> int:
     content: dict[str, Any] = {"minutes": minutes, "seed": seed, "machine": report.machine()}
     with Field(record, int(os.environ.get("SOAK_DEVICES", "20"))) as field:
         print(f"{len(field.things)} devices wait for tunnels", flush=True)
-        watch = Watch(field)
+        watch = Watch(field, SLOT * len(chosen))
         for thing in field.things:
             try:
                 field.reach(thing)
@@ -95,12 +96,11 @@ def _chosen(names: str) -> tuple[type[Fault], ...]:
 
 def _break(field: Field, rotation: Rotation, minutes: float) -> None:
     """Have one fault in each minute; none in the first, nor so late that its recovery would not be seen."""
-    slot = float(os.environ.get("SOAK_SLOT", "60"))
     end = field.record.began + minutes * 60
     apart: list[threading.Thread] = []
-    next_slot = field.record.began + slot
+    next_slot = field.record.began + SLOT
     for kind in rotation:
-        if next_slot + slot > end:
+        if next_slot + SLOT > end:
             break
         time.sleep(max(0.0, next_slot - time.time()))
         fault = kind(field)
@@ -110,7 +110,7 @@ def _break(field: Field, rotation: Rotation, minutes: float) -> None:
             apart[-1].start()
         else:
             _run(field, fault)
-        next_slot += slot * max(1, -(-(time.time() - next_slot) // slot))
+        next_slot += SLOT * max(1, -(-(time.time() - next_slot) // SLOT))
     for thread in apart:
         thread.join()
     time.sleep(max(0.0, end - time.time()))

@@ -352,7 +352,7 @@ class BrokerKilledDiskFull(BrokerKilled):
 class ServiceKilled(_AllCut):
     name = "service-killed"
     hold = 1.0
-    every = 2
+    every = 3
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
@@ -364,7 +364,7 @@ class HubKilled(_AllCut):
     name = "hub-killed"
     hold = 1.0
     recovers_within = 20.0
-    every = 2
+    every = 3
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:

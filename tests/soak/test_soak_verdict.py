@@ -72,15 +72,15 @@ def samples(*sizes: float, pid: int = 1) -> list[Sample]:
     ]
 
 
-def test_growth_counts_from_when_a_process_is_warm() -> None:
-    (life,) = growths(samples(10, 20, 30, 40, 50, *[60] * 9))
+def test_growth_counts_from_when_each_fault_has_happened_once() -> None:
+    process, role = growths(samples(10, 20, 30, 40, 50, *[60] * 9), 300.0)
 
-    assert (life.before, life.after) == (60 * MEGABYTE, 60 * MEGABYTE)
-    assert not life.too_much
+    assert process.before == process.after == role.before == role.after == 60 * MEGABYTE
+    assert not process.too_much
 
 
 def test_a_process_that_grows_is_found() -> None:
-    found = growths(samples(*range(50, 80)))
+    found = growths(samples(*range(50, 80)), 300.0)
 
     assert [growth.what for growth in found if growth.too_much] == ["hub (process 1)", "hub"]
 
@@ -90,12 +90,12 @@ def test_a_role_whose_every_process_is_larger_is_found() -> None:
     for minute, each in enumerate(lives):
         object.__setattr__(each, "seconds", 60.0 * minute)
 
-    assert [growth.what for growth in growths(lives) if growth.too_much] == ["hub"]
+    assert [growth.what for growth in growths(lives, 60.0) if growth.too_much] == ["hub"]
 
 
-def test_a_tenth_and_five_megabytes_are_no_growth() -> None:
-    assert not Growth("any", 100 * MEGABYTE, 115 * MEGABYTE, 1.0).too_much
-    assert Growth("any", 100 * MEGABYTE, 116 * MEGABYTE, 1.0).too_much
+def test_a_twentieth_and_three_megabytes_are_no_growth() -> None:
+    assert not Growth("any", 100 * MEGABYTE, 108 * MEGABYTE, 1.0).too_much
+    assert Growth("any", 100 * MEGABYTE, 109 * MEGABYTE, 1.0).too_much
 
 
 def test_the_same_seed_gives_the_same_rotation() -> None:
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_rotation() -> None:
     assert set(first[: len(FAULTS)]) == set(FAULTS)
 
 
-def test_what_kills_for_all_is_due_in_every_second_round() -> None:
-    faults = [fault for _, fault in zip(range(5), Rotation((HubKilled, ServiceFrozen), 1))]
+def test_what_kills_for_all_is_due_in_every_third_round() -> None:
+    faults = [fault for _, fault in zip(range(6), Rotation((HubKilled, ServiceFrozen), 1))]
 
     assert faults.count(HubKilled) == 2
