@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, TypeVar
 
-__all__ = ["ConfigurationError", "Objection", "TunnelClosed", "TunnelRefused", "refuse"]
+__all__ = ["ConfigurationError", "Objection", "TunnelClosed", "TunnelRefused", "refuse", "without_frames"]
 
 Objection = Callable[[str, str], None]
 """What to do about something amiss that need not end everything. It is called with what is amiss, and with what will be
 done about it; it warns, or raises :class:`ConfigurationError` as :func:`refuse` does."""
+
+
+E = TypeVar("E", bound=BaseException)
 
 
 class ConfigurationError(Exception):
@@ -44,3 +47,12 @@ def refuse(problem: str, instead: str) -> None:
         ConfigurationError: always.
     """
     raise ConfigurationError(problem)
+
+
+def without_frames(error: E) -> E:
+    """Strip an error that is kept of its traceback and its context.
+
+    These hold the frames that it went through, and so all that their local variables name, for as long as the error.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

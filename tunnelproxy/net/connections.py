@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Awaitable
 from types import ModuleType
 from typing import Any, Callable
 
@@ -54,27 +55,27 @@ async def connect(factory: Factory, *where: Any, **options: Any) -> None:
     """As :meth:`asyncio.loop.create_connection`."""
     loop = asyncio.get_running_loop()
     if _fast is None:
-        await loop.create_connection(factory, *where, **options)
+        await _freed(loop.create_connection(factory, *where, **options))
     else:
-        await _fast.create_connection(loop, factory, *where, **_with_buffers(options))
+        await _freed(_fast.create_connection(loop, factory, *where, **_with_buffers(options)))
 
 
 async def connect_unix(factory: Factory, path: str | None = None, **options: Any) -> None:
     """As :meth:`asyncio.loop.create_unix_connection`."""
     loop = asyncio.get_running_loop()
     if _fast is None:
-        await loop.create_unix_connection(factory, path, **options)
+        await _freed(loop.create_unix_connection(factory, path, **options))
     else:
-        await _fast.create_unix_connection(loop, factory, path, **_with_buffers(options))
+        await _freed(_fast.create_unix_connection(loop, factory, path, **_with_buffers(options)))
 
 
 async def accept(factory: Factory, sock: socket.socket, **options: Any) -> None:
     """As :meth:`asyncio.loop.connect_accepted_socket`."""
     loop = asyncio.get_running_loop()
     if _fast is None:
-        await loop.connect_accepted_socket(factory, sock, **options)
+        await _freed(loop.connect_accepted_socket(factory, sock, **options))
     else:
-        await _fast.connect_accepted_socket(loop, factory, sock, **_with_buffers(options))
+        await _freed(_fast.connect_accepted_socket(loop, factory, sock, **_with_buffers(options)))
 
 
 def keeps_what_is_written(transport: asyncio.BaseTransport) -> bool:
@@ -116,6 +117,18 @@ class Reading:
         self._pausing = None
         if not self._transport.is_closing():
             self._transport.pause_reading()
+
+
+async def _freed(connecting: Awaitable[Any]) -> None:
+    """Await a connection; an error is raised without the traceback that it has so far.
+
+    The traceback holds a frame of asyncio's, the frame a future, and the future the error: only a full garbage
+    collection, which can be minutes away, frees such a circle, with the 330 kB of a TLS connection in it.
+    """
+    try:
+        await connecting
+    except BaseException as error:
+        raise error.with_traceback(None) from error.__cause__
 
 
 def _with_buffers(options: dict[str, Any]) -> dict[str, Any]:

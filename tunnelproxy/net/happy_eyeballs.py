@@ -59,6 +59,9 @@ async def open_socket(
         return await aiohappyeyeballs.start_connection(
             found, local_addr_infos=local, happy_eyeballs_delay=DELAY_SECONDS
         )
+    except OSError as error:
+        # aiohappyeyeballs' frame names the error, whose traceback holds the frame: see connections.py.
+        raise error.with_traceback(None) from error.__cause__
     except RuntimeError as error:
         # uvloop's, for what the system does not support.
         raise OSError(str(error)) from error

@@ -131,6 +131,10 @@ class MessageReader:
         # Once websockets stopped at something other than the end of a frame, it has all that follows.
         self._given_up = False
 
+    def release(self) -> None:
+        """Forget whom it calls. They hold it, and only a full garbage collection would free such a circle."""
+        self._message = self._others = _ignore
+
     def feed(self, data: memoryview) -> None:
         """Take what came, with :attr:`rest` in front."""
         self.rest = b""
@@ -259,3 +263,7 @@ class MessageReader:
         # websockets says bytes, and takes whatever a bytearray can be extended by.
         self._websocket.receive_data(cast(bytes, data))
         self._others()
+
+
+def _ignore(*_: Bytes) -> None:
+    pass

@@ -197,6 +197,8 @@ class Link(asyncio.BufferedProtocol):
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+        else:
+            self._reader.release()
 
     # What the event loop reports.
 
@@ -239,6 +241,7 @@ class Link(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self.writable = False
+        self._reader.release()
         self._websocket.receive_eof()
         cause = self._cause or self._explain(error)
         was_open = self.opened.done()
@@ -358,9 +361,11 @@ async def connect(route: Route, access: TunnelCredentials, receiver: Receiver) -
         with _explained(route):
             await _wait(connecting, route)
             await _wait(link.opened, route)
-    except (LinkLost, asyncio.CancelledError):
+    except BaseException:
         connecting.cancel()
         link.abort()
+        # The error's traceback holds this frame, and both futures the error: a circle with the 330 kB of a connection.
+        del connecting, link
         raise
     return link
 
@@ -413,7 +418,11 @@ async def _wait(future: asyncio.Future[Any], route: Route) -> None:
     done, _ = await asyncio.wait({future}, timeout=CONNECT_SECONDS)
     if not done:
         raise LinkLost(f"no answer from {route} within {CONNECT_SECONDS:.0f} s")
-    future.result()
+    try:
+        future.result()
+    finally:
+        # The future holds the error, and the error's traceback this frame.
+        del future, done
 
 
 def _explain_certificate(refused: CertificateRefused, endpoint: Endpoint) -> str:

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Callable
 
-from ..errors import TunnelClosed, TunnelRefused
+from ..errors import TunnelClosed, TunnelRefused, without_frames
 from ..net.backoff import Backoff
 from ..net.route import Route
 from .link import Link, LinkLost, LinkTaken, Receiver, Reconnect, TunnelCredentials, connect
@@ -81,7 +81,7 @@ async def keep_linked(
                 raise TunnelClosed(str(refused)) from None
             raise
         except LinkLost as lost:
-            cause = lost
+            cause = without_frames(lost)
         finally:
             if link is not None and not link.lost.done():
                 link.close()

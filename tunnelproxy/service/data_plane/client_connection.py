@@ -148,6 +148,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._messages.release()
         if self._timer is not None:
             self._timer.cancel()
         if self._rest is not None:
