@@ -4,7 +4,7 @@
 Every device is an sshd, a destination proxy and a tunnel of its own. Devices, tunneling service and controller are on
 this machine, and share its processors: what the proxies and the service take counts against the tunnels, although in
 the field it is the work of other machines; and there is no distance, so that nothing hides it, unless one asks for
-some. Each round runs both ways, one after the other, with the order changing from round to round:
+some. Each round runs both methods, one after the other, with the order changing from round to round:
 
     python -m benchmarks ansible --hosts 10 50 --rounds 7 --delay 50
 
@@ -39,11 +39,11 @@ import psutil
 from peers.distance import Distance
 from peers.fleet import Fleet
 
-from .figures import RESULTS, Figures, add_delay, cpu_seconds, delay_suffix
 from .plots import plot_bars
+from .results import RESULTS, Results, add_delay, cpu_seconds, delay_suffix
 
 HERE = Path(__file__).resolve().parent
-WAYS = ("tunnel", "ssh")
+METHODS = ("tunnel", "ssh")
 GOALS = {"play": 1.10, "ping warm": 1.05, "ping cold": 1.15}
 PAYLOAD_BYTES = 100_000
 # The masters of one way must outlive the turn of the other; else it is Ansible's own default.
@@ -52,7 +52,7 @@ SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=30m"
 
 @dataclass
 class Timing:
-    """One job by one way.
+    """One job by one method.
 
     Attributes:
         wall: seconds of each round.
@@ -68,7 +68,7 @@ class Timing:
 
 
 class Bench:
-    """The fleet, and how to run a job by one of the two ways.
+    """The fleet, and how to run a job by one of the two methods.
 
     Args:
         ssh_ports: where plain ssh finds each device's SSH server.
@@ -84,13 +84,13 @@ class Bench:
         self._inventories = {"tunnel": self._inventory("tunnel"), "ssh": self._inventory("ssh")}
         self._environment = {"ANSIBLE_SSH_ARGS": SSH_ARGS, "ANSIBLE_PIPELINING": str(pipelining)}
 
-    def play(self, way: str) -> list[str]:
+    def play(self, method: str) -> list[str]:
         self._runs += 1
         variables = json.dumps({"run": self._runs, "payload": str(self._payload)})
-        return ["ansible-playbook", str(HERE / "ansible_fleet_play.yml"), *self._options(way), "-e", variables]
+        return ["ansible-playbook", str(HERE / "ansible_fleet_play.yml"), *self._options(method), "-e", variables]
 
-    def ping(self, way: str) -> list[str]:
-        return ["ansible", "all", "-m", "ansible.builtin.ping", *self._options(way)]
+    def ping(self, method: str) -> list[str]:
+        return ["ansible", "all", "-m", "ansible.builtin.ping", *self._options(method)]
 
     def time(self, command: list[str], timing: Timing) -> None:
         """Run a command that must succeed for all hosts."""
@@ -121,25 +121,25 @@ class Bench:
             "control_masters": len(self.controller.control_sockets()),
         }
 
-    def _inventory(self, way: str) -> Path:
+    def _inventory(self, method: str) -> Path:
         common = json.loads(self.controller.inventory.read_text())["devices"]["vars"]
         hosts: dict[str, dict[str, Any]] = {}
         for thing, device in self.fleet.devices.items():
-            hosts[thing] = {"folder": str(device.folder / way)}
-            if way == "ssh":
+            hosts[thing] = {"folder": str(device.folder / method)}
+            if method == "ssh":
                 hosts[thing] |= {"ansible_host": "127.0.0.1", "ansible_port": self._ssh_ports[thing]}
-            (device.folder / way).mkdir()
-        if way == "ssh":
+            (device.folder / method).mkdir()
+        if method == "ssh":
             # By this name, the default: ansible-playbook reads its options once, and not in each worker.
             common["ansible_connection"] = "ssh"
             # The keys are known by the names of the things.
             common["ansible_ssh_common_args"] += " -o HostKeyAlias={{ inventory_hostname }}"
-        path = self.fleet.home / f"{way}.json"
+        path = self.fleet.home / f"{method}.json"
         path.write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
         return path
 
-    def _options(self, way: str) -> list[str]:
-        return ["--inventory", str(self._inventories[way]), "--forks", str(len(self.fleet.devices))]
+    def _options(self, method: str) -> list[str]:
+        return ["--inventory", str(self._inventories[method]), "--forks", str(len(self.fleet.devices))]
 
     def _our_seconds(self) -> float:
         proxies = [device.proxy.pid for device in self.fleet.devices.values() if device.proxy is not None]
@@ -210,29 +210,29 @@ def ssh_ports(fleet: Fleet, milliseconds: float) -> Iterator[dict[str, int]]:
 def measure(bench: Bench, name: str, rounds: int) -> dict[str, Timing]:
     """Time a job in turns; the first turn of each way is not counted."""
     make: Callable[[str], list[str]] = bench.play if name == "play" else bench.ping
-    timings = {way: Timing() for way in WAYS}
+    timings = {method: Timing() for method in METHODS}
     bench.controller.disconnect()
-    for way in WAYS:
-        bench.time(make(way), Timing())
+    for method in METHODS:
+        bench.time(make(method), Timing())
     for number in range(rounds):
-        for way in WAYS if number % 2 == 0 else reversed(WAYS):
+        for method in METHODS if number % 2 == 0 else reversed(METHODS):
             if name != "ping warm":
                 bench.controller.disconnect()
-            bench.time(make(way), timings[way])
-        walls = ", ".join(f"{way} {timing.wall[-1]:.2f} s" for way, timing in timings.items())
+            bench.time(make(method), timings[method])
+        walls = ", ".join(f"{method} {timing.wall[-1]:.2f} s" for method, timing in timings.items())
         print(f"{name}, round {number + 1}: {walls}", flush=True)
     return timings
 
 
 def summary(name: str, timings: dict[str, Timing]) -> dict[str, Any]:
-    """Medians of both ways, and of the ratios round by round."""
-    tunnel, ssh = (timings[way] for way in WAYS)
+    """Medians of both methods, and of the ratios round by round."""
+    tunnel, ssh = (timings[method] for method in METHODS)
     ratios = [a / b for a, b in zip(tunnel.wall, ssh.wall)]
     return {
         "goal": GOALS[name],
         "ratio": statistics.median(tunnel.wall) / statistics.median(ssh.wall),
         "ratio_by_round": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-        **{way: {**medians(timing), "rounds": asdict(timing)} for way, timing in timings.items()},
+        **{method: {**medians(timing), "rounds": asdict(timing)} for method, timing in timings.items()},
     }
 
 
@@ -263,9 +263,9 @@ def show(report: dict[str, Any]) -> None:
         tunnel, ssh, by_round = job["tunnel"], job["ssh"], job["ratio_by_round"]
         spread = f"{by_round['median']:.3f} ({by_round['min']:.2f} to {by_round['max']:.2f})"
         logins = f"{tunnel['connections']:.0f}/{ssh['connections']:.0f}"
-        figures = (f"{tunnel['wall']:.2f}", f"{ssh['wall']:.2f}", f"{job['ratio']:.3f}", f"{job['goal']:.2f}", spread)
+        results = (f"{tunnel['wall']:.2f}", f"{ssh['wall']:.2f}", f"{job['ratio']:.3f}", f"{job['goal']:.2f}", spread)
         seconds = (f"{tunnel['ansible']:.2f}", f"{ssh['ansible']:.2f}", f"{tunnel['ours']:.2f}")
-        rows.append((hosts, name, *figures, *seconds, logins))
+        rows.append((hosts, name, *results, *seconds, logins))
     widths = [max(len(row[column]) for row in [columns, *rows]) for column in range(len(columns))]
     for row in [columns, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -274,7 +274,7 @@ def show(report: dict[str, Any]) -> None:
         print(
             f"on the controller of {hosts}: 1 hub of {processes['hub_rss_mib']:.0f} MiB, "
             f"{processes['others']} other processes of ours, "
-            f"{processes['control_masters']} control masters of ssh (both ways)"
+            f"{processes['control_masters']} control masters of ssh (both methods)"
         )
 
 
@@ -289,15 +289,15 @@ def title(report: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any], name: str) -> None:
     """Draw the walls of all rounds: those of the play, and those of the pings, which are shorter."""
-    figures = Figures(title(report))
+    results = Results(title(report))
     pictures: dict[str, dict[str, str]] = {"play": {}, "ping": {}}
     for hosts, fleet in report["fleets"].items():
         for job, done in fleet["jobs"].items():
             what = f"{job}, {hosts} hosts"
             pictures[job.split()[0]][what] = f"{job},\n{hosts} host{'' if hosts == '1' else 's'}"
-            for way in WAYS:
-                for wall in done[way]["rounds"]["wall"]:
-                    figures.add(what, way, wall)
+            for method in METHODS:
+                for wall in done[method]["rounds"]["wall"]:
+                    results.add(what, method, wall)
     for picture, rows in pictures.items():
         if rows:
-            plot_bars(figures, name.replace("ansible", f"ansible-{picture}"), rows, "s")
+            plot_bars(results, name.replace("ansible", f"ansible-{picture}"), rows, "s")

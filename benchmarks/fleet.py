@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A hub with 1, 10, 100 and 1000 tunnels: memory for each, the time to open them all, and echoes over all at once.
 
-The devices are the :mod:`~benchmarks.crowd`; the hub, the service and the broker are the real ones, one process each.
+The devices are the :mod:`~benchmarks.device_swarm`; hub, service and broker are real, one process each.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from peers.process import Process, free_port
 from peers.service import TunnelingService
 from tunnelproxy.hub import client as hub
 
-from .figures import Figures, cpu_seconds, percentile
+from .methods import LOOPBACK, TUNNEL
 from .plots import plot_growth
 from .proxies import MEGA, client
-from .ways import LOOPBACK, TUNNEL
+from .results import Results, cpu_seconds, percentile
 
 __all__ = ["grow", "main"]
 
@@ -45,17 +45,17 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks fleet", description=__doc__.splitlines()[0])
     parser.add_argument("--tunnels", type=int, default=1000, metavar="N", help="at most (%(default)s)")
     most = parser.parse_args(arguments).tunnels
-    figures = grow(tuple(size for size in SIZES if size <= most))
-    figures.show("fleet")
+    results = grow(tuple(size for size in SIZES if size <= most))
+    results.show("fleet")
     memory = {f"memory of the {name} [MB]": name for name in ("hub", "service", "devices")}
-    plot_growth(figures, "fleet-memory", memory, "MB resident")
-    plot_growth(figures, "fleet-echo", {f"echo on all, one a second each, {p} [ms]": p for p in ("p50", "p99")}, "ms")
+    plot_growth(results, "fleet-memory", memory, "MB resident")
+    plot_growth(results, "fleet-echo", {f"echo on all, one a second each, {p} [ms]": p for p in ("p50", "p99")}, "ms")
 
 
-def grow(sizes: tuple[int, ...]) -> Figures:
+def grow(sizes: tuple[int, ...]) -> Results:
     """Open ever more tunnels, and measure at each size."""
-    figures = Figures("One hub with many tunnels")
-    with tempfile.TemporaryDirectory() as name, _fleet(Path(name)) as (service, crowd, server):
+    results = Results("One hub with many tunnels")
+    with tempfile.TemporaryDirectory() as name, _fleet(Path(name)) as (service, swarm, server):
         before: dict[str, int] = {}
         opened = 0
         for size in sizes:
@@ -64,29 +64,29 @@ def grow(sizes: tuple[int, ...]) -> Figures:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(_open, range(opened, size)))
             took = time.perf_counter() - began
-            figures.add("open one more, all at once [ms each]", who, took / (size - opened) * 1000)
+            results.add("open one more, all at once [ms each]", who, took / (size - opened) * 1000)
             opened = size
-            processes = {"hub": _hub_pid(), "service": service.pid, "devices": crowd.pid}
+            processes = {"hub": _hub_pid(), "service": service.pid, "devices": swarm.pid}
             time.sleep(SETTLE_SECONDS)  # what is measured next is an idle fleet
             idle = {process: cpu_seconds(pid) for process, pid in processes.items()}
             time.sleep(SETTLE_SECONDS)
             for process, pid in processes.items():
                 memory = psutil.Process(pid).memory_info().rss
-                figures.add(f"memory of the {process} [MB]", who, memory / MEGA)
+                results.add(f"memory of the {process} [MB]", who, memory / MEGA)
                 if process in before:
                     growth = (memory - before[process]) / (size - before[f"{process} tunnels"])
-                    figures.add(f"each further tunnel in the {process} [kB]", who, growth / 1000)
+                    results.add(f"each further tunnel in the {process} [kB]", who, growth / 1000)
                 before[process], before[f"{process} tunnels"] = memory, size
                 used = (cpu_seconds(pid) - idle[process]) / SETTLE_SECONDS
-                figures.add(f"idle CPU of the {process} [%]", who, used * 100)
+                results.add(f"idle CPU of the {process} [%]", who, used * 100)
             ports = [row["services"]["HTTP1"]["port"] for row in _rows()]
             for where, targets in ((TUNNEL, ports), (LOOPBACK, [server] * len(ports))):
                 trips = client("echo_many", ECHO_SECONDS, ECHO_PAUSE, *targets)["seconds"]
                 suffix = "" if where == TUNNEL else f", {LOOPBACK}"
-                figures.add(f"echo on all, one a second each, p50{suffix} [ms]", who, percentile(trips, 0.5) * 1000)
-                figures.add(f"echo on all, one a second each, p99{suffix} [ms]", who, percentile(trips, 0.99) * 1000)
+                results.add(f"echo on all, one a second each, p50{suffix} [ms]", who, percentile(trips, 0.5) * 1000)
+                results.add(f"echo on all, one a second each, p99{suffix} [ms]", who, percentile(trips, 0.99) * 1000)
             print(f"{size} tunnels: open", flush=True)
-    return figures
+    return results
 
 
 def _open(number: int) -> dict[str, object]:
@@ -108,7 +108,7 @@ def _hub_pid() -> int:
 
 @contextmanager
 def _fleet(folder: Path) -> Iterator[tuple[TunnelingService, Process, int]]:
-    """A broker for this machine only, a service, a server, and the crowd; the hub starts when it is asked."""
+    """A broker for this machine only, a service, a server, and the swarm; the hub starts when it is asked."""
     broker_port = free_port()
     configuration = folder / "mosquitto.conf"
     configuration.write_text(f"listener {broker_port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
@@ -123,16 +123,16 @@ def _fleet(folder: Path) -> Iterator[tuple[TunnelingService, Process, int]]:
             command = [
                 sys.executable,
                 "-m",
-                "benchmarks.crowd",
+                "benchmarks.device_swarm",
                 str(broker_port),
                 str(server),
                 service.data,
                 service.ca,
             ]
-            with Process(command, folder / "crowd.log") as crowd:
-                crowd.wait_for_output("ready")
+            with Process(command, folder / "swarm.log") as swarm:
+                swarm.wait_for_output("ready")
                 os.environ.update(service.environment, IOTOPS_TUNNEL_DIR=str(folder / "hub"))
                 try:
-                    yield service, crowd, server
+                    yield service, swarm, server
                 finally:
                     hub.stop()

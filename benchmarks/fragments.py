@@ -25,7 +25,7 @@ from websockets.speedups import apply_mask
 from peers.service import TunnelingService
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, Message, frame
 
-from .figures import Figures, cpu_seconds
+from .results import Results, cpu_seconds
 
 __all__ = ["main"]
 
@@ -44,22 +44,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts (%(default)s)")
     parser.add_argument("--size", type=int, default=100, metavar="MB", help="to send each time (%(default)s)")
     options = parser.parse_args(arguments)
-    figures = Figures("A service and its sender, for messages of 63 KiB")
+    results = Results("A service and its sender, for messages of 63 KiB")
     with TunnelingService() as service:
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds} …", flush=True)
-            for way in WAYS:
-                _measure(figures, service, way, options.size * MEGA)
-    figures.show("fragments")
+            for method in METHODS:
+                _measure(results, service, method, options.size * MEGA)
+    results.show("fragments")
 
 
-def _measure(figures: Figures, service: TunnelingService, way: str, size: int) -> None:
+def _measure(results: Results, service: TunnelingService, method: str, size: int) -> None:
     api = service.boto3_client()
     opened = api.open_tunnel(destinationConfig={"services": ["SSH1"]})
     message = frame(Message(type=Message.DATA, **CONNECTION), bytes(MAX_PAYLOAD))
     count = size // len(message)
     with (
-        WAYS[way](service, opened["sourceAccessToken"], message) as send,
+        METHODS[method](service, opened["sourceAccessToken"], message) as send,
         closing(_handshake(service, "destination", opened["destinationAccessToken"])) as sink,
     ):
         before, started = cpu_seconds(service.pid), time.perf_counter()
@@ -73,9 +73,9 @@ def _measure(figures: Figures, service: TunnelingService, way: str, size: int) -
         service_seconds = cpu_seconds(service.pid) - before
     api.close_tunnel(tunnelId=opened["tunnelId"], delete=True)
     giga = count * len(message) / 1e9
-    figures.add("throughput [MB/s]", way, giga * 1000 / seconds)
-    figures.add("CPU for a gigabyte: service [s]", way, service_seconds / giga)
-    figures.add("CPU for a gigabyte: sender [s]", way, (used.ru_utime + used.ru_stime) / giga)
+    results.add("throughput [MB/s]", method, giga * 1000 / seconds)
+    results.add("CPU for a gigabyte: service [s]", method, service_seconds / giga)
+    results.add("CPU for a gigabyte: sender [s]", method, (used.ru_utime + used.ru_stime) / giga)
 
 
 def _take(sink: ssl.SSLSocket, size: int) -> None:
@@ -156,7 +156,7 @@ def _fragments(message: bytes) -> list[bytes]:
     return [_encode(kind, piece) for kind, piece in zip(kinds, pieces)]
 
 
-WAYS: dict[str, Any] = {
+METHODS: dict[str, Any] = {
     "whole": _Prepared(_whole),
     "fragments, a write for each message": _Prepared(lambda message: [b"".join(_fragments(message))]),
     "whole, in writes of 4 KiB": _Prepared(lambda message: _cut(_whole(message)[0])),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Draws the figures, for the documentation."""
+"""Draws the results, for the documentation."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .figures import RESULTS, Figures
+from .results import RESULTS
 
 __all__ = ["plot_bars", "plot_growth"]
 
 _COLOURS = ("#9aa0a6", "#5b8def", "#2f4b8f", "#e0a33a", "#2e8b57")
 
 
-def plot_bars(figures: Figures, name: str, rows: dict[str, str], unit: str, *, without: Collection[str] = ()) -> Path:
-    """A group of bars for each of some rows: the median of each way, and its least and greatest value as a line.
+def plot_bars(results: Results, name: str, rows: dict[str, str], unit: str, *, without: Collection[str] = ()) -> Path:
+    """A group of bars for each of some rows: the median of each method, and its least and greatest value as a line.
 
     Args:
         rows: what was measured, with what to call it below the bars.
-        without: ways that are not drawn, beside which the others would be too small to see.
+        without: methods that are not drawn, beside which the others would be too small to see.
     """
-    ways = list(dict.fromkeys(who for what in rows for who in figures.values[what] if who not in without))
+    methods = list(dict.fromkeys(who for what in rows for who in results.values[what] if who not in without))
     chart, axes = plt.subplots(figsize=(1.2 + 1.7 * len(rows), 4), layout="constrained")
-    width = 0.8 / len(ways)
-    for number, way in enumerate(ways):
+    width = 0.8 / len(methods)
+    for number, method in enumerate(methods):
         places, heights, spans = [], [], ([], [])
         for place, what in enumerate(rows):
-            values = figures.values[what].get(way)
+            values = results.values[what].get(method)
             if values:
                 middle = statistics.median(values)
-                places.append(place + (number - (len(ways) - 1) / 2) * width)
+                places.append(place + (number - (len(methods) - 1) / 2) * width)
                 heights.append(middle)
                 spans[0].append(middle - min(values))
                 spans[1].append(max(values) - middle)
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.bar(places, heights, width * 0.92, yerr=spans, label=way, color=colour, ecolor="#444", capsize=2)
+        axes.bar(places, heights, width * 0.92, yerr=spans, label=method, color=colour, ecolor="#444", capsize=2)
     axes.set_xticks(range(len(rows)), rows.values())
-    return _finish(chart, axes, figures.title, name, unit)
+    return _finish(chart, axes, results.title, name, unit)
 
 
-def plot_growth(figures: Figures, name: str, rows: dict[str, str], unit: str) -> Path:
+def plot_growth(results: Results, name: str, rows: dict[str, str], unit: str) -> Path:
     """A line for each of some rows, over the number of tunnels."""
     chart, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for number, (what, label) in enumerate(rows.items()):
-        sizes = sorted(figures.values[what], key=int)
+        sizes = sorted(results.values[what], key=int)
         axes.plot(
             [int(size) for size in sizes],
-            [statistics.median(figures.values[what][size]) for size in sizes],
+            [statistics.median(results.values[what][size]) for size in sizes],
             marker="o",
             label=label,
             color=_COLOURS[(number + 1) % len(_COLOURS)],
         )
     axes.set_xlabel("tunnels")
     axes.set_ylim(bottom=0)
-    return _finish(chart, axes, figures.title, name, unit)
+    return _finish(chart, axes, results.title, name, unit)
 
 
 def _finish(chart: Figure, axes: Axes, title: str, name: str, unit: str) -> Path:

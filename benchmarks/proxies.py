@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One tunnel beside plain TCP, a stunnel pair and ``ssh -L``: throughput, echo, connections, start, memory, CPU.
 
-Each round measures every way in turn, so that whatever else the machine does meets them all alike.
+Each round measures every method in turn, so that whatever else the machine does meets them all alike.
 
 With ``--delay 50`` each of the tunnel's two WebSockets takes 50 ms in each direction, and each direction of the other
-ways 100 ms, so that the server is as far away by each. Bulk data then goes as fast as windows let it: see
+methods 100 ms, so that the server is as far away by each. Bulk data then goes as fast as windows let it: see
 :mod:`peers.distance` for what this shows and what not.
 """
 
@@ -22,9 +22,9 @@ from typing import Any
 
 from peers.process import Process
 
-from .figures import Figures, add_delay, delay_suffix, percentile
+from .methods import LOOPBACK, Method, all_methods
 from .plots import plot_bars
-from .ways import LOOPBACK, Way, all_ways
+from .results import Results, add_delay, delay_suffix, percentile
 
 __all__ = ["compare", "main"]
 
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     delay = options.delay
     megabytes = options.megabytes or (BULK_DELAYED if delay else BULK)
-    figures, memory = compare(options.rounds, megabytes, delay)
-    figures.show(f"proxies{delay_suffix(delay)}")
+    results, memory = compare(options.rounds, megabytes, delay)
+    results.show(f"proxies{delay_suffix(delay)}")
     if not delay:
         memory.show("memory")
     bulk = {
@@ -58,11 +58,11 @@ def main(arguments: list[str]) -> None:
         for number in ("1 connection", "8 connections")
         for direction in ("up", "down")
     }
-    plot_bars(figures, f"throughput{delay_suffix(delay)}", bulk, "MB/s", without=(LOOPBACK,))
-    plot_bars(figures, f"echo{delay_suffix(delay)}", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
+    plot_bars(results, f"throughput{delay_suffix(delay)}", bulk, "MB/s", without=(LOOPBACK,))
+    plot_bars(results, f"echo{delay_suffix(delay)}", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
 
 
-def compare(rounds: int, megabytes: int, delay: float = 0.0) -> tuple[Figures, Figures]:
+def compare(rounds: int, megabytes: int, delay: float = 0.0) -> tuple[Results, Results]:
     """Measure it all; memory goes into a table of its own, with a column for each process, unless there is a delay.
 
     Args:
@@ -73,73 +73,73 @@ def compare(rounds: int, megabytes: int, delay: float = 0.0) -> tuple[Figures, F
     title = "One tunnel beside what one would use instead"
     if delay:
         title += f"\n{delay:g} ms each way on both of its WebSockets, {2 * delay:g} ms on the others' one connection"
-    figures = Figures(title)
-    memory = Figures("Memory of each process [MB resident]")
+    results = Results(title)
+    memory = Results("Memory of each process [MB resident]")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Process([sys.executable, "-m", "benchmarks.traffic", "serve"], folder / "traffic.log") as server:
             port = int(server.wait_for_output(r"^(\d+)\n")[1])
-            with all_ways(port, folder, delay) as ways:
+            with all_methods(port, folder, delay) as methods:
                 if not delay:
-                    _memory(memory, ways, "idle")
+                    _memory(memory, methods, "idle")
                 for number in range(rounds):
                     print(f"round {number + 1} of {rounds} …", flush=True)
-                    _round(figures, ways, megabytes * MEGA)
+                    _round(results, methods, megabytes * MEGA)
                 if not delay:
-                    for way in ways:
-                        if way.processes:
+                    for method in methods:
+                        if method.processes:
                             for direction in ("up", "down"):
-                                client("bulk", way.port, direction, 1000 * MEGA, 1)
-                    _memory(memory, ways, "after 1 GB each way")
+                                client("bulk", method.port, direction, 1000 * MEGA, 1)
+                    _memory(memory, methods, "after 1 GB each way")
                 # Last, for each takes the place of the tunnel's source.
                 for _ in range(rounds):
-                    _starts(figures, ways)
-    return figures, memory
+                    _starts(results, methods)
+    return results, memory
 
 
-def _round(figures: Figures, ways: list[Way], size: int) -> None:
+def _round(results: Results, methods: list[Method], size: int) -> None:
     for connections in (1, 8):
         for direction in ("up", "down"):
-            for way in ways:
-                before = way.cpu_seconds()
-                moved = client("bulk", way.port, direction, size, connections)
+            for method in methods:
+                before = method.cpu_seconds()
+                moved = client("bulk", method.port, direction, size, connections)
                 what = f"{direction}, {connections} connection{'s' if connections > 1 else ''}"
-                figures.add(f"throughput {what} [MB/s]", way.name, moved["bytes_per_second"] / MEGA)
-                if way.processes:
-                    figures.add(f"CPU {what} [s/GB]", way.name, (way.cpu_seconds() - before) / size * 1e9)
-    for way in ways:
-        _echo(figures, way, "idle")
+                results.add(f"throughput {what} [MB/s]", method.name, moved["bytes_per_second"] / MEGA)
+                if method.processes:
+                    results.add(f"CPU {what} [s/GB]", method.name, (method.cpu_seconds() - before) / size * 1e9)
+    for method in methods:
+        _echo(results, method, "idle")
     for direction in ("up", "down"):
-        for way in ways:
-            arguments = ("saturate", way.second, direction, ECHO_SECONDS + 1.0)
+        for method in methods:
+            arguments = ("saturate", method.second, direction, ECHO_SECONDS + 1.0)
             with subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL):
-                _echo(figures, way, f"beside bulk {direction}")
-    for way in ways:
-        connected = client("connects", way.port, CONNECTIONS, AT_ONCE)
-        figures.add("connections [1/s]", way.name, connected["connections_per_second"])
+                _echo(results, method, f"beside bulk {direction}")
+    for method in methods:
+        connected = client("connects", method.port, CONNECTIONS, AT_ONCE)
+        results.add("connections [1/s]", method.name, connected["connections_per_second"])
 
 
-def _echo(figures: Figures, way: Way, when: str) -> None:
-    trips = client("echo", way.port, ECHO_SECONDS, ECHO_PAUSE)["seconds"]
-    figures.add(f"echo {when}, p50 [ms]", way.name, percentile(trips, 0.5) * 1000)
-    figures.add(f"echo {when}, p99 [ms]", way.name, percentile(trips, 0.99) * 1000)
+def _echo(results: Results, method: Method, when: str) -> None:
+    trips = client("echo", method.port, ECHO_SECONDS, ECHO_PAUSE)["seconds"]
+    results.add(f"echo {when}, p50 [ms]", method.name, percentile(trips, 0.5) * 1000)
+    results.add(f"echo {when}, p99 [ms]", method.name, percentile(trips, 0.99) * 1000)
 
 
-def _memory(figures: Figures, ways: list[Way], when: str) -> None:
-    for way in ways:
-        for process, size in way.memory().items():
-            figures.add(when, f"{way.name}: {process}", size / MEGA)
+def _memory(results: Results, methods: list[Method], when: str) -> None:
+    for method in methods:
+        for process, size in method.memory().items():
+            results.add(when, f"{method.name}: {process}", size / MEGA)
 
 
-def _starts(figures: Figures, ways: list[Way]) -> None:
-    for way in ways:
-        if way.start_another is None:
+def _starts(results: Results, methods: list[Method]) -> None:
+    for method in methods:
+        if method.start_another is None:
             continue
         began = time.perf_counter()
-        process, port = way.start_another()
+        process, port = method.start_another()
         with process:
             _wait_for_a_byte(port(), process)
-            figures.add("client's end: start to first byte [ms]", way.name, (time.perf_counter() - began) * 1000)
+            results.add("client's end: start to first byte [ms]", method.name, (time.perf_counter() - began) * 1000)
 
 
 def _wait_for_a_byte(port: int, process: Process) -> None:

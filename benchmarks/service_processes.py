@@ -23,8 +23,8 @@ from pathlib import Path
 from peers.front import Front
 from peers.service import TunnelingService
 
-from .figures import Figures, cpu_seconds
 from .proxies import MEGA
+from .results import Results, cpu_seconds
 
 __all__ = ["main"]
 
@@ -39,14 +39,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tunnels", type=int, default=8, metavar="N", help="that carry bytes at once (%(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="for which they do (%(default)s)")
     options = parser.parse_args(arguments)
-    figures = Figures("Clients of one service process, and of two, behind one front")
+    results = Results("Clients of one service process, and of two, behind one front")
     with tempfile.TemporaryDirectory() as name, Front(Path(name)) as front:
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds} …", flush=True)
             for services in (front.services[:1], front.services):
-                _joins(figures, front, services, options.joins)
-                _bytes(figures, front, services, options.tunnels, options.seconds)
-    figures.show("processes")
+                _joins(results, front, services, options.joins)
+                _bytes(results, front, services, options.tunnels, options.seconds)
+    results.show("processes")
 
 
 @dataclass
@@ -64,18 +64,18 @@ class _Run:
     cpu: dict[str, float]
 
 
-def _joins(figures: Figures, front: Front, services: list[TunnelingService], number: int) -> None:
+def _joins(results: Results, front: Front, services: list[TunnelingService], number: int) -> None:
     run = _run(front, services, "join", number // CLIENTS)
-    figures.add("tunnels joined, both ends [1/s]", _who(services), run.rate)
+    results.add("tunnels joined, both ends [1/s]", _who(services), run.rate)
     for process, used in run.cpu.items():
-        figures.add(f"CPU for each: {process} [ms]", _who(services), used / run.number * 1000)
+        results.add(f"CPU for each: {process} [ms]", _who(services), used / run.number * 1000)
 
 
-def _bytes(figures: Figures, front: Front, services: list[TunnelingService], tunnels: int, seconds: float) -> None:
+def _bytes(results: Results, front: Front, services: list[TunnelingService], tunnels: int, seconds: float) -> None:
     run = _run(front, services, "bulk", tunnels // CLIENTS, seconds)
-    figures.add(f"through {tunnels} tunnels at once [MB/s]", _who(services), run.rate / MEGA)
+    results.add(f"through {tunnels} tunnels at once [MB/s]", _who(services), run.rate / MEGA)
     for process, used in run.cpu.items():
-        figures.add(f"CPU for a gigabyte: {process} [s]", _who(services), used / run.number * 1e9)
+        results.add(f"CPU for a gigabyte: {process} [s]", _who(services), used / run.number * 1e9)
 
 
 def _who(services: list[TunnelingService]) -> str:

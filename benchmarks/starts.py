@@ -20,8 +20,6 @@ from pathlib import Path
 
 from peers.fleet import Fleet
 
-from .figures import Figures
-
 __all__ = ["main"]
 
 THING = "device-1"
@@ -34,7 +32,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks starts", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40, metavar="N", help="of which the median counts (%(default)s)")
     rounds = parser.parse_args(arguments).rounds
-    figures = Figures("What starts often")
+    results = Results("What starts often")
     with Fleet(THING) as fleet:
         collection = Path(fleet.controller.environment["ANSIBLE_COLLECTIONS_PATH"])
         package = collection / "ansible_collections" / "iotops" / "tunnel"
@@ -44,7 +42,7 @@ def main(arguments: list[str]) -> None:
         straight, through = _ssh_commands(fleet, connector)
         environment = fleet.controller.environment
         for number in range(rounds + 1):
-            measured = Figures("") if number == 0 else figures  # the first finds nothing in memory
+            measured = Results("") if number == 0 else results  # the first finds nothing in memory
             for what, options in IMPORTS.items():
                 measured.add(
                     f"import tunnelproxy.hub.client, {what} [ms]", "wall", _import_seconds(package, options) * 1000
@@ -53,7 +51,7 @@ def main(arguments: list[str]) -> None:
             _time(measured, "connector, until ssh has its stream [ms]", lambda: _take_stream(connector, environment))
             _time(measured, "ssh straight to the SSH server [ms]", lambda: _run(straight, environment))
             _time(measured, "ssh through the tunnel [ms]", lambda: _run(through, environment))
-    figures.show("starts")
+    results.show("starts")
 
 
 def _ssh_commands(fleet: Fleet, connector: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -101,11 +99,11 @@ def _take_stream(connector: Sequence[str], environment: dict[str, str]) -> None:
         process.wait()
 
 
-def _time(figures: Figures, what: str, action: Callable[[], None]) -> None:
+def _time(results: Results, what: str, action: Callable[[], None]) -> None:
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     action()
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    figures.add(what, "wall", wall * 1000)
-    figures.add(what, "CPU", cpu * 1000)
+    results.add(what, "wall", wall * 1000)
+    results.add(what, "CPU", cpu * 1000)

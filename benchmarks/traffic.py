@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Traffic to measure ways with: one server process and one client process, the same for every way.
+"""Traffic to measure methods with: one server process and one client process, the same for every method.
 
 The server does what the first byte of a connection says: ``E`` echoes, ``U`` takes so many bytes and then answers with
 one, ``D`` sends so many. So the client knows when the last byte has arrived, not when it has left.

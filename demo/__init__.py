@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``make demo``: three devices behind NAT, and Ansible at work on them through tunnels, all on this machine.
 
-The story is told in ``story.py``. The rest, one idea per file:
+The scenario is in ``scenario.py``. The rest, one idea per file:
 
-``narrator``    what the user reads
-``field``       the network that the devices live in: namespaces with NAT, or the loopback
+``console``     what the user reads
+``network``     the network that the devices live in: namespaces with NAT, or the loopback
 ``device``      one device: sshd, HTTP server, agent
 ``controller``  Ansible's side: collection, inventory, settings
 ``processes``   background processes, and the ends of them
-``remains``     all that a demo leaves outside its own memory, kept in a file so that it can always be removed
+``cleanup``     all that a demo leaves outside its own memory, kept in a file so that it can always be removed
 """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m demo``: tell the story, and clear up whatever happens."""
+"""``python -m demo``: run the scenario, and clear up whatever happens."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from .cleanup import Cleanup, locked
+from .console import Console
 from .controller import REPOSITORY
-from .narrator import Narrator
 from .processes import Failure, adopt_orphans
-from .remains import Remains, locked
-from .story import STEPS, Story
+from .scenario import STEPS, Scenario
 
 __all__ = ["main"]
 
@@ -49,17 +49,17 @@ def _parse() -> argparse.Namespace:
 
 
 def _stop(folder: Path) -> int:
-    remains = Remains.load(folder)
-    if remains is None:
+    cleanup = Cleanup.load(folder)
+    if cleanup is None:
         print("No demo is up.")
         return 0
-    remains.remove()
+    cleanup.remove()
     print("The demo is gone: processes, namespaces and files.")
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
-    earlier = Remains.load(options.folder)
+    earlier = Cleanup.load(options.folder)
     if earlier is not None and earlier.kept:
         print("A demo is up already, kept with KEEP=1. Remove it first: make demo-stop")
         return 1
@@ -73,31 +73,31 @@ def _tell(options: argparse.Namespace) -> int:
     adopt_orphans()
     for number in SIGNALS:
         signal.signal(number, _interrupt)
-    narrator = Narrator(STEPS)
-    remains = Remains.begin(options.folder)
+    console = Console(STEPS)
+    cleanup = Cleanup.begin(options.folder)
     try:
-        Story(narrator, remains, loopback=options.loopback).tell(keep=options.keep)
+        Scenario(console, cleanup, loopback=options.loopback).run(keep=options.keep)
     except Failure as failure:
-        return _give_up(narrator, remains, str(failure))
+        return _give_up(console, cleanup, str(failure))
     except Interrupted:
-        return _give_up(narrator, remains, "Interrupted.")
+        return _give_up(console, cleanup, "Interrupted.")
     except Exception:
-        _give_up(narrator, remains, "The demo itself has a fault.")
+        _give_up(console, cleanup, "The demo itself has a fault.")
         raise
     if options.keep:
-        remains.keep()
+        cleanup.keep()
         return 0
     _ignore_signals()
-    remains.remove()
-    narrator.plain("Nothing is left behind: processes, namespaces and files of the demo are gone.")
+    cleanup.remove()
+    console.plain("Nothing is left behind: processes, namespaces and files of the demo are gone.")
     return 0
 
 
-def _give_up(narrator: Narrator, remains: Remains, reason: str) -> int:
+def _give_up(console: Console, cleanup: Cleanup, reason: str) -> int:
     _ignore_signals()
-    narrator.failure(f"{reason} Clearing up …")
-    remains.remove(keep_logs=True)
-    narrator.plain(f"Nothing else is left behind, but the logs are kept: {os.path.relpath(remains.logs)}/")
+    console.failure(f"{reason} Clearing up …")
+    cleanup.remove(keep_logs=True)
+    console.plain(f"Nothing else is left behind, but the logs are kept: {os.path.relpath(cleanup.logs)}/")
     return 1
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from tunnelproxy.hub import client
 
+from .cleanup import Cleanup
+from .console import Console
 from .device import Device, make_ssh_key
-from .narrator import Narrator
 from .processes import Failure
-from .remains import Remains
 
 __all__ = ["REPOSITORY", "Controller", "become_here"]
 
@@ -49,23 +49,23 @@ class Become:
 
 
 class Controller:
-    """Types the commands of the story, each shown as it is typed."""
+    """Types the commands of the scenario, each shown as it is typed."""
 
-    def __init__(self, remains: Remains, narrator: Narrator) -> None:
-        self.ssh_key = remains.runtime / "ssh_key"
-        self.fetched = remains.folder / "fetched"
-        self.inventory = remains.folder / "inventory"
-        self._remains = remains
-        self._narrator = narrator
-        self._folder = remains.folder
-        self._known_hosts = remains.runtime / "known_hosts"
+    def __init__(self, cleanup: Cleanup, console: Console) -> None:
+        self.ssh_key = cleanup.runtime / "ssh_key"
+        self.fetched = cleanup.folder / "fetched"
+        self.inventory = cleanup.folder / "inventory"
+        self._cleanup = cleanup
+        self._console = console
+        self._folder = cleanup.folder
+        self._known_hosts = cleanup.runtime / "known_hosts"
         self.environment = {
             **{name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
             "PATH": f"{BIN}:{os.environ.get('PATH', os.defpath)}",
             "LC_ALL": "C.UTF-8",
             "ANSIBLE_CONFIG": str(self._folder / "ansible.cfg"),
-            "ANSIBLE_FORCE_COLOR" if narrator.colour else "ANSIBLE_NOCOLOR": "1",
-            "IOTOPS_TUNNEL_DIR": str(remains.hub),
+            "ANSIBLE_FORCE_COLOR" if console.colour else "ANSIBLE_NOCOLOR": "1",
+            "IOTOPS_TUNNEL_DIR": str(cleanup.hub),
         }
 
     def prepare(self) -> None:
@@ -128,7 +128,7 @@ class Controller:
         Raises:
             Failure: it ended with another status than 0.
         """
-        self._narrator.command(shlex.join(command))
+        self._console.command(shlex.join(command))
         status, output = self._run(command, quiet=quiet)
         if status != 0:
             if quiet:
@@ -142,7 +142,7 @@ class Controller:
         Raises:
             Failure: it succeeded.
         """
-        self._narrator.command(shlex.join(command))
+        self._console.command(shlex.join(command))
         status, _ = self._run(command, quiet=False)
         if status == 0:
             raise Failure(f"'{command[0]}' succeeded, which it must not.")
@@ -162,7 +162,7 @@ class Controller:
                 cwd=REPOSITORY,
                 start_new_session=True,
             ) as process,
-            (self._remains.logs / "commands.log").open("a") as log,
+            (self._cleanup.logs / "commands.log").open("a") as log,
         ):
             log.write(f"$ {shlex.join(command)}\n")
             lines = []
@@ -171,7 +171,7 @@ class Controller:
                     log.write(line)
                     lines.append(line)
                     if not quiet:
-                        self._narrator.answer(line.rstrip())
+                        self._console.answer(line.rstrip())
             except BaseException:
                 _end_group(process)
                 raise
@@ -179,7 +179,7 @@ class Controller:
 
     def _show(self, output: str) -> None:
         for line in output.splitlines():
-            self._narrator.answer(line)
+            self._console.answer(line)
 
     def _settings(self) -> str:
         known = f"-F none -o UserKnownHostsFile={self._known_hosts} -o GlobalKnownHostsFile=none -o IdentitiesOnly=yes"
@@ -200,7 +200,7 @@ callback_result_format = yaml
 pipelining = true
 # An sshd that is not root's cannot give out terminals everywhere.
 usetty = false
-control_path_dir = {self._remains.runtime}/cp
+control_path_dir = {self._cleanup.runtime}/cp
 ssh_common_args = {known}
 """
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import processes
-from .field import Place
-from .remains import Remains
+from .cleanup import Cleanup
+from .network import Place
 
 __all__ = ["Device", "make_ssh_key"]
 
@@ -27,17 +27,17 @@ class Device:
 
     Args:
         place: where in the network it is.
-        remains: where it puts what has to be removed later.
+        cleanup: where it puts what has to be removed later.
     """
 
-    def __init__(self, thing: str, place: Place, remains: Remains) -> None:
+    def __init__(self, thing: str, place: Place, cleanup: Cleanup) -> None:
         self.thing = thing
         self.place = place
-        self.folder = remains.folder / "devices" / thing
-        self.tmp = remains.runtime / "tmp" / thing
-        self._remains = remains
-        self._logs = remains.logs / thing
-        self._secrets = remains.runtime / thing
+        self.folder = cleanup.folder / "devices" / thing
+        self.tmp = cleanup.runtime / "tmp" / thing
+        self._cleanup = cleanup
+        self._logs = cleanup.logs / thing
+        self._secrets = cleanup.runtime / thing
         self._host_key = self._secrets / "ssh_host_key"
         # What a device has in its environment, and not what the user has: no keys of AWS's.
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
@@ -121,7 +121,7 @@ class Device:
 
     def _start(self, command: Sequence[str], log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
         process = processes.start([*self.place.prefix, *command], log, self._environment, cwd)
-        self._remains.add_process(process.pid)
+        self._cleanup.add_process(process.pid)
         return process
 
 

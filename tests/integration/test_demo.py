@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def _no_trace(folder: Path) -> Iterator[None]:
     yield
     assert processes_that_name(folder) == []
-    assert not (folder / "remains.json").exists()
+    assert not (folder / "cleanup.json").exists()
 
 
 def command(folder: Path, *arguments: str) -> list[str]:
@@ -49,8 +49,8 @@ def processes_that_name(path: Path) -> list[str]:
 
 def runtime_folder(folder: Path) -> Path:
     """The folder for sockets and SSH keys of a demo that is up."""
-    wait_for((folder / "remains.json").exists, "the demo has begun")
-    return Path(json.loads((folder / "remains.json").read_text())["runtime"])
+    wait_for((folder / "cleanup.json").exists, "the demo has begun")
+    return Path(json.loads((folder / "cleanup.json").read_text())["runtime"])
 
 
 def test_it_tells_the_whole_story_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_kept_up_it_is_plain_text_without_a_secret_and_stop_removes_it(folder: P
         again = run_demo(folder)
         assert again.returncode == 1
         assert "make demo-stop" in again.stdout
-        started = json.loads((folder / "remains.json").read_text())["started"]
+        started = json.loads((folder / "cleanup.json").read_text())["started"]
         assert started
         runtime = runtime_folder(folder)
     finally:
@@ -116,7 +116,7 @@ def test_the_next_one_clears_up_after_one_that_was_killed(folder: Path, tmp_path
         demo.wait_for_output(r"Start the devices", 60)
         demo.popen.kill()
         demo.wait()
-    assert (folder / "remains.json").exists()
+    assert (folder / "cleanup.json").exists()
 
     assert run_demo(folder, "stop").returncode == 0
     assert not folder.exists()
@@ -124,7 +124,7 @@ def test_the_next_one_clears_up_after_one_that_was_killed(folder: Path, tmp_path
 
 def test_a_second_demo_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     with Process(command(folder), tmp_path / "output") as first:
-        wait_for((folder / "remains.json").exists, "the first demo has begun")
+        wait_for((folder / "cleanup.json").exists, "the first demo has begun")
 
         second = run_demo(folder)
         assert second.returncode == 1

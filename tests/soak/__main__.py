@@ -27,8 +27,8 @@ from peers.process import REPOSITORY
 from tunnelproxy.hub import client as hub
 
 from . import report
+from .environment import Field, remove_remains
 from .faults import FAULTS, Fault, Rotation
-from .field import Field, remove_remains
 from .load import running
 from .record import Record
 from .watch import Watch

@@ -30,7 +30,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from peers.process import wait_for
 from tunnelproxy.hub import client as hub
 
-from .field import Field
+from .environment import Field
 from .load import load_page
 from .record import Window
 

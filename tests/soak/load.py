@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from tunnelproxy.hub import client as hub
 
-from .field import Field
+from .environment import Field
 
 __all__ = ["FORKS", "TERMINALS", "Pages", "Plays", "Terminal", "running"]
 

@@ -22,7 +22,7 @@ import psutil
 from peers.process import REPOSITORY
 from tunnelproxy.hub import client as hub
 
-from .field import Field, ours
+from .environment import Field, ours
 
 __all__ = ["Growth", "Sample", "Watch", "growths"]
 

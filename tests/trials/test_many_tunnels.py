@@ -63,7 +63,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         broker.wait_for_output("running")
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService("--mqtt-broker", f"mqtt://127.0.0.1:{port}", "-v", "2"))
-        command = [sys.executable, "-m", "benchmarks.crowd", str(port), str(echo.port), service.data, service.ca]
+        command = [sys.executable, "-m", "benchmarks.device_swarm", str(port), str(echo.port), service.data, service.ca]
         crowd = stack.enter_context(Process(command, folder / "crowd.log"))
         crowd.wait_for_output("ready")
         patch = stack.enter_context(pytest.MonkeyPatch.context())

@@ -10,17 +10,17 @@ import shutil
 import sys
 import textwrap
 
-__all__ = ["Narrator"]
+__all__ = ["Console"]
 
 BOLD, DIM, GREEN, RED, CYAN = "1", "2", "32", "31", "36"
 WIDEST = 100
 
 
-class Narrator:
+class Console:
     """Writes to standard output, in colour only on a terminal.
 
     Args:
-        steps: how many steps the story has.
+        steps: how many steps the scenario has.
     """
 
     def __init__(self, steps: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["RESULTS", "Figures", "add_delay", "cpu_seconds", "delay_suffix", "percentile"]
+__all__ = ["RESULTS", "Results", "add_delay", "cpu_seconds", "delay_suffix", "percentile"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,7 +27,7 @@ def add_delay(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="MS",
-        help="what each direction of a WebSocket takes (%(default)s); by the other ways, the far end is as far away",
+        help="what each direction of a WebSocket takes (%(default)s); by the other methods, the far end is as far away",
     )
 
 
@@ -49,7 +49,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @dataclass
-class Figures:
+class Results:
     """A table: what was measured, by whom it was done, and all the values."""
 
     title: str

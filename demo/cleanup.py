@@ -21,16 +21,16 @@ from pathlib import Path
 from tunnelproxy.hub import client
 
 from . import processes
-from .field import Namespaces
+from .network import Namespaces
 
-__all__ = ["Remains", "locked"]
+__all__ = ["Cleanup", "locked"]
 
-FILE_NAME = "remains.json"
+FILE_NAME = "cleanup.json"
 LOGS = "logs"
 
 
 @dataclass
-class Remains:
+class Cleanup:
     """What there is to remove.
 
     Attributes:
@@ -48,20 +48,20 @@ class Remains:
     kept: bool = False
 
     @classmethod
-    def begin(cls, folder: Path) -> Remains:
+    def begin(cls, folder: Path) -> Cleanup:
         """Make the folders of a new demo."""
         # A Unix socket's path has room for about a hundred characters; the folder may lie deep.
-        remains = cls(folder, Path(tempfile.mkdtemp(prefix="iotops-demo-", dir="/tmp")))
+        cleanup = cls(folder, Path(tempfile.mkdtemp(prefix="iotops-demo-", dir="/tmp")))
         # Whom a playbook becomes on a device gets to the device's temporary folder, and to no other.
-        remains.runtime.chmod(0o711)
-        remains.save()
-        shutil.rmtree(remains.logs, ignore_errors=True)
-        for path in (remains.logs, remains.hub):
+        cleanup.runtime.chmod(0o711)
+        cleanup.save()
+        shutil.rmtree(cleanup.logs, ignore_errors=True)
+        for path in (cleanup.logs, cleanup.hub):
             path.mkdir(mode=0o700)
-        return remains
+        return cleanup
 
     @classmethod
-    def load(cls, folder: Path) -> Remains | None:
+    def load(cls, folder: Path) -> Cleanup | None:
         """What an earlier demo has left, if anything."""
         try:
             data = json.loads((folder / FILE_NAME).read_text())
@@ -105,10 +105,10 @@ class Remains:
         self._stop_hub()
         processes.end({*self.started, *processes.descendants(os.getpid())})
         if self.slot is not None:
-            field = Namespaces(self.slot)
-            inside = ((pid, processes.start_time(pid)) for pid in field.processes())
+            network = Namespaces(self.slot)
+            inside = ((pid, processes.start_time(pid)) for pid in network.processes())
             processes.end([(pid, started) for pid, started in inside if started is not None])
-            field.remove()
+            network.remove()
         shutil.rmtree(self.runtime, ignore_errors=True)
         _empty(self.folder, {LOGS} if keep_logs else set())
 

@@ -80,14 +80,14 @@ class Namespaces:
     def claim(cls) -> Namespaces:
         """Make the bridge, whose name nobody else can have then."""
         for slot in range(SLOTS):
-            field = cls(slot)
+            network = cls(slot)
             try:
-                _run("ip", "link", "add", field.bridge, "type", "bridge")
+                _run("ip", "link", "add", network.bridge, "type", "bridge")
             except Impossible as error:
                 if "File exists" not in str(error):
                     raise
             else:
-                return field
+                return network
         raise Impossible(f"{SLOTS} demos have left their bridges iotops-demo0 … here")
 
     def build(self, devices: int) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The devices of a whole fleet in one process: one MQTT connection for them all, and a destination proxy for each.
 
-``python -m benchmarks.crowd BROKER_PORT SERVER_PORT ENDPOINT CAPATH``; every service of every thing leads to the server
+``python -m benchmarks.device_swarm BROKER_PORT SERVER_PORT ENDPOINT CAPATH``: each service of each thing is the server.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The ways from a client to a server that are compared: none, stunnel, ssh -L, and our tunnel.
+"""The methods of reaching a server that are compared: plain TCP, stunnel, ssh -L, and our tunnel.
 
 Each leads from two loopback ports to the same server, and knows the processes that it consists of. Where there is
-distance on the way, it is no process of the way's.
+distance on the line, it is no process of the method.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from peers.process import Process, free_port, wait_for
 from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
 
-from .figures import cpu_seconds
+from .results import cpu_seconds
 
-__all__ = ["LOOPBACK", "SSH", "STUNNEL", "TUNNEL", "TWICE", "Way", "all_ways"]
+__all__ = ["LOOPBACK", "SSH", "STUNNEL", "TUNNEL", "TWICE", "Method", "all_methods"]
 
 LOOPBACK = "plain TCP"
 STUNNEL = "stunnel pair"
@@ -34,12 +34,12 @@ TUNNEL = "tunnel"
 
 
 @dataclass
-class Way:
-    """One way to the server.
+class Method:
+    """One method of reaching the server.
 
     Attributes:
         port: leads there.
-        second: leads there too: as another service of the same tunnel, where the way knows such a thing.
+        second: leads there too: as another service of the same tunnel, where the method has such a thing.
         processes: what it consists of, by name.
         start_another: starts what is at the client's end once more, beside the one that runs, and returns it with the
             port on which it will listen; None where there is nothing at the client's end.
@@ -67,12 +67,12 @@ class Way:
 
 
 @contextmanager
-def all_ways(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[Way]]:
+def all_methods(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[Method]]:
     """All of them, to the same server.
 
     Args:
         delay: milliseconds that each direction of a WebSocket takes. The tunnel has two of these, one after the other,
-            and so each direction of the other ways takes twice as long: the server is as far away by each.
+            and so each direction of the other methods takes twice as long: the server is as far away by each.
     """
     with (
         _distant(server, 2 * delay, folder) as plain,
@@ -81,7 +81,7 @@ def all_ways(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[Way
         _ssh(server, folder, 2 * delay) as ssh,
         _tunnel(server, folder, delay) as tunnel,
     ):
-        yield [Way(LOOPBACK, plain, plain), stunnel, twice, ssh, tunnel]
+        yield [Method(LOOPBACK, plain, plain), stunnel, twice, ssh, tunnel]
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _distant(port: int, milliseconds: float, folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
+def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
     folder.mkdir(exist_ok=True)
     certificate = folder / "stunnel.pem"
     key = folder / "stunnel.key"
@@ -134,11 +134,11 @@ def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
         for process in (server_end, client_end):
             process.wait_for_output("Configuration successful")
         processes = {"server": server_end.pid, "client": client_end.pid}
-        yield Way(STUNNEL, port, port, processes, start_another)
+        yield Method(STUNNEL, port, port, processes, start_another)
 
 
 @contextmanager
-def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
+def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
     """One pair after the other: the TLS work that a tunnel does, in C, with one hop more."""
     with (
         _stunnel(server, folder / "far", milliseconds) as far,
@@ -149,7 +149,7 @@ def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[W
             for place, pair in (("far", far), ("near", near))
             for name, pid in pair.processes.items()
         }
-        yield Way(TWICE, near.port, near.port, processes)
+        yield Method(TWICE, near.port, near.port, processes)
 
 
 def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:
@@ -173,7 +173,7 @@ def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:
 
 
 @contextmanager
-def _ssh(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
+def _ssh(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
     key = make_ssh_key(folder / "key")
     sshd = Sshd(folder / "sshd", key)
     port = free_port()
@@ -188,7 +188,7 @@ def _ssh(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
     try:
         with _distant(sshd.port, milliseconds, folder) as distant, start_client(port) as client:
             wait_for(lambda: _listens(port), "ssh forwards its port")
-            yield Way(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid}, start_another)
+            yield Method(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid}, start_another)
     finally:
         sshd.stop()
 
@@ -201,14 +201,14 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def _tunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Way]:
+def _tunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
     with (
         TunnelingService() as service,
         far_away(service, milliseconds, folder / "distance-tunnel.log"),
         ProxyPair(service, folder, {"SSH1": server, "HTTP1": server}) as pair,
     ):
         processes = {"service": service.pid, "source": pair.source.pid, "destination": pair.destination.pid}
-        yield Way(
+        yield Method(
             TUNNEL, pair.ports["SSH1"], pair.ports["HTTP1"], processes, lambda: _start_source(service, pair, folder)
         )
 
