@@ -159,7 +159,7 @@ release: $(INSTALLED) ## build what a release publishes, for TAG=v0.1.0, into bu
 
 .PHONY: clean
 clean: ## remove all that was made here, the environment too
-	@if [ -e .demo/remains.json ] && [ -x $(BIN)/python ]; then $(BIN)/python -m demo stop; fi
+	@if [ -e .demo/cleanup.json ] && [ -x $(BIN)/python ]; then $(BIN)/python -m demo stop; fi
 	rm -rf $(VENV) .cache .demo .ansible .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info *.tar.gz tests/output
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a tunnel costs, measured beside what one would use instead: ``make bench``."""
+"""The cost of a tunnel, compared with stunnel, ``ssh -L`` and plain ssh: ``make bench``."""
 
 import sys
 from pathlib import Path

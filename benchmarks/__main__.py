@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m benchmarks [WHAT [OPTIONS]]``: measure and print; JSON and pictures go to ``benchmarks/results``."""
+"""``python -m benchmarks [WHAT [OPTIONS]]``: measure, print, and write JSON and charts to ``benchmarks/results``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run one benchmark, with its options, or all of them."""
-    # Where developers set it, what is measured would be compiled again and again.
+    # If it is set, Python compiles the measured code again in every process.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     what = sys.argv[1:2]
     if not what:
@@ -30,7 +30,7 @@ def main() -> None:
     elif what[0] in COMMANDS:
         COMMANDS[what[0]](sys.argv[2:])
     else:
-        sys.exit(f"there is no benchmark '{what[0]}': choose one of {', '.join(COMMANDS)}, or none for all")
+        sys.exit(f"unknown benchmark '{what[0]}': choose from {', '.join(COMMANDS)}, or omit the name to run all")
 
 
 if __name__ == "__main__":

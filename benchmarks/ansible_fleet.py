@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the way through tunnels costs a playbook, beside plain ssh to the same SSH servers.
+"""The cost of tunnels for a playbook, compared with plain ssh to the same SSH servers.
 
-Every device is an sshd, a destination proxy and a tunnel of its own. Devices, tunneling service and controller are on
-this machine, and share its processors: what the proxies and the service take counts against the tunnels, although in
-the field it is the work of other machines; and there is no distance, so that nothing hides it, unless one asks for
-some. Each round runs both methods, one after the other, with the order changing from round to round:
+Each device has an sshd, a destination proxy and a tunnel. Devices, tunneling service and controller share this
+machine's processors, so the processor time of the proxies and the service counts against the tunnels, although in
+production other machines do that work. Without ``--delay``, no network latency hides it. Each round runs both methods,
+one after the other, and the order alternates:
 
     python -m benchmarks ansible --hosts 10 50 --rounds 7 --delay 50
 
-With that delay each of the two WebSockets between controller and device takes 50 ms in each direction. The device is
-then 100 ms away, and so it is by plain ssh: each direction of that takes 100 ms.
+With that delay, each direction of the two WebSockets between controller and device takes 50 ms. The device is 100 ms
+away, so each direction of plain ssh takes 100 ms.
 
 Three jobs are timed, as whole processes:
 
-- ``play``: ansible_fleet_play.yml, ten tasks, from no ssh connection;
-- ``ping warm``: ``ansible -m ping`` over ssh connections that are up;
-- ``ping cold``: the same, from no ssh connection, with all tunnels open.
+- ``play``: ansible_fleet_play.yml, ten tasks, starting without ssh connections;
+- ``ping warm``: ``ansible -m ping`` over open ssh connections;
+- ``ping cold``: the same, starting without ssh connections but with all tunnels open.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=30m"
 
 @dataclass
 class Timing:
-    """One job by one method.
+    """The times of one job with one method.
 
     Attributes:
         wall: seconds of each round.
-        ansible: processor seconds of Ansible and of the ssh processes that it waits for.
+        ansible: processor seconds of Ansible and the ssh processes that it waits for.
         ours: processor seconds of the hub, the service and the destination proxies together.
         connections: SSH logins of each round, from the logs of the SSH servers.
     """
@@ -68,10 +68,10 @@ class Timing:
 
 
 class Bench:
-    """The fleet, and how to run a job by one of the two methods.
+    """The fleet, and how to run a job with either method.
 
     Args:
-        ssh_ports: where plain ssh finds each device's SSH server.
+        ssh_ports: the port of each device's SSH server for plain ssh.
     """
 
     def __init__(self, fleet: Fleet, ssh_ports: dict[str, int], *, pipelining: bool) -> None:
@@ -93,7 +93,7 @@ class Bench:
         return ["ansible", "all", "-m", "ansible.builtin.ping", *self._options(method)]
 
     def time(self, command: list[str], timing: Timing) -> None:
-        """Run a command that must succeed for all hosts."""
+        """Time a command, which must succeed on all hosts."""
         ours, logins = self._our_seconds(), self._logins()
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         environment = {**self.controller.environment, **self._environment}
@@ -107,7 +107,7 @@ class Bench:
         timing.connections.append(self._logins() - logins)
 
     def processes(self) -> dict[str, Any]:
-        """What runs on the controller because of us, beside Ansible and ssh."""
+        """Our processes on the controller, in addition to Ansible and ssh."""
         package = "/iotops/tunnel/tunnelproxy"
         found = []
         for process in psutil.process_iter(["pid", "cmdline", "memory_info"]):
@@ -130,9 +130,9 @@ class Bench:
                 hosts[thing] |= {"ansible_host": "127.0.0.1", "ansible_port": self._ssh_ports[thing]}
             (device.folder / method).mkdir()
         if method == "ssh":
-            # By this name, the default: ansible-playbook reads its options once, and not in each worker.
+            # This name, the default, makes ansible-playbook read its options once, not in each worker.
             common["ansible_connection"] = "ssh"
-            # The keys are known by the names of the things.
+            # known_hosts has the keys under the thing names.
             common["ansible_ssh_common_args"] += " -o HostKeyAlias={{ inventory_hostname }}"
         path = self.fleet.home / f"{method}.json"
         path.write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
@@ -151,15 +151,13 @@ class Bench:
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks ansible", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--hosts", type=int, nargs="+", default=[1, 10, 50], metavar="N", help="one fleet after another"
-    )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of the play")
-    parser.add_argument("--ping-rounds", type=int, default=11, metavar="N", help="of either ping")
-    parser.add_argument("--pipelining", action="store_true", help="Ansible's default is without")
-    parser.add_argument("--only", choices=sorted(GOALS), action="append", help="this job only")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 10, 50], metavar="N", help="sizes of the fleets")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of the play (%(default)s)")
+    parser.add_argument("--ping-rounds", type=int, default=11, metavar="N", help="rounds of each ping (%(default)s)")
+    parser.add_argument("--pipelining", action="store_true", help="turn on pipelining (off by default in Ansible)")
+    parser.add_argument("--only", choices=sorted(GOALS), action="append", help="run only this job; may be repeated")
     add_delay(parser)
     options = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -174,16 +172,16 @@ def main(arguments: list[str]) -> None:
     RESULTS.mkdir(exist_ok=True)
     for hosts in options.hosts:
         report["fleets"][str(hosts)] = measure_fleet(hosts, options)
-        # A large fleet takes so long that what there is by then should not be lost with it.
+        # A large fleet takes long: keep what has been measured if it is interrupted.
         (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     show(report)
     plot(report, name)
 
 
 def measure_fleet(hosts: int, options: argparse.Namespace) -> dict[str, Any]:
-    """What the report says of one size."""
+    """The part of the report for one fleet size."""
     things = [f"device-{number:02}" for number in range(1, hosts + 1)]
-    print(f"Setting up {hosts} devices …", flush=True)
+    print(f"Setting up {hosts} device{'' if hosts == 1 else 's'} …", flush=True)
     with Fleet(*things, delay=options.delay) as fleet, ssh_ports(fleet, 2 * options.delay) as ports:
         bench = Bench(fleet, ports, pipelining=options.pipelining)
         rounds = {"play": options.rounds, "ping warm": options.ping_rounds, "ping cold": options.ping_rounds}
@@ -198,7 +196,7 @@ def measure_fleet(hosts: int, options: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def ssh_ports(fleet: Fleet, milliseconds: float) -> Iterator[dict[str, int]]:
-    """Where plain ssh finds the devices, so far away."""
+    """The ports of the devices for plain ssh, with the delay."""
     ports = {thing: device.sshd.port for thing, device in fleet.devices.items()}
     if not milliseconds:
         yield ports
@@ -208,7 +206,7 @@ def ssh_ports(fleet: Fleet, milliseconds: float) -> Iterator[dict[str, int]]:
 
 
 def measure(bench: Bench, name: str, rounds: int) -> dict[str, Timing]:
-    """Time a job in turns; the first turn of each way is not counted."""
+    """Time a job with both methods in turn; the first run of each is not counted."""
     make: Callable[[str], list[str]] = bench.play if name == "play" else bench.ping
     timings = {method: Timing() for method in METHODS}
     bench.controller.disconnect()
@@ -225,7 +223,7 @@ def measure(bench: Bench, name: str, rounds: int) -> dict[str, Timing]:
 
 
 def summary(name: str, timings: dict[str, Timing]) -> dict[str, Any]:
-    """Medians of both methods, and of the ratios round by round."""
+    """Medians of both methods, and the ratio of each round."""
     tunnel, ssh = (timings[method] for method in METHODS)
     ratios = [a / b for a, b in zip(tunnel.wall, ssh.wall)]
     return {
@@ -272,23 +270,23 @@ def show(report: dict[str, Any]) -> None:
     for hosts, fleet in report["fleets"].items():
         processes = fleet["processes"]
         print(
-            f"on the controller of {hosts}: 1 hub of {processes['hub_rss_mib']:.0f} MiB, "
-            f"{processes['others']} other processes of ours, "
+            f"on the controller, with a fleet of {hosts}: 1 hub of {processes['hub_rss_mib']:.0f} MiB, "
+            f"{processes['others']} other processes of the collection, "
             f"{processes['control_masters']} control masters of ssh (both methods)"
         )
 
 
 def title(report: dict[str, Any]) -> str:
-    """The circumstances in words."""
-    words = f"As many forks as hosts, {'with' if report['pipelining'] else 'without'} pipelining"
+    """The conditions of the measurement, in words."""
+    title = f"As many forks as hosts, {'with' if report['pipelining'] else 'without'} pipelining"
     if report["delay_ms"]:
         delay = report["delay_ms"]
-        words += f"\n{delay:g} ms each way on both WebSockets of a tunnel, {2 * delay:g} ms each way for plain ssh"
-    return words
+        title += f"\none-way delay: {delay:g} ms on each of the two WebSockets, {2 * delay:g} ms for plain ssh"
+    return title
 
 
 def plot(report: dict[str, Any], name: str) -> None:
-    """Draw the walls of all rounds: those of the play, and those of the pings, which are shorter."""
+    """Draw the wall times: one chart for the play, and one for the pings, which are much shorter."""
     results = Results(title(report))
     pictures: dict[str, dict[str, str]] = {"play": {}, "ping": {}}
     for hosts, fleet in report["fleets"].items():

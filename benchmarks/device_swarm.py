@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The devices of a whole fleet in one process: one MQTT connection for them all, and a destination proxy for each.
+"""All devices of a fleet in one process: one MQTT connection in total, and one destination proxy for each device.
 
-``python -m benchmarks.device_swarm BROKER_PORT SERVER_PORT ENDPOINT CAPATH``: each service of each thing is the server.
+``python -m benchmarks.device_swarm BROKER_PORT SERVER_PORT ENDPOINT CAPATH`` connects every service of
+every thing to the same server.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tunnelproxy.proxy.link import TunnelCredentials
 
 
 def main() -> None:
-    """Serve every tunnel that is notified of, until killed."""
+    """Serve every tunnel that a notification announces, until killed."""
     broker_port, server_port, endpoint, capath = sys.argv[1:]
     allow_many_files()
     logging.basicConfig(level=logging.WARNING)

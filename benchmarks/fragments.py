@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the service makes of WebSocket messages in fragments of 4 KiB, as AWS's reference sends them, beside whole ones.
+"""The service's throughput for messages in fragments of 4 KiB, as AWS's reference sends them, and for whole messages.
 
-What is sent is encoded before the clock starts, and what arrives is counted and thrown away, by another process, so
-that neither end is what holds the service back. Each fragment with a write of its own is also a TLS record of its own:
-to be compared with whole messages in writes of the same size. With websockets' own client, that client takes long:
+Data is encoded before the clock starts, and another process discards what arrives, so that neither end limits the
+service. A fragment written separately is also a separate TLS record: compare it with whole messages in writes of the
+same size. The websockets client is itself slow when it sends fragments:
 
     python -m benchmarks fragments --rounds 7
 """
@@ -39,10 +39,10 @@ Sender = Callable[[int], None]
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks fragments", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts (%(default)s)")
-    parser.add_argument("--size", type=int, default=100, metavar="MB", help="to send each time (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds to take the median of (%(default)s)")
+    parser.add_argument("--size", type=int, default=100, metavar="MB", help="data sent in each round (%(default)s)")
     options = parser.parse_args(arguments)
     results = Results("A service and its sender, for messages of 63 KiB")
     with TunnelingService() as service:
@@ -85,10 +85,10 @@ def _take(sink: ssl.SSLSocket, size: int) -> None:
 
 
 class _Prepared:
-    """Sends what was encoded before.
+    """Sends messages that were encoded beforehand.
 
     Args:
-        writes: cuts a message into what one write takes.
+        writes: splits a message into the data of each write.
     """
 
     def __init__(self, writes: Callable[[bytes], list[bytes]]) -> None:
@@ -113,10 +113,10 @@ class _Prepared:
 
 
 class _Client:
-    """Sends as websockets' own client does.
+    """Sends with the websockets client.
 
     Args:
-        fragmented: whether it is given a message in pieces, which makes fragments of them.
+        fragmented: whether to pass each message in pieces, which the client sends as fragments.
     """
 
     def __init__(self, *, fragmented: bool) -> None:
@@ -133,7 +133,7 @@ class _Client:
         return self._send
 
     def __exit__(self, *error: Any) -> None:
-        # The other process has sent with a copy of its state.
+        # The forked process has sent with a copy of this connection's state.
         self._connection.socket.close()
 
     def _send(self, count: int) -> None:
@@ -173,7 +173,7 @@ def _encode(first: int, data: bytes) -> bytes:
 
 
 def _handshake(service: TunnelingService, mode: str, token: str) -> ssl.SSLSocket:
-    """A WebSocket without a client: what comes over it is nobody's business here."""
+    """Open a WebSocket without a client library, as nothing here needs to be decoded."""
     host, _, port = service.data.rpartition(":")
     context = ssl.create_default_context(capath=service.ca)
     sock = context.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host)
@@ -187,5 +187,5 @@ def _handshake(service: TunnelingService, mode: str, token: str) -> ssl.SSLSocke
     while b"\r\n\r\n" not in head:
         head += sock.recv(1)
     if not head.startswith(b"HTTP/1.1 101 "):
-        raise RuntimeError(f"the service refused: {head!r}")
+        raise RuntimeError(f"the service rejected the handshake: {head!r}")
     return sock

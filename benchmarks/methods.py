@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The methods of reaching a server that are compared: plain TCP, stunnel, ssh -L, and our tunnel.
+"""The compared methods of reaching a server: plain TCP, stunnel, ssh -L, and the tunnel.
 
-Each leads from two loopback ports to the same server, and knows the processes that it consists of. Where there is
-distance on the line, it is no process of the method.
+Each method leads from two loopback ports to the same server, and lists its processes. The process that adds the delay
+is not one of them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Method:
     """One method of reaching the server.
 
     Attributes:
-        port: leads there.
-        second: leads there too: as another service of the same tunnel, where the method has such a thing.
-        processes: what it consists of, by name.
-        start_another: starts what is at the client's end once more, beside the one that runs, and returns it with the
-            port on which it will listen; None where there is nothing at the client's end.
+        port: a port that leads to the server.
+        second: a second port that leads there. For the tunnel, it belongs to another service of the same tunnel.
+        processes: process IDs by name.
+        start_another: starts another process at the client's end while the first one runs, and returns it with a
+            function that returns its port; None if the method has no process at the client's end.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Method:
     start_another: Callable[[], tuple[Process, Callable[[], int]]] | None = None
 
     def cpu_seconds(self) -> float:
-        """What its processes have used, in user and system mode."""
+        """The processor time of all its processes, in user and system mode."""
         return sum(map(cpu_seconds, self._all()))
 
     def memory(self) -> dict[str, int]:
-        """Bytes that each of its processes has resident."""
+        """Resident memory of each process, in bytes."""
         return {name: psutil.Process(pid).memory_info().rss for name, pid in self.processes.items()}
 
     def _all(self) -> list[int]:
@@ -68,11 +68,11 @@ class Method:
 
 @contextmanager
 def all_methods(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[Method]]:
-    """All of them, to the same server.
+    """Set up all methods, to the same server.
 
     Args:
-        delay: milliseconds that each direction of a WebSocket takes. The tunnel has two of these, one after the other,
-            and so each direction of the other methods takes twice as long: the server is as far away by each.
+        delay: one-way delay of each WebSocket, in milliseconds. The tunnel has two WebSockets in a row, so the other
+            methods get twice this delay, and the server is equally far away for all of them.
     """
     with (
         _distant(server, 2 * delay, folder) as plain,
@@ -86,7 +86,7 @@ def all_methods(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[
 
 @contextmanager
 def _distant(port: int, milliseconds: float, folder: Path) -> Iterator[int]:
-    """A port that leads to another, so far away; that port itself, where there is no distance."""
+    """A port that forwards to another one with a delay; without a delay, that port itself."""
     if not milliseconds:
         yield port
         return
@@ -139,7 +139,7 @@ def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]
 
 @contextmanager
 def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
-    """One pair after the other: the TLS work that a tunnel does, in C, with one hop more."""
+    """Two pairs in a row: the TLS work of a tunnel, done in C, with one hop more."""
     with (
         _stunnel(server, folder / "far", milliseconds) as far,
         _stunnel(far.port, folder / "near", milliseconds) as near,
@@ -153,7 +153,7 @@ def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[M
 
 
 def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:
-    """``ssh -L`` to the port of a server of ours, which asks nothing."""
+    """The command line of ``ssh -L`` to the server's port, without prompts."""
     return [
         *(
             "ssh",
@@ -214,7 +214,7 @@ def _tunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
 
 
 def _start_source(service: TunnelingService, pair: ProxyPair, folder: Path) -> tuple[Process, Callable[[], int]]:
-    """Another source for the pair's tunnel, which takes the place of the one that runs."""
+    """Another source for the pair's tunnel, which replaces the running one."""
     rotated = service.boto3_client().rotate_tunnel_access_token(tunnelId=pair.tunnel.tunnel_id, clientMode="SOURCE")
     log = folder / "another-source.log"
     log.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Draws the results, for the documentation."""
+"""Charts of the results, for the documentation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-mpl.use("Agg")  # no screen
+mpl.use("Agg")  # works without a screen
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .results import RESULTS
+from .results import RESULTS, Results
 
 __all__ = ["plot_bars", "plot_growth"]
 
@@ -23,11 +23,11 @@ _COLOURS = ("#9aa0a6", "#5b8def", "#2f4b8f", "#e0a33a", "#2e8b57")
 
 
 def plot_bars(results: Results, name: str, rows: dict[str, str], unit: str, *, without: Collection[str] = ()) -> Path:
-    """A group of bars for each of some rows: the median of each method, and its least and greatest value as a line.
+    """A group of bars for each row: the median of each method, with its minimum and maximum as an error bar.
 
     Args:
-        rows: what was measured, with what to call it below the bars.
-        without: methods that are not drawn, beside which the others would be too small to see.
+        rows: the measurements to draw, each with its label below the bars.
+        without: methods to leave out, because their bars would dwarf the others.
     """
     methods = list(dict.fromkeys(who for what in rows for who in results.values[what] if who not in without))
     chart, axes = plt.subplots(figsize=(1.2 + 1.7 * len(rows), 4), layout="constrained")
@@ -49,7 +49,7 @@ def plot_bars(results: Results, name: str, rows: dict[str, str], unit: str, *, w
 
 
 def plot_growth(results: Results, name: str, rows: dict[str, str], unit: str) -> Path:
-    """A line for each of some rows, over the number of tunnels."""
+    """A line for each row, over the number of tunnels."""
     chart, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for number, (what, label) in enumerate(rows.items()):
         sizes = sorted(results.values[what], key=int)
@@ -66,7 +66,7 @@ def plot_growth(results: Results, name: str, rows: dict[str, str], unit: str) ->
 
 
 def _finish(chart: Figure, axes: Axes, title: str, name: str, unit: str) -> Path:
-    """What all charts have; write it, and return where it is."""
+    """Add what all charts have in common, write the file, and return its path."""
     axes.set_ylabel(unit)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One tunnel beside plain TCP, a stunnel pair and ``ssh -L``: throughput, echo, connections, start, memory, CPU.
+"""One tunnel compared with plain TCP, stunnel and ``ssh -L``: throughput, echo, connections, start, memory, CPU.
 
-Each round measures every method in turn, so that whatever else the machine does meets them all alike.
+Each round measures every method in turn, so that other load on the machine affects all of them alike.
 
-With ``--delay 50`` each of the tunnel's two WebSockets takes 50 ms in each direction, and each direction of the other
-methods 100 ms, so that the server is as far away by each. Bulk data then goes as fast as windows let it: see
-:mod:`peers.distance` for what this shows and what not.
+With ``--delay 50``, each direction of the tunnel's two WebSockets takes 50 ms, and each direction of the other methods
+100 ms, so that the server is equally far away. TCP windows then limit bulk transfers: see
+:mod:`peers.distance` for what this shows, and what it does not.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ AT_ONCE = 20
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks proxies", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds to take the median of (%(default)s)")
     parser.add_argument(
-        "--megabytes", type=int, metavar="MB", help=f"in each bulk transfer ({BULK}; with a delay {BULK_DELAYED})"
+        "--megabytes", type=int, metavar="MB", help=f"size of each bulk transfer ({BULK}; {BULK_DELAYED} with a delay)"
     )
     add_delay(parser)
     options = parser.parse_args(arguments)
@@ -63,16 +63,16 @@ def main(arguments: list[str]) -> None:
 
 
 def compare(rounds: int, megabytes: int, delay: float = 0.0) -> tuple[Results, Results]:
-    """Measure it all; memory goes into a table of its own, with a column for each process, unless there is a delay.
+    """Measure everything. Memory, measured only without a delay, has its own table, with a column for each process.
 
     Args:
-        rounds: how many times.
-        megabytes: what each bulk transfer moves, in 10^6 bytes.
-        delay: milliseconds that each direction of a WebSocket takes.
+        rounds: the number of rounds.
+        megabytes: the size of each bulk transfer, in 10^6 bytes.
+        delay: one-way delay of each WebSocket, in milliseconds.
     """
-    title = "One tunnel beside what one would use instead"
+    title = "One tunnel compared with the alternatives"
     if delay:
-        title += f"\n{delay:g} ms each way on both of its WebSockets, {2 * delay:g} ms on the others' one connection"
+        title += f"\none-way delay: {delay:g} ms on each of its two WebSockets, {2 * delay:g} ms for the other methods"
     results = Results(title)
     memory = Results("Memory of each process [MB resident]")
     with tempfile.TemporaryDirectory() as name:
@@ -91,7 +91,7 @@ def compare(rounds: int, megabytes: int, delay: float = 0.0) -> tuple[Results, R
                             for direction in ("up", "down"):
                                 client("bulk", method.port, direction, 1000 * MEGA, 1)
                     _memory(memory, methods, "after 1 GB each way")
-                # Last, for each takes the place of the tunnel's source.
+                # Last, because each start replaces the tunnel's source.
                 for _ in range(rounds):
                     _starts(results, methods)
     return results, memory
@@ -156,7 +156,7 @@ def _wait_for_a_byte(port: int, process: Process) -> None:
 
 
 def command(what: str, *arguments: object) -> list[str]:
-    """The traffic client's command line."""
+    """The command line of the traffic client."""
     return [sys.executable, "-m", "benchmarks.traffic", what, *map(str, arguments)]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Collects what was measured, several times for each thing, and shows the medians."""
+"""Collects repeated measurements, prints their medians, and writes all values as JSON."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def add_delay(parser: argparse.ArgumentParser) -> None:
-    """Add the option for distance."""
+    """Add the ``--delay`` option."""
     parser.add_argument(
         "--delay",
         type=float,
         default=0.0,
         metavar="MS",
-        help="what each direction of a WebSocket takes (%(default)s); by the other methods, the far end is as far away",
+        help="one-way delay of each WebSocket (%(default)s); the other methods get the same total delay",
     )
 
 
 def delay_suffix(delay: float) -> str:
-    """What sets the results with distance apart from those without."""
+    """The suffix of the names of results with a delay; empty without one."""
     return f"-delay-{delay:g}" if delay else ""
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used, in user and system mode."""
+    """The processor time that a process has used, in user and system mode."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that ``share`` (0 to 1) of the others are not above."""
+    """The value that ``share`` (0 to 1) of all values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 @dataclass
 class Results:
-    """A table: what was measured, by whom it was done, and all the values."""
+    """All values of each measurement (a row), for each method or process (a column)."""
 
     title: str
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def add(self, what: str, who: str, value: float) -> None:
-        """Note one measurement. ``what`` says its unit."""
+        """Add one value. ``what`` names the measurement and its unit."""
         self.values.setdefault(what, {}).setdefault(who, []).append(value)
 
     def median(self, what: str, who: str) -> float:
-        """The median of what was noted."""
+        """The median of the values."""
         return statistics.median(self.values[what][who])
 
     def table(self) -> str:
-        """The medians as Markdown."""
+        """The medians, as a Markdown table."""
         columns = list(dict.fromkeys(who for row in self.values.values() for who in row))
         lines = [["", *columns]]
         lines += [
@@ -85,11 +85,11 @@ class Results:
         return "\n".join([padded[0], rule, *padded[1:]])
 
     def show(self, name: str) -> None:
-        """Print the medians, and save everything."""
+        """Print the medians, and write all values to a file."""
         print(f"\n{self.title}\n\n{self.table()}\n\nwritten to {self.save(name)}\n", flush=True)
 
     def save(self, name: str) -> Path:
-        """Write all of it as JSON, with what it was measured on."""
+        """Write all values as JSON, with a description of the machine."""
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{name}.json"
         content = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How much memory the tunneling service takes per tunnel, and whether OpenTunnel gets slower as tunnels become many.
+"""Memory of the tunneling service per tunnel, and whether OpenTunnel slows down as the number of tunnels grows.
 
-Opens tunnels, connects both ends of each, and measures the service's process, which is the real one:
+Opens tunnels, connects both ends of each, and measures the process of the service:
 
     python -m benchmarks service --tunnels 1000
 """
@@ -26,9 +26,9 @@ AT_ONCE = 40
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks service", description=__doc__.splitlines()[0])
-    parser.add_argument("--tunnels", type=int, default=1000, metavar="N")
+    parser.add_argument("--tunnels", type=int, default=1000, metavar="N", help="number of tunnels (%(default)s)")
     number = parser.parse_args(arguments).tunnels
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -52,7 +52,7 @@ async def measure(service: TunnelingService, number: int) -> None:
     report(f"OpenTunnel, {number} tunnels with both ends connected", time_open_tunnel(client))
     described = client.describe_tunnel(tunnelId=opened[-1]["tunnelId"])["tunnel"]
     if described["destinationConnectionState"]["status"] != "CONNECTED":
-        raise SystemExit("the last tunnel's destination is not connected: these figures say nothing")
+        raise SystemExit("the destination of the last tunnel is not connected: the results are void")
     await asyncio.gather(*(connection.close() for connection in connections))
 
 
@@ -62,7 +62,7 @@ def open_tunnel(client: Any) -> dict[str, str]:
 
 
 def time_open_tunnel(client: Any) -> list[float]:
-    """Milliseconds of calls one after the other, over one connection, as boto3 sees them."""
+    """The duration of consecutive boto3 calls over one connection, in milliseconds."""
     times = []
     for _ in range(SAMPLES):
         started = time.perf_counter()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a second service process brings behind one front: tunnels joined per second, and bytes through many at once.
+"""The gain of a second service process behind one front: tunnels joined per second, and throughput of many tunnels.
 
-There are always two processes of clients, and always the front. In each round both go to one service, and then each to
-its own. Clients, front and services share this machine's processors, so that on two of them the second process cannot
-bring much; what each process used of them says what it would bring where there are more:
+There are always two client processes and the front. In each round, both clients use one service, and then each its own.
+Clients, front and services share this machine's processors, so on two processors the second process cannot gain much.
+The processor time of each process shows what it would gain on more:
 
     python -m benchmarks processes --rounds 3
 """
@@ -32,12 +32,12 @@ CLIENTS = 2
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks processes", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts (%(default)s)")
-    parser.add_argument("--joins", type=int, default=200, metavar="N", help="tunnels joined in each (%(default)s)")
-    parser.add_argument("--tunnels", type=int, default=8, metavar="N", help="that carry bytes at once (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="for which they do (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds to take the median of (%(default)s)")
+    parser.add_argument("--joins", type=int, default=200, metavar="N", help="tunnels to join per round (%(default)s)")
+    parser.add_argument("--tunnels", type=int, default=8, metavar="N", help="tunnels with data at once (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="duration of a transfer (%(default)s)")
     options = parser.parse_args(arguments)
     results = Results("Clients of one service process, and of two, behind one front")
     with tempfile.TemporaryDirectory() as name, Front(Path(name)) as front:
@@ -51,12 +51,12 @@ def main(arguments: list[str]) -> None:
 
 @dataclass
 class _Run:
-    """What became of one run of the clients.
+    """The outcome of one run of the clients.
 
     Attributes:
-        number: what they did, all together.
-        rate: the same for each second.
-        cpu: seconds that each kind of process used for it.
+        number: tunnels joined or bytes received, in total.
+        rate: the same per second.
+        cpu: processor seconds of each kind of process.
     """
 
     number: float
@@ -83,7 +83,7 @@ def _who(services: list[TunnelingService]) -> str:
 
 
 def _run(front: Front, services: list[TunnelingService], *arguments: object) -> _Run:
-    """Start clients for these services, let them go at the same moment, and gather what they say."""
+    """Start clients for these services, let them begin at the same time, and collect their results."""
     command = [sys.executable, "-m", "benchmarks.tunnel_load", *map(str, arguments)]
     pids = {"services": [service.pid for service in services], "front": [front.process.pid]}
     with ExitStack() as stack:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What starts often: an import in each of Ansible's workers, and a connector for each ssh connection.
+"""Start-up costs: the import in each of Ansible's workers, and the connector of each ssh connection.
 
-The import and the connector are measured as Ansible has them, from the installed collection; the connector beside a
-Python that does nothing, and the whole ssh connection beside one that goes straight to the same SSH server.
+The import and the connector are measured as Ansible runs them, from the installed collection. The connector is compared
+with a Python that does nothing, and the whole ssh connection with a direct one to the same SSH server.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 
 from peers.fleet import Fleet
 
+from .results import Results
+
 __all__ = ["main"]
 
 THING = "device-1"
@@ -28,9 +30,11 @@ IMPORTS = {"compiled afresh": ("-B", "-X", "pycache_prefix=/nonexistent"), "from
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks starts", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="of which the median counts (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=40, metavar="N", help="rounds to take the median of (%(default)s)"
+    )
     rounds = parser.parse_args(arguments).rounds
     results = Results("What starts often")
     with Fleet(THING) as fleet:
@@ -42,7 +46,7 @@ def main(arguments: list[str]) -> None:
         straight, through = _ssh_commands(fleet, connector)
         environment = fleet.controller.environment
         for number in range(rounds + 1):
-            measured = Results("") if number == 0 else results  # the first finds nothing in memory
+            measured = Results("") if number == 0 else results  # the first round warms the caches
             for what, options in IMPORTS.items():
                 measured.add(
                     f"import tunnelproxy.hub.client, {what} [ms]", "wall", _import_seconds(package, options) * 1000
@@ -87,7 +91,7 @@ def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> N
 
 
 def _take_stream(connector: Sequence[str], environment: dict[str, str]) -> None:
-    """As ssh does with ProxyUseFdpass: the connector's standard output is a socket, and the stream comes over it."""
+    """Receive the stream as ssh does with ProxyUseFdpass: over a socket that is the connector's standard output."""
     ours, its = socket.socketpair()
     with ours, its, subprocess.Popen(connector, env=environment, stdin=subprocess.DEVNULL, stdout=its) as process:
         _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_LEN(4))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Traffic to measure methods with: one server process and one client process, the same for every method.
 
-The server does what the first byte of a connection says: ``E`` echoes, ``U`` takes so many bytes and then answers with
-one, ``D`` sends so many. So the client knows when the last byte has arrived, not when it has left.
+The first byte of a connection tells the server what to do: ``E`` echoes; ``U`` receives a given number of bytes and
+answers with one; ``D`` sends a given number. So the client knows when the last byte arrived, not when it was sent.
 
 The client is ``python -m benchmarks.traffic WHAT PORT …`` and prints one line of JSON.
 """
@@ -26,7 +26,7 @@ _LENGTH = struct.Struct("!Q")
 
 
 def serve() -> None:
-    """Serve on a port of the system's choice, which is printed, until killed."""
+    """Print a free port, and serve on it until killed."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(listener.getsockname()[1], flush=True)
     while True:
@@ -65,7 +65,7 @@ def _read(sock: socket.socket, size: int) -> None:
     while size:
         count = sock.recv_into(buffer, min(size, CHUNK))
         if not count:
-            raise ConnectionError(f"the connection ended with {size} bytes to come")
+            raise ConnectionError(f"the connection ended with {size} bytes missing")
         size -= count
 
 
@@ -77,7 +77,7 @@ def _write(sock: socket.socket, size: int) -> None:
 
 
 def bulk(port: int, direction: str, size: int, connections: int) -> dict[str, float]:
-    """Move ``size`` bytes over so many connections at once; the first byte's journey is not part of the time."""
+    """Move ``size`` bytes over several connections at once; connecting them is not part of the time."""
     sockets = [_connect(port) for _ in range(connections)]
     for sock in sockets:
         sock.sendall(b"U" if direction == "up" else b"D")
@@ -110,7 +110,7 @@ def bulk(port: int, direction: str, size: int, connections: int) -> dict[str, fl
 
 
 def saturate(port: int, direction: str, seconds: float) -> dict[str, float]:
-    """Move bytes for so long; how many the other end had by then is not known to the byte."""
+    """Move bytes for a number of seconds. How many have arrived is known only approximately."""
     sock = _connect(port)
     sock.sendall((b"U" if direction == "up" else b"D") + _LENGTH.pack(2**62))
     end = time.perf_counter() + seconds
@@ -123,7 +123,7 @@ def saturate(port: int, direction: str, seconds: float) -> dict[str, float]:
 
 
 def echo(port: int, seconds: float, pause: float) -> dict[str, list[float]]:
-    """Round trips of one byte, one after the other, with a pause between, in seconds."""
+    """Round trips of one byte, one after the other with a pause in between, in seconds."""
     sock = _connect(port)
     sock.sendall(b"E")
     trips = []
@@ -138,7 +138,7 @@ def echo(port: int, seconds: float, pause: float) -> dict[str, list[float]]:
 
 
 def echo_many(ports: list[int], seconds: float, pause: float) -> dict[str, list[float]]:
-    """The same over many connections at once, each on a port of its own, and at its own moment within the pause."""
+    """Like ``echo``, over many connections at once, each to its own port and at its own offset within the pause."""
 
     async def one(port: int, trips: list[float], end: float, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -164,7 +164,7 @@ def echo_many(ports: list[int], seconds: float, pause: float) -> dict[str, list[
 
 
 def connects(port: int, number: int, at_once: int) -> dict[str, float]:
-    """Connections that each carry one byte there and back, so many at a time."""
+    """Connections that each carry one byte back and forth, ``at_once`` at a time."""
 
     async def all_of_them() -> float:
         turns = asyncio.Semaphore(at_once)
@@ -191,7 +191,7 @@ def _connect(port: int) -> socket.socket:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="what", required=True)
     commands.add_parser("serve")

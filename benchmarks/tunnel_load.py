@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clients of one tunneling service, as cheap as they can be, so that on a small machine most is left for the service.
+"""Clients of one tunneling service that use little processor time, to leave most of a small machine to the service.
 
-``python -m benchmarks.tunnel_load join TUNNELS`` or ``bulk TUNNELS SECONDS`` reaches the service by its environment
-(``service env``), says ``ready``, begins with the next line of its input, and prints one line of JSON.
+``python -m benchmarks.tunnel_load join TUNNELS`` or ``bulk TUNNELS SECONDS`` finds the service by its environment
+variables (``service env``), prints ``ready``, begins when it reads a line, and prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ AT_ONCE = 8
 
 
 class Service:
-    """The service of this process's environment."""
+    """The service that the environment variables name."""
 
     def __init__(self) -> None:
         self._client: Any = boto3.client("iotsecuretunneling")
         host, _, port = os.environ["AWSIOT_TUNNEL_ENDPOINT"].rpartition(":")
         self._host, self._port = host, int(port)
         self._tls = ssl.create_default_context(capath=os.environ["AWSIOT_TUNNEL_CAPATH"])
-        self._client.list_tunnels()  # the first call loads code, and connects
+        self._client.list_tunnels()  # the first call loads code and connects
 
     def join(self) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
         """Open a tunnel, and connect both of its ends."""
@@ -60,12 +60,12 @@ class Service:
                 break
             answer += some
         if not answer.startswith(b"HTTP/1.1 101 "):
-            raise ConnectionError(f"the service refuses the {mode}: {answer!r}")
+            raise ConnectionError(f"the service rejected the {mode}: {answer!r}")
         return sock
 
 
 def join(tunnels: int) -> dict[str, float]:
-    """So many tunnels, a few at once."""
+    """Join a number of tunnels, a few at a time."""
     service = Service()
     began = start()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -74,7 +74,7 @@ def join(tunnels: int) -> dict[str, float]:
 
 
 def bulk(tunnels: int, seconds: float) -> dict[str, float]:
-    """Data from source to destination of so many tunnels at once, counted where it arrives."""
+    """Send data from source to destination through a number of tunnels at once, and count what arrives."""
     service = Service()
     ends = [service.join() for _ in range(tunnels)]
     piece = websocket_messages()
@@ -101,7 +101,7 @@ def bulk(tunnels: int, seconds: float) -> dict[str, float]:
 
 
 def websocket_messages() -> bytes:
-    """Messages with data of one stream, masked with zeros: to mask would cost time that is not the service's."""
+    """Messages with data of one stream, masked with zeros, because masking would take time from the service."""
     data = frame(Message(type=Message.DATA, streamId=1, serviceId="SSH1", connectionId=1, payload=bytes(MAX_PAYLOAD)))
     message = data * (MAX_WEBSOCKET_MESSAGE // len(data))
     head = bytes([0x82, 0x80 | 127]) + len(message).to_bytes(8, "big") + bytes(4)
@@ -109,14 +109,14 @@ def websocket_messages() -> bytes:
 
 
 def start() -> tuple[float, float]:
-    """Say that all is prepared, and wait until the others are, too; return what the clocks say then."""
+    """Report that this process is ready, wait for the start, and return the clocks at that time."""
     print("ready", flush=True)
     sys.stdin.readline()
     return time.perf_counter(), time.process_time()
 
 
 def since(began: tuple[float, float]) -> dict[str, float]:
-    """Seconds since the start, and seconds of the processors."""
+    """Seconds since the start, and processor seconds."""
     return {"seconds": time.perf_counter() - began[0], "cpu": time.process_time() - began[1]}
 
 

@@ -1,9 +1,10 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All that a demo leaves outside its own memory, kept in a file so that it can always be removed.
+"""A record of everything that a demo has to remove, kept in a file.
 
-The demo removes it when it ends, ``make demo-stop`` after ``KEEP=1``, and the next demo where this one was killed.
+The demo removes it all when it ends. After ``KEEP=1``, ``make demo-stop`` does so, and after a demo that was killed,
+the next one.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ LOGS = "logs"
 
 @dataclass
 class Cleanup:
-    """What there is to remove.
+    """What to remove.
 
     Attributes:
-        folder: what the demo writes, and nobody else may enter.
-        runtime: a folder with a short path, for sockets, SSH keys, and what a device's other users need.
-        slot: the number of the namespaces, if there are any.
-        started: processes, as IDs and start times.
-        kept: whether the user asked to leave all this up.
+        folder: the demo's files, accessible to this user only.
+        runtime: a folder with a short path, for sockets, SSH keys, and files that other users of a device need.
+        slot: the number of the bridge, if there are namespaces.
+        started: background processes, as process IDs and start times.
+        kept: whether the user asked to leave the demo running.
     """
 
     folder: Path
@@ -49,10 +50,10 @@ class Cleanup:
 
     @classmethod
     def begin(cls, folder: Path) -> Cleanup:
-        """Make the folders of a new demo."""
-        # A Unix socket's path has room for about a hundred characters; the folder may lie deep.
+        """Create the folders of a new demo."""
+        # The path of a Unix socket is limited to about 100 characters, and the folder's path may be long.
         cleanup = cls(folder, Path(tempfile.mkdtemp(prefix="iotops-demo-", dir="/tmp")))
-        # Whom a playbook becomes on a device gets to the device's temporary folder, and to no other.
+        # With become, a playbook's other user reaches the device's temporary folder and no other folder.
         cleanup.runtime.chmod(0o711)
         cleanup.save()
         shutil.rmtree(cleanup.logs, ignore_errors=True)
@@ -62,7 +63,7 @@ class Cleanup:
 
     @classmethod
     def load(cls, folder: Path) -> Cleanup | None:
-        """What an earlier demo has left, if anything."""
+        """The record of an earlier demo, if there is one."""
         try:
             data = json.loads((folder / FILE_NAME).read_text())
         except (FileNotFoundError, ValueError):
@@ -77,31 +78,31 @@ class Cleanup:
 
     @property
     def hub(self) -> Path:
-        """The folder of the demo's hub, apart from the user's own."""
+        """The folder of the demo's hub, separate from the user's own."""
         return self.runtime / "hub"
 
     def save(self) -> None:
-        """Write the file anew."""
+        """Write the file."""
         data = {**asdict(self), "folder": str(self.folder), "runtime": str(self.runtime)}
         new = self.folder / f"{FILE_NAME}.new"
         new.write_text(json.dumps(data))
         new.replace(self.folder / FILE_NAME)
 
     def add_process(self, pid: int) -> None:
-        """Remember a process that was started."""
+        """Record a process that was started."""
         started = processes.start_time(pid)
         if started is not None:
             self.started.append((pid, started))
             self.save()
 
     def keep(self) -> None:
-        """Leave all of it up, until ``make demo-stop``."""
+        """Leave everything running until ``make demo-stop``."""
         self.started = sorted({*self.started, *processes.descendants(os.getpid())})
         self.kept = True
         self.save()
 
     def remove(self, *, keep_logs: bool = False) -> None:
-        """End the processes, and remove namespaces and files; the logs too, unless they are to be kept."""
+        """Stop the processes, and remove namespaces, files and, unless ``keep_logs`` is true, logs."""
         self._stop_hub()
         processes.end({*self.started, *processes.descendants(os.getpid())})
         if self.slot is not None:
@@ -124,7 +125,7 @@ class Cleanup:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Make the folder and hold its lock; say False if another demo holds it. Removes the folder if it is empty."""
+    """Create the folder and hold its lock; yield False if another demo holds it. Removes the folder if it is empty."""
     descriptor = _open_locked(folder)
     try:
         yield descriptor is not None
@@ -144,7 +145,7 @@ def _open_locked(folder: Path) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        # Whoever held it before may have removed the folder; then this is the lock of nothing.
+        # The previous holder may have removed the folder, in which case this lock protects nothing.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the user reads: steps with their reason, the commands that are typed, and what those answer."""
+"""What the user sees: steps with an explanation, the commands, and their output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Console:
     """Writes to standard output, in colour only on a terminal.
 
     Args:
-        steps: how many steps the scenario has.
+        steps: the number of steps in the scenario.
     """
 
     def __init__(self, steps: int) -> None:
@@ -29,35 +29,37 @@ class Console:
         self._step = 0
         self._width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
 
-    def step(self, title: str, why: str) -> None:
-        """Begin the next step, and say in a line or two what it is good for."""
+    def step(self, title: str, explanation: str) -> None:
+        """Begin the next step, and explain it in a line or two."""
         self._step += 1
         self._print()
         self._print(self._paint(f"[{self._step}/{self._steps}] {title}", BOLD))
-        self.say(why)
+        self.explain(explanation)
 
-    def say(self, text: str) -> None:
-        """Say something about the step."""
-        self._print(textwrap.fill(text, self._width, initial_indent="  ", subsequent_indent="  "))
+    def explain(self, text: str) -> None:
+        """Print an explanation, wrapped to the width of the terminal."""
+        self._print(
+            textwrap.fill(text, self._width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        )
 
     def command(self, line: str, prompt: str = "$") -> None:
-        """Show a command as the user would type it."""
+        """Print a command as the user would type it."""
         self._print(f"  {self._paint(prompt, DIM)} {self._paint(line, CYAN)}")
 
-    def answer(self, line: str) -> None:
-        """Show a line that a command printed."""
+    def output(self, line: str) -> None:
+        """Print a line of a command's output."""
         self._print(f"  {self._paint('|', DIM)} {line}".rstrip())
 
     def success(self, text: str) -> None:
-        """Say that all went well."""
+        """Print a message of success."""
         self._print(f"\n{self._paint(text, GREEN)}")
 
     def failure(self, text: str) -> None:
-        """Say what went wrong."""
+        """Print an error message."""
         self._print(f"\n{self._paint(text, RED)}")
 
     def plain(self, text: str) -> None:
-        """Show text as it is."""
+        """Print text as it is."""
         self._print(text)
 
     def _paint(self, text: str, code: str) -> str:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible's side: the collection as users install it, an inventory, and settings apart from the user's own."""
+"""The Ansible controller: the collection as users install it, an inventory, and settings separate from the user's."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .console import Console
 from .device import Device, make_ssh_key
 from .processes import Failure
 
-__all__ = ["REPOSITORY", "Controller", "become_here"]
+__all__ = ["REPOSITORY", "Controller", "available_become"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-# The devices have this machine's files. Better the system's Python than ours, which may lie where only root may go, or
-# than what discovery finds: a python3.x of pyenv's that leads nowhere.
+# The devices share this machine's files. Our own Python may be in a folder that only root can read, and interpreter
+# discovery may find a pyenv shim that does not work, so use the system's Python.
 DEVICE_PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 
 # Nothing else of the user's environment: no web proxy, since no byte leaves this machine, and no settings of Ansible's.
@@ -41,7 +41,7 @@ TERMINATE_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Become:
-    """How the playbook becomes another user on a device, in Ansible's words."""
+    """Ansible's settings to become another user on a device."""
 
     method: str
     user: str
@@ -49,7 +49,7 @@ class Become:
 
 
 class Controller:
-    """Types the commands of the scenario, each shown as it is typed."""
+    """Runs the commands of the scenario, and shows each of them."""
 
     def __init__(self, cleanup: Cleanup, console: Console) -> None:
         self.ssh_key = cleanup.runtime / "ssh_key"
@@ -69,16 +69,16 @@ class Controller:
         }
 
     def prepare(self) -> None:
-        """Write Ansible's settings, and make the operator's SSH key."""
+        """Write Ansible's settings, and create the operator's SSH key."""
         make_ssh_key(self.ssh_key)
         (self._folder / "ansible.cfg").write_text(self._settings())
 
     def use_service(self, environment: Mapping[str, str]) -> None:
-        """Make every command use a tunneling service, by what its ``env`` command says."""
+        """Make every command use the tunneling service that these variables name."""
         self.environment.update(environment)
 
-    def know(self, devices: Sequence[Device], become: Become | None) -> None:
-        """Write the inventory, and the devices' host keys, which an operator has from when the device was made."""
+    def write_inventory(self, devices: Sequence[Device], become: Become | None) -> None:
+        """Write the inventory and known_hosts. An operator gets the host key when installing the device."""
         lines = ["[devices]"]
         lines += [
             f"{device.thing} device_folder={shlex.quote(str(device.folder))} device_tmp={device.tmp}"
@@ -102,7 +102,7 @@ class Controller:
         self._known_hosts.write_text("".join(device.known_hosts_line() for device in devices))
 
     def write_environment(self, state_dir: Path, service_host: str) -> Path:
-        """Write a file for a shell to source, without secrets, and return its path."""
+        """Write a file without secrets for the user's shell to source, and return its path."""
         path = self._folder / "env"
         lines = [
             f'export PATH={shlex.quote(str(BIN))}:"$PATH"',
@@ -117,38 +117,38 @@ class Controller:
         return path
 
     def pages(self) -> list[tuple[str, str]]:
-        """Each device, and the URL of its web pages on this machine."""
+        """Each device, with the URL of its web pages on this machine."""
         os.environ[client.DIRECTORY_VARIABLE] = self.environment[client.DIRECTORY_VARIABLE]
         tunnels = (client.status() or {"tunnels": ()})["tunnels"]
         return [(tunnel["thing"], tunnel["services"]["HTTP1"]["url"]) for tunnel in tunnels]
 
     def run(self, *command: str, quiet: bool = False) -> str:
-        """Type a command, show what it prints unless it is to be quiet, and return that.
+        """Run a command, and return its output, which is shown unless ``quiet`` is true.
 
         Raises:
-            Failure: it ended with another status than 0.
+            Failure: the command failed.
         """
         self._console.command(shlex.join(command))
         status, output = self._run(command, quiet=quiet)
         if status != 0:
             if quiet:
-                self._show(output)
-            raise Failure(f"'{command[0]}' ended with status {status}.")
+                self._print_output(output)
+            raise Failure(f"'{command[0]}' failed with status {status}.")
         return output
 
-    def run_in_vain(self, *command: str) -> None:
-        """Type a command that has to fail.
+    def run_expecting_failure(self, *command: str) -> None:
+        """Run a command that must fail.
 
         Raises:
-            Failure: it succeeded.
+            Failure: the command succeeded.
         """
         self._console.command(shlex.join(command))
         status, _ = self._run(command, quiet=False)
         if status == 0:
-            raise Failure(f"'{command[0]}' succeeded, which it must not.")
+            raise Failure(f"'{command[0]}' succeeded, but must fail.")
 
     def _run(self, command: Sequence[str], *, quiet: bool) -> tuple[int, str]:
-        # In a session of its own: Ctrl-C reaches us alone, and we end the command with all that it has started.
+        # In its own session: Ctrl-C reaches only the demo, which stops the command and its descendants.
         with (
             subprocess.Popen(  # noqa: S603  our own commands
                 command,
@@ -171,21 +171,21 @@ class Controller:
                     log.write(line)
                     lines.append(line)
                     if not quiet:
-                        self._console.answer(line.rstrip())
+                        self._console.output(line.rstrip())
             except BaseException:
                 _end_group(process)
                 raise
         return process.returncode, "".join(lines)
 
-    def _show(self, output: str) -> None:
+    def _print_output(self, output: str) -> None:
         for line in output.splitlines():
-            self._console.answer(line)
+            self._console.output(line)
 
     def _settings(self) -> str:
         known = f"-F none -o UserKnownHostsFile={self._known_hosts} -o GlobalKnownHostsFile=none -o IdentitiesOnly=yes"
         return f"""\
-# Ansible's settings in the demo. Those that a user of the collection needs are none of these: they only keep the demo
-# apart from your own settings, known hosts and caches.
+# Ansible's settings for the demo. Users of the collection need none of them: they keep the demo separate from your own
+# settings, known hosts and caches.
 [defaults]
 home = {self._folder}/ansible
 inventory = {self.inventory}
@@ -196,19 +196,19 @@ display_skipped_hosts = false
 callback_result_format = yaml
 
 [ssh_connection]
-# Fewer trips per task.
+# Fewer round trips per task.
 pipelining = true
-# An sshd that is not root's cannot give out terminals everywhere.
+# An sshd that does not run as root cannot allocate terminals on every system.
 usetty = false
 control_path_dir = {self._cleanup.runtime}/cp
 ssh_common_args = {known}
 """
 
 
-def become_here() -> Become | None:
-    """How to become another user on a device, which has the users of this machine; None if it is not possible."""
+def available_become() -> Become | None:
+    """How to become another user on a device, which has the users of this machine; None if that is not possible."""
     root = os.geteuid() == 0
-    # root needs no password; nobody has no shell of its own.
+    # root needs no password; the user nobody has no login shell.
     become = Become("su", "nobody", "-s /bin/sh") if root else Become("sudo", "root", "-n")
     attempt = (
         ["su", "-s", "/bin/sh", "nobody", "-c", f"{DEVICE_PYTHON} -c ''"]

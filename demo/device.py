@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One device: an SSH server with a host key of its own, an HTTP server, and the agent that serves its tunnels."""
+"""One device: an SSH server with its own host key, an HTTP server, and the agent that serves its tunnels."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Device:
     """A device, known by its thing name.
 
     Args:
-        place: where in the network it is.
-        cleanup: where it puts what has to be removed later.
+        place: its place in the network.
+        cleanup: where it records what to remove later.
     """
 
     def __init__(self, thing: str, place: Place, cleanup: Cleanup) -> None:
@@ -54,11 +54,11 @@ class Device:
 
     @property
     def agent_command(self) -> tuple[str, ...]:
-        """What is typed on the device to start its agent."""
+        """The command that starts the agent on the device."""
         return ("tunnelproxy", "agent", "run", "--config", "agent.yml")
 
     def start_servers(self, authorized_key: Path) -> None:
-        """Start the SSH server, which lets one key in, and the HTTP server."""
+        """Start the SSH server, which accepts one key, and the HTTP server."""
         for path in (self.folder, self._logs, self._secrets):
             path.mkdir(mode=0o700, parents=True)
         self.tmp.mkdir(parents=True)
@@ -67,21 +67,21 @@ class Device:
         self._start_http()
 
     def start_agent(self) -> None:
-        """Start the agent, and wait until it is told of tunnels."""
+        """Start the agent, and wait until it has subscribed to notifications."""
         log = self._logs / "agent.log"
         name, *arguments = self.agent_command
         process = self._start([str(Path(sys.executable).parent / name), *arguments], log, cwd=self.enrolment)
         processes.wait_for(process, log, "waiting for notifications", f"the agent of {self.thing}")
 
     def known_hosts_line(self) -> str:
-        """The host key by which the operator knows this device."""
+        """The device's host key, as a line for known_hosts."""
         kind, key, *_ = Path(f"{self._host_key}.pub").read_text().split()
         return f"{self.thing} {kind} {key}\n"
 
     def _start_ssh(self, authorized_key: Path) -> None:
         make_ssh_key(self._host_key)
         if os.geteuid() == 0:
-            # Where sshd wants to find an empty folder. Any other sshd here wants the same one: it stays.
+            # sshd requires this empty folder. It is not removed, as another sshd may use it.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         settings = {
             "ListenAddress": "127.0.0.1",
@@ -96,7 +96,7 @@ class Device:
             "PrintMotd": "no",
             "Subsystem": "sftp internal-sftp",
             "LogLevel": "VERBOSE",
-            # A device has not the .bashrc of who shows the demo, which a shell would read before each command.
+            # Otherwise the shell would read the user's own .bashrc before each command.
             "SetEnv": f'"HOME={self.folder}"',
         }
         config = self._secrets / "sshd_config"
@@ -104,15 +104,15 @@ class Device:
         log = self._logs / "sshd.log"
         sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
         if sshd is None:
-            raise processes.Failure("sshd is not there: run scripts/system-packages sshd")
-        # By its full path: sshd runs itself again for each connection.
+            raise processes.Failure("sshd is not installed: run scripts/system-packages sshd")
+        # sshd requires its full path, because it executes itself for each connection.
         process = self._start([sshd, "-D", "-e", "-f", str(config)], log)
         processes.wait_for(process, log, "Server listening", f"the SSH server of {self.thing}")
 
     def _start_http(self) -> None:
         pages = self.folder / "www"
         pages.mkdir()
-        (pages / "index.html").write_text(f"{self.thing} is well\n")
+        (pages / "index.html").write_text(f"{self.thing} is up\n")
         log = self._logs / "http.log"
         port = str(self.place.http_port)
         command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(pages), port]
@@ -126,13 +126,13 @@ class Device:
 
 
 def make_ssh_key(path: Path) -> None:
-    """Make a key pair, the public key in a file with ``.pub`` added."""
+    """Create a key pair; the file of the public key has ``.pub`` appended."""
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)  # noqa: S603  our own command
 
 
 def _account_is_locked() -> bool:
-    """Whether sshd would refuse this account without PAM: root has no password on many a machine."""
+    """Whether sshd would reject this account without PAM: on many machines, root has no password."""
     try:
         lines = SHADOW.read_text().splitlines()
     except OSError:

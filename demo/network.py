@@ -1,16 +1,16 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The network that the devices live in.
+"""The network of the devices.
 
-Where the machine allows it (root, ``ip netns``, iptables), each device has a router of its own in front of it::
+If the machine allows it (root, ``ip netns``, iptables), each device is behind its own router::
 
     this machine ── bridge 198.51.100.1 ─┬─ .2 router, NAT ── 192.168.1.10 device 1
                                          ├─ .3 router, NAT ── 192.168.1.10 device 2
                                          └─ .4 router, NAT ── 192.168.1.10 device 3
 
-Everything is in namespaces but the bridge, whose addresses are of a block that no network uses (RFC 5737). The name of
-the bridge holds the number of a /28 of that block: several demos on one machine take one each.
+Everything except the bridge is in namespaces. The bridge has an address from a block reserved for documentation
+(RFC 5737). Its name contains the number of a /28 of that block, so that several demos can run on one machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-__all__ = ["Impossible", "Loopback", "Namespaces", "Place"]
+__all__ = ["Loopback", "Namespaces", "NamespacesUnavailable", "Place"]
 
 DEVICE_ADDRESS = "192.168.1.10"
 ROUTER_ADDRESS = "192.168.1.1"
@@ -30,8 +30,8 @@ SLOTS = 16
 ADDRESSES_PER_SLOT = 16
 
 
-class Impossible(Exception):
-    """This machine does not allow namespaces; the text says why."""
+class NamespacesUnavailable(Exception):
+    """This machine does not allow network namespaces; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Place:
     """Where a device runs.
 
     Attributes:
-        prefix: the start of every command line that runs there.
-        public_address: the address of the router in front of it, if there is one.
+        prefix: what to put before every command line that runs there.
+        public_address: the address of its router, if it has one.
     """
 
     prefix: tuple[str, ...]
@@ -50,7 +50,7 @@ class Place:
 
 
 class Loopback:
-    """All devices on this machine's loopback address, with ports of their own."""
+    """All devices on the loopback address of this machine, on different ports."""
 
     service_host = "127.0.0.1"
 
@@ -60,7 +60,7 @@ class Loopback:
 
 
 class Namespaces:
-    """A bridge, and for each device a namespace for its router and one for itself."""
+    """A bridge, and for each device one namespace for its router and one for itself."""
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
@@ -69,29 +69,29 @@ class Namespaces:
 
     @staticmethod
     def check() -> None:
-        """Raise Impossible, with the reason, where it is plain that namespaces cannot be made."""
+        """Raise NamespacesUnavailable if it is obvious that namespaces cannot be created."""
         if os.geteuid() != 0:
-            raise Impossible("only root may make network namespaces")
+            raise NamespacesUnavailable("only root can create network namespaces")
         for command in ("ip", "iptables", "unshare"):
             if shutil.which(command) is None:
-                raise Impossible(f"the command {command} is not there")
+                raise NamespacesUnavailable(f"the command {command} is not installed")
 
     @classmethod
     def claim(cls) -> Namespaces:
-        """Make the bridge, whose name nobody else can have then."""
+        """Create the bridge, which reserves its name and its addresses."""
         for slot in range(SLOTS):
             network = cls(slot)
             try:
                 _run("ip", "link", "add", network.bridge, "type", "bridge")
-            except Impossible as error:
+            except NamespacesUnavailable as error:
                 if "File exists" not in str(error):
                     raise
             else:
                 return network
-        raise Impossible(f"{SLOTS} demos have left their bridges iotops-demo0 … here")
+        raise NamespacesUnavailable(f"the bridges iotops-demo0 to iotops-demo{SLOTS - 1} of {SLOTS} demos exist")
 
     def build(self, devices: int) -> None:
-        """Make everything behind the bridge, and see that a device reaches this machine."""
+        """Create everything behind the bridge, and check that a device can reach this machine."""
         _run("ip", "address", "add", f"{self.service_host}/28", "dev", self.bridge)
         _run("ip", "link", "set", self.bridge, "up")
         for number in range(1, devices + 1):
@@ -100,17 +100,17 @@ class Namespaces:
         self._probe()
 
     def place(self, number: int, thing: str) -> Place:
-        """Where a device runs, with a host name of its own."""
+        """Where a device runs; it has its own host name."""
         enter = ("ip", "netns", "exec", self._device(number))
         named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', thing)
         return Place((*enter, *named), 22, 80, self._address(1 + number))
 
     def remove(self) -> None:
-        """Remove the bridge and the namespaces, as far as they are there."""
+        """Remove the bridge and the namespaces that exist."""
         for name in _namespaces():
             if name.startswith(f"{self.bridge}-"):
                 _try("ip", "netns", "delete", name)
-        # The ends of the cables that were in a namespace go with it, and so do the other ends.
+        # Deleting a namespace deletes the veth pairs that have an end in it.
         _try("ip", "link", "delete", self.bridge)
 
     def processes(self) -> list[int]:
@@ -128,11 +128,11 @@ class Namespaces:
         inside = ("ip", "netns", "exec", router)
         _run(*inside, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         _run(*inside, "iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE")
-        # Out, and the answers in: what a router at home does.
+        # Allow outgoing connections and their replies only, as a home router does.
         _run(*inside, "iptables", "-P", "FORWARD", "DROP")
         _run(*inside, "iptables", "-A", "FORWARD", "-i", "lan", "-j", "ACCEPT")
-        answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
-        _run(*inside, "iptables", "-A", "FORWARD", "-i", "wan", *answers)
+        replies = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
+        _run(*inside, "iptables", "-A", "FORWARD", "-i", "wan", *replies)
 
     def _build_device(self, number: int) -> None:
         router, device = self._router(number), self._device(number)
@@ -151,8 +151,10 @@ class Namespaces:
             port = str(listener.getsockname()[1])
             try:
                 _run(*self.place(1, "probe").prefix, sys.executable, "-c", code, self.service_host, port)
-            except Impossible:
-                raise Impossible("a firewall here keeps the namespaces from reaching this machine") from None
+            except NamespacesUnavailable:
+                raise NamespacesUnavailable(
+                    "a firewall blocks connections from the namespaces to this machine"
+                ) from None
 
     def _address(self, host: int) -> str:
         return f"198.51.100.{self.slot * ADDRESSES_PER_SLOT + host}"
@@ -181,17 +183,17 @@ def _run(*command: str) -> str:
             command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_environment()
         )
     except OSError as error:
-        raise Impossible(f"{command[0]}: {error.strerror}") from None
+        raise NamespacesUnavailable(f"{command[0]}: {error.strerror}") from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines() or ["no reason given"]
-        raise Impossible(f"'{' '.join(command)}' failed: {said[-1]}") from None
+        raise NamespacesUnavailable(f"'{' '.join(command)}' failed: {said[-1]}") from None
     return done.stdout
 
 
 def _try(*command: str) -> str:
     try:
         return _run(*command)
-    except Impossible:
+    except NamespacesUnavailable:
         return ""
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Background processes: starting them, waiting until they are ready, and ending all of them for certain."""
+"""Background processes: start them, wait until they are ready, and stop all of them reliably."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ T = TypeVar("T")
 
 
 class Failure(Exception):
-    """The demo cannot go on; the text is a sentence for the user."""
+    """The demo cannot continue; the text is a sentence for the user."""
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what our children leave behind (prctl(2)), such as the hub and ssh's control masters."""
+    """Become the parent of orphaned descendants, such as the hub and ssh's control masters (prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def start(
     command: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, so that Ctrl-C reaches only us, with its output in a file."""
+    """Start a process in its own session, so that Ctrl-C reaches only the demo, with its output in a file."""
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  our own commands
             command,
@@ -52,10 +52,10 @@ def start(
 
 
 def wait_for(process: subprocess.Popen[bytes], log: Path, pattern: str, what: str) -> re.Match[str]:
-    """Wait until a process has logged a match of a regular expression, and return the match.
+    """Wait until the log of a process matches a regular expression, and return the match.
 
     Raises:
-        Failure: it ended first, or took too long; says what it was.
+        Failure: the process exited first, or took too long.
     """
 
     def look() -> re.Match[str] | None:
@@ -63,18 +63,18 @@ def wait_for(process: subprocess.Popen[bytes], log: Path, pattern: str, what: st
         text = log.read_text(errors="replace")
         match = re.search(pattern, text)
         if match is None and ended:
-            last = (text.strip().splitlines() or ["without a word"])[-1]
-            raise Failure(f"{what} ended at once, with status {process.returncode}: {last}")
+            last = (text.strip().splitlines() or ["no output"])[-1]
+            raise Failure(f"{what} exited with status {process.returncode} while starting: {last}")
         return match
 
     match = _poll(look, READY_SECONDS)
     if match is None:
-        raise Failure(f"{what} was not ready within {READY_SECONDS:.0f} s; its log is {log}")
+        raise Failure(f"{what} was not ready within {READY_SECONDS:.0f} s; see its log, {log}")
     return match
 
 
 def end(processes: Collection[tuple[int, int]]) -> None:
-    """End processes, given as process IDs and start times, with all that they have started: ask, then kill."""
+    """Stop processes, given as process IDs and start times, and their descendants: first SIGTERM, then SIGKILL."""
     targets = set(processes)
     for pid, _ in processes:
         targets |= descendants(pid)
@@ -85,7 +85,7 @@ def end(processes: Collection[tuple[int, int]]) -> None:
 
 
 def descendants(pid: int) -> set[tuple[int, int]]:
-    """Children of a process, their children, and so on, as process IDs and start times."""
+    """All descendants of a process, as process IDs and start times."""
     children: dict[int, list[tuple[int, int]]] = {}
     for child_pid, parent, started in _all_processes():
         children.setdefault(parent, []).append((child_pid, started))
@@ -100,13 +100,16 @@ def descendants(pid: int) -> set[tuple[int, int]]:
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot, or None if it is gone: tells it from a later one of its ID."""
+    """The start time of a process, in clock ticks since boot, or None if it has exited.
+
+    It distinguishes the process from a later one with the same ID.
+    """
     stat = _stat(pid)
     return None if stat is None else stat[1]
 
 
 def _alive(processes: Collection[tuple[int, int]]) -> bool:
-    # Adopted orphans stay zombies until somebody waits for them.
+    # Adopted orphans stay zombies until this process waits for them.
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -129,7 +132,7 @@ def _all_processes() -> Iterator[tuple[int, int, int]]:
 
 
 def _stat(pid: int) -> tuple[int, int] | None:
-    """Parent and start time of a process, by proc_pid_stat(5); the name, in brackets, may itself hold anything."""
+    """Parent and start time of a process (proc_pid_stat(5)). The name, in parentheses, may contain any character."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -138,7 +141,7 @@ def _stat(pid: int) -> tuple[int, int] | None:
 
 
 def _poll(look: Callable[[], T | None], seconds: float) -> T | None:
-    """Return what ``look`` finds as soon as it finds something; None when the time is over."""
+    """Return what ``look`` returns as soon as it is true; its last result when the time is over."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()

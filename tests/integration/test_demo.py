@@ -20,7 +20,7 @@ STEPS = 8
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a demo of this test writes, apart from one that the developer has up."""
+    """The folder of this test's demo, separate from one that the developer is running."""
     return tmp_path / "demo"
 
 
@@ -48,24 +48,24 @@ def processes_that_name(path: Path) -> list[str]:
 
 
 def runtime_folder(folder: Path) -> Path:
-    """The folder for sockets and SSH keys of a demo that is up."""
-    wait_for((folder / "cleanup.json").exists, "the demo has begun")
+    """The folder for sockets and SSH keys of a running demo."""
+    wait_for((folder / "cleanup.json").exists, "the demo has started")
     return Path(json.loads((folder / "cleanup.json").read_text())["runtime"])
 
 
-def test_it_tells_the_whole_story_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_it_runs_all_steps_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     with Process(command(folder), tmp_path / "output") as demo:
         runtime = runtime_folder(folder)
         assert demo.wait(150) == 0, demo.output()
-        told = demo.output()
-    assert f"[{STEPS}/{STEPS}]" in told
-    assert "Network: loopback" in told
+        output = demo.output()
+    assert f"[{STEPS}/{STEPS}]" in output
+    assert "Network: loopback" in output
     # Nothing but Ansible's own command opens the tunnels.
     first_of_ansible = next(
-        line for line in told.splitlines() if line.startswith(("  $ ansible ", "  $ ansible-playbook"))
+        line for line in output.splitlines() if line.startswith(("  $ ansible ", "  $ ansible-playbook"))
     )
     assert first_of_ansible.endswith("/inventory all -m ping")
-    assert told.count("ping: pong") == 3
+    assert output.count("ping: pong") == 3
     assert not folder.exists()
     assert not runtime.exists()
     assert processes_that_name(runtime) == []
@@ -102,16 +102,16 @@ def test_kept_up_it_is_plain_text_without_a_secret_and_stop_removes_it(folder: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_clears_up_when_it_is_interrupted_and_keeps_the_logs(folder: Path, tmp_path: Path, number: int) -> None:
+def test_it_cleans_up_when_interrupted_and_keeps_the_logs(folder: Path, tmp_path: Path, number: int) -> None:
     with Process(command(folder), tmp_path / "output") as demo:
         demo.wait_for_output("all -m ping", 60)
         demo.popen.send_signal(number)
         assert demo.wait(40) == 1
-        assert "the logs are kept" in demo.output()
+        assert "except the logs" in demo.output()
     assert [path.name for path in folder.iterdir()] == ["logs"]
 
 
-def test_the_next_one_clears_up_after_one_that_was_killed(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_demo_is_removed_later(folder: Path, tmp_path: Path) -> None:
     with Process(command(folder), tmp_path / "output") as demo:
         demo.wait_for_output(r"Start the devices", 60)
         demo.popen.kill()
@@ -124,11 +124,11 @@ def test_the_next_one_clears_up_after_one_that_was_killed(folder: Path, tmp_path
 
 def test_a_second_demo_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     with Process(command(folder), tmp_path / "output") as first:
-        wait_for((folder / "cleanup.json").exists, "the first demo has begun")
+        wait_for((folder / "cleanup.json").exists, "the first demo has started")
 
         second = run_demo(folder)
         assert second.returncode == 1
-        assert "Another demo runs" in second.stdout
+        assert "Another demo is running" in second.stdout
 
         first.popen.send_signal(signal.SIGTERM)
         first.wait(40)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What goes wrong in a soak: how, for how long, whom it may trouble, and within which time all must be well again.
+"""The faults of a soak: what each does, how long it lasts, which devices it may affect, and how soon they must recover.
 
-A fault that troubles nobody is one that users must not notice.
+Users must not notice a fault that affects no device.
 """
 
 from __future__ import annotations
@@ -30,108 +30,108 @@ from paho.mqtt.enums import CallbackAPIVersion
 from peers.process import wait_for
 from tunnelproxy.hub import client as hub
 
-from .environment import Field
 from .load import load_page
 from .record import Window
+from .testbed import Testbed
 
 __all__ = ["FAULTS", "Fault", "Rotation"]
 
 LONGEST_PROBE = 60.0
-"""How long to look on beyond the stated time, so that the report says how long it took."""
+"""How long to keep probing after the time allowed, so that the report can tell how long the recovery took."""
 
 
 class Fault:
-    """One kind of fault. Its injection is a context manager that undoes it.
+    """One kind of fault. ``injected`` is a context manager: the fault lasts while it is open.
 
     Attributes:
-        name: for ``SOAK_FAULTS``, and the report.
-        hold: seconds that it lasts.
-        recovers_within: seconds after its end within which all devices must be well.
-        every: in each how many rounds of the rotation it is due; processes that are killed in each live too short for
-            their growth to be seen.
-        apart: whether the next faults do not wait for its end.
+        name: the name in ``SOAK_FAULTS`` and in the report.
+        duration: how long it lasts, in seconds.
+        recovers_within: seconds after its end within which all devices must have recovered.
+        every: it is injected in every nth round. A process killed in every round would not live long enough for its
+            growth to show.
+        in_background: whether the next faults are injected without waiting for its end.
     """
 
     name: ClassVar[str]
-    hold: ClassVar[float] = 15.0
+    duration: ClassVar[float] = 15.0
     recovers_within: ClassVar[float] = 30.0
     every: ClassVar[int] = 1
-    apart: ClassVar[bool] = False
+    in_background: ClassVar[bool] = False
 
-    def __init__(self, field: Field) -> None:
-        self.field = field
-        self.figures: dict[str, float] = {}
-        self.failure = ""
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed = testbed
+        self.measurements: dict[str, float] = {}
+        self.violation = ""
 
     @property
     def all(self) -> frozenset[str]:
-        """Every device."""
-        return frozenset(self.field.things)
+        """All devices."""
+        return frozenset(self.testbed.things)
 
     def thing(self, index: int) -> str:
-        """A device for this fault; the last ones have one fault each."""
-        return self.field.things[index % len(self.field.things)]
+        """A device, by index. Each of the last devices has one fault only."""
+        return self.testbed.things[index % len(self.testbed.things)]
 
-    def troubled(self) -> frozenset[str]:
-        """Devices to which new work may fail."""
+    def affected(self) -> frozenset[str]:
+        """Devices on which new work may fail."""
         return frozenset()
 
-    def cut(self) -> frozenset[str]:
-        """Devices whose connections may end."""
+    def disconnected(self) -> frozenset[str]:
+        """Devices whose established connections may end."""
         return frozenset()
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        """Inject it; undo it afterwards."""
+        """Inject the fault, and remove it on exit."""
         raise NotImplementedError
         yield
 
-    def hold_on(self) -> None:
-        """Let it last."""
-        time.sleep(self.hold)
+    def wait(self) -> None:
+        """Wait while the fault lasts."""
+        time.sleep(self.duration)
 
     def recovered(self) -> None:
-        """Check what else must be well again, once all devices are reached.
+        """Check what else must have recovered, once all devices can be reached.
 
         Raises:
-            AssertionError: it is not.
+            AssertionError: something has not recovered.
         """
 
     def run(self) -> Window:
-        """Inject it, undo it, and see that all is well again within its time."""
-        window = self.field.record.open_window(self.name, self.troubled(), self.cut())
+        """Inject the fault, remove it, and verify that everything recovers in time."""
+        window = self.testbed.record.open_window(self.name, self.affected(), self.disconnected())
         try:
             with self.injected():
-                self.hold_on()
+                self.wait()
         except Exception as error:
-            window.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        window.undone = time.time()
-        self._wait_until_well(window)
-        window.figures = self.figures
-        window.failure = window.failure or self.failure
+            window.violation = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        window.removed = time.time()
+        self._wait_until_recovered(window)
+        window.measurements = self.measurements
+        window.violation = window.violation or self.violation
         return window
 
-    def _wait_until_well(self, window: Window) -> None:
-        said = self._probe()
-        while said and time.time() - window.undone < self.recovers_within + LONGEST_PROBE:
+    def _wait_until_recovered(self, window: Window) -> None:
+        problem = self._probe()
+        while problem and time.time() - window.removed < self.recovers_within + LONGEST_PROBE:
             time.sleep(0.5)
-            said = self._probe()
+            problem = self._probe()
         window.recovered = time.time()
-        took = window.recovered - window.undone
-        if said:
-            window.failure = f"not well after {took:.0f} s: {said}"
-            window.cut = window.troubled = self.all
+        took = window.recovered - window.removed
+        if problem:
+            window.violation = f"not recovered after {took:.0f} s: {problem}"
+            window.disconnected = window.affected = self.all
             self._rescue()
             window.recovered = time.time()
         elif took > self.recovers_within:
-            window.failure = f"well after {took:.0f} s only; {self.recovers_within:.0f} are allowed"
+            window.violation = f"recovered after {took:.0f} s; the limit is {self.recovers_within:.0f} s"
 
     def _probe(self) -> str:
-        """What is not well; empty if all is."""
+        """What has not recovered; empty if everything has."""
         with ThreadPoolExecutor(5) as pool:
-            said = [words for words in pool.map(self._reach, self.field.things) if words]
-        if said:
-            return "; ".join(said[:3])
+            problems = [problem for problem in pool.map(self._reach, self.testbed.things) if problem]
+        if problems:
+            return "; ".join(problems[:3])
         try:
             self.recovered()
         except (AssertionError, OSError, hub.HubError, HTTPException, BotoCoreError, ClientError) as error:
@@ -139,49 +139,49 @@ class Fault:
         return ""
 
     def _reach(self, thing: str) -> str:
-        if any(thing in window.cut | window.troubled for window in self._others()):
+        if any(thing in window.disconnected | window.affected for window in self._others()):
             return ""
         try:
-            self.field.reach(thing)
+            self.testbed.reach(thing)
         except (hub.HubError, OSError) as error:
             return f"{thing}: {error}"
         return ""
 
     def _others(self) -> list[Window]:
-        """Faults that go on meanwhile."""
-        return [each for each in self.field.record.windows if not each.recovered and each.fault != self.name]
+        """Other faults that have not recovered."""
+        return [each for each in self.testbed.record.windows if not each.recovered and each.fault != self.name]
 
     def _rescue(self) -> None:
-        """Kill what may be at fault, as an operator would at last, so that the next faults have something to break."""
-        for process in self.field.hub_processes():
+        """Kill what may be stuck, as an operator would in the end, so that later faults start from a working state."""
+        for process in self.testbed.hub_processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
         if self._probe():
             with contextlib.suppress(ProcessLookupError, AssertionError):
-                self.field.kill(self.field.service.pid)
+                self.testbed.kill(self.testbed.service.pid)
             with contextlib.suppress(AssertionError):
-                wait_for(lambda: not self._probe(), "all is well with another hub and another service", LONGEST_PROBE)
-        for thing in self.field.things:
+                wait_for(lambda: not self._probe(), "a new hub and a new service work", LONGEST_PROBE)
+        for thing in self.testbed.things:
             if self._reach(thing):
                 with contextlib.suppress(hub.HubError, OSError, ClientError, BotoCoreError):
                     self.open_another(thing)
 
     def open_another(self, thing: str) -> None:
-        """Close a device's tunnel and have the hub open the next one, for which all processes must do their part."""
-        self.field.close_tunnels(thing)
-        self.field.reach(thing)
+        """Close a device's tunnel and have the hub open a new one, which takes all processes."""
+        self.testbed.close_tunnels(thing)
+        self.testbed.reach(thing)
 
 
 class _OneReopened(Fault):
-    """One whose recovery shows by a tunnel that is opened."""
+    """A fault that has recovered when a new tunnel to one device can be opened."""
 
     index: ClassVar[int]
     _opened = False
 
-    def troubled(self) -> frozenset[str]:
+    def affected(self) -> frozenset[str]:
         return frozenset({self.thing(self.index)})
 
-    cut = troubled
+    disconnected = affected
 
     def recovered(self) -> None:
         if not self._opened:
@@ -190,82 +190,84 @@ class _OneReopened(Fault):
 
 
 class HubFolderFull(_OneReopened):
-    """Tunnels that are open go on; one that is opened meanwhile is not lost."""
+    """Open tunnels keep working, and a tunnel opened during the fault is not lost."""
 
     name = "hub-folder-full"
     index = 1
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        self.field.hub_disk.fill()
+        self.testbed.hub_disk.fill()
         try:
             with contextlib.suppress(hub.HubError):
                 self.open_another(self.thing(self.index))
             yield
         finally:
-            self.field.hub_disk.free()
+            self.testbed.hub_disk.free()
 
 
 class StateFolderFull(_OneReopened):
-    """A tunnel whose time is over while the disk is full is closed afterwards."""
+    """A tunnel that expires while the disk is full is closed afterwards."""
 
     name = "state-folder-full"
     index = 2
-    hold = 20.0
+    duration = 20.0
     recovers_within = 60.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        client = self.field.service.boto3_client()
-        lives = {"maxLifetimeTimeoutMinutes": 1}
-        self._canary = client.open_tunnel(description="expires while the disk is full", timeoutConfig=lives)["tunnelId"]
+        client = self.testbed.service.boto3_client()
+        timeout = {"maxLifetimeTimeoutMinutes": 1}
+        self._canary = client.open_tunnel(description="expires while the disk is full", timeoutConfig=timeout)[
+            "tunnelId"
+        ]
         time.sleep(50)
-        self.field.state_disk.fill()
+        self.testbed.state_disk.fill()
         try:
             with contextlib.suppress(hub.HubError, ClientError, BotoCoreError):
                 self.open_another(self.thing(self.index))
             yield
         finally:
-            self.field.state_disk.free()
+            self.testbed.state_disk.free()
 
     def recovered(self) -> None:
-        answer = self.field.service.boto3_client().describe_tunnel(tunnelId=self._canary)
-        assert answer["tunnel"]["status"] == "CLOSED", "a tunnel has not expired"
+        answer = self.testbed.service.boto3_client().describe_tunnel(tunnelId=self._canary)
+        assert answer["tunnel"]["status"] == "CLOSED", "a tunnel did not expire"
         super().recovered()
 
 
-class _AllTroubled(Fault):
-    def troubled(self) -> frozenset[str]:
+class _AllAffected(Fault):
+    def affected(self) -> frozenset[str]:
         return self.all
 
 
-class _AllCut(_AllTroubled):
-    def cut(self) -> frozenset[str]:
+class _AllDisconnected(_AllAffected):
+    def disconnected(self) -> frozenset[str]:
         return self.all
 
 
-class HubSocketRemoved(_AllTroubled):
-    """As by a program that cleans up temporary folders."""
+class HubSocketRemoved(_AllAffected):
+    """As a program that cleans up temporary folders may do."""
 
     name = "hub-socket-removed"
-    hold = 3.0
+    duration = 3.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        sockets = list(self.field.hub_disk.path.glob("*.sock"))
+        sockets = list(self.testbed.hub_disk.path.glob("*.sock"))
         assert sockets, "the hub has no socket"
         for path in sockets:
             path.unlink()
         yield
 
     def recovered(self) -> None:
-        hubs = self.field.hub_processes()
+        hubs = self.testbed.hub_processes()
         assert len(hubs) == 1, f"there are {len(hubs)} hubs"
 
 
 @contextlib.contextmanager
 def _no_descriptors(pid: int) -> Iterator[None]:
-    """Inside, a process can open nothing more."""
+    """Inside, the process cannot open another descriptor."""
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, hard))
@@ -276,8 +278,8 @@ def _no_descriptors(pid: int) -> Iterator[None]:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class HubDescriptors(_AllTroubled):
-    """Connections that are there go on; new ones press meanwhile."""
+class HubDescriptors(_AllAffected):
+    """Established connections keep working while new ones arrive."""
 
     name = "hub-descriptors"
     recovers_within = 40.0
@@ -285,10 +287,10 @@ class HubDescriptors(_AllTroubled):
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        pid = self.field.hub_pid()
+        pid = self.testbed.hub_pid()
         assert pid is not None, "no hub answers"
         with contextlib.ExitStack() as stack, _no_descriptors(pid):
-            path = str(self.field.hub_disk.path / hub.SOCKET_NAME)
+            path = str(self.testbed.hub_disk.path / hub.SOCKET_NAME)
             for _ in range(self.connections):
                 with contextlib.suppress(OSError):
                     each = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -297,27 +299,27 @@ class HubDescriptors(_AllTroubled):
             yield
 
 
-class ServiceDescriptors(_AllTroubled):
-    """Tunnels that are linked go on; new connections from everywhere press meanwhile."""
+class ServiceDescriptors(_AllAffected):
+    """Connected tunnels keep working while new connections arrive at every listener."""
 
     name = "service-descriptors"
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        ports = (urlsplit(self.field.service.api).port, int(self.field.service.data.rsplit(":", 1)[1]))
-        with contextlib.ExitStack() as stack, _no_descriptors(self.field.service.pid):
+        ports = (urlsplit(self.testbed.service.api).port, int(self.testbed.service.data.rsplit(":", 1)[1]))
+        with contextlib.ExitStack() as stack, _no_descriptors(self.testbed.service.pid):
             for port in ports * 10:
                 with contextlib.suppress(OSError):
-                    stack.enter_context(socket.create_connection((self.field.place.here, port or 0), timeout=1))
+                    stack.enter_context(socket.create_connection((self.testbed.network.here, port or 0), timeout=1))
             yield
 
 
 class BrokerKilled(_OneReopened):
-    """The service starts another."""
+    """The service restarts it."""
 
     name = "broker-killed"
     index = 3
-    hold = 1.0
+    duration = 1.0
     recovers_within = 40.0
 
     @contextlib.contextmanager
@@ -326,137 +328,137 @@ class BrokerKilled(_OneReopened):
         yield
 
     def kill_broker(self) -> None:
-        """Kill it."""
-        broker = self.field.broker()
+        """Kill the broker."""
+        broker = self.testbed.broker()
         assert broker is not None, "there is no broker"
         broker.kill()
 
 
 class BrokerKilledDiskFull(BrokerKilled):
-    """The service starts another, once it can write again."""
+    """The service restarts it as soon as it can write again."""
 
     name = "broker-killed-disk-full"
-    hold = 15.0
+    duration = 15.0
     recovers_within = 60.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        self.field.state_disk.fill()
+        self.testbed.state_disk.fill()
         try:
             self.kill_broker()
             yield
         finally:
-            self.field.state_disk.free()
+            self.testbed.state_disk.free()
 
 
-class ServiceKilled(_AllCut):
+class ServiceKilled(_AllDisconnected):
     name = "service-killed"
-    hold = 1.0
+    duration = 1.0
     every = 3
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        self.field.kill(self.field.service.pid)
+        self.testbed.kill(self.testbed.service.pid)
         yield
 
 
-class HubKilled(_AllCut):
+class HubKilled(_AllDisconnected):
     name = "hub-killed"
-    hold = 1.0
+    duration = 1.0
     recovers_within = 20.0
     every = 3
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        pid = self.field.hub_pid()
+        pid = self.testbed.hub_pid()
         assert pid is not None, "no hub answers"
         os.kill(pid, signal.SIGKILL)
         yield
 
 
 class _One(Fault):
-    """One that is a single device's."""
+    """A fault of a single device."""
 
     index: ClassVar[int]
 
-    def troubled(self) -> frozenset[str]:
+    def affected(self) -> frozenset[str]:
         return frozenset({self.thing(self.index)})
 
 
 class AgentKilled(_One):
     name = "agent-killed"
     index = -3
-    hold = 1.0
+    duration = 1.0
 
-    cut = _One.troubled
+    disconnected = _One.affected
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        self.field.kill(self.field.devices[self.thing(self.index)].agent.pid)
+        self.testbed.kill(self.testbed.devices[self.thing(self.index)].agent.pid)
         yield
 
 
 class AgentFrozen(_One):
-    """For longer than any time-out; what it had in hand may end, or go on."""
+    """For longer than any timeout; its connections may end or continue."""
 
     name = "agent-frozen"
     index = -2
-    hold = 90.0
+    duration = 90.0
     recovers_within = 60.0
-    apart = True
+    in_background = True
 
-    cut = _One.troubled
+    disconnected = _One.affected
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        with _frozen(self.field.devices[self.thing(self.index)].agent.pid):
+        with _frozen(self.testbed.devices[self.thing(self.index)].agent.pid):
             yield
 
 
 class SshdRestarted(_One):
-    """Its sessions go on, as OpenSSH's do."""
+    """Its sessions continue, as they do with OpenSSH."""
 
     name = "sshd-restarted"
     index = 0
-    hold = 3.0
+    duration = 3.0
     recovers_within = 15.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        with self.field.no_sshd(self.thing(self.index)):
+        with self.testbed.no_sshd(self.thing(self.index)):
             yield
 
 
 class PortRefuses(_One):
-    """The device's HTTP server is away; ssh to it is well."""
+    """The device's HTTP server is down; SSH to the device works."""
 
     name = "port-refuses"
     index = -5
-    hold = 10.0
+    duration = 10.0
     recovers_within = 10.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        with self.field.no_http(self.thing(self.index)):
+        with self.testbed.no_http(self.thing(self.index)):
             yield
 
     def recovered(self) -> None:
-        _page_is_well(self.field, self.thing(self.index))
+        _check_page(self.testbed, self.thing(self.index))
 
 
 class NetworkFlaps(Fault):
-    """Between all devices and the service, for so short that nobody may notice more than a delay."""
+    """Between all devices and the service, so briefly that users notice no more than a delay."""
 
     name = "network-flaps"
-    hold = 5.0
+    duration = 5.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        self.field.place.drop_packets()
+        self.testbed.network.drop_packets()
         try:
             yield
         finally:
-            self.field.place.pass_packets()
+            self.testbed.network.pass_packets()
 
 
 @contextlib.contextmanager
@@ -470,36 +472,36 @@ def _frozen(pid: int) -> Iterator[None]:
 
 
 class ServiceFrozen(Fault):
-    """For so short that nobody may notice more than a delay."""
+    """So briefly that users notice no more than a delay."""
 
     name = "service-frozen"
-    hold = 10.0
+    duration = 10.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        with _frozen(self.field.service.pid):
+        with _frozen(self.testbed.service.pid):
             yield
 
 
-class HubFrozen(_AllTroubled):
-    """New work may find it silent; connections go on."""
+class HubFrozen(_AllAffected):
+    """New work may time out; connections continue."""
 
     name = "hub-frozen"
-    hold = 10.0
+    duration = 10.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        pid = self.field.hub_pid()
+        pid = self.testbed.hub_pid()
         assert pid is not None, "no hub answers"
         with _frozen(pid):
             yield
 
 
 class UnsignedFlood(Fault):
-    """Requests without a key: nobody else notices, and few of them are written down."""
+    """Requests without a key. Other users do not notice, and few of the requests are logged."""
 
     name = "unsigned-flood"
-    hold = 20.0
+    duration = 20.0
     clients: ClassVar[int] = 3
     pause: ClassVar[float] = 0.01
     written_at_most: ClassVar[int] = 512 * 1024
@@ -516,20 +518,20 @@ class UnsignedFlood(Fault):
                 ending.set()
                 sent = sum(flood.result() for flood in floods)
         written = self._written() - before
-        self.figures = {"requests": sent, "bytes written": written}
-        # The lines that are written for work that is none of the flood's are in there, too.
+        self.measurements = {"requests": sent, "bytes written": written}
+        # This includes what is logged for the regular load.
         if written > self.written_at_most:
-            self.failure = (
-                f"{sent} unsigned requests caused {written} bytes of logs; {self.written_at_most} are allowed"
+            self.violation = (
+                f"{sent} unsigned requests caused {written} bytes of logs; the limit is {self.written_at_most}"
             )
 
     def _written(self) -> int:
-        log = self.field.service._log
-        return sum(path.stat().st_size for path in (log, *self.field.service.state_dir.glob("audit.log*")))
+        log = self.testbed.service._log
+        return sum(path.stat().st_size for path in (log, *self.testbed.service.state_dir.glob("audit.log*")))
 
     def _flood(self, ending: threading.Event) -> int:
-        context = ssl.create_default_context(capath=self.field.service.ca)
-        address, sent = urlsplit(self.field.service.api).netloc, 0
+        context = ssl.create_default_context(capath=self.testbed.service.ca)
+        address, sent = urlsplit(self.testbed.service.api).netloc, 0
         while not ending.is_set():
             connection = HTTPSConnection(address, timeout=5, context=context)
             with contextlib.suppress(OSError, HTTPException):
@@ -543,17 +545,17 @@ class UnsignedFlood(Fault):
 
 
 class PageFlood(_One):
-    """As by a broken script of another user of this machine; other devices do not notice."""
+    """As a broken script of another user of this machine may do; other devices are not affected."""
 
     name = "page-flood"
     index = -6
-    hold = 20.0
+    duration = 20.0
     recovers_within = 15.0
     connections: ClassVar[int] = 200
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        row = self.field.ensure(self.thing(self.index), "HTTP1")
+        row = self.testbed.ensure(self.thing(self.index), "HTTP1")
         port = row["services"]["HTTP1"]["port"]
         with contextlib.ExitStack() as stack:
             for _ in range(self.connections):
@@ -562,133 +564,137 @@ class PageFlood(_One):
             yield
 
     def recovered(self) -> None:
-        _page_is_well(self.field, self.thing(self.index))
+        _check_page(self.testbed, self.thing(self.index))
 
 
 class HalfOpenMqtt(_One):
-    """Connections that say nothing; an agent that starts meanwhile gets in."""
+    """Connections that send nothing; an agent that starts meanwhile can still connect."""
 
     name = "half-open-mqtt"
     index = -3
-    hold = 5.0
+    duration = 5.0
     connections: ClassVar[int] = 300
-    gets_in_within: ClassVar[float] = 60.0
+    connects_within: ClassVar[float] = 60.0
 
-    cut = _One.troubled
+    disconnected = _One.affected
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        host, port = self.field.service.mqtt.rsplit(":", 1)
+        host, port = self.testbed.service.mqtt.rsplit(":", 1)
         with contextlib.ExitStack() as stack:
             for _ in range(self.connections):
                 with contextlib.suppress(OSError):
                     stack.enter_context(socket.create_connection((host.rpartition("//")[2], int(port)), timeout=2))
-            agent = self.field.devices[self.thing(self.index)].agent
+            agent = self.testbed.devices[self.thing(self.index)].agent
             before = agent.count("waiting for notifications")
             began = time.monotonic()
-            self.field.kill(agent.pid)
-            wait_for(lambda: agent.count("waiting for notifications") > before, "an agent gets in", self.gets_in_within)
-            self.figures = {"seconds until an agent got in": round(time.monotonic() - began, 1)}
+            self.testbed.kill(agent.pid)
+            wait_for(
+                lambda: agent.count("waiting for notifications") > before, "the agent connects", self.connects_within
+            )
+            self.measurements = {"seconds until the agent connected": round(time.monotonic() - began, 1)}
             yield
 
 
 class TokenRotated(_One):
-    """Both ends' tokens are void; the hub takes the tunnel up again when somebody asks."""
+    """The tokens of both ends are revoked; the hub reconnects the tunnel at the next request."""
 
     name = "token-rotated"
     index = 4
-    hold = 1.0
+    duration = 1.0
     recovers_within = 45.0
 
-    cut = _One.troubled
+    disconnected = _One.affected
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        client = self.field.service.boto3_client()
-        for tunnel in self.field.open_tunnels(self.thing(self.index)):
+        client = self.testbed.service.boto3_client()
+        for tunnel in self.testbed.open_tunnels(self.thing(self.index)):
             answer = client.rotate_tunnel_access_token(tunnelId=tunnel, clientMode="ALL")
-            self.field.secrets |= {answer["sourceAccessToken"], answer["destinationAccessToken"]}
+            self.testbed.secrets |= {answer["sourceAccessToken"], answer["destinationAccessToken"]}
         yield
 
 
 class CredentialsRenewed(_OneReopened):
-    """The operator's access key is another from now on, and that of before is void."""
+    """The operator gets a new access key, and the old one is revoked."""
 
     name = "credentials-renewed"
     index = 5
-    hold = 5.0
+    duration = 5.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        remove_old = self.field.renew_credentials()
+        remove_old = self.testbed.renew_credentials()
         yield
         remove_old()
 
 
 class FirstAddressDead(Fault):
-    """A device's SSH server has a name with two addresses, of which the first leads nowhere."""
+    """The name of a device's SSH server has two addresses, and the first is unreachable."""
 
     name = "first-address-dead"
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
         rule = ["INPUT", "-d", "::1", "-p", "tcp", "-j", "DROP"]
-        enter = [*self.field.place.enter, "ip6tables"]
+        enter = [*self.testbed.network.enter, "ip6tables"]
         subprocess.run([*enter, "-A", *rule], check=True)
         try:
             began = time.monotonic()
-            self.field.reach(self.field.things[-1])
-            self.figures = {"seconds to connect": round(time.monotonic() - began, 2)}
-            if self.figures["seconds to connect"] > 3:
-                self.failure = "the second address was not tried soon"
+            self.testbed.reach(self.testbed.things[-1])
+            self.measurements = {"seconds to connect": round(time.monotonic() - began, 2)}
+            if self.measurements["seconds to connect"] > 3:
+                self.violation = "the second address was not tried soon enough"
             yield
         finally:
             subprocess.run([*enter, "-D", *rule], check=True)
 
 
 class HostileClientId(_OneReopened):
-    """A device logs in at the broker with its own password and another device's client ID, again and again."""
+    """A device repeatedly logs in at the broker with its own password and another device's client ID."""
 
     name = "hostile-client-id"
     index = 6
-    hold = 1.0
+    duration = 1.0
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
         hostile = self.thing(7)
-        folder = self.field.devices[hostile].agent.folder
-        victim = self.field.devices[self.thing(self.index)].agent
-        host, port = self.field.service.mqtt.rsplit(":", 1)
+        folder = self.testbed.devices[hostile].agent.folder
+        victim = self.testbed.devices[self.thing(self.index)].agent
+        host, port = self.testbed.service.mqtt.rsplit(":", 1)
         before = victim.count("waiting for notifications")
-        let_in: list[bool] = []
+        admitted: list[bool] = []
         for _ in range(10):
             client = Client(
                 CallbackAPIVersion.VERSION2, client_id=f"{self.thing(self.index)}-tunnels", reconnect_on_failure=False
             )
             client.tls_set_context(ssl.create_default_context(cafile=str(folder / "ca.pem")))
             client.username_pw_set(hostile, (folder / "password").read_text().strip())
-            client.on_connect = lambda _client, _data, _flags, reason, _properties: let_in.append(not reason.is_failure)
+            client.on_connect = lambda _client, _data, _flags, reason, _properties: admitted.append(
+                not reason.is_failure
+            )
             with contextlib.suppress(OSError):
                 client.connect(host.rpartition("//")[2], int(port))
                 client.loop_start()
                 time.sleep(0.5)
                 client.loop_stop()
                 client.disconnect()
-        self.figures = {
-            "answers of the broker": len(let_in),
-            "times the other was cut off": victim.count("waiting for notifications") - before,
+        self.measurements = {
+            "answers of the broker": len(admitted),
+            "times the victim was disconnected": victim.count("waiting for notifications") - before,
         }
-        if not let_in:
-            self.failure = "the hostile device did not reach the broker"
-        if self.figures["times the other was cut off"]:
-            self.failure = "a device cut off another by its client ID"
+        if not admitted:
+            self.violation = "the hostile device did not reach the broker"
+        if self.measurements["times the victim was disconnected"]:
+            self.violation = "a device disconnected another one by using its client ID"
         yield
 
 
-def _page_is_well(field: Field, thing: str) -> None:
-    row = field.ensure(thing, "HTTP1")
+def _check_page(testbed: Testbed, thing: str) -> None:
+    row = testbed.ensure(thing, "HTTP1")
     content = load_page(thing, row["services"]["HTTP1"]["port"], 5)
-    assert content == field.devices[thing].page, f"the page of {thing} is another"
+    assert content == testbed.devices[thing].page, f"{thing} served another page"
 
 
 FAULTS: tuple[type[Fault], ...] = (
@@ -719,7 +725,7 @@ FAULTS: tuple[type[Fault], ...] = (
 
 
 class Rotation:
-    """The order of the faults: each round has all that are due in it, shuffled, and is the same for the same seed."""
+    """The order of the faults: each round has all faults due in it, shuffled. The same seed gives the same order."""
 
     def __init__(self, faults: tuple[type[Fault], ...], seed: int) -> None:
         self._faults = faults
@@ -729,7 +735,7 @@ class Rotation:
         round_number = 0
         while True:
             due = [fault for fault in self._faults if round_number % fault.every == 0]
-            # Where only those are chosen that are not due in each round.
+            # No chosen fault is due in this round.
             due = due or list(self._faults)
             self._random.shuffle(due)
             yield from due

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What runs through the tunnels all the time: plays, terminals and page loads. Each checks all that it gets."""
+"""The load: plays, terminals and page loads that run through the tunnels all the time and verify what they receive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from tunnelproxy.hub import client as hub
 
-from .environment import Field
+from .testbed import Testbed
 
 __all__ = ["FORKS", "TERMINALS", "Pages", "Plays", "Terminal", "running"]
 
@@ -32,17 +32,17 @@ PAYLOAD_BYTES = 64 * 1024
 PLAY_PAUSE = 5.0
 PLAY_DEADLINE = 600.0
 PAGE_SECONDS = 25.0
-"""Longer than any fault that a page must survive."""
+"""Longer than any fault that a page load must survive."""
 
 PAGE_PAUSE = 1.0
 TERMINALS = (0, 4, -6, -3)
-"""The devices that have one, by index; of two of them, the pages are flooded, or the agent is killed."""
+"""The devices with a terminal, by index. They include the device of the page flood and one whose agent is killed."""
 
 TYPE_PAUSE = 0.5
 SILENCE_SECONDS = 60.0
-"""After which a terminal is given up."""
+"""A terminal without output for this long has failed."""
 
-# Ticks by itself, and repeats what is typed: so both ways are seen to lose nothing, and to keep its order.
+# Prints numbers, and echoes what is typed, so that loss or reordering shows in both directions.
 _ON_DEVICE = (
     "stty -echo; echo begin; (i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.5; done) & "
     'trap "kill $!" EXIT HUP; while read -r line; do echo "echo $line"; done'
@@ -53,41 +53,41 @@ _LINE = re.compile(r"(tick|echo) (\d+)")
 class Plays:
     """Real ansible-playbook runs on all devices, one after the other."""
 
-    def __init__(self, field: Field, ending: threading.Event) -> None:
-        self._field = field
+    def __init__(self, testbed: Testbed, ending: threading.Event) -> None:
+        self._testbed = testbed
         self._ending = ending
         self.runs = 0
         self.seconds: list[float] = []
         self._process: subprocess.Popen[bytes] | None = None
-        self.log = field.folder / "plays.log"
-        self._written: dict[str, set[str]] = {thing: set() for thing in field.things}
-        self._tried: dict[str, set[str]] = {thing: set() for thing in field.things}
+        self.log = testbed.folder / "plays.log"
+        self._written: dict[str, set[str]] = {thing: set() for thing in testbed.things}
+        self._tried: dict[str, set[str]] = {thing: set() for thing in testbed.things}
 
     def run(self) -> None:
-        """Go on until the end."""
+        """Run until the soak ends."""
         while not self._ending.is_set():
             self._play()
             self._ending.wait(PLAY_PAUSE)
 
     def stop_now(self) -> None:
-        """Do not wait for the play that runs."""
+        """Stop without waiting for the current play."""
         self._ending.set()
         if self._process is not None:
             self._process.kill()
 
     def _play(self) -> None:
-        field, run = self._field, f"run-{self.runs}"
+        testbed, run = self._testbed, f"run-{self.runs}"
         self.runs += 1
-        payload = field.folder / "payload"
+        payload = testbed.folder / "payload"
         payload.write_bytes(random.randbytes(PAYLOAD_BYTES))
         digest = _digest(payload)
-        outcomes, fetched = field.folder / "outcomes", field.folder / "fetched"
+        outcomes, fetched = testbed.folder / "outcomes", testbed.folder / "fetched"
         outcomes.write_text("")
-        variables = {"run": run, "payload": str(payload), "digest": digest, "work": str(field.work)}
+        variables = {"run": run, "payload": str(payload), "digest": digest, "work": str(testbed.work)}
         command = ["ansible-playbook", HERE / "play.yml", "-f", FORKS, "-e", json.dumps(variables)]
         command += ["-e", json.dumps({"fetched": str(fetched)})]
         environment = {
-            **field.controller.environment,
+            **testbed.controller.environment,
             "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
             "ANSIBLE_CALLBACKS_ENABLED": "soak_outcomes",
             "ANSIBLE_PIPELINING": "1",
@@ -97,7 +97,7 @@ class Plays:
         with self.log.open("ab") as log:
             self._process = process = subprocess.Popen(
                 [str(word) for word in command],
-                cwd=field.folder,
+                cwd=testbed.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -108,12 +108,12 @@ class Plays:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                field.record.note(f"a play did not end within {PLAY_DEADLINE:.0f} s")
+                testbed.record.note(f"a play did not end within {PLAY_DEADLINE:.0f} s")
         self.seconds.append(time.time() - began)
-        self._judge(run, digest, fetched, [json.loads(line) for line in outcomes.read_text().splitlines()])
+        self._check_results(run, digest, fetched, [json.loads(line) for line in outcomes.read_text().splitlines()])
 
-    def _judge(self, run: str, digest: str, fetched: Path, lines: list[dict[str, Any]]) -> None:
-        field, record = self._field, self._field.record
+    def _check_results(self, run: str, digest: str, fetched: Path, lines: list[dict[str, Any]]) -> None:
+        testbed, record = self._testbed, self._testbed.record
         seen = set()
         for line in lines:
             thing = line["host"]
@@ -121,53 +121,53 @@ class Plays:
             if line["task"] == "Write into the journal":
                 (self._written if line["state"] == "ok" else self._tried)[thing].add(run)
             if line["state"] == "ok":
-                record.good("tasks")
+                record.completed("tasks")
                 if line["task"] == "Fetch the file":
-                    record.good("hosts of plays")
+                    record.completed("hosts of plays")
                     if _digest(fetched / thing) != digest:
-                        record.trouble("play", thing, line["began"], "the fetched file is another", never=True)
+                        record.failed("play", thing, line["began"], "the fetched file differs", never_excused=True)
                 continue
-            words = f"{line['task']}: {line['state']}: {line['message']}"
+            message = f"{line['task']}: {line['state']}: {line['message']}"
             unclear = not line["message"].strip() or "Traceback" in line["message"]
-            # Where nothing was cut, a device that cannot be reached is UNREACHABLE, and nothing else.
-            cut = line["state"] == "failed" or "broke off" in line["message"]
-            record.trouble("play", thing, line["began"], words, cut=cut, never=unclear)
+            # If no connection was lost, a device that cannot be reached must be UNREACHABLE and nothing else.
+            disconnected = line["state"] == "failed" or "broke off" in line["message"]
+            record.failed("play", thing, line["began"], message, disconnected=disconnected, never_excused=unclear)
         if not self._ending.is_set():
-            for thing in set(field.things) - seen:
-                record.note(f"{run} says nothing of {thing}; see {self.log}")
+            for thing in set(testbed.things) - seen:
+                record.note(f"{run} has no result for {thing}; see {self.log}")
 
     def check_journals(self) -> None:
-        """See that each device has carried out every command once that a play says so of, and no other twice."""
-        for thing in self._field.things:
-            path = self._field.work / f"{thing}-journal"
+        """Verify that each device ran every command that a play reported as done, and no command twice."""
+        for thing in self._testbed.things:
+            path = self._testbed.work / f"{thing}-journal"
             found = path.read_text().split() if path.exists() else []
-            lost = self._written[thing] - set(found)
-            strange = set(found) - self._written[thing] - self._tried[thing]
+            missing = self._written[thing] - set(found)
+            unexpected = set(found) - self._written[thing] - self._tried[thing]
             twice = len(found) - len(set(found))
-            if lost or twice or strange:
-                words = f"lacks {sorted(lost)}, has {twice} lines twice, and {sorted(strange)} too many"
-                self._field.record.note(f"the journal of {thing} {words}")
+            if missing or twice or unexpected:
+                problem = f"lacks {sorted(missing)}, has {twice} lines twice, and unexpected lines {sorted(unexpected)}"
+                self._testbed.record.note(f"the journal of {thing} {problem}")
 
 
 class Terminal:
-    """An interactive ssh session, and the next one where it ends."""
+    """An interactive ssh session, started again whenever it ends."""
 
-    def __init__(self, field: Field, thing: str, ending: threading.Event) -> None:
-        self._field = field
+    def __init__(self, testbed: Testbed, thing: str, ending: threading.Event) -> None:
+        self._testbed = testbed
         self._thing = thing
         self._ending = ending
         self.sessions = 0
-        self._log = field.folder / f"terminal-{thing}.log"
+        self._log = testbed.folder / f"terminal-{thing}.log"
 
     def run(self) -> None:
-        """Go on until the end."""
+        """Run until the soak ends."""
         while not self._ending.is_set():
             began = time.time()
             try:
-                row = self._field.ensure(self._thing, "SSH1")
-                self._session([*self._field.ssh(self._thing, row["account"]), _ON_DEVICE])
+                row = self._testbed.ensure(self._thing, "SSH1")
+                self._session([*self._testbed.ssh(self._thing, row["account"]), _ON_DEVICE])
             except hub.HubError as error:
-                self._trouble(began, str(error))
+                self._failed(began, str(error))
             self._ending.wait(1)
 
     def _session(self, command: list[str]) -> None:
@@ -182,12 +182,12 @@ class Terminal:
             reader.start()
             good = self._wait_for_begin(lines)
             if not good:
-                self._trouble(began, f"no login: {_last_line(self._log)}")
+                self._failed(began, f"no login: {_last_line(self._log)}")
                 return
             self.sessions += 1
             self._talk(process.stdin, lines)
         except OSError as error:
-            self._trouble(time.time(), f"broke off: {error}", cut=True)
+            self._failed(time.time(), f"broke off: {error}", disconnected=True)
         finally:
             process.kill()
             process.wait()
@@ -204,7 +204,7 @@ class Terminal:
         return False
 
     def _talk(self, stdin: IO[bytes], lines: queue.SimpleQueue[str | None]) -> None:
-        """Type numbers, and see that they come back in their order, and the device's own ones, too."""
+        """Type numbers, and verify that their echoes and the device's own numbers arrive in order."""
         expected = {"tick": 0, "echo": 0}
         typed, next_type, heard = 0, 0.0, time.time()
         while not self._ending.is_set():
@@ -215,43 +215,43 @@ class Terminal:
                 line = lines.get(timeout=0.2)
             except queue.Empty:
                 if time.time() - heard > SILENCE_SECONDS:
-                    self._trouble(heard, f"nothing for {SILENCE_SECONDS:.0f} s", cut=True)
+                    self._failed(heard, f"no output for {SILENCE_SECONDS:.0f} s", disconnected=True)
                     return
                 continue
             if line is None:
                 if not self._ending.is_set():
-                    self._trouble(heard, f"broke off: {_last_line(self._log)}", cut=True)
+                    self._failed(heard, f"broke off: {_last_line(self._log)}", disconnected=True)
                 return
             heard = time.time()
             match = _LINE.fullmatch(line)
             if match:
                 kind, number = match[1], int(match[2])
                 if number != expected[kind]:
-                    words = f"{kind} {number} where {kind} {expected[kind]} was due"
-                    self._field.record.trouble("terminal", self._thing, heard, words, never=True)
+                    message = f"{kind} {number} instead of {kind} {expected[kind]}"
+                    self._testbed.record.failed("terminal", self._thing, heard, message, never_excused=True)
                 expected[kind] = number + 1
-                self._field.record.good("terminal lines")
+                self._testbed.record.completed("terminal lines")
 
-    def _trouble(self, began: float, words: str, *, cut: bool = False) -> None:
-        self._field.record.trouble("terminal", self._thing, began, words, cut=cut)
+    def _failed(self, began: float, message: str, *, disconnected: bool = False) -> None:
+        self._testbed.record.failed("terminal", self._thing, began, message, disconnected=disconnected)
 
 
 class Pages:
-    """One page load a second, from each device in turn, by the hub's port on the loopback."""
+    """One page load a second, from each device in turn, through the hub's port on the loopback address."""
 
-    def __init__(self, field: Field, ending: threading.Event) -> None:
-        self._field = field
+    def __init__(self, testbed: Testbed, ending: threading.Event) -> None:
+        self._testbed = testbed
         self._ending = ending
         self._loads = 0
         self.seconds: list[float] = []
 
     def run(self) -> None:
-        """Go on until the end."""
+        """Run until the soak ends."""
         threads = []
-        for thing in itertools.cycle(self._field.things):
+        for thing in itertools.cycle(self._testbed.things):
             if self._ending.wait(PAGE_PAUSE):
                 break
-            # One that takes long holds up no other.
+            # In threads, so that a slow page load does not delay the next.
             threads = [thread for thread in threads if thread.is_alive()]
             threads.append(threading.Thread(target=self._load, args=(thing,), daemon=True))
             threads[-1].start()
@@ -261,24 +261,24 @@ class Pages:
     def _load(self, thing: str) -> None:
         began = time.time()
         try:
-            row = self._field.ensure(thing, "HTTP1")
+            row = self._testbed.ensure(thing, "HTTP1")
             content = load_page(thing, row["services"]["HTTP1"]["port"], PAGE_SECONDS)
         except (hub.HubError, OSError, http.client.HTTPException) as error:
-            self._field.record.trouble("page", thing, began, f"{type(error).__name__}: {error}")
+            self._testbed.record.failed("page", thing, began, f"{type(error).__name__}: {error}")
             return
-        if content != self._field.devices[thing].page:
-            words = f"{len(content)} bytes that are not the page"
-            self._field.record.trouble("page", thing, began, words, never=True)
+        if content != self._testbed.devices[thing].page:
+            message = f"{len(content)} bytes, which are not the page"
+            self._testbed.record.failed("page", thing, began, message, never_excused=True)
             return
-        self._field.record.good("pages")
+        self._testbed.record.completed("pages")
         self.seconds.append(time.time() - began)
 
 
 def load_page(thing: str, port: int, seconds: float) -> bytes:
-    """Load a device's page by the hub's port, as a browser does.
+    """Load a device's page through the hub's port, as a browser does.
 
     Raises:
-        OSError, http.client.HTTPException: it cannot be had.
+        OSError, http.client.HTTPException: the page cannot be loaded.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
@@ -293,14 +293,14 @@ def load_page(thing: str, port: int, seconds: float) -> bytes:
 
 
 @contextmanager
-def running(field: Field) -> Iterator[tuple[Plays, list[Terminal], Pages]]:
-    """Inside, all of it runs; afterwards it has ended, and what it left has been checked."""
+def running(testbed: Testbed) -> Iterator[tuple[Plays, list[Terminal], Pages]]:
+    """Run the load inside the context; on exit, stop it and check the devices' journals."""
     ending = threading.Event()
-    plays, pages = Plays(field, ending), Pages(field, ending)
-    things = dict.fromkeys(field.things[index % len(field.things)] for index in TERMINALS)
-    terminals = [Terminal(field, thing, ending) for thing in things]
+    plays, pages = Plays(testbed, ending), Pages(testbed, ending)
+    things = dict.fromkeys(testbed.things[index % len(testbed.things)] for index in TERMINALS)
+    terminals = [Terminal(testbed, thing, ending) for thing in things]
     runs = [each.run for each in (plays, pages, *terminals)]
-    workers = [threading.Thread(target=_guard, args=(field, run), daemon=True) for run in runs]
+    workers = [threading.Thread(target=_guard, args=(testbed, run), daemon=True) for run in runs]
     with ExitStack() as stack:
         for worker in workers:
             stack.callback(worker.join, PLAY_DEADLINE)
@@ -315,11 +315,11 @@ def running(field: Field) -> Iterator[tuple[Plays, list[Terminal], Pages]]:
     plays.check_journals()
 
 
-def _guard(field: Field, run: Any) -> None:
+def _guard(testbed: Testbed, run: Any) -> None:
     try:
         run()
     except Exception as error:
-        field.record.note(f"the load ended: {type(error).__name__}: {error}")
+        testbed.record.note(f"the load stopped: {type(error).__name__}: {error}")
 
 
 def _read_lines(stdout: IO[bytes], lines: queue.SimpleQueue[str | None]) -> None:
@@ -338,4 +338,4 @@ def _digest(path: Path) -> str:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "ssh said nothing"
+    return lines[-1] if lines else "no message from ssh"

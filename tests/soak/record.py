@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What happened in a soak, and which of it a fault excuses."""
+"""Completed work, failures and faults of a soak, and which failures a fault excuses."""
 
 from __future__ import annotations
 
@@ -10,130 +10,146 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["AFTERMATH_SECONDS", "Record", "Trouble", "Window"]
+__all__ = ["AFTERMATH_SECONDS", "Failure", "Record", "Window"]
 
 AFTERMATH_SECONDS = 5.0
-"""After a fault's recovery: what was under way then may still fail, as its own time-outs run out."""
+"""Work in progress when a fault recovers may still fail within this time, when its own timeout expires."""
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Something that failed.
+class Failure:
+    """A piece of work that failed.
 
     Attributes:
         kind: ``play``, ``terminal`` or ``page``.
         thing: the device.
-        began: when the piece of work began that failed, in seconds of :func:`time.time`.
+        began: when the work began, in seconds of :func:`time.time`.
         ended: when it failed.
-        words: what was said.
-        cut: whether a connection was cut that had been good, and not merely a new one failed.
-        never: whether no fault excuses it, such as wrong bytes.
+        message: the error message.
+        disconnected: whether an established connection ended, as opposed to a new one that failed.
+        never_excused: whether no fault can excuse it: wrong bytes, for example.
     """
 
     kind: str
     thing: str
     began: float
     ended: float
-    words: str
-    cut: bool = False
-    never: bool = False
+    message: str
+    disconnected: bool = False
+    never_excused: bool = False
 
 
 @dataclass
 class Window:
-    """A fault, from its injection to the recovery.
+    """The time of one fault, from its injection to the recovery.
 
     Attributes:
-        troubled: devices to which new work may fail.
-        cut: devices whose connections may end.
+        affected: devices to which new work may fail.
+        disconnected: devices whose connections may end.
         began: when it was injected.
-        undone: when its cause was removed; 0 while it lasts.
-        recovered: when the probe found all well; 0 while it has not.
-        failure: what was not as it must be.
-        figures: what was measured.
+        removed: when the fault was removed; 0 until then.
+        recovered: when the probe first succeeded; 0 until then.
+        violation: which requirement was not met.
+        measurements: what the fault measured, by name.
     """
 
     fault: str
-    troubled: frozenset[str]
-    cut: frozenset[str]
+    affected: frozenset[str]
+    disconnected: frozenset[str]
     began: float
-    undone: float = 0.0
+    removed: float = 0.0
     recovered: float = 0.0
-    failure: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+    violation: str = ""
+    measurements: dict[str, float] = field(default_factory=dict)
 
-    def excuses(self, trouble: Trouble) -> bool:
-        """Whether a piece of work failed because of this fault."""
-        things = self.cut if trouble.cut else self.troubled | self.cut
+    def excuses(self, failure: Failure) -> bool:
+        """Whether the failure can be explained by this fault."""
+        things = self.disconnected if failure.disconnected else self.affected | self.disconnected
         end = self.recovered + AFTERMATH_SECONDS if self.recovered else float("inf")
-        return not trouble.never and trouble.thing in things and trouble.began <= end and trouble.ended >= self.began
+        return (
+            not failure.never_excused
+            and failure.thing in things
+            and failure.began <= end
+            and failure.ended >= self.began
+        )
 
 
 class Record:
-    """Collects from many threads."""
+    """Collects what happened, from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.began = time.time()
         self.done: Counter[str] = Counter()
-        """How much work of each kind was done, and found good."""
-        self.troubles: list[Trouble] = []
+        """How much work of each kind was completed and verified."""
+        self.failures: list[Failure] = []
         self.windows: list[Window] = []
         self.notes: list[str] = []
-        """What is wrong and belongs to no device, such as a process that ended by itself."""
+        """Violations that concern no device's work, such as a process that exited unexpectedly."""
 
-    def good(self, kind: str, number: int = 1) -> None:
-        """Count work that was done."""
+    def completed(self, kind: str, number: int = 1) -> None:
+        """Count completed work."""
         with self._lock:
             self.done[kind] += number
 
-    def trouble(
-        self, kind: str, thing: str, began: float, words: str, *, cut: bool = False, never: bool = False
+    def failed(
+        self,
+        kind: str,
+        thing: str,
+        began: float,
+        message: str,
+        *,
+        disconnected: bool = False,
+        never_excused: bool = False,
     ) -> None:
-        """Note work that failed just now."""
+        """Record work that failed just now."""
         with self._lock:
-            self.troubles.append(Trouble(kind, thing, began, time.time(), " ".join(words.split()), cut, never))
+            self.failures.append(
+                Failure(kind, thing, began, time.time(), " ".join(message.split()), disconnected, never_excused)
+            )
 
-    def note(self, words: str) -> None:
-        """Note what is wrong."""
+    def note(self, message: str) -> None:
+        """Record a violation."""
         with self._lock:
-            self.notes.append(f"{self.at(time.time())}: {words}")
+            self.notes.append(f"{self.at(time.time())}: {message}")
 
-    def open_window(self, fault: str, troubled: Iterable[str], cut: Iterable[str]) -> Window:
-        """A fault is about to be injected."""
-        window = Window(fault, frozenset(troubled), frozenset(cut), time.time())
+    def open_window(self, fault: str, affected: Iterable[str], disconnected: Iterable[str]) -> Window:
+        """Record a fault that is about to be injected."""
+        window = Window(fault, frozenset(affected), frozenset(disconnected), time.time())
         with self._lock:
             self.windows.append(window)
         return window
 
     def at(self, moment: float) -> str:
-        """A moment of the soak, as minutes and seconds."""
+        """A time of the soak, as minutes and seconds since its start."""
         seconds = int(moment - self.began)
         return f"{seconds // 60}:{seconds % 60:02}"
 
-    def unexcused(self) -> list[Trouble]:
-        """What failed and no fault excuses."""
-        return [trouble for trouble in self.troubles if not any(window.excuses(trouble) for window in self.windows)]
+    def unexcused(self) -> list[Failure]:
+        """Failures that no fault excuses."""
+        return [failure for failure in self.failures if not any(window.excuses(failure) for window in self.windows)]
 
     def violations(self) -> list[str]:
-        """What is not as it must be, as sentences."""
+        """All violations, as sentences."""
         found = [
-            f"{self.at(trouble.ended)}: {trouble.kind} on {trouble.thing}"
-            f"{' was cut' if trouble.cut else ''} while no fault explains it: {trouble.words}"
-            for trouble in self.unexcused()
+            f"{self.at(failure.ended)}: {failure.kind} on {failure.thing}"
+            f"{' was disconnected' if failure.disconnected else ' failed'}, and no fault explains it: {failure.message}"
+            for failure in self.unexcused()
         ]
         found += [
-            f"{self.at(window.began)}: {window.fault}: {window.failure}" for window in self.windows if window.failure
+            f"{self.at(window.began)}: {window.fault}: {window.violation}"
+            for window in self.windows
+            if window.violation
         ]
         return found + self.notes
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Everything, for the JSON report."""
         excused = Counter(
-            f"{window.fault}: {trouble.kind}"
-            for trouble in self.troubles
+            f"{window.fault}: {failure.kind}"
+            for failure in self.failures
             for window in self.windows
-            if window.excuses(trouble)
+            if window.excuses(failure)
         )
         return {
             "done": dict(self.done),
@@ -141,13 +157,13 @@ class Record:
                 {
                     "fault": window.fault,
                     "minute": round((window.began - self.began) / 60, 2),
-                    "lasted": round(window.undone - window.began, 1),
-                    "recovered after": round(window.recovered - window.undone, 1) if window.recovered else None,
-                    "failure": window.failure,
-                    **window.figures,
+                    "lasted": round(window.removed - window.began, 1),
+                    "recovered after": round(window.recovered - window.removed, 1) if window.recovered else None,
+                    "violation": window.violation,
+                    **window.measurements,
                 }
                 for window in self.windows
             ],
             "excused": dict(excused),
-            "troubles": [{**asdict(t), "at": self.at(t.ended)} for t in self.troubles],
+            "failures": [{**asdict(t), "at": self.at(t.ended)} for t in self.failures],
         }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a soak has shown: JSON for programs, and a text for people."""
+"""The results of a soak: JSON for programs, text for people."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ __all__ = ["save", "text"]
 _MOST_VIOLATIONS = 100
 
 
-def save(folder: Path, content: dict[str, Any], words: str) -> None:
-    """Write both."""
+def save(folder: Path, content: dict[str, Any], report: str) -> None:
+    """Write both files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "soak.json").write_text(json.dumps(content, indent=1) + "\n")
-    (folder / "soak.txt").write_text(words)
+    (folder / "soak.txt").write_text(report)
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine that the soak runs on."""
     return {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
 
 
-def text(record: Record, samples: Sequence[Sample], figures: dict[str, Any]) -> str:
-    """The verdict, and the tables."""
+def text(record: Record, samples: Sequence[Sample], measurements: dict[str, Any]) -> str:
+    """The verdict, the violations, and the tables."""
     violations = record.violations()
     parts = [
-        "PASSED" if not violations else f"FAILED: {len(violations)} things are not as they must be",
-        "\n".join(f"- {words}" for words in violations[:_MOST_VIOLATIONS]),
-        _load(record, figures),
+        "PASSED" if not violations else f"FAILED: {len(violations)} violations",
+        "\n".join(f"- {violation}" for violation in violations[:_MOST_VIOLATIONS]),
+        _load(record, measurements),
         _faults(record),
         _processes(samples),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _load(record: Record, figures: dict[str, Any]) -> str:
-    excused = len(record.troubles) - len(record.unexcused())
-    rows = [[what, str(value)] for what, value in (*figures.items(), *record.done.items())]
-    rows.append(["failures that a fault explains", str(excused)])
+def _load(record: Record, measurements: dict[str, Any]) -> str:
+    excused = len(record.failures) - len(record.unexcused())
+    rows = [[what, str(value)] for what, value in (*measurements.items(), *record.done.items())]
+    rows.append(["failures explained by a fault", str(excused)])
     return "Load\n" + _table(["", ""], rows)
 
 
@@ -58,13 +58,13 @@ def _faults(record: Record) -> str:
         grouped[window.fault].append(window)
     rows = []
     for fault, windows in grouped.items():
-        recovery = [window.recovered - window.undone for window in windows if window.recovered]
-        excused = sum(any(window.excuses(trouble) for window in windows) for trouble in record.troubles)
-        more = ", ".join(f"{name}: {value:g}" for name, value in windows[-1].figures.items())
-        failed = sum(bool(window.failure) for window in windows)
+        recovery = [window.recovered - window.removed for window in windows if window.recovered]
+        excused = sum(any(window.excuses(failure) for window in windows) for failure in record.failures)
+        more = ", ".join(f"{name}: {value:g}" for name, value in windows[-1].measurements.items())
+        failed = sum(bool(window.violation) for window in windows)
         slowest = f"{max(recovery):.1f} s" if recovery else "-"
         rows.append([fault, str(len(windows)), slowest, str(excused), str(failed) if failed else "", more])
-    header = ["Fault", "times", "well after, at most", "failures meanwhile", "not as it must be", "measured last"]
+    header = ["Fault", "count", "slowest recovery", "excused failures", "violations", "last measurement"]
     return "Faults\n" + _table(header, rows)
 
 
@@ -87,7 +87,7 @@ def _processes(samples: Sequence[Sample]) -> str:
                 str(max(sample.threads for sample in life)),
             ]
         )
-    header = ["Process", "lives", "MB at first", "at the end", "at most", "descriptors at most", "threads at most"]
+    header = ["Process", "starts", "MB at first", "at the end", "max", "max descriptors", "max threads"]
     return "Processes (resident memory)\n" + _table(header, rows)
 
 

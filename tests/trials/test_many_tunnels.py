@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
 @dataclass
 class Fleet:
     service: TunnelingService
-    crowd: Process
+    swarm: Process
     broker: Process
 
     def processes(self) -> dict[str, psutil.Process]:
@@ -46,7 +46,7 @@ class Fleet:
             "hub": running["pid"],
             "service": self.service.pid,
             "broker": self.broker.pid,
-            "devices": self.crowd.pid,
+            "devices": self.swarm.pid,
         }
         return {name: psutil.Process(pid) for name, pid in pids.items()}
 
@@ -64,13 +64,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService("--mqtt-broker", f"mqtt://127.0.0.1:{port}", "-v", "2"))
         command = [sys.executable, "-m", "benchmarks.device_swarm", str(port), str(echo.port), service.data, service.ca]
-        crowd = stack.enter_context(Process(command, folder / "crowd.log"))
-        crowd.wait_for_output("ready")
+        swarm = stack.enter_context(Process(command, folder / "swarm.log"))
+        swarm.wait_for_output("ready")
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in {**service.environment, "IOTOPS_TUNNEL_DIR": str(folder / "hub")}.items():
             patch.setenv(name, value)
         stack.callback(client.stop)
-        yield Fleet(service, crowd, broker)
+        yield Fleet(service, swarm, broker)
 
 
 def join(thing: str) -> str:
@@ -97,7 +97,7 @@ def linked() -> int:
     return sum(row["state"] == "connected" for row in (running or {"tunnels": []})["tunnels"])
 
 
-def figures(fleet: Fleet, since: dict[str, float]) -> str:
+def measurements(fleet: Fleet, since: dict[str, float]) -> str:
     return ", ".join(
         f"{name} {sum(process.cpu_times()[:2]) - since.get(name, 0.0):.1f} s CPU"
         f" {process.memory_info().rss / MEGA:.0f} MB {process.num_fds()} descriptors"
@@ -114,7 +114,7 @@ def test_all_join_at_once(fleet: Fleet) -> None:
     with ThreadPoolExecutor(TUNNELS) as pool:
         outcomes = list(pool.map(join, THINGS))
     took = time.monotonic() - began
-    print(f"{TUNNELS} tunnels joined {took:.1f} s after they were asked for; {figures(fleet, {})}")
+    print(f"{TUNNELS} tunnels joined {took:.1f} s after they were asked for; {measurements(fleet, {})}")
     assert [outcome for outcome in outcomes if outcome != "joined"] == []
     assert took < JOINED_WITHIN
     with ThreadPoolExecutor(50) as pool:
@@ -136,7 +136,7 @@ def test_all_come_back_at_once(fleet: Fleet) -> None:
     )
     with ThreadPoolExecutor(50) as pool:
         wait_for(lambda: all(pool.map(echoes, THINGS)), "an echo through each", JOINED_WITHIN)
-    print(f"every tunnel works {time.monotonic() - began:.1f} s after its return; {figures(fleet, before)}")
+    print(f"every tunnel works {time.monotonic() - began:.1f} s after its return; {measurements(fleet, before)}")
 
 
 def test_a_killed_hub_comes_back_to_all(fleet: Fleet) -> None:

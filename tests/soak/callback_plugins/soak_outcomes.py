@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes what became of each task on each host, with its times, to the file ``SOAK_OUTCOMES``."""
+"""Writes the outcome of each task on each host, with its times, to the file ``SOAK_OUTCOMES``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
 name: soak_outcomes
-short_description: What became of each task, with its times
+short_description: Outcome of each task, with its times
 type: notification
 description:
   - One line of JSON for each task on each host, in the file that E(SOAK_OUTCOMES) names.

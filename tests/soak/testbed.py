@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a soak runs on: a tunneling service with its broker, devices with agents, and a controller.
+"""The testbed of a soak: a tunneling service with its broker, devices with agents, and a controller.
 
-The devices are in a network namespace of their own, so that the network between them and the service can fail. The
-folders that can be full are small file systems. A supervisor starts what ends, as systemd does in the field, and notes
-what ended although nobody had killed it.
+The devices are in a network namespace, so that the network between them and the service can fail. The folders that
+fill up are small file systems. A supervisor restarts processes, as systemd does in production, and records those that
+exited without being killed by a fault.
 
-Everything is below one folder, which is in the environment of every process that was started: so what is left over is
-found, and removed, also that of a soak that was killed.
+All files are below one folder, and its path is in the environment of every process started. That is how leftovers are
+found and removed, even those of a soak that was killed.
 """
 
 from __future__ import annotations
@@ -42,38 +42,38 @@ from tunnelproxy.hub import client as hub
 
 from .record import Record
 
-__all__ = ["DUAL_NAME", "Device", "Field", "SmallDisk", "remove_remains"]
+__all__ = ["DUAL_NAME", "Device", "SmallDisk", "Testbed", "remove_leftovers"]
 
 PREFIX = "soak-"
 PAGE_BYTES = 64 * 1024
 HUB_DISK = "32m"
 STATE_DISK = "256m"
 RESTART_SECONDS = 2.0
-"""How long a supervisor waits before it starts again what has ended."""
+"""How long the supervisor waits before it restarts a process."""
 
 DUAL_NAME = "localhost"
-"""In the devices' namespace, a name with two addresses, of which the first can be made a dead one; and the only name
-that leads an agent to its own device."""
+"""A name with two addresses in the devices' namespace, the first of which a fault makes unreachable. It is also the
+only name that an agent accepts for its own device."""
 
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system of its own, which can be filled."""
+    """A small file system that can be filled."""
 
     path: Path
 
     def fill(self) -> None:
-        """Use up all that is free."""
+        """Use all free space."""
         free = os.statvfs(self.path)
         with (self.path / "filler").open("wb") as file, contextlib.suppress(OSError):
             os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-        # And what somebody has freed meanwhile.
+        # And what was freed meanwhile.
         with (self.path / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(512))
 
     def free(self) -> None:
-        """Undo :meth:`fill`."""
+        """Free the space that :meth:`fill` used."""
         (self.path / "filler").unlink(missing_ok=True)
 
 
@@ -89,12 +89,12 @@ class Device:
     agent: AgentProcess
 
 
-class Field:
-    """Use it as a context manager: inside, every device's agent waits for tunnels.
+class Testbed:
+    """A context manager: inside, the agent of every device is waiting for tunnels.
 
     Args:
-        record: where to note what ends by itself.
-        size: how many devices.
+        record: where to record unexpected exits.
+        size: the number of devices.
     """
 
     def __init__(self, record: Record, size: int) -> None:
@@ -105,9 +105,9 @@ class Field:
         self._ending = threading.Event()
         self._expected: set[int] = set()
         self.secrets: set[str] = set()
-        """What must be in no log and on no command line."""
+        """Values that must not appear in logs or on command lines."""
 
-    def __enter__(self) -> Field:
+    def __enter__(self) -> Testbed:
         with ExitStack() as stack:
             self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -117,7 +117,7 @@ class Field:
             self.work = self.folder / "work"
             self.work.mkdir()
             self._make_network(stack)
-            self.service = TunnelingService("--host", self.place.here, "--mqtt-port", "0")
+            self.service = TunnelingService("--host", self.network.here, "--mqtt-port", "0")
             stack.callback(self.service.remove)
             self.state_disk = self._mount(stack, self.service.state_dir, STATE_DISK)
             self.service.start()
@@ -136,10 +136,10 @@ class Field:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    # Making it
+    # Set-up
 
     def _use_folder(self) -> None:
-        """Have all processes write their temporary files below the folder."""
+        """Make all processes write temporary files below the folder."""
         temporary = self.folder / "tmp"
         temporary.mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
@@ -148,10 +148,10 @@ class Field:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def _make_network(self, stack: ExitStack) -> None:
-        self.place = stack.enter_context(NetworkNamespace())
-        (self.folder / "namespace").write_text(self.place.name)
-        # `ip netns exec` puts it in place of /etc/hosts.
-        hosts = Path("/etc/netns") / self.place.name
+        self.network = stack.enter_context(NetworkNamespace())
+        (self.folder / "namespace").write_text(self.network.name)
+        # `ip netns exec` mounts it over /etc/hosts.
+        hosts = Path("/etc/netns") / self.network.name
         hosts.mkdir(parents=True)
         stack.callback(shutil.rmtree, hosts, ignore_errors=True)
         (hosts / "hosts").write_text(f"::1 {DUAL_NAME}\n127.0.0.1 {DUAL_NAME}\n")
@@ -164,7 +164,7 @@ class Field:
 
     def _make_device(self, thing: str, stack: ExitStack) -> Device:
         folder = self.folder / thing
-        sshd = Sshd(folder, self._key, enter=self.place.enter)
+        sshd = Sshd(folder, self._key, enter=self.network.enter)
         stack.callback(sshd.stop)
         page = random.Random(thing).randbytes(PAGE_BYTES)
         root = folder / "www"
@@ -172,19 +172,19 @@ class Field:
         (root / "index.html").write_bytes(page)
         port = free_port()
         server = [sys.executable, "-u", "-m", "http.server", "-b", "127.0.0.1", "-d", root, str(port)]
-        http = Process([*self.place.enter, *server], folder / "http.log")
+        http = Process([*self.network.enter, *server], folder / "http.log")
         http.wait_for_output("Serving HTTP")
         name = DUAL_NAME if thing == self.things[-1] else "127.0.0.1"
         services = f"SSH1={name}:{sshd.port},HTTP1=127.0.0.1:{port}"
         self.service.add_thing(thing, folder / "agent", "--services", services)
         with (folder / "agent" / "agent.yml").open("a") as configuration:
-            configuration.write("state_dir: state\n")  # which systemd's StateDirectory is in the field
-        agent = AgentProcess(folder / "agent", enter=self.place.enter)
+            configuration.write("state_dir: state\n")  # what systemd's StateDirectory does in production
+        agent = AgentProcess(folder / "agent", enter=self.network.enter)
         stack.callback(agent.stop)
         agent.start()
         self.secrets.add((folder / "agent" / "password").read_text().strip())
         device = Device(thing, sshd, http, port, page, agent)
-        stack.callback(lambda: device.http.stop())  # noqa: PLW0108  it may be another by then
+        stack.callback(lambda: device.http.stop())  # noqa: PLW0108  it may have been replaced by then
         return device
 
     def _make_controller(self, stack: ExitStack) -> None:
@@ -216,7 +216,7 @@ class Field:
             hub.stop()
 
     def renew_credentials(self) -> Callable[[], None]:
-        """Make another access key the operator's, and return what removes the one of before."""
+        """Give the operator a new access key, and return a function that removes the old one."""
         before, number = self._keys, 1 + len(self.secrets)
         self._keys = add_keys(self.service, f"operator-{number}")
         self.secrets.add(self._keys.secret_access_key)
@@ -228,27 +228,27 @@ class Field:
         new.replace(self._profile)
         return lambda: remove_keys(self.service, before) if before else None
 
-    # Using it
+    # Use
 
     def reach(self, thing: str, service: str = "SSH1", *, seconds: float = 20.0) -> None:
-        """Open a connection to a device, and its tunnel if there is none, as an operator does.
+        """Open a connection to a device, and a tunnel if there is none, as an operator does.
 
         Raises:
-            HubError: why not.
+            HubError: the device cannot be reached.
         """
         row = hub.ensure(thing, service, open_policy="reuse", wait=seconds, timeout=10.0, caller=self.caller)
         os.close(hub.open_stream(thing, "SSH1", account=row["account"], timeout=seconds))
 
     def ensure(self, thing: str, service: str) -> dict[str, Any]:
-        """The tunnel's row in the hub, after it was opened if there was none.
+        """The hub's row for the tunnel, which is opened if there is none.
 
         Raises:
-            HubError: why not.
+            HubError: there is no tunnel, and none can be opened.
         """
         return hub.ensure(thing, service, open_policy="reuse", wait=20.0, timeout=10.0, caller=self.caller)
 
     def ssh(self, thing: str, account: str) -> list[str]:
-        """The command line of an interactive ssh to a device, by the hub."""
+        """The command line of an interactive ssh session to a device, through the hub."""
         connector = " ".join(hub.connector_command(thing, "SSH1", account=account))
         options = {
             "ProxyCommand": connector,
@@ -263,7 +263,7 @@ class Field:
         return ["ssh", "-F", "/dev/null", "-tt", "-i", str(self._key), *words, f"{getpass.getuser()}@{thing}"]
 
     def open_tunnels(self, thing: str) -> list[str]:
-        """What the service says: the IDs of a device's open tunnels."""
+        """The IDs of a device's open tunnels, as the service lists them."""
         answer = self.service.boto3_client().list_tunnels(thingName=thing)
         return [each["tunnelId"] for each in answer["tunnelSummaries"] if each["status"] == "OPEN"]
 
@@ -273,14 +273,14 @@ class Field:
             self.service.boto3_client().close_tunnel(tunnelId=tunnel)
 
     def hub_pid(self) -> int | None:
-        """The hub's process ID, if it answers."""
+        """The hub's process ID, or None if it does not answer."""
         with contextlib.suppress(hub.HubError):
             status = hub.status()
             return int(status["pid"]) if status else None
         return None
 
     def hub_processes(self) -> list[psutil.Process]:
-        """Every hub that there is, whether it answers or not."""
+        """Every hub process, even one that does not answer."""
         return [process for process in ours(self.folder) if is_hub(process)]
 
     def broker(self) -> psutil.Process | None:
@@ -292,7 +292,7 @@ class Field:
         return None
 
     def processes(self) -> dict[str, psutil.Process]:
-        """The processes that run for long, by name."""
+        """The long-running processes, by name."""
         found: dict[str, psutil.Process] = {}
         with contextlib.suppress(psutil.Error, AssertionError):
             found["service"] = psutil.Process(self.service.pid)
@@ -307,48 +307,48 @@ class Field:
                 found[f"agent {thing}"] = psutil.Process(device.agent.pid)
         return found
 
-    # Keeping it up
+    # Supervision
 
     def kill(self, pid: int) -> None:
-        """Kill a process; the supervisor starts it again, and finds nothing wrong with that."""
+        """Kill a process. The supervisor restarts it and does not record the exit."""
         self._expected.add(pid)
         os.kill(pid, signal.SIGKILL)
 
     def _supervise(self) -> None:
         while not self._ending.wait(0.5):
             try:
-                self._start_what_ended()
+                self._restart_exited()
             except Exception as error:
-                self.record.note(f"the supervisor could not start something: {error}")
+                self.record.note(f"the supervisor could not restart a process: {error}")
                 self._ending.wait(5)
 
-    def _start_what_ended(self) -> None:
+    def _restart_exited(self) -> None:
         service = self.service._process
         if service is None or service.poll() is not None:
             if service is not None:
-                self._judge_end("the service", service.pid, service.returncode)
+                self._note_exit("the service", service.pid, service.returncode)
             if not self._ending.wait(RESTART_SECONDS):
                 self.service.start()
         for thing, device in self.devices.items():
             agent = device.agent.process
             if agent is not None and agent.popen.poll() is not None:
-                self._judge_end(f"the agent of {thing}", agent.pid, agent.popen.returncode)
+                self._note_exit(f"the agent of {thing}", agent.pid, agent.popen.returncode)
                 if not self._ending.wait(RESTART_SECONDS):
                     device.agent.process = Process(agent.command, agent.log)
 
-    def _judge_end(self, what: str, pid: int, status: int | None) -> None:
+    def _note_exit(self, what: str, pid: int, status: int | None) -> None:
         if pid not in self._expected:
-            self.record.note(f"{what} (process {pid}) ended by itself with {status}")
+            self.record.note(f"{what} (process {pid}) exited unexpectedly with status {status}")
 
     @contextlib.contextmanager
     def no_sshd(self, thing: str) -> Iterator[None]:
-        """Inside, a device's SSH server does not listen; its sessions go on."""
+        """Inside, a device's SSH server does not listen; its sessions continue."""
         device = self.devices[thing]
         device.sshd.stop()
         try:
             yield
         finally:
-            device.sshd.process = _start_again(device.sshd.process, "Server listening")
+            device.sshd.process = _restart(device.sshd.process, "Server listening")
 
     @contextlib.contextmanager
     def no_http(self, thing: str) -> Iterator[None]:
@@ -358,11 +358,11 @@ class Field:
         try:
             yield
         finally:
-            device.http = _start_again(device.http, "Serving HTTP")
+            device.http = _restart(device.http, "Serving HTTP")
 
 
 def ours(folder: Path) -> list[psutil.Process]:
-    """The processes that have the folder in their environment, except this one."""
+    """All processes with the folder in their environment, except this one."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -373,7 +373,7 @@ def ours(folder: Path) -> list[psutil.Process]:
 
 
 def is_hub(process: psutil.Process) -> bool:
-    """Whether a process is a hub, and none of its control processes."""
+    """Whether a process is a hub, as opposed to one of its control processes."""
     with contextlib.suppress(psutil.Error):
         words = process.cmdline()
         return "hub" in words and "run" in words and "--background" in words
@@ -384,8 +384,8 @@ def _belongs(names: Mapping[str, str], folder: Path) -> bool:
     return any(str(value).startswith(str(folder)) for value in names.values())
 
 
-def _start_again(ended: Process, until: str) -> Process:
-    """Start a process as before, and wait until it has logged some words once more."""
+def _restart(ended: Process, until: str) -> Process:
+    """Start a process with the same command, and wait until it logs the text once more."""
     before = ended.output().count(until)
     process = Process(ended.command, ended.log)
     wait_for(lambda: process.output().count(until) > before, f"{until!r} in {process.log}")
@@ -393,14 +393,14 @@ def _start_again(ended: Process, until: str) -> Process:
 
 
 def _end_processes(folder: Path) -> None:
-    """Kill what is still there, by its ID."""
+    """Kill the remaining processes by their IDs."""
     for process in ours(folder):
         with contextlib.suppress(psutil.Error):
             process.kill()
 
 
-def remove_remains() -> None:
-    """Remove what soaks have left that were killed."""
+def remove_leftovers() -> None:
+    """Remove what killed soaks left behind."""
     for folder in Path("/tmp").glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, ValueError):
             if psutil.pid_exists(int((folder / "pid").read_text())):
