@@ -34,7 +34,7 @@ BULK_DELAYED = 10
 ECHO_SECONDS = 3.0
 ECHO_PAUSE = 0.002
 CONNECTIONS = 400
-WHEN = ("idle", "beside bulk up", "beside bulk down")
+WHEN = ("idle", "during bulk up", "during bulk down")
 AT_ONCE = 20
 
 
@@ -113,7 +113,7 @@ def _round(results: Results, methods: list[Method], size: int) -> None:
         for method in methods:
             arguments = ("saturate", method.second, direction, ECHO_SECONDS + 1.0)
             with subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL):
-                _echo(results, method, f"beside bulk {direction}")
+                _echo(results, method, f"during bulk {direction}")
     for method in methods:
         connected = client("connects", method.port, CONNECTIONS, AT_ONCE)
         results.add("connections [1/s]", method.name, connected["connections_per_second"])

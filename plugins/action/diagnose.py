@@ -19,7 +19,7 @@ from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.reading im
 RULE = "clock_offset_seconds"
 
 NONSENSE = (
-    "What this device answered is not a diagnosis. See whether its Python, and the device itself, can be trusted."
+    "The device's answer is not a valid diagnosis. Check whether its Python, and the device itself, can be trusted."
 )
 
 # In JSON. With 200 lines of each log it is a quarter of that.

@@ -214,7 +214,7 @@ def test_a_configuration_that_the_agent_refuses_is_not_written(scene: Scene, ins
 def test_an_agent_that_does_not_reach_its_broker_goes_back_to_what_it_had(scene: Scene, installed: Installed) -> None:
     ran = scene.play(broker_port=free_port(), broker_timeout=3)
     assert ran.returncode != 0
-    assert "so it runs as it did before this change" in ran.stdout + ran.stderr
+    assert "so this change was rolled back" in ran.stdout + ran.stderr
     wait_for(lambda: scene.status().startswith("waiting for notifications"), "the agent is at its broker again")
     assert f"port: {scene.broker.port}\n" in scene.device.run("cat", f"/etc/{NAME}/agent.yml")
     assert changes(scene.play(broker_timeout=3)) == 0

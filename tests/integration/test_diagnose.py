@@ -166,8 +166,8 @@ def test_a_device_that_cannot_answer_or_answers_nonsense_does_not_spoil_the_repo
 
     run = diagnose(fleet, tmp_path / "out", "-i", str(file), fail_at="failed")
     assert run.ran.returncode == 2, run.ran.stdout + run.ran.stderr
-    assert run.page.devices == [("gone", "unreachable"), ("device-1", "not looked at"), ("device-2", "not looked at")]
-    assert "What this device answered is not a diagnosis." in run.page.text
+    assert run.page.devices == [("gone", "unreachable"), ("device-1", "not diagnosed"), ("device-2", "not diagnosed")]
+    assert "The device's answer is not a valid diagnosis." in run.page.text
     assert "interpreter" in run.page.text  # each release of ansible-core has its own words for it
     assert run.page.errors == []
 

@@ -270,7 +270,7 @@ def test_the_report_is_where_it_belongs_and_has_everybody(scene: Scene, session:
     assert {host for host, _ in page.devices} == {VICTIM, *(f"liar-{name}" for name in scene.tries)}
     states = dict(page.devices)
     for name in ("report", "diagnosis", "functions", "search-path", "host-name", "groups", "thing"):
-        assert states[f"liar-{name}"] == "not looked at", name
+        assert states[f"liar-{name}"] == "not diagnosed", name
         assert f"fatal: [liar-{name}]: FAILED!" in ran.stdout
     assert f"liar-report {REFUSED}" in page.text
     assert "Stolen" not in page.text
@@ -379,7 +379,7 @@ def test_nobody_is_hidden_by_a_name_or_a_shape(scene: Scene) -> None:
     states = dict(page.devices)
     assert set(states) == {VICTIM, *hosts}
     assert {name: states[name] for name in NAMES} == dict.fromkeys(NAMES, "ok")
-    assert {name: states[f"shape-{name}"] for name in SHAPES} == dict.fromkeys(SHAPES, "not looked at")
+    assert {name: states[f"shape-{name}"] for name in SHAPES} == dict.fromkeys(SHAPES, "not diagnosed")
     shown = [line for line in ran.stdout.splitlines() if line.strip().startswith(('"failed', '"ok', '"notice'))]
     assert len(shown) >= len(NAMES) + len(SHAPES)
 

@@ -41,7 +41,7 @@ def main() -> int:
     """Run the soak. Returns 0 if there was no violation."""
     os.environ.update({name: "" for name in os.environ if name.lower().endswith("_proxy")})
     if why_impossible():
-        sys.exit(f"the soak needs a network namespace and file systems of its own: {why_impossible()}")
+        sys.exit(f"the soak requires a network namespace and mounts: {why_impossible()}")
     minutes = float(os.environ.get("SOAK_MINUTES", WHOLE_MINUTES))
     seed = int(os.environ.get("SOAK_SEED", "15"))
     chosen = _chosen(os.environ.get("SOAK_FAULTS", ""))
