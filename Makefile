@@ -19,11 +19,11 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: system-packages $(INSTALLED) ## three devices behind NAT, reached by Ansible through tunnels; KEEP=1 leaves them running
+demo: system-packages $(INSTALLED) ## three devices behind NAT, reached by Ansible through tunnels; KEEP=1 leaves them up
 	@$(BIN)/python -m demo $(if $(KEEP),--keep) $(if $(LOOPBACK),--loopback)
 
 .PHONY: demo-stop
-demo-stop: $(INSTALLED) ## remove the demo that KEEP=1 left running
+demo-stop: $(INSTALLED) ## remove what KEEP=1 left up
 	@$(BIN)/python -m demo stop
 
 .PHONY: test
@@ -34,7 +34,7 @@ PYTHON := python3
 DEPENDENCIES := newest
 
 .PHONY: test-unit
-test-unit: ## run the unit tests with PYTHON=python3.9, in a separate environment; DEPENDENCIES=lowest installs the oldest allowed
+test-unit: ## run the unit tests with PYTHON=python3.9, in an environment of its own; DEPENDENCIES=lowest takes the oldest allowed
 	@scripts/test-unit $(PYTHON) $(DEPENDENCIES) $(ARGS)
 
 .PHONY: test-role
@@ -92,7 +92,7 @@ soak: system-packages test-packages $(INSTALLED) ## twenty devices at work, a fa
 # Also in scripts/ansible-core, meta/runtime.yml, and tests/sanity/.
 ANSIBLE_CORES := 2.18 2.19 2.20 2.21
 .PHONY: bench
-bench: system-packages test-packages $(INSTALLED) ## measure tunnels, compared with stunnel and ssh -L; ARGS="ansible --hosts 10"
+bench: system-packages test-packages $(INSTALLED) ## measure tunnels beside stunnel and ssh -L; ARGS="ansible --hosts 10"
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group bench
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks $(ARGS)
 
