@@ -99,10 +99,10 @@ bench: system-packages test-packages $(INSTALLED) ## measure tunnels beside stun
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types, and Ansible's own rules
 	@scripts/system-packages git
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog lint-rooms
 
 # The longest first.
-.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog
+.PHONY: lint-sanity lint-ansible lint-mypy lint-ruff lint-changelog lint-rooms
 lint-sanity:
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/ansible-sanity
 lint-ansible:
@@ -115,6 +115,12 @@ lint-ruff:
 lint-changelog:
 	$(BIN)/antsibull-changelog lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/changelog --check
+lint-rooms:
+	$(BIN)/python scripts/architecture.py --check
+
+.PHONY: rooms
+rooms: $(INSTALLED) ## print the package's rooms and the imports between them
+	@$(BIN)/python scripts/architecture.py
 
 .PHONY: docs
 docs: $(INSTALLED) ## build the documentation site into build/docs
