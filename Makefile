@@ -37,6 +37,10 @@ DEPENDENCIES := newest
 test-unit: ## run the unit tests with PYTHON=python3.9, in an environment of its own; DEPENDENCIES=lowest takes the oldest allowed
 	@scripts/test-unit $(PYTHON) $(DEPENDENCIES) $(ARGS)
 
+.PHONY: coverage
+coverage: $(INSTALLED) ## run the unit tests, and fail if the own tests of a module cover less than 85 % of it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/own_coverage.py --numprocesses $$(nproc) $(ARGS)
+
 .PHONY: test-role
 test-role: system-packages test-packages $(INSTALLED) ## test the role on a Debian made for it; needs root, takes minutes
 	@scripts/system-packages debootstrap
