@@ -36,8 +36,8 @@ from typing import Any
 
 import psutil
 
-from peers.distance import Distance
 from peers.fleet import Fleet
+from peers.latency import LatencyRelay
 
 from .figures import RESULTS, Figures, add_delay, cpu_seconds, delay_suffix
 from .plots import plot_bars
@@ -203,7 +203,7 @@ def ssh_ports(fleet: Fleet, milliseconds: float) -> Iterator[dict[str, int]]:
     if not milliseconds:
         yield ports
         return
-    with Distance(list(ports.values()), milliseconds, fleet.home / "distance-ssh.log") as distance:
+    with LatencyRelay(list(ports.values()), milliseconds, fleet.home / "distance-ssh.log") as distance:
         yield dict(zip(ports, distance.ports))
 
 

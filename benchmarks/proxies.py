@@ -5,7 +5,7 @@ Each round measures every way in turn, so that whatever else the machine does me
 
 With ``--delay 50`` each of the tunnel's two WebSockets takes 50 ms in each direction, and each direction of the other
 ways 100 ms, so that the server is as far away by each. Bulk data then goes as fast as windows let it: see
-:mod:`peers.distance` for what this shows and what not.
+:mod:`peers.latency` for what this shows and what not.
 """
 
 from __future__ import annotations
