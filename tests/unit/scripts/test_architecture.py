@@ -3,24 +3,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import architecture
 import pytest
 
-from peers.process import REPOSITORY
-
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="scripts/ needs the Python of the tools")
-
-SCRIPT = REPOSITORY / "scripts" / "architecture.py"
-_spec = importlib.util.spec_from_file_location("architecture", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-architecture = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = architecture
-_spec.loader.exec_module(architecture)
 
 PLUGIN_MODULES = {"hub/account.py": "", "hub/client.py": "import socket", "hub/tags.py": ""}
 IN_COLLECTION = "from ansible_collections.iotops.tunnel.tunnelproxy"
