@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Print the rooms of tunnelproxy/, the imports between them, and circles: python3 scripts/architecture.py [TREE]
 
-A room is a folder of tunnelproxy/. The modules directly in tunnelproxy/ are the room "base". The service has rooms of
-its own; a module directly in service/ belongs to "service/server" if it imports one of those rooms, even indirectly,
-otherwise to "service". Every import counts, including those in functions and those for types only.
+A room is a folder of tunnelproxy/, with the folders in it. The modules directly in tunnelproxy/ are the room "base". The
+folders of service/ are rooms of their own; a module directly in service/ belongs to "service/server" if it imports one
+of those rooms, even indirectly, otherwise to "service". Every import counts, including those in functions and those for types only.
 
 With --check, print only violations, and fail if there are any: an import that STANDS_ON does not allow, a circle of
 modules or rooms, a plugin that imports a module not in PLUGINS_MAY_IMPORT, or one of those that needs a third-party
@@ -28,10 +28,12 @@ STANDS_ON: Mapping[str, Collection[str]] = {
     "hub": ("proxy",),
     "agent": ("proxy",),
     "service": ("net",),
+    "service/logs": ("service",),
+    "service/listening": ("service",),
     "service/state": ("service",),
-    "service/api": ("service/state",),
-    "service/data_plane": ("service/state",),
-    "service/mqtt": ("service/state",),
+    "service/api": ("service/state", "service/logs", "service/listening"),
+    "service/data_plane": ("service/state", "service/logs", "service/listening"),
+    "service/mqtt": ("service/state", "service/logs", "service/listening"),
     "service/server": ("service/api", "service/data_plane", "service/mqtt"),
     "cli": ("hub", "agent", "service/server"),
 }
@@ -150,7 +152,8 @@ def _room(module: str, graph: Graph, packages: Collection[str]) -> str:
     if module.startswith("service.") and folder == "service":
         reached = {other.rpartition(".")[0] for other in reachable(module, graph)}
         return "service/server" if any(other.startswith("service.") for other in reached) else "service"
-    return folder.replace(".", "/") or "base"
+    depth = 2 if folder.startswith("service.") else 1
+    return "/".join(folder.split(".")[:depth]) or "base"
 
 
 def reachable(start: str, graph: Graph) -> set[str]:

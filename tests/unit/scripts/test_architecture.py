@@ -81,6 +81,11 @@ def test_what_joins_the_service_s_rooms_is_above_them(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_in_a_room_belongs_to_the_room(tmp_path: Path) -> None:
+    modules = {"hub/aws_errors/codes.py": "", "hub/aws_api.py": "from .aws_errors import codes"}
+    assert found(tree(tmp_path, modules)) == []
+
+
 def test_a_circle_of_modules_is_found(tmp_path: Path) -> None:
     modules = {"net/route.py": "def late():\n    from . import mqtt", "net/mqtt.py": "from .route import find_route"}
     assert found(tree(tmp_path, modules)) == ["tunnelproxy: a circle of modules: net.mqtt, net.route"]
