@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Print the rooms of tunnelproxy/, the imports between them, and circles: python3 scripts/architecture.py [TREE]
 
-A room is a folder of tunnelproxy/, with the folders in it. The modules directly in tunnelproxy/ are the room "base". The
-folders of service/ are rooms of their own; a module directly in service/ belongs to "service/server" if it imports one
-of those rooms, even indirectly, otherwise to "service". Every import counts, including those in functions and those for types only.
+A room is a folder of tunnelproxy/, with the folders in it. The modules directly in tunnelproxy/ are the room "base".
+The folders of service/ are rooms of their own; a module directly in service/ belongs to "service/server" if it imports
+one of those rooms, even indirectly, otherwise to "service". Every import counts, including those in functions and those
+for types only.
 
 With --check, print only violations, and fail if there are any: an import that STANDS_ON does not allow, a circle of
 modules or rooms, a plugin that imports a module not in PLUGINS_MAY_IMPORT, or one of those that needs a third-party
