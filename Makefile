@@ -33,7 +33,9 @@ test: system-packages test-packages $(INSTALLED) ## run the tests; ARGS="-k hub 
 # Without --dist loadfile: a file has only a few of them, and they take long.
 .PHONY: test-nightly
 test-nightly: system-packages test-packages $(INSTALLED) ## run the tests that take too long for every change
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --numprocesses $$((2 * $$(nproc))) -m nightly tests/integration $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/pytest --numprocesses $$((2 * $$(nproc))) -m "nightly and not alone" tests/integration $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --numprocesses 0 -m "nightly and alone" tests/integration $(ARGS)
 
 PYTHON := python3
 DEPENDENCIES := newest
