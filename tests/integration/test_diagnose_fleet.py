@@ -129,7 +129,7 @@ def folder(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     fleet.controller.inventory.write_text(json.dumps(inventory))
-    fleet.controller.patience = 500
+    fleet.controller.timeout = 500
     ran = fleet.controller.playbook("iotops.tunnel.diagnose", "-e", "iotops_tunnel_become=false")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder

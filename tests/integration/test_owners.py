@@ -52,7 +52,7 @@ def controller_of(fleet: AgentFleet, owner: str) -> Controller:
         "ansible_ssh_private_key_file": str(fleet.devices["pump"].ssh_key),
     }
     controller = Controller({**fleet.service.environment, "IOTOPS_TUNNEL_OWNER": owner}, {"pump": {}}, {**variables})
-    controller.patience = 60 + SECONDS
+    controller.timeout = 60 + SECONDS
     controller.known_hosts.write_text(fleet.devices["pump"].sshd.host_key_line("pump"))
     return controller
 

@@ -99,7 +99,7 @@ class Controller:
         hosts: Mapping[str, Mapping[str, Any]],
         variables: Mapping[str, Any] | None = None,
     ) -> None:
-        self.patience = 120.0
+        self.timeout = 120.0
         """Seconds that a command may take."""
         # Unix sockets in it need a short path.
         self.home = Path(tempfile.mkdtemp(prefix="ctl-"))
@@ -158,7 +158,7 @@ class Controller:
             capture_output=True,
             text=True,
             check=False,
-            timeout=self.patience,
+            timeout=self.timeout,
         )
 
     def module(
