@@ -3,8 +3,8 @@
 
 The own tests of tunnelproxy/net/mqtt.py are tests/unit/net/test_mqtt.py, and test_mqtt_ANYTHING.py unless that is named
 after another module. What runs when a module is imported counts as covered; what only the tests of other modules reach
-does not. Fails if a test fails, or if a module is below FLOOR and not in EXCEPTIONS. Arguments go to pytest: with paths
-such as tests/unit/net, only the table's rows of their modules mean anything.
+does not. Fails if a test fails, or if a module is below FLOOR and not in EXCEPTIONS. Arguments go to pytest; with paths
+such as tests/unit/net, only their modules are measured.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ def main(arguments: list[str]) -> int:
     DATA.parent.mkdir(exist_ok=True)
     os.environ["COVERAGE_FILE"] = str(DATA)
     options = [f"--cov={PACKAGE}", "--cov-context=test", "--cov-report="]
-    paths = [] if any(Path(argument).exists() for argument in arguments) else [str(TESTS)]
-    status = pytest.main([*paths, *options, *arguments])
+    paths = [Path(argument).resolve() for argument in arguments if Path(argument).exists()]
+    status = pytest.main([*options, *arguments, *([] if paths else [str(TESTS)])])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return int(status)
-    results = sorted(measured(), key=lambda result: (result.own, result.module))
+    selected = (result for result in measured() if is_selected(result, paths or [TESTS]))
+    results = sorted(selected, key=lambda result: (result.own, result.module))
     print_table(results)
     return 1 if status or any(result.too_low for result in results) else 0
 
@@ -95,6 +96,12 @@ def measured() -> Iterator[Result]:
             at_import = set(statements) - set(missing_in_all) - lines_in_functions(path.read_text(encoding="utf-8"))
             own = tuple(line for line in missing if line not in at_import)
             yield Result(module, tests, len(statements), own, len(missing_in_all))
+
+
+def is_selected(result: Result, paths: list[Path]) -> bool:
+    """Whether the own tests of a module are among these files, or in these folders; or would be, if it has none."""
+    tests = [TESTS / result.module, *result.tests]
+    return any(path == test or path in test.parents for path in paths for test in tests)
 
 
 def _analysis(cov: coverage.Coverage, path: Path, contexts: list[str]) -> tuple[list[int], list[int]]:
@@ -127,7 +134,7 @@ def lines_in_functions(source: str) -> set[int]:
 
 def print_table(results: list[Result]) -> None:
     """Print the modules, the least covered first, and what is below the floor."""
-    width = max(len(result.module) for result in results)
+    width = max((len(result.module) for result in results), default=0)
     print(f"{'module':{width}}  statements   own  all unit tests")
     for result in results:
         print(
