@@ -202,7 +202,7 @@ def drawing(modules: Mapping[str, Module]) -> Iterator[str]:
     width = max(map(len, between))
     for room in sorted(between, key=lambda room: (-len(reachable(room, between)), room)):
         imported = ", ".join(
-            f"{to} {arrows[room, to]}" for to in sorted(between[room], key=lambda to: -arrows[room, to])
+            f"{to} {arrows[room, to]}" for to in sorted(between[room], key=lambda to: (-arrows[room, to], to))
         )
         yield f"{room:{width}}  {sizes[room]:3} modules  -> {imported or 'nothing'}"
     yield f"{len(between)} rooms, {len(arrows)} arrows between them ({arrows.total()} imports), {len(modules)} modules"
