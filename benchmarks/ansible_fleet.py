@@ -36,8 +36,8 @@ from typing import Any
 
 import psutil
 
-from peers.distance import Distance
 from peers.fleet import Fleet
+from peers.latency import LatencyRelay
 
 from .plots import plot_bars
 from .results import RESULTS, Results, add_delay, cpu_seconds, delay_suffix
@@ -201,7 +201,7 @@ def ssh_ports(fleet: Fleet, milliseconds: float) -> Iterator[dict[str, int]]:
     if not milliseconds:
         yield ports
         return
-    with Distance(list(ports.values()), milliseconds, fleet.home / "distance-ssh.log") as distance:
+    with LatencyRelay(list(ports.values()), milliseconds, fleet.home / "distance-ssh.log") as distance:
         yield dict(zip(ports, distance.ports))
 
 

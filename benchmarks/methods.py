@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from peers.device import Sshd, make_ssh_key
-from peers.distance import Distance, far_away
+from peers.latency import LatencyRelay, with_latency
 from peers.process import Process, free_port, wait_for
 from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
@@ -90,7 +90,7 @@ def _distant(port: int, milliseconds: float, folder: Path) -> Iterator[int]:
     if not milliseconds:
         yield port
         return
-    with Distance([port], milliseconds, folder / f"distance-{port}.log") as distance:
+    with LatencyRelay([port], milliseconds, folder / f"distance-{port}.log") as distance:
         yield distance.ports[0]
 
 
@@ -204,7 +204,7 @@ def _listens(port: int) -> bool:
 def _tunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
     with (
         TunnelingService() as service,
-        far_away(service, milliseconds, folder / "distance-tunnel.log"),
+        with_latency(service, milliseconds, folder / "distance-tunnel.log"),
         ProxyPair(service, folder, {"SSH1": server, "HTTP1": server}) as pair,
     ):
         processes = {"service": service.pid, "source": pair.source.pid, "destination": pair.destination.pid}

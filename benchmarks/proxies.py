@@ -5,7 +5,7 @@ Each round measures every method in turn, so that other load on the machine affe
 
 With ``--delay 50``, each direction of the tunnel's two WebSockets takes 50 ms, and each direction of the other methods
 100 ms, so that the server is equally far away. TCP windows then limit bulk transfers: see
-:mod:`peers.distance` for what this shows, and what it does not.
+:mod:`peers.latency` for what this shows, and what it does not.
 """
 
 from __future__ import annotations

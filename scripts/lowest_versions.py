@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Print pip constraints that hold every dependency in pyproject.toml at the lowest version that it allows.
+"""Print pip constraints that pin every dependency in pyproject.toml to the lowest version that it allows.
 
-Only direct dependencies are held: what those need is their own business.
+Only direct dependencies are pinned.
 """
 
 import re
@@ -12,6 +12,6 @@ text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(enc
 project = text[: text.index("[dependency-groups]")]
 lowest = sorted(set(re.findall(r'"([A-Za-z0-9-]+)>=([0-9.]+)', project)) - {("setuptools", "77")})
 if not lowest:
-    sys.exit("pyproject.toml names no dependency with a lower bound")
+    sys.exit("pyproject.toml has no dependency with a lower bound")
 for name, version in lowest:
     print(f"{name}=={version}")

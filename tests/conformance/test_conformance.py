@@ -32,7 +32,7 @@ COMBINATIONS = tuple(itertools.product(("sftp", "scp", "piped"), ("pipelined", "
 if not FULL:
     COMBINATIONS = (("sftp", "unpipelined"), ("scp", "pipelined"), ("piped", "unpipelined"))
 CONNECTIONS = ("iotops.tunnel.ssh", "ansible.builtin.ssh") if FULL else ("iotops.tunnel.ssh",)
-PATIENCE = 1800.0 if FULL else 300.0
+TIMEOUT = 1800.0 if FULL else 300.0
 PLAYBOOKS = Path(__file__).parent / "playbooks"
 
 SIZES = {"nothing": 0, "one-byte": 1, "many-bytes": 100_000_000} if FULL else {"some-bytes": 1_000_000}
@@ -56,7 +56,7 @@ SUDOERS = "operator ALL=(ALL) ALL\nfreely ALL=(ALL) NOPASSWD: ALL\n"
 WITHOUT_ACCOUNTS = why_impossible()
 _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+) +changed=\d+ +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
 
-pytestmark = pytest.mark.timeout(PATIENCE + 60)
+pytestmark = pytest.mark.timeout(TIMEOUT + 60)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _bench(folder: Path) -> Iterator[Bench]:
         here = fleet.home / "files here"
         here.mkdir()
         controller = fleet.controller
-        controller.patience = PATIENCE
+        controller.timeout = TIMEOUT
         controller.control_paths = controller.home / "c p"
         hosts: dict[str, dict[str, Any]] = {}
         for thing, (method, pipelining) in zip(things, COMBINATIONS):

@@ -71,6 +71,7 @@ def test_it_runs_all_steps_and_leaves_nothing(folder: Path, tmp_path: Path) -> N
     assert processes_that_name(runtime) == []
 
 
+@pytest.mark.nightly
 def test_kept_up_it_is_plain_text_without_a_secret_and_stop_removes_it(folder: Path) -> None:
     kept = run_demo(folder, "--keep")
     try:
@@ -101,6 +102,7 @@ def test_kept_up_it_is_plain_text_without_a_secret_and_stop_removes_it(folder: P
     assert [pid for pid, _ in started if psutil.pid_exists(pid)] == []
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_cleans_up_when_interrupted_and_keeps_the_logs(folder: Path, tmp_path: Path, number: int) -> None:
     with Process(command(folder), tmp_path / "output") as demo:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from peers import debian
-from peers.ailing import AGENT_CERTIFICATE, ailing
+from peers.broken_device import AGENT_CERTIFICATE, broken_device
 from peers.browser import measured_widths, require_chromium, screenshot
 from peers.fleet import Fleet
 from peers.page import Page
@@ -77,8 +77,8 @@ UNITS = {
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    folder = tmp_path_factory.mktemp("ailing")
-    enter = {thing: ailing(thing, folder, **ailments) for thing, ailments in AILMENTS.items()}
+    folder = tmp_path_factory.mktemp("broken")
+    enter = {thing: broken_device(thing, folder, **ailments) for thing, ailments in AILMENTS.items()}
     with Fleet(*UNREACHABLE, WITH_SYSTEMD, *AILMENTS, enter=enter) as running:
         for thing in UNREACHABLE:
             running.devices[thing].stop_proxy()
@@ -129,7 +129,7 @@ def folder(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     fleet.controller.inventory.write_text(json.dumps(inventory))
-    fleet.controller.patience = 500
+    fleet.controller.timeout = 500
     ran = fleet.controller.playbook("iotops.tunnel.diagnose", "-e", "iotops_tunnel_become=false")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder

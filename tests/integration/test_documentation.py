@@ -82,6 +82,7 @@ def test_no_page_with_commands_is_left_out() -> None:
     assert with_commands == run_below, "run the new page in a test below, or mark its blocks"
 
 
+@pytest.mark.nightly
 def test_the_quick_start(home: Path) -> None:
     key = make_ssh_key(home / "key")
     with TunnelingService() as unused:  # a device wants one; the page's commands start its own

@@ -159,6 +159,7 @@ def test_a_service_that_fails_for_a_while_is_tried_again(tmp_path: Path) -> None
         wait_for(lambda: carries(pair, "SSH1"), "a new connection is carried", BACK_WITHIN)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 def test_a_dead_network_and_a_frozen_service_are_found_out_within_a_minute(tmp_path: Path) -> None:
     """In one test, for the minute's sake.

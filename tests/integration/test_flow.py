@@ -220,6 +220,7 @@ def held(pid: int) -> tuple[int, int]:
 
 
 @pytest.mark.alone
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_very_many_short_connections_leave_nothing_behind(service: TunnelingService, tmp_path: Path) -> None:
     async def run(folder: Path) -> None:

@@ -260,6 +260,7 @@ def test_who_lies_is_refused_by_name(scene: Scene, session: CompletedProcess[str
     assert f"This host {REFUSED}: group_names, inventory_hostname, inventory_hostname_short." in session.stdout
 
 
+@pytest.mark.nightly
 def test_the_report_is_where_it_belongs_and_has_everybody(scene: Scene, session: CompletedProcess[str]) -> None:
     """With the facts of the session, which are in the cache."""
     ran = scene.play("iotops.tunnel.diagnose", **scene.cached())
@@ -340,6 +341,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Answers that are no diagnosis."""
 
 
+@pytest.mark.nightly
 def test_nobody_is_hidden_by_a_name_or_a_shape(scene: Scene) -> None:
     folder = scene.folder / "shapes"
     folder.mkdir()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Several operators and a CI job on one device at once: each has a tunnel of their own, unless one takes another's.
 
-They work for ten seconds, or for as many as ``TEST_OWNERS_SECONDS`` says.
+They work for three seconds, or for as many as ``TEST_OWNERS_SECONDS`` says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from peers.process import wait_for
 from peers.troubleshooting import assert_documented
 from tunnelproxy.hub.tags import valid_owner
 
-SECONDS = float(os.environ.get("TEST_OWNERS_SECONDS", "10"))
+SECONDS = float(os.environ.get("TEST_OWNERS_SECONDS", "3"))
 pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
 
 OWNERS = ("alice", "bob", "carol", "ci")
@@ -52,7 +52,7 @@ def controller_of(fleet: AgentFleet, owner: str) -> Controller:
         "ansible_ssh_private_key_file": str(fleet.devices["pump"].ssh_key),
     }
     controller = Controller({**fleet.service.environment, "IOTOPS_TUNNEL_OWNER": owner}, {"pump": {}}, {**variables})
-    controller.patience = 60 + SECONDS
+    controller.timeout = 60 + SECONDS
     controller.known_hosts.write_text(fleet.devices["pump"].sshd.host_key_line("pump"))
     return controller
 

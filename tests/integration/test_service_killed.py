@@ -92,6 +92,7 @@ def check_answers(client: Any, told: dict[str, Told]) -> None:
         told[tunnel].is_open = status == "OPEN"
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_what_a_caller_was_told_holds_after_kill_9_at_random_moments() -> None:
     kills = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two accounts in two regions, a device in each, all of the same name; and one controller for the four.
+"""Two accounts in two regions, with four devices of the same name, and one controller for all of them.
 
 Each account is one identity with one access key, as on AWS, and has a tunneling service in each region.
 """
@@ -26,10 +26,10 @@ from .service import TunnelingService
 __all__ = ["ANYWHERE", "THING", "AccountFleet"]
 
 THING = "gw"
-"""What all devices are called."""
+"""The name of all devices."""
 
 ANYWHERE = "gw"
-"""The inventory host that has no account of its own: the environment says which."""
+"""The inventory host without an account: the environment selects one."""
 
 _REGIONS = {"1": "us-east-1", "2": "eu-central-1"}
 _ACCOUNTS = ("a", "b")
@@ -110,7 +110,7 @@ class AccountFleet:
         )
 
     def _options(self, host: str) -> dict[str, str]:
-        """A host's variables: where it is."""
+        """The variables of a host, with its account and region."""
         environment = self.services[host].environment
         return {
             "iotops_tunnel_profile": f"account-{host[0]}",
@@ -122,7 +122,7 @@ class AccountFleet:
         }
 
     def open_tunnels(self) -> dict[str, list[str]]:
-        """What each service says: the IDs of the open tunnels to its device."""
+        """The IDs of the open tunnels to each device, from its service."""
         return {
             host: [
                 summary["tunnelId"]
@@ -133,7 +133,7 @@ class AccountFleet:
         }
 
     def opened(self) -> dict[str, int]:
-        """How often OpenTunnel was carried out in each, by the services' audit logs."""
+        """How many OpenTunnel calls succeeded in each, from the audit logs of the services."""
         return {host: _opened(service.state_dir / "audit.log") for host, service in self.services.items()}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Users with passwords whom only a device knows: its sshd sees other account files than the rest of this machine."""
+"""Users with passwords that exist only on a device: its sshd sees other account files than the rest of this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UID = 61000
 
 
 def why_impossible() -> str:
-    """Why this machine does not allow a process its own account files; empty if it does."""
+    """Why a process cannot have its own account files on this machine; empty if it can."""
     if os.geteuid() != 0:
         return "only root may give a process account files of its own"
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ def write_agent_configuration(
     services: Mapping[str, int | str],
     more: str = "",
 ) -> Path:
-    """Write an ``agent.yml`` as an operator would, and return the thing's folder."""
+    """Write an ``agent.yml``, and return the thing's folder."""
     there = folder / thing
     there.mkdir(parents=True)
     password = there / "password"
@@ -44,7 +44,7 @@ class AgentProcess:
     """An agent whose configuration is in a folder. Its state outlives :meth:`stop` and :meth:`start`.
 
     Args:
-        enter: the start of a command line that leads to where it is to run.
+        enter: the start of a command line that runs the rest elsewhere, such as in a namespace.
     """
 
     def __init__(self, folder: Path, *, python: str = sys.executable, enter: Sequence[str] = ()) -> None:
@@ -77,7 +77,7 @@ class AgentProcess:
         return self.process.pid
 
     def start(self, until: str = "waiting for notifications") -> Process:
-        """Start it, and wait until it has logged something."""
+        """Start the agent, and wait for these words in its log."""
         self.log.unlink(missing_ok=True)
         self.process = Process(self._command, self.log, os.environ)
         self.process.wait_for_output(until)
@@ -92,5 +92,5 @@ class AgentProcess:
         return self.log.read_text(errors="replace")
 
     def count(self, words: str) -> int:
-        """How often the agent has logged these words."""
+        """How many times the agent has logged these words."""
         return self.output().count(words)

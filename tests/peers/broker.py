@@ -69,7 +69,7 @@ class Mosquitto:
         ):
             assert shipped in text
             text = text.replace(shipped, here)
-        # As root Mosquitto would become a user who cannot read these files.
+        # Started by root, Mosquitto would switch to a user who cannot read these files.
         as_root = "user root\n" if os.geteuid() == 0 else ""
         return f"{text}\npersistence_location {self._folder}/\n{as_root}"
 
@@ -80,7 +80,7 @@ class Mosquitto:
         return password
 
     def add_user(self, user: str) -> str:
-        """Let a user in, and return the password."""
+        """Add a user, and return the password."""
         self.passwords[user] = self._add(user)
         if self.process is not None:
             self.process.popen.send_signal(signal.SIGHUP)
@@ -99,13 +99,13 @@ class Mosquitto:
         self.process.wait_for_output(r"mosquitto version \S+ running")
 
     def kill(self) -> None:
-        """End it without a chance to say good-bye."""
+        """Kill the broker, without a clean shutdown."""
         if self.process is not None:
             self.process.stop(signal.SIGKILL)
             self.process = None
 
     def saved(self) -> bytes:
-        """What it will know after :meth:`kill`."""
+        """The state that it will have after :meth:`kill`."""
         database = self._folder / "mosquitto.db"
         return database.read_bytes() if database.exists() else b""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Chromium without a screen, driven by its own protocol (DevTools) over a WebSocket."""
+"""Headless Chromium, controlled by the DevTools protocol over a WebSocket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def require_chromium() -> str:
 
 
 def measured_widths(page: Path, width: int) -> tuple[int, int]:
-    """How wide the window is inside, and how wide the page would like to be, with all that is folded up unfolded."""
+    """The inner width of the window, and the width that the page needs with everything unfolded."""
     with _tab(page, width) as tab:
         tab.call(
             "Runtime.evaluate", expression="document.querySelectorAll('details').forEach(each => each.open = true)"
@@ -43,7 +43,7 @@ def measured_widths(page: Path, width: int) -> tuple[int, int]:
 
 
 def screenshot(page: Path, width: int, height: int, target: Path, *, dark: bool = False, script: str = "") -> None:
-    """Write what is seen of a page as PNG.
+    """Write a screenshot of a page as PNG.
 
     Args:
         page: the HTML file.
@@ -60,7 +60,7 @@ def screenshot(page: Path, width: int, height: int, target: Path, *, dark: bool 
 
 
 class Tab:
-    """A page that is open."""
+    """An open page."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -78,12 +78,12 @@ class Tab:
                 return result
 
     def go(self, url: str) -> None:
-        """Navigate there, as if the user had typed it, and wait until all of the page has loaded."""
+        """Navigate to a URL, as if the user had typed it, and wait until the page has loaded."""
         self.call("Page.navigate", url=url)
         self.await_event("Page.loadEventFired")
 
     def run(self, script: str) -> Any:
-        """Run a script in the page, and return what it gives, or what its promise does."""
+        """Run a script in the page, and return its result, or that of its promise."""
         found = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
@@ -106,7 +106,7 @@ def _tab(page: Path, width: int, height: int = 900, *, dark: bool = False) -> It
 
 @contextmanager
 def open_browser(*arguments: str) -> Iterator[Tab]:
-    """A browser with an empty page, and a profile of its own.
+    """A browser with an empty page and a profile of its own.
 
     Args:
         arguments: of its command line, further ones.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bulk data as fast as it goes, in a process of its own, so that it takes no time from the one that measures.
+"""Bulk data as fast as possible, in a process of its own, so that it takes no CPU time from the one that measures.
 
 ``serve send|receive`` prints its port; ``connect PORT send|receive SECONDS`` prints how many bytes went.
 """
@@ -21,13 +21,13 @@ CHUNK = bytes(256 * 1024)
 
 
 def bulk_server(direction: str, folder: Path) -> tuple[Process, int]:
-    """Start a server that does nothing but send, or receive, on every connection; return it and its port."""
+    """Start a server that only sends, or receives, on every connection; return it and its port."""
     process = _start(folder / "bulk-server.log", "serve", direction)
     return process, int(process.wait_for_output(r"^(\d+)\n")[1])
 
 
 def bulk_client(port: int, direction: str, seconds: float, folder: Path) -> Process:
-    """Start a client that sends, or receives, for so long, and prints how many bytes that were."""
+    """Start a client that sends, or receives, for some seconds, and prints the number of bytes."""
     return _start(folder / "bulk-client.log", "connect", str(port), direction, str(seconds))
 
 
@@ -61,7 +61,7 @@ def _receive(sock: socket.socket) -> int:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the server or the client, as the command line says."""
     role, *arguments = sys.argv[1:]
     if role == "serve":
         _serve(arguments[0])

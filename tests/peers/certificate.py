@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Certificates with names and dates of a test's choice."""
+"""Certificates with given names and dates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["make_certificate", "make_server_certificate"]
 
 
 def make_certificate(path: Path, common_name: str, days: float, starts: float = -1) -> Path:
-    """Write a certificate of its own authority that expires after some days, and return its path.
+    """Write a self-signed certificate that expires after some days, and return its path.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ def make_certificate(path: Path, common_name: str, days: float, starts: float = 
 
 
 def make_server_certificate(path: Path, starts: float, ends: float, address: str = "127.0.0.1") -> Path:
-    """Write a certificate for an address, of its own authority, and its key; valid between these days from now."""
+    """Write a self-signed certificate for an address, and its key; it is valid between these days from now."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
     now = datetime.now(timezone.utc)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The clock of a process, and of what it starts, by libfaketime."""
+"""A wrong clock for a process and its children, with libfaketime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["FakedClock", "faketime_library"]
 
 
 class FakedClock:
-    """A clock that is wrong until it is set. ``environment`` is for the processes that are to have it.
+    """A clock that is wrong until it is set. ``environment`` is for the processes that use it.
 
     Args:
         says: as libfaketime reads it: ``@1970-01-01 00:00:00`` at the start of a process, or ``-2d``.
@@ -24,21 +24,21 @@ class FakedClock:
             "LD_PRELOAD": faketime_library(),
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_NO_CACHE": "1",
-            # Timers go by this one, which no clock that is set changes.
+            # Timers use this clock, which setting the time does not change.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "TZ": "UTC",
         }
 
     def set(self) -> None:
-        """Let it be right from now on, as NTP does."""
+        """Set the clock right, as NTP does."""
         self._file.write_text("+0")
 
 
 def faketime_library() -> str:
-    """What to have loaded first, in ``LD_PRELOAD``."""
+    """The library for ``LD_PRELOAD``."""
     if shutil.which("faketime") is None:
         raise RuntimeError("faketime is not installed: sudo apt-get install faketime")
-    # It knows where its library is.
+    # The program knows where its library is.
     printed = subprocess.run(
         ["faketime", "-m", "-f", "+0", "sh", "-c", "echo $LD_PRELOAD"], check=True, capture_output=True, text=True
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The collection as its users get it: built into a tarball, installed from that, and run by Ansible's own commands."""
+"""The collection as users get it: built into a tarball, installed from it, and run by Ansible's commands."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .shared import shared_folder
 
 __all__ = ["PYTHON", "Controller", "Installation", "Outcome", "installed_collection"]
 
-# The Python whose Ansible is under test, such as one of an environment with another release of ansible-core and nothing
-# beside it but requirements.txt.
+# The Python whose Ansible is tested, for example in an environment with another release of ansible-core and only
+# requirements.txt.
 PYTHON = os.environ.get("TEST_ANSIBLE_PYTHON", sys.executable)
 _BIN = Path(PYTHON).parent
 _RESULT = re.compile(r"^(\S+) \| (\w+)!? => (\{.*?^\})", re.MULTILINE | re.DOTALL)
@@ -31,20 +31,20 @@ _RESULT = re.compile(r"^(\S+) \| (\w+)!? => (\{.*?^\})", re.MULTILINE | re.DOTAL
 
 @dataclass(frozen=True)
 class Installation:
-    """A built tarball, and the folder that it is installed in, which is for ``ANSIBLE_COLLECTIONS_PATH``."""
+    """A built tarball, and the folder that it is installed in, for ``ANSIBLE_COLLECTIONS_PATH``."""
 
     tarball: Path
     path: Path
 
     @property
     def root(self) -> Path:
-        """Where the collection's own files are."""
+        """The folder of the collection's files."""
         return self.path / "ansible_collections" / "iotops" / "tunnel"
 
 
 @functools.cache
 def installed_collection() -> Installation:
-    """Build and install the collection, once for all workers; it goes away with the tests."""
+    """Build and install the collection, once for all workers; it is removed after the tests."""
     folder = shared_folder() / "collection"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -66,26 +66,26 @@ def _install(folder: Path) -> None:
     galaxy("build", REPOSITORY, "--output-path", folder / "build")
     (tarball,) = (folder / "build").glob("*.tar.gz")
     galaxy("install", tarball, "--offline", "--collections-path", folder)
-    # As the first start leaves it, unless PYTHONDONTWRITEBYTECODE is set: every hub would compile it all then.
+    # As after the first start. With PYTHONDONTWRITEBYTECODE, every hub would compile everything.
     package = Installation(tarball, folder).root / "tunnelproxy"
     subprocess.run([PYTHON, "-m", "compileall", "-q", package], check=True)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one host in an ad-hoc run: ``SUCCESS``, ``CHANGED``, ``FAILED`` or ``UNREACHABLE``."""
+    """The result of one host in an ad-hoc run: ``SUCCESS``, ``CHANGED``, ``FAILED`` or ``UNREACHABLE``."""
 
     word: str
     result: dict[str, Any]
 
     @property
     def message(self) -> str:
-        """The sentence for the operator."""
+        """The message for the operator."""
         return str(self.result.get("msg", ""))
 
 
 class Controller:
-    """An operator's machine: an inventory, settings of its own, a hub of its own, and the installed collection.
+    """An operator's machine: an inventory, settings, a hub, and the installed collection.
 
     Args:
         environment: how the control API and the data plane are reached, as ``service env`` says.
@@ -99,11 +99,11 @@ class Controller:
         hosts: Mapping[str, Mapping[str, Any]],
         variables: Mapping[str, Any] | None = None,
     ) -> None:
-        self.patience = 120.0
+        self.timeout = 120.0
         """Seconds that a command may take."""
-        # Unix sockets below it need a short path.
+        # Unix sockets in it need a short path.
         self.home = Path(tempfile.mkdtemp(prefix="ctl-"))
-        # With a space, as in the home folders of some.
+        # With a space, as in some home folders.
         self.control_paths = self.home / "c p"
         self.known_hosts = self.home / "known_hosts"
         self.known_hosts.touch()
@@ -138,7 +138,7 @@ class Controller:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def disconnect(self) -> None:
-        """End the ssh processes that wait for another task."""
+        """End the ssh processes that are kept for another task."""
         for path in self.control_sockets():
             leave = ["ssh", "-o", f'ControlPath="{path}"', "-O", "exit", "any"]
             if subprocess.run(leave, capture_output=True, check=False).returncode:
@@ -146,11 +146,11 @@ class Controller:
         wait_for(lambda: not self.control_sockets(), "the ssh processes have ended")
 
     def control_sockets(self) -> list[Path]:
-        """The control sockets of ssh that exist now, one for each connection that is kept."""
+        """The control sockets of ssh, one for each persistent connection."""
         return sorted(self.control_paths.glob("*")) if self.control_paths.exists() else []
 
     def run(self, *command: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run one of Ansible's commands, and return what it said; its status is for the caller to judge."""
+        """Run one of Ansible's commands, and return its output and status, whatever that is."""
         return subprocess.run(
             [str(part) for part in command],
             cwd=self.home,
@@ -158,7 +158,7 @@ class Controller:
             capture_output=True,
             text=True,
             check=False,
-            timeout=self.patience,
+            timeout=self.timeout,
         )
 
     def module(
@@ -170,7 +170,7 @@ class Controller:
         env: Mapping[str, str] | None = None,
         **arguments: Any,
     ) -> dict[str, Outcome]:
-        """Run a module ad hoc, and return what became of each host."""
+        """Run a module ad hoc, and return the outcome of each host."""
         command = ["ansible", hosts, "-m", module, *options]
         if arguments:
             command += ["-a", json.dumps(arguments)]
@@ -193,6 +193,6 @@ class Controller:
         return self.run(PYTHON, package, "hub", *arguments).stdout
 
     def hub_status(self) -> dict[str, Any]:
-        """What the hub says of itself."""
+        """The status of the hub."""
         status: dict[str, Any] = json.loads(self.hub("status", "--json"))
         return status

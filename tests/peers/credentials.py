@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where botocore gets credentials from: files, programs, and small local servers that speak as AWS's do.
+"""Where botocore gets credentials from: files, programs, and small local servers that answer as those of AWS do.
 
 Each source hands out the keys that a test gives it, and can be broken. The keys are those of a tunneling service;
-sources of temporary credentials put a session token beside them.
+sources of temporary credentials add a session token.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Keys:
 
     @property
     def session_token(self) -> str:
-        """What a source of temporary credentials puts beside them."""
+        """The session token that a source of temporary credentials adds."""
         return f"session token of {self.access_key_id}"
 
 
@@ -72,7 +72,7 @@ def add_keys(service: TunnelingService, name: str) -> Keys:
 
 
 def remove_keys(service: TunnelingService, keys: Keys) -> None:
-    """Remove an access key: from now on the service refuses what it signs."""
+    """Remove an access key: the service then refuses what it signs."""
     key_command(service, "remove", keys.name)
 
 
@@ -84,7 +84,7 @@ def key_command(service: TunnelingService, *arguments: str) -> str:
 
 
 def without_keys(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment that says where a service is, and has no keys for it."""
+    """An environment with the address of a service, and without keys for it."""
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
     return {name: value for name, value in environment.items() if name not in keys}
 
@@ -115,16 +115,16 @@ class Source:
         """Nothing runs."""
 
     def environment(self) -> dict[str, str]:
-        """What its user's environment has, beside where the service is."""
+        """The variables of its user, besides the address of the service."""
         # Else botocore looks for an instance's metadata in this network when all else has failed.
         return {"HOME": str(self.home), "AWS_EC2_METADATA_DISABLED": "true"}
 
     def use(self, keys: Keys) -> None:
-        """Give out these from now on."""
+        """Give out these credentials."""
         raise NotImplementedError
 
     def break_it(self) -> None:
-        """Give out none any more."""
+        """Give out no credentials."""
         raise NotImplementedError
 
 
@@ -232,7 +232,7 @@ class _Served(Source):
             do_POST = do_PUT = do_GET  # noqa: N815  as http.server calls them
 
             def log_message(self, format: str, *args: object) -> None:
-                """Nobody reads it."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -280,7 +280,7 @@ class SingleSignOn(_Served):
             self._log_in(hours=8)
 
     def break_it(self) -> None:
-        """The session is over, as each morning."""
+        """Expire the session, as happens overnight."""
         self._log_in(hours=-1)
 
     def _log_in(self, hours: int) -> None:
@@ -356,7 +356,7 @@ class AssumedRole(_Sts):
         return {**super().environment(), "AWS_PROFILE": "field-role"}
 
     def want_mfa_code(self) -> None:
-        """Have the role want one: somebody has to type it."""
+        """Make the role require an MFA code, which somebody has to type."""
         self._write("mfa_serial = arn:aws:iam::123456789012:mfa/anna\n")
 
     def _write(self, more: str) -> None:
@@ -387,12 +387,12 @@ class WebIdentity(_Sts):
             self._token.write_text("of the identity provider")
 
     def break_it(self) -> None:
-        """The file is gone, as where a volume is not mounted."""
+        """Remove the file, as if a volume were not mounted."""
         self._token.unlink()
 
 
 class Container(_Served):
-    """The credentials of a task in a container, from an agent beside it."""
+    """The credentials of a task in a container, from an agent next to it."""
 
     name = "container"
     words = (

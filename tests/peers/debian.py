@@ -21,7 +21,7 @@ _BOOT = Path(__file__).with_name("boot-root.sh")
 
 
 def why_not(target: str) -> str:
-    """Why no such system can run here; empty if it can.
+    """Why such a system cannot run here; empty if it can.
 
     Args:
         target: of the Makefile, which alone runs these tests; it sets a variable of that name.
@@ -41,13 +41,13 @@ def why_not(target: str) -> str:
 
 
 class Debian:
-    """Use it as a context manager. Inside, the system is up, and root gets in with a key by SSH on a loopback port.
+    """Use it as a context manager. Inside, the system runs, and root can log in with a key by SSH on a loopback port.
 
     The base system is made once, from the mirror that this machine is configured for, and kept below ``.cache/``; what
     a test changes goes away with it.
 
     Args:
-        authorized_key: the private key that root gets in with; the public one lies beside it.
+        authorized_key: the private key that root logs in with; the public one is next to it.
     """
 
     def __init__(self, authorized_key: Path) -> None:
@@ -70,30 +70,30 @@ class Debian:
 
     @property
     def host_key_line(self) -> str:
-        """What ``known_hosts`` says of it, without the name."""
+        """The host key for ``known_hosts``, without the name."""
         kind, key, *_ = self.run("cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()
         return f"{kind} {key}\n"
 
     def run(self, *command: str) -> str:
-        """Run a command in it, as root, without SSH; fail if that fails."""
+        """Run a command in it as root, without SSH; fail if the command fails."""
         done = self.attempt(*command)
         assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Likewise; the status is for the caller to judge."""
+        """Run a command in it as root, without SSH, whatever its status is."""
         inside = ["nsenter", f"--target={self._pid()}", *_NAMESPACES, "--root", "--wd", *command]
         return subprocess.run(inside, capture_output=True, text=True, check=False, timeout=60)
 
     def files(self) -> set[str]:
-        """Every path that is not in memory or a log."""
+        """Every path except those in memory and logs."""
         pruned = " -o ".join(f"-path {path}" for path in ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/log", "/root"))
         return set(self.run("sh", "-c", f"find / \\( {pruned} \\) -prune -o -print").splitlines())
 
     def remove(self) -> None:
-        """End all that runs in it, and remove it."""
+        """Stop the system, and remove it."""
         if self._process is not None:
-            # unshare heeds no other signal. Its end ends the first process of the PID namespace, and that all others.
+            # unshare handles no other signal. With it ends process 1 of the PID namespace, and with that all others.
             self._process.stop(signal.SIGKILL)
         if self._cgroup.exists():
             wait_for(self._remove_cgroups, "the control groups of the system are empty")
@@ -103,7 +103,7 @@ class Debian:
         base = _base_system()
         self._admit_root()
         self._cgroup.mkdir()
-        # The shell enters the group, then becomes what follows.
+        # The shell enters the group, then executes what follows.
         enter = f'echo $$ >"{self._cgroup}/cgroup.procs" && exec "$@"'
         unshare = ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--propagation=private"]
         command: Sequence[str | Path] = ["sh", "-c", enter, "sh", *unshare, "sh", _BOOT, base, self.work]
@@ -112,7 +112,7 @@ class Debian:
         wait_for(lambda: self.attempt("systemctl", "is-system-running").returncode == 0, "the system is up", 60)
 
     def _admit_root(self) -> None:
-        """Lay over the base system who gets in, and where."""
+        """Configure, on top of the base system, who can log in and on which port."""
         files = {
             "etc/ssh/sshd_config.d/test.conf": f"Port {self.port}\nListenAddress 127.0.0.1\n",
             "root/.ssh/authorized_keys": Path(f"{self._key}.pub").read_text(),
@@ -153,14 +153,14 @@ def _cgroups() -> Path:
 
 
 def _base_system() -> Path:
-    """Make the base system, or return the one that is there."""
+    """Make the base system, or return the existing one."""
     release, mirror = _release_and_mirror()
     base = REPOSITORY / ".cache" / f"debian-{release}"
     if not base.exists():
         partial = base.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         base.parent.mkdir(exist_ok=True)
-        # In mounts of its own, so that what it mounts goes with it, however it ends.
+        # In a mount namespace, so that its mounts disappear however it ends.
         command = [
             "unshare",
             "--mount",
@@ -173,7 +173,7 @@ def _base_system() -> Path:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-        # No names are resolved in it: it has no package index.
+        # It cannot resolve names: it has no package index.
         (partial / "etc/resolv.conf").write_text("")
         (partial / "etc/hostname").write_text("device\n")
         (partial / "etc/hosts").write_text("127.0.0.1 localhost device\n")
@@ -182,7 +182,7 @@ def _base_system() -> Path:
 
 
 def _release_and_mirror() -> tuple[str, str]:
-    """This machine's own release, and where it gets its packages from."""
+    """The release of this machine, and the mirror that it gets packages from."""
     names = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     release = names["VERSION_CODENAME"].strip('"')
     wanted = ["apt-get", "indextargets", "--format", "$(RELEASE) $(SITE)", "Created-By: Packages"]

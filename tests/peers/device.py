@@ -33,11 +33,11 @@ def make_ssh_key(path: Path) -> Path:
 
 
 class Sshd:
-    """A real OpenSSH server, on a loopback port unless told otherwise, which lets one key in.
+    """A real OpenSSH server, by default on a loopback port, that accepts one key.
 
     Args:
         folder: for its files.
-        authorized_key: the private key that gets in; the public one lies beside it.
+        authorized_key: the private key that is accepted; the public one is next to it.
         host_key: its own private key, if it is not to make one.
         accounts: users that it knows instead of this machine's; it lets them in by password.
         enter: the start of a command line that leads to where it is to run.
@@ -62,14 +62,14 @@ class Sshd:
         self.host_key = host_key or make_ssh_key(folder / "host_key")
         authorized = folder / "authorized_keys"
         authorized.write_text(Path(f"{authorized_key}.pub").read_text())
-        # A home of its own: what the shell of this machine's user reads at its start is no part of a device. What the
-        # tasks of a killed test leave goes with it.
+        # A home of its own: the shell start-up files of this machine's user are not part of a device. What the tasks of
+        # a killed test leave behind is removed with it.
         home = folder / "home"
         home.mkdir(exist_ok=True)
         environment = f"TMPDIR={home}" if accounts else f"HOME={home} TMPDIR={home}"
         config = folder / "sshd_config"
         subsystem = "Subsystem sftp internal-sftp\n" if sftp else ""
-        # Of this option, sshd takes the last line and not the first.
+        # For this option, the last line counts, not the first.
         startups = "" if any(option.startswith("MaxStartups") for option in options) else "MaxStartups 100\n"
         config.write_text(
             "".join(f"{option}\n" for option in options)
@@ -87,7 +87,7 @@ class Sshd:
         self.process.wait_for_output("Server listening")
 
     def host_key_line(self, name: str) -> str:
-        """What ``known_hosts`` says of this server under a name."""
+        """The line of ``known_hosts`` for this server under a name."""
         kind, key, *_ = Path(f"{self.host_key}.pub").read_text().split()
         return f"{name} {kind} {key}\n"
 
@@ -96,7 +96,7 @@ class Sshd:
 
 
 class Dropbear:
-    """A real Dropbear on a loopback port, as on small devices: without sftp, and with scp only if that is installed.
+    """A real Dropbear on a loopback port, as on small devices: without sftp, and with scp only if it is installed.
 
     Args:
         folder: for its files.
@@ -109,20 +109,20 @@ class Dropbear:
         key = self.host_key = folder / "dropbear_key"
         made = subprocess.run(["dropbearkey", "-t", "ed25519", "-f", key], capture_output=True, text=True, check=True)
         self._public_key = next(line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
-        # It looks for keys in the home folder only: root has another one there than on this machine.
+        # Dropbear looks for keys only in the home folder, so root has another one there than on this machine.
         home = folder / "dropbear-home"
         (home / ".ssh").mkdir(parents=True, mode=0o700)
         (home / ".ssh" / "authorized_keys").write_text(Path(f"{authorized_key}.pub").read_text())
         accounts = Accounts(folder / "dropbear-accounts", {}, homes={"root": home})
         command = ["dropbear", "-F", "-E", "-s", "-p", f"127.0.0.1:{self.port}", "-r", key, "-P", folder / "pid"]
-        # It would run OpenSSH's, which this machine has.
+        # Otherwise it would run OpenSSH's, which this machine has.
         without = 'mount --bind /dev/null "$(readlink -f /usr/lib/sftp-server)"; exec "$@"'
         hidden: list[str | Path] = ["sh", "-c", without, "sh", *command]
         self.process = Process(accounts.command(hidden), folder / "dropbear.log")
         self.process.wait_for_output("Not backgrounding")
 
     def host_key_line(self, name: str) -> str:
-        """What ``known_hosts`` says of this server under a name."""
+        """The line of ``known_hosts`` for this server under a name."""
         kind, key, *_ = self._public_key.split()
         return f"{name} {kind} {key}\n"
 
@@ -131,7 +131,7 @@ class Dropbear:
 
 
 class HttpServer:
-    """A real HTTP server on a loopback port, which serves one page."""
+    """A real HTTP server on a loopback port, with one page."""
 
     def __init__(self, folder: Path, page: str) -> None:
         root = folder / "www"
@@ -153,7 +153,7 @@ def proxy_environment(service: TunnelingService, token: str) -> dict[str, str]:
 
 
 class Device:
-    """A thing in the field. It is reachable only through the tunnel that its destination proxy holds."""
+    """A device. It is reachable only through the tunnel of its destination proxy."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class Device:
         return self.start_proxy_at(destination_token, addresses)
 
     def start_proxy_at(self, destination_token: str, addresses: str) -> Process:
-        """Likewise, with addresses of the test's choice."""
+        """Start the destination proxy with these addresses, and wait until it is connected."""
         self.stop_proxy()
         log = self.folder / "proxy.log"
         log.unlink(missing_ok=True)
@@ -201,7 +201,7 @@ class Device:
             self.proxy = None
 
     def wait_connected(self, tunnel_id: str) -> None:
-        """Wait until the service says that this end of the tunnel is connected."""
+        """Wait until the service reports the destination as connected."""
         client = self.service.boto3_client()
 
         def connected() -> bool:

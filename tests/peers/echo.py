@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A server that sends back what it gets, and how long that takes."""
+"""An echo server, and a client that measures round trips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EchoServer", "round_trips"]
 
 
 class EchoServer:
-    """Echoes on every connection until that ends."""
+    """Echoes on every connection until it ends."""
 
     def __init__(self) -> None:
         class Handler(socketserver.BaseRequestHandler):
@@ -47,7 +47,11 @@ class EchoServer:
 
 
 def round_trips(sock: socket.socket, until: float, pause: float = 0.01) -> list[float]:
-    """Send a keystroke, wait for its echo, pause; return the seconds that each took. Raises when one is lost."""
+    """Send keystrokes, each after the echo of the one before and a pause; return the seconds that each echo took.
+
+    Raises:
+        ConnectionError: an echo is lost or wrong.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     taken = []
     number = 0

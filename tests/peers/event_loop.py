@@ -14,7 +14,7 @@ __all__ = ["Clock", "in_event_loop", "until"]
 
 
 def in_event_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a coroutine test in an event loop of its own, for a minute at most."""
+    """Run a coroutine test in an event loop of its own, for at most a minute."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **settings: Any) -> None:
@@ -24,7 +24,7 @@ def in_event_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
 
 class Clock:
-    """The time of the running event loop, which goes on as ever, and jumps when the test wants.
+    """The time of the running event loop, which a test can move forward.
 
     Deadlines of the test itself jump too: keep to seconds.
     """

@@ -59,7 +59,7 @@ def exchange(sock: socket.socket, size: int, seed: int) -> Outcome:
 
 
 class ExchangeServer:
-    """Takes part in :func:`exchange` on every connection, and then keeps the outcome by what it received."""
+    """The other end of :func:`exchange` on every connection; keeps the outcomes by the hash of what it received."""
 
     def __init__(self, size: int) -> None:
         outcomes: dict[str, Outcome] = {}

@@ -20,12 +20,12 @@ from typing import Any
 from .agent import AgentProcess
 from .collection import Controller
 from .device import Device, make_ssh_key
-from .distance import far_away
+from .latency import with_latency
 from .service import TunnelingService
 
 __all__ = ["AgentFleet", "Fleet"]
 
-# Starting a process takes a core for a third of a second: a few at once, however many there are.
+# Starting a process takes a third of a second of CPU time, so start only a few at once.
 AT_ONCE = 4
 
 
@@ -59,19 +59,19 @@ class Fleet:
             stack.callback(shutil.rmtree, self.home, ignore_errors=True)
             key = make_ssh_key(self.home / "key")
             self.service = stack.enter_context(TunnelingService())
-            stack.enter_context(far_away(self.service, self._delay, self.home / "distance.log"))
+            stack.enter_context(with_latency(self.service, self._delay, self.home / "latency.log"))
             for thing in self._things:
                 device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
                 self.devices[thing] = stack.enter_context(device)
             variables = {
                 "ansible_user": next(iter(self.devices.values())).ssh_user,
                 "ansible_ssh_private_key_file": str(key),
-                # Their tokens are copied by hand, so nobody has enrolled them.
+                # Their tokens are copied by hand: they are not enrolled.
                 "iotops_tunnel_unregistered": True,
                 **self._variables,
             }
-            # An address that is the same for all, as in the inventories of those who come from port forwarding.
-            # Ansible takes a colon in a host's name for the start of a port.
+            # The same address for all, as in inventories written for port forwarding. In a host's name, Ansible would
+            # read a colon as the start of a port.
             hosts = {
                 thing.replace(":", "-"): {
                     "ansible_host": "localhost",
@@ -90,12 +90,12 @@ class Fleet:
         self._stack.close()
 
     def trust_host_keys(self) -> None:
-        """Make the controller know the host key that each device has now."""
+        """Write the present host key of each device to the controller's known_hosts."""
         lines = [device.sshd.host_key_line(thing) for thing, device in self.devices.items()]
         self.controller.known_hosts.write_text("".join(lines))
 
     def connect(self) -> None:
-        """Open the tunnels with the playbook, and connect the devices with the tokens that it leaves for them."""
+        """Open the tunnels with the playbook, and connect the devices with the tokens that it writes."""
         tokens = self.home / "tokens"
         tokens.mkdir(mode=0o700, exist_ok=True)
         done = self.controller.playbook("iotops.tunnel.open", "-e", f"iotops_tunnel_destination_token_dir={tokens}")
@@ -107,7 +107,7 @@ class Fleet:
             device.wait_connected(self.tunnel(thing)["tunnel_id"])
 
     def connect_anew(self, thing: str) -> None:
-        """Start a device's proxy again, with another token: one is good for one process only."""
+        """Restart a device's proxy with another token: a token works for one process only."""
         tunnel_id = self.tunnel(thing)["tunnel_id"]
         client = self.service.boto3_client()
         rotated = client.rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
@@ -115,7 +115,7 @@ class Fleet:
         self.devices[thing].wait_connected(tunnel_id)
 
     def tunnel(self, thing: str) -> dict[str, Any]:
-        """The hub's row for a thing."""
+        """The row of a thing in the hub's status."""
         return next(row for row in self.controller.hub_status()["tunnels"] if row["thing"] == thing)
 
 
@@ -174,7 +174,7 @@ class AgentFleet:
         self._stack.close()
 
     def tunnels(self, status: str = "OPEN") -> dict[str, list[str]]:
-        """What the service says of each thing: the IDs of its tunnels."""
+        """The IDs of the tunnels of each thing, from the service."""
         client = self.service.boto3_client()
         return {
             thing: [
@@ -186,11 +186,11 @@ class AgentFleet:
         }
 
     def tunnels_each(self) -> Counter[int]:
-        """How many things have how many open tunnels."""
+        """How many things have no open tunnel, one, two, and so on."""
         return Counter(len(tunnels) for tunnels in self.tunnels().values())
 
     def close_tunnels(self) -> None:
-        """Close every tunnel, as somebody else would."""
+        """Close every tunnel, without the hub."""
         client = self.service.boto3_client()
         for tunnels in self.tunnels().values():
             for tunnel_id in tunnels:

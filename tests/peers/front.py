@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several tunneling services behind one HAProxy, as docs/service.md has it, with the configuration in deploy/."""
+"""Several tunneling services behind one HAProxy, as in docs/service.md, with the configuration in deploy/."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["EXAMPLE", "NAMES", "Front"]
 EXAMPLE = REPOSITORY / "deploy" / "haproxy.cfg"
 
 NAMES = ("127.1", "127.0.1")
-"""Names by which clients find this machine with no name server and no entry in /etc/hosts: to the system's resolver
-they are old ways to write 127.0.0.1, to TLS they are names like any other, not addresses."""
+"""Names of this machine that need neither a name server nor /etc/hosts: to the resolver they are old spellings of
+127.0.0.1, to TLS they are names, not addresses."""
 
 
 class Front:
@@ -48,7 +48,7 @@ class Front:
                 self.services.append(stack.enter_context(TunnelingService(*options, *self._options)))
             configuration = self._folder / "haproxy.cfg"
             configuration.write_text(self._configuration())
-            # Without -W it is one process, and with -db it stays.
+            # Without -W it is one process; with -db it stays in the foreground.
             self.process = stack.enter_context(
                 Process([require("haproxy", "haproxy"), "-db", "-f", configuration], self._folder / "haproxy.log")
             )
@@ -60,7 +60,7 @@ class Front:
         self._stack.close()
 
     def _configuration(self) -> str:
-        """The example, with what is true here; without MQTT, which these services do not have."""
+        """The example with the addresses of this test, and without MQTT, which these services do not have."""
         true_here = {
             "192.0.2.10:8443": f"127.0.0.1:{self.api_port}",
             "192.0.2.10:9443": f"127.0.0.1:{self.data_port}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small disk of its own, which can be filled to the last byte, emptied again, and made read-only."""
+"""A small disk that can be filled to the last byte, emptied, and made read-only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SmallDisk", "why_impossible"]
 
 
 def why_impossible() -> str:
-    """Why this machine does not allow it; empty if it does."""
+    """Why this machine does not allow such a disk; empty if it does."""
     if os.geteuid() != 0:
         return "only root may mount"
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
@@ -20,12 +20,12 @@ def why_impossible() -> str:
 
 
 class SmallDisk:
-    """A tmpfs. Use it as a context manager: everything goes with it.
+    """A tmpfs. Use it as a context manager: it is removed with its content.
 
     Args:
-        path: where to mount it; made when it is not there.
+        path: where to mount it; it is made if it does not exist.
         kib: its size.
-        options: more of them, as mount(8) has them, such as ``nr_inodes=1``.
+        options: further options of mount(8), such as ``nr_inodes=1``.
     """
 
     def __init__(self, path: Path, kib: int = 1024, *options: str) -> None:
@@ -43,7 +43,7 @@ class SmallDisk:
         self._run("umount", "--lazy", str(self.path))
 
     def fill(self) -> None:
-        """Leave not a byte."""
+        """Fill the disk to the last byte."""
         with self._ballast.open("ab", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(b"\0" * 4096)
@@ -53,7 +53,7 @@ class SmallDisk:
         self._ballast.unlink()
 
     def remount(self, option: str) -> None:
-        """With ``ro``, nothing can be written; with ``rw``, it can again."""
+        """Remount the disk read-only (``ro``) or writable (``rw``)."""
         self._run("mount", "-o", f"remount,{option}", str(self.path))
 
     @staticmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Many sockets that connect and say nothing, held open as long as the other side lets them, and made anew after that.
+"""Many sockets that connect and send nothing, and reconnect when the other side closes them.
 
 ``python -c … HOST PORT COUNT ADDRESSES``: they come from so many addresses of the loopback, from 127.0.0.11 on.
 """
@@ -30,7 +30,7 @@ class IdleSockets(Process):
         super().__init__([sys.executable, "-c", code, host, str(port), str(count), str(addresses)], log)
 
     def held(self) -> int:
-        """How many are connected now, as they see it."""
+        """How many are connected now, as seen from here."""
         return int(self.output().split()[-1]) if self.output().split() else 0
 
 
@@ -60,7 +60,7 @@ async def _crowd(host: str, port: int, count: int, addresses: int) -> None:
         for number in range(count)
     ]
     parent = os.getppid()
-    # Not longer than the test, also where that is killed.
+    # End with the test, also if it is killed.
     while tasks and os.getppid() == parent:
         await asyncio.sleep(0.5)
         print(len(held), flush=True)

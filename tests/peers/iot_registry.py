@@ -62,9 +62,9 @@ class IotRegistry:
 
     @contextmanager
     def checking_keys(self) -> Iterator[None]:
-        """Refuse those who are no user of the account, which has none.
+        """Refuse all calls: the account has no users.
 
-        A user would not help: moto takes the query of a GET for its body, and so no signature of ListThings for right.
+        A user would not help: moto takes the query of a GET for its body, and so rejects every signature of ListThings.
         """
         self._post("/moto-api/reset-auth", b"0")
         try:
@@ -78,12 +78,12 @@ class IotRegistry:
             answer.read()
 
     def requests(self) -> list[str]:
-        """The request lines that have come, as the server logs them."""
+        """The request lines in the server's log."""
         return [line.split('"')[1] for line in self._process.output().splitlines() if " HTTP/1.1" in line]
 
 
 class Throttle:
-    """A proxy before a registry that says as often as it is told that there are too many calls, as AWS does."""
+    """A proxy in front of a registry that throttles a given number of calls, as AWS does."""
 
     def __init__(self, url: str) -> None:
         self.refusals_left = 0
@@ -112,7 +112,7 @@ class Throttle:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Nobody reads it."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -127,7 +127,7 @@ class Throttle:
 
     @contextmanager
     def refusing(self, times: int) -> Iterator[None]:
-        """Refuse so many requests."""
+        """Throttle this number of requests."""
         self.refusals_left, self.refused = times, 0
         try:
             yield
@@ -136,7 +136,7 @@ class Throttle:
 
 
 class FixedRegistry:
-    """A registry that says what it is told, whether AWS would or not, to anybody.
+    """A registry with fixed answers, which AWS might never give, for anybody.
 
     Args:
         things: what ListThings answers, all on one page; names alone become things of the account and region.
@@ -177,7 +177,7 @@ class FixedRegistry:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Nobody reads it."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -192,7 +192,7 @@ class FixedRegistry:
 
 
 def serve(content: dict[str, Any]) -> None:
-    """Run the server until the process ends. Things are put in by moto's own code, as 2,500 calls would take long."""
+    """Run the server until the process ends. moto's own code adds the things, as 2,500 calls would take long."""
     from moto.iot.models import iot_backends  # noqa: PLC0415  large
     from moto.server import ThreadedMotoServer  # noqa: PLC0415  large
 

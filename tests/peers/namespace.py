@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A network namespace, joined to this machine by a cable whose packets can be dropped."""
+"""A network namespace, connected to this machine by a veth pair whose packets can be dropped."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 __all__ = ["NetworkNamespace", "why_impossible"]
 
-# Of a block that no network uses (RFC 5737), neither that of the demo nor 192.0.2.0, which tests take for absent: four
-# addresses for each of several tests that run at the same time on one machine.
+# A documentation block (RFC 5737), other than that of the demo and 192.0.2.0, which tests use for unreachable hosts.
+# Each of the tests that run in parallel has four addresses.
 BLOCK = "203.0.113"
 SLOTS = 64
 
-# Of a block for documentation (RFC 3849), not a private one: getaddrinfo(3) has those behind IPv4's (RFC 6724).
+# A documentation block (RFC 3849), not a private one, which getaddrinfo(3) would sort behind IPv4 (RFC 6724).
 DEAD_NETWORK = "2001:db8"
 DEAD = f"{DEAD_NETWORK}::dead"
-"""An address that leads nowhere, see :meth:`NetworkNamespace.name_hosts`."""
+"""An unreachable address, see :meth:`NetworkNamespace.name_hosts`."""
 
 
 def why_impossible() -> str:
@@ -31,7 +31,7 @@ def why_impossible() -> str:
 
 
 class NetworkNamespace:
-    """A place of its own on the network; ``here`` is this machine's address as seen from there.
+    """A network namespace; ``here`` is this machine's address as seen from it.
 
     Use it as a context manager: everything goes with it.
     """
@@ -51,14 +51,14 @@ class NetworkNamespace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The cable first: with the namespace it would go, too, but later, and the next test finds its name taken.
+        # The veth pair first: with the namespace it would disappear later, when the next test needs its name.
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "delete", self.name)
         _run("ip", "netns", "delete", self.name)
         shutil.rmtree(Path("/etc/netns", self.name), ignore_errors=True)
 
     def name_hosts(self, *names: str) -> None:
-        """Give this machine names there, each with two addresses: the first, IPv6, takes packets and never answers."""
+        """Give this machine names there, each with two addresses: the first, IPv6, drops packets."""
         _run("ip", "-n", self.name, "address", "add", f"{DEAD_NETWORK}::1/64", "dev", "eth0", "nodad")
         _run("ip", "-n", self.name, "neighbour", "add", DEAD, "lladdr", "02:00:00:00:00:01", "dev", "eth0")
         folder = Path("/etc/netns", self.name)
@@ -67,7 +67,7 @@ class NetworkNamespace:
         (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
 
     def _claim(self) -> int:
-        """Make a namespace and a cable, whose name nobody else can have then; return the number in it.
+        """Make a namespace and a veth pair, which reserves its name; return the number in the name.
 
         A killed test's namespace may be deleted and live on with a process in it, and so may the cable.
         """
@@ -82,7 +82,7 @@ class NetworkNamespace:
         raise RuntimeError(f"{SLOTS} tests have left their namespaces iotops-test0 … here")
 
     def drop_packets(self, port: int | None = None) -> None:
-        """From now on nothing comes in or goes out, and nobody is told.
+        """Drop all packets in both directions, without an error to either side.
 
         Args:
             port: drop only what comes from or goes to this TCP port of the other side.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Old releases of libraries, as distributions of Linux have them, kept below ``.cache/`` once they were fetched."""
+"""Old releases of libraries, as in Linux distributions, downloaded once to ``.cache/``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["old_library"]
 
 
 def old_library(requirement: str) -> Path:
-    """A folder for PYTHONPATH with one release of a library, such as ``websockets==10.4``, without what that needs."""
+    """A folder for PYTHONPATH with one release of a library, such as ``websockets==10.4``, without its dependencies."""
     folder = REPOSITORY / ".cache" / "old-libraries" / requirement
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{requirement}.lock").open("w") as lock:

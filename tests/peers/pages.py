@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pages of documentation: their fenced blocks, and a shell that runs those with commands, one after the other.
+"""Fenced blocks of documentation pages, and a shell that runs those with commands, in order.
 
 A fence says in its first line what it is. ``sh`` is run, unless a comment in the line before says otherwise::
 
@@ -41,7 +41,7 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """All fenced blocks of a page, in their order."""
+    """All fenced blocks of a page, in order."""
     content = page.read_text()
     found = []
     for match in _FENCE.finditer(content):
@@ -53,7 +53,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 class Shell:
-    """A user's shell: variables, functions and the working directory last from one block to the next.
+    """A user's shell: it keeps variables, functions and the working directory from one block to the next.
 
     Args:
         home: where it starts, and HOME.
@@ -80,7 +80,7 @@ class Shell:
             process.stop(signal.SIGTERM)
 
     def run(self, block: Block) -> str:
-        """Run a block, or write it to its file; fail with what it said if it fails. Return what it printed."""
+        """Run a block, or write it to its file; fail with its output if it fails. Return its output."""
         text = self._true_here(block.text)
         if block.kind != "sh":
             named = _FILE.match(text)
@@ -90,7 +90,7 @@ class Shell:
         if block.stays_until:
             self.stay(text, block.stays_until)
             return ""
-        # The block ends where a command fails, as a careful user would.
+        # Stop at a command that fails, as a careful user would.
         script = f"source {shlex.quote(str(self._memory))}\nset -euo pipefail\n{text}\n{self._remember()}\n"
         done = subprocess.run(
             ["bash", "-c", script],
@@ -106,7 +106,7 @@ class Shell:
         return done.stdout
 
     def stay(self, text: str, until: str) -> None:
-        """Run commands of which the last stays, and wait until it has printed some words."""
+        """Run commands of which the last keeps running, and wait until it has printed some words."""
         *before, last = text.strip().splitlines()
         lines = [f"source {shlex.quote(str(self._memory))}", f"cd {shlex.quote(str(self._home))}", "set -eu", *before]
         script = "\n".join([*lines, f"exec {last}"])

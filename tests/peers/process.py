@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A peer that runs as a process of its own, with its output in a file, and waiting for conditions with a deadline."""
+"""Peers that are processes with their output in a file, and waiting for a condition with a deadline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
-    """Return what ``condition`` gives as soon as it is true; fail with ``what`` when the deadline passes."""
+    """Return the value of ``condition`` as soon as it is true; fail with ``what`` after the deadline."""
     deadline = time.monotonic() + seconds
     while True:
         found = condition()
@@ -38,7 +38,7 @@ _claims: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on, and that no test in another process is given while this process lives.
+    """A loopback port that nothing listens on, and that no other test process gets while this process runs.
 
     It is not one of those that the kernel picks for connections (from 32768 on), which might take it before its server
     does. The claim is the name of a Unix socket, which nobody else can have then.
@@ -59,7 +59,7 @@ def free_port() -> int:
 
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Stop processes in mid-step: their kernel still acknowledges what they are sent, and they answer nothing."""
+    """Stop processes (SIGSTOP): the kernel still acknowledges what is sent to them, but they answer nothing."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -71,7 +71,7 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 class Process:
-    """A child process. Use it as a context manager: it is ended, and waited for, at the end."""
+    """A child process. Use it as a context manager: at the end, it is stopped and waited for."""
 
     def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.command = [str(part) for part in command]
@@ -101,7 +101,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_for_output(self, pattern: str, seconds: float = 30.0) -> re.Match[str]:
-        """Wait until its output has a match of a regular expression, and return it; fail if the process ends first."""
+        """Wait until the output matches a regular expression, and return the match; fail if the process ends first."""
 
         def look() -> re.Match[str] | None:
             ended = self.popen.poll() is not None
@@ -113,11 +113,11 @@ class Process:
         return wait_for(look, f"{pattern!r} in the output of {self.command}", seconds)
 
     def wait(self, seconds: float = 30.0) -> int:
-        """Wait for its end, and return its exit status."""
+        """Wait until the process ends, and return its exit status."""
         return self.popen.wait(seconds)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit status; kill it if it has not ended ten seconds later."""
+        """Send a signal, and return the exit status; kill the process if it has not ended ten seconds later."""
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         try:

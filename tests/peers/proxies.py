@@ -43,7 +43,7 @@ def start_proxy(
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that a process has had resident."""
+    """The peak resident memory of a process, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert match is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A destination that keeps to the rules of AWS's reference local proxy, also where they differ from ours.
+"""A destination that follows the rules of AWS's reference local proxy, also where they differ from ours.
 
 They are those of PROTOCOL.md, "What real peers do", for its versions 1.1 (V1), 2.1 (V2) and 3.3 (V3), seen by running
 them. :class:`ReferenceRules` has no I/O; :class:`ReferenceDestination` runs them on a WebSocket and TCP connections.
@@ -26,13 +26,13 @@ __all__ = ["Exited", "ReferenceDestination", "ReferenceRules"]
 
 
 class Exited(Exception):
-    """It got what makes it exit: its access token is used up then."""
+    """A message makes the reference exit: its access token is then used up."""
 
 
 @dataclass
 class _Service:
     waiting: bool = True
-    """Whether it takes the next start for that of a stream."""
+    """Whether the next start opens a stream."""
     stream_id: int = 0
     connections: set[int] = field(default_factory=set)
     names_connections: bool = True
@@ -132,12 +132,12 @@ class ReferenceRules:
         service.connections.clear()
 
     def server_said(self, name: str, connection_id: int, data: bytes) -> None:
-        """The server sent something."""
+        """The server has sent data."""
         if connection_id in self._services[name].connections:
             self._send(self._about(Message.DATA, name, connection_id, data))
 
     def server_closed(self, name: str, connection_id: int) -> None:
-        """The server ended a connection."""
+        """The server has ended a connection."""
         service = self._services[name]
         if connection_id in service.connections:
             service.connections.discard(connection_id)
@@ -187,7 +187,7 @@ class ReferenceDestination:
         self.stop()
 
     def stop(self) -> None:
-        """End it at once, as a kill does."""
+        """End at once, as when killed."""
         self._stopped = True
         with contextlib.suppress(OSError):
             self._websocket.socket.shutdown(socket.SHUT_RDWR)

@@ -30,11 +30,11 @@ STOP_DEADLINE = 10.0
 
 
 class TunnelingService:
-    """Runs ``tunnelproxy service run`` on a state directory that goes away with it.
+    """Runs ``tunnelproxy service run`` with a temporary state directory.
 
     Args:
         options: further options of ``service run``.
-        user: as whom it runs; None for whoever runs the test.
+        user: the user that it runs as; None for the one who runs the test.
     """
 
     def __init__(self, *options: str, user: str | None = None) -> None:
@@ -78,10 +78,10 @@ class TunnelingService:
         return f"{self.ca}/ca.pem"
 
     def start(self, *options: str) -> None:
-        """Start the service, the first time or again on the same state, and wait until it is ready.
+        """Start or restart the service on its state directory, and wait until it is ready.
 
         Args:
-            options: what counts from now on, in place of what was said before of the same.
+            options: further options, which override earlier ones.
         """
         self._options = (*self._options, *options)
         self._client = None
@@ -97,7 +97,7 @@ class TunnelingService:
             self.environment = self.read_environment()
 
     def read_environment(self) -> dict[str, str]:
-        """What ``service env`` prints: how clients reach the service."""
+        """The variables that ``service env`` prints, with which clients reach the service."""
         return read_exports(
             subprocess.run(self.command("env"), cwd=ROOT, check=True, capture_output=True, text=True).stdout
         )
@@ -121,7 +121,7 @@ class TunnelingService:
         shutil.rmtree(self._home, ignore_errors=True)
 
     def command(self, *arguments: str) -> list[str]:
-        """A ``tunnelproxy service`` command line on this service's state."""
+        """A ``tunnelproxy service`` command line for this state directory."""
         name, *rest = arguments
         return [sys.executable, "-m", "tunnelproxy", "service", name, "--state-dir", str(self.state_dir), *rest]
 
@@ -136,7 +136,7 @@ class TunnelingService:
         ).stdout
 
     def log_text(self) -> str:
-        """All that the service has logged."""
+        """The service's log."""
         return self._log.read_text()
 
     def boto3_client(self, api: str = "iotsecuretunneling", **settings: Any) -> Any:
@@ -202,7 +202,7 @@ class TunnelingService:
     def _end(self, number: signal.Signals | None) -> int:
         assert self._process is not None
         process, self._process = self._process, None
-        # Its broker, if it has one: the kernel ends it too, and it writes into the state directory then.
+        # Its broker, if any: the kernel ends it too, and it then writes to the state directory.
         children = psutil.Process(process.pid).children() if process.poll() is None else []
         if number is not None:
             process.send_signal(number)

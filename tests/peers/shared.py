@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is made once for all the processes that run tests side by side."""
+"""A folder shared by all processes that run tests in parallel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VARIABLE = "TEST_SHARED_DIR"
 
 
 def shared_folder() -> Path:
-    """A folder that goes away with the process which asks first; those that it starts have the same."""
+    """The folder. The first process to ask makes it, and removes it at its end; its children use the same."""
     if _VARIABLE not in os.environ:
         os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="tests-")
         atexit.register(shutil.rmtree, os.environ[_VARIABLE], ignore_errors=True)

@@ -44,7 +44,7 @@ def sign(
 def post(
     url: str, headers: dict[str, str], body: bytes = b"{}", context: ssl.SSLContext | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Send a request as it is; the status and the decoded answer."""
+    """Send a request unchanged; return the status and the decoded answer."""
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if context is None:
@@ -60,7 +60,7 @@ def post(
 
 
 def send(service: TunnelingService, operation: str, *, signed_at: dt.datetime) -> tuple[int, str, str]:
-    """Send a request to a service, signed with its first key; status, and an error's name and message."""
+    """Send a request, signed with the service's first key; return the status, and the name and message of an error."""
     environment = service.environment
     headers = sign(
         service.api,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A terminal: a real pty, and an emulator that says what is to be seen on it."""
+"""A terminal: a real pty, and an emulator that renders its screen."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Terminal:
         self.seen: list[list[str]] = []
         self.resize(columns, rows)
         self._process = subprocess.Popen(
-            # Its controlling terminal, too: who asks questions wants one.
+            # Also its controlling terminal, which prompts need.
             ["setsid", "--ctty", *command],
             cwd=folder,
             env=dict(environment),
@@ -53,25 +53,25 @@ class Terminal:
         os.close(slave)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Give the terminal another size, as a user who drags its corner."""
+        """Resize the terminal, as a user who drags its corner."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._screen.resize(rows, columns)
 
     def lines(self) -> list[str]:
-        """What is to be seen now, without empty lines at the end."""
+        """The lines on the screen, without empty ones at the end."""
         lines = [line.rstrip() for line in self._screen.display]
         while lines and not lines[-1]:
             lines.pop()
         return lines
 
     def all_lines(self) -> list[str]:
-        """Likewise, with what has scrolled away."""
+        """The lines on the screen and those that have scrolled off it."""
         width = self._screen.columns
         gone = ["".join(row[column].data for column in range(width)).rstrip() for row in self._screen.history.top]
         return gone + self.lines()
 
     def run_until(self, condition: Callable[[list[str]], bool], seconds: float = 60.0) -> bool:
-        """Look on until the condition holds for what is to be seen; or, to no avail, until the command has ended."""
+        """Read until the condition holds for the screen, or the command ends; return whether the condition holds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
@@ -85,10 +85,10 @@ class Terminal:
             self.seen.append(self.lines())
             if condition(self.seen[-1]):
                 return True
-        raise AssertionError(f"not within {seconds:.0f} s; there is to be seen:\n" + "\n".join(self.lines()))
+        raise AssertionError(f"not within {seconds:.0f} s; the screen shows:\n" + "\n".join(self.lines()))
 
     def finish(self) -> int:
-        """Look on until the command has ended, and return its status."""
+        """Read until the command ends, and return its exit status."""
         self.run_until(lambda _lines: False)
         os.close(self._master)
         return self._process.wait(10)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An MQTT client with the credentials of a thing, which tries what it pleases."""
+"""An MQTT client with the credentials of a thing, which may try anything."""
 
 from __future__ import annotations
 
@@ -72,21 +72,21 @@ class ThingClient:
         self._client.loop_stop()
 
     def is_let_in(self) -> bool:
-        """Whether it may connect and subscribe to its own topic, in a try that leaves nothing."""
+        """Whether it can connect and subscribe to its own topic, with a session that leaves nothing behind."""
         with contextlib.suppress(PermissionError), self:
             return self.subscribe(notify_topic(self._thing)) < 0x80
         return False
 
     def tokens(self) -> list[tuple[str, str]]:
-        """The topics and tokens of what was delivered, each once: MQTT 5 delivers for each subscription that fits."""
+        """The topics and tokens of what was delivered, each once: MQTT 5 delivers once per matching subscription."""
         return sorted({(topic, content["clientAccessToken"]) for topic, content in self.heard})
 
     def subscribe(self, topic: str) -> int:
-        """The code with which the broker answers: 0 to 2 if it grants the subscription, 0x80 and more if not."""
+        """Subscribe, and return the broker's reason code: 0 to 2 if it grants the subscription, 0x80 or more if not."""
         return self._ask(lambda: self._client.subscribe(topic, qos=1))
 
     def publish(self, topic: str, token: str) -> int:
-        """The code with which the broker answers; MQTT 3.1.1 has none for a refusal."""
+        """Publish, and return the broker's reason code; MQTT 3.1.1 has none for a refusal."""
         return self._ask(lambda: self._client.publish(topic, json.dumps({"clientAccessToken": token}), qos=1))
 
     def _ask(self, ask: Callable[[], object]) -> int:

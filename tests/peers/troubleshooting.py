@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The messages that ``docs/troubleshooting.md`` promises; what a test produces is compared with its cause's row."""
+"""The messages in ``docs/troubleshooting.md``, which tests compare with those that they produce."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Row", "assert_documented", "rows"]
 
 _ROW = re.compile(r"^\| (?P<cause>[^|]+?) \| `(?P<message>[^|`]+)` \| (?P<remedy>[^|]+?) \|$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\b[A-Z]{4,}[0-9]?\b|…")
-# Words in capitals that are meant as they are.
+# Words in capitals that are not placeholders.
 _WORDS = {"HTTP1", "SSH1", "HTTP", "HTTPS"}
 
 

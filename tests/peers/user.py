@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Another user of this machine, with a process ID's worth of rights and no more."""
+"""Another user of this machine, who runs a process with that user's rights."""
 
 from __future__ import annotations
 

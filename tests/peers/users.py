@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Being another user of this machine, for a command; only root can."""
+"""Run a command as another user of this machine; needs root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["as_user"]
 
-# In a mount namespace of the command's own, so that nothing changes for anybody else.
+# In a mount namespace of the command's own: nothing changes for other processes.
 _OPEN = """\
 set -e
 closed=$1 python=$2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A device's web pages: a login that sets a cookie, a WebSocket, and a note of every request that has come."""
+"""A device's web pages: a login that sets a cookie, a WebSocket, and a record of every request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Seen", "WebApp"]
 
 @dataclass(frozen=True)
 class Seen:
-    """What came with one request."""
+    """One request."""
 
     method: str
     path: str

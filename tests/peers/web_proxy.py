@@ -15,7 +15,7 @@ __all__ = ["Tinyproxy", "TlsFront", "require", "wait_for_port"]
 
 def require(program: str, package: str) -> str:
     """The path of a program, or a failure that says how to install it."""
-    # Not everybody has the folders of daemons on PATH.
+    # The folders of daemons are not on everybody's PATH.
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if path is None:
         raise RuntimeError(f"{program} is not installed: sudo apt-get install {package}")

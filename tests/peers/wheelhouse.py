@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Wheelhouses: a wheel of this repository, with the wheels of all that the agent needs."""
+"""Wheelhouses: a wheel of this repository, and the wheels of the agent's dependencies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["make_wheelhouse"]
 
 
 def make_wheelhouse(folder: Path, version: str, python_version: str, others: Path | None = None) -> Path:
-    """Fill a folder as the role's README says.
+    """Fill a folder as described in the README of the role.
 
     Args:
-        version: what the wheel of this repository is to be called; the rest of it is as it is.
+        version: the version in the name and metadata of this repository's wheel; nothing else differs.
         python_version: the device's, such as 3.11.
         others: a wheelhouse to take all but that wheel from.
     """

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(300 + 2 * SECONDS)
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[AgentFleet]:
     with AgentFleet("pump") as running:
-        running.controller.patience = 300.0
+        running.controller.timeout = 300.0
         yield running
 
 
@@ -144,7 +144,7 @@ def hub_status(fleet: AgentFleet) -> str:
 
 
 def open_another(fleet: AgentFleet) -> str:
-    """As another operator would: nothing is held yet, and everything asked anew."""
+    """As another operator would: nothing is held yet, and everything is asked again."""
     outcome = fleet.controller.tunnel(
         "pump",
         env={"IOTOPS_TUNNEL_DIR": str(fleet.controller.home / "h2"), "IOTOPS_TUNNEL_OWNER": "another"},

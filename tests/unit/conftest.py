@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What unit tests share."""
+"""What unit tests share, and a check that they stay unit tests: they start no processes."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,3 +20,50 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     made = Certificates(folder / "keys", folder / "ca")
     made.ensure("localhost")
     return made
+
+
+STILL_START_PROCESSES = {
+    "agent/test_allow_list.py",
+    "cli/test_output.py",
+    "hub/test_aws_errors.py",
+    "hub/test_client.py",
+    "hub/test_control_process.py",
+    "net/test_mqtt.py",
+    "plugins/test_diagnosis_reading.py",
+    "plugins/test_live_block.py",
+    "plugins/test_ssh_documentation.py",
+    "plugins/test_ssh_failure.py",
+    "plugins/test_ssh_host_key.py",
+    "plugins/test_worker.py",
+    "service/mqtt/test_listener.py",
+    "service/mqtt/test_mosquitto.py",
+    "service/state/test_certificates.py",
+    "service/state/test_store.py",
+    "service/state/test_subject_hash.py",
+    "service/test_client_environment.py",
+    "service/test_enrolment.py",
+    "service/test_expiry.py",
+    "service/test_log_file.py",
+}
+"""Test files whose processes are still to be moved to tests/integration, by path below tests/unit. Add none."""
+
+_STARTING: tuple[tuple[Any, str], ...] = (
+    (subprocess.Popen, "__init__"),
+    *((os, name) for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
+)
+
+
+# Of a module, so that it holds for the fixtures of a module too.
+@pytest.fixture(autouse=True, scope="module")
+def no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts a process."""
+
+    def refuse(*arguments: Any, **_: Any) -> NoReturn:
+        command = arguments[1] if len(arguments) > 1 else "a copy of itself"
+        pytest.fail(f"a unit test starts a process, {command}: move it to tests/integration")
+
+    file = request.path.relative_to(Path(__file__).parent).as_posix()
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in _STARTING if file not in STILL_START_PROCESSES else ():
+            patch.setattr(owner, name, refuse)
+        yield

@@ -13,7 +13,7 @@ from ansible.plugins.connection import ssh
 from ansible.plugins.loader import connection_loader
 from ansible.vars import clean
 
-from peers.collection import installed_collection
+from peers.process import REPOSITORY
 
 PACKAGE = "ansible_collections.iotops.tunnel.plugins"
 
@@ -93,7 +93,7 @@ def test_a_thousand_facts_cost_little(device_facts):
 def test_each_option_of_the_connection_is_refused_here_or_by_ansible_core(device_facts, monkeypatch):
     """Options that later releases of ansible-core have, too."""
     monkeypatch.setattr(clean.display, "warning", lambda *_, **__: None)
-    source = (installed_collection().root / "plugins" / "connection" / "ssh.py").read_text()
+    source = (REPOSITORY / "plugins" / "connection" / "ssh.py").read_text()
     own = re.search(r'DOCUMENTATION = r"""(.*?)"""', source, re.DOTALL)
     assert own
     names = {

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Distance: a TCP relay, in a process of its own, through which every byte takes so long in each direction.
+"""Latency: a TCP relay, in a process of its own, that delays every byte in each direction.
 
-For machines whose kernel has no netem. It does to a connection what a long way does by TCP's window: no more bytes are
-under way than that, and each counts until word of its arrival could be back. Whoever connects waits for a round trip,
-as for TCP's handshake. Loss, slow start and a line's rate it does not know: what these limit is slower in the field.
+For machines whose kernel has no netem. It limits a connection as TCP's window does on a long path: no more bytes than
+the window are in flight, and each counts until its acknowledgement could have arrived. A new connection waits for a
+round trip, as for TCP's handshake. There is no loss, no slow start and no limit of the bandwidth: a real path may be
+slower.
 """
 
 from __future__ import annotations
@@ -23,34 +24,34 @@ from tunnelproxy.net.socket_options import RECEIVE_BUFFER
 if TYPE_CHECKING:
     from peers.service import TunnelingService
 
-__all__ = ["KERNEL_WINDOW", "Distance", "far_away"]
+__all__ = ["KERNEL_WINDOW", "LatencyRelay", "with_latency"]
 
 KERNEL_WINDOW = 3 * 1024 * 1024
-"""Where a program does not set SO_RCVBUF, Linux lets it grow to 6 MB (net.ipv4.tcp_rmem), half of which is window."""
+"""Without SO_RCVBUF, Linux grows the receive buffer to 6 MB (net.ipv4.tcp_rmem), half of which is the window."""
 
 CHUNK = 64 * 1024
-# What the relay's own sockets hold comes on top of the window, and the kernel makes it twice as much.
+# What the relay's own sockets hold adds to the window, and the kernel doubles it.
 SOCKET_SHARE = 16
 
 
-class Distance:
-    """Leads from loopback ports of its own, ``ports``, to targets far away. Use it as a context manager.
+class LatencyRelay:
+    """Forwards connections from loopback ports of its own, ``ports``, to the targets. Use it as a context manager.
 
     Args:
         targets: loopback ports.
-        milliseconds: what each direction takes.
-        log: for its output.
-        window: bytes that may be under way on one connection in one direction.
+        milliseconds: the delay in each direction.
+        log: the file for its output.
+        window: bytes that may be in flight on one connection in one direction.
     """
 
     def __init__(self, targets: Sequence[int], milliseconds: float, log: Path, *, window: int = KERNEL_WINDOW) -> None:
         tests = str(Path(__file__).parents[1])
-        code = f"import sys; sys.path.insert(0, {tests!r}); from peers.distance import main; main()"
+        code = f"import sys; sys.path.insert(0, {tests!r}); from peers.latency import main; main()"
         command = [sys.executable, "-c", code, str(milliseconds), str(window), *map(str, targets)]
         self._process = Process(command, log)
         self.ports = [int(port) for port in self._process.wait_for_output(r"ready((?: \d+)+)\n")[1].split()]
 
-    def __enter__(self) -> Distance:
+    def __enter__(self) -> LatencyRelay:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,8 +59,8 @@ class Distance:
 
 
 @contextmanager
-def far_away(service: TunnelingService, milliseconds: float, log: Path) -> Iterator[None]:
-    """Whoever learns meanwhile from the environment where the data plane is, has it so far away.
+def with_latency(service: TunnelingService, milliseconds: float, log: Path) -> Iterator[None]:
+    """Make the service's environment lead to the data plane through a relay with this latency.
 
     The window is that of a link, at either end.
     """
@@ -67,13 +68,13 @@ def far_away(service: TunnelingService, milliseconds: float, log: Path) -> Itera
         yield
         return
     host, _, port = service.data.rpartition(":")
-    with Distance([int(port)], milliseconds, log, window=RECEIVE_BUFFER) as distance:
-        service.environment["AWSIOT_TUNNEL_ENDPOINT"] = f"{host}:{distance.ports[0]}"
+    with LatencyRelay([int(port)], milliseconds, log, window=RECEIVE_BUFFER) as relay:
+        service.environment["AWSIOT_TUNNEL_ENDPOINT"] = f"{host}:{relay.ports[0]}"
         yield
 
 
 class _Direction:
-    """The bytes that are under way from one end to the other."""
+    """The bytes in flight from one end to the other."""
 
     def __init__(self, sender: _End, receiver: _End, seconds: float, window: int) -> None:
         self.room = window
@@ -92,7 +93,7 @@ class _Direction:
             self.deliver()
 
     def deliver(self) -> None:
-        """Hand over what has arrived, as far as the receiver takes it, and come back for the rest."""
+        """Deliver what has arrived, as far as the receiver accepts it, and continue later with the rest."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -111,7 +112,7 @@ class _Direction:
 
 
 class _End(asyncio.BufferedProtocol):
-    """The relay's own end of the connection with one of the two."""
+    """The relay's end of the connection with one of the two peers."""
 
     outward: _Direction
     inward: _Direction
@@ -143,7 +144,7 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        # What still comes for it goes nowhere, so that its sender's connection ends too.
+        # Drop what still arrives for it, so that the sender's connection ends too.
         self.resume_writing()
         self._end()
 
@@ -183,7 +184,7 @@ class _End(asyncio.BufferedProtocol):
 
 
 async def _carry(near: socket.socket, target: int, seconds: float, window: int) -> None:
-    """Connect the two ends as far as they are apart: the one that called may speak after a round trip."""
+    """Connect the two ends with the delay between them: the client may send after a round trip."""
     loop = asyncio.get_running_loop()
     ends = _End(), _End()
     ends[0].outward = ends[1].inward = _Direction(*ends, seconds, window)

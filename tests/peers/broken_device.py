@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Devices with ailments: SSH servers in mount and UTS namespaces, where a filesystem is full or a certificate old.
+"""Broken devices: SSH servers in mount and UTS namespaces, where a filesystem is full or a certificate has expired.
 
-What is wrong there is really so for whoever looks from inside, and nowhere else. It needs root.
+The faults are real for whoever logs in, and do not exist outside. Needs root.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from .certificate import make_certificate
 
-__all__ = ["AGENT_CERTIFICATE", "ailing"]
+__all__ = ["AGENT_CERTIFICATE", "broken_device"]
 
 AGENT_CERTIFICATE = "/etc/tunnelproxy-agent/broker-cert.pem"
 
 
-def ailing(
+def broken_device(
     thing: str,
     folder: Path,
     *,
@@ -26,18 +26,18 @@ def ailing(
     reboot_due: bool = False,
     name_servers: bool = True,
 ) -> list[str]:
-    """A command that runs another one on such a device; for C(inside) of the fleet.
+    """The start of a command line that runs the rest on such a device; for ``enter`` of :class:`peers.fleet.Fleet`.
 
     Args:
-        thing: also the host's name.
-        folder: for what lies beside.
-        filled_percent: how full a filesystem at /srv/data is; 0 for no such filesystem.
-        read_only: whether there is an ext4 at /srv/media that is mounted read-only.
-        certificate_days: how long the device's certificate lasts; None for no certificate.
-        reboot_due: whether its packages want it to be started anew.
-        name_servers: whether /etc/resolv.conf names one.
+        thing: the thing, and the name of the host.
+        folder: for the image and the certificate.
+        filled_percent: how full the filesystem at /srv/data is; 0 for none.
+        read_only: whether an ext4 filesystem is mounted read-only at /srv/media.
+        certificate_days: in how many days the certificate of the agent expires; None for no certificate.
+        reboot_due: whether its packages need a reboot.
+        name_servers: whether /etc/resolv.conf has a name server.
     """
-    # Whatever is written below /etc and /run goes into memory, and away with the last process.
+    # What is written to /etc and /run stays in memory, until the last process ends.
     steps = [
         f"hostname {shlex.quote(thing)}",
         "mount -t tmpfs -o mode=755 tmpfs /mnt",
