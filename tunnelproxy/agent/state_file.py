@@ -13,6 +13,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files import replace_file
 from .notification import Notification
 
 __all__ = ["SavedTunnel", "SavedTunnels", "why_unwritable"]
@@ -84,13 +85,10 @@ class SavedTunnels:
         """
         if self._path is None:
             return True
-        partial = self._path.with_name(self._path.name + ".partial")
         content = json.dumps([_to_json(tunnel) for tunnel in tunnels]).encode()
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(content)
-            partial.replace(self._path)
+            replace_file(self._path, content)
         except OSError as error:
             # A full disk must not keep an operator out.
             level = logging.DEBUG if self._failing else logging.WARNING

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ...files import replace_file
 from ..errors import ServiceError
-from ..state.directory import replace_file
 
 __all__ = ["BrokerAddress"]
 

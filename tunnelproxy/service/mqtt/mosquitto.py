@@ -20,11 +20,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...files import replace_file
 from ...net.background_tasks import watched
 from ...net.backoff import Backoff
 from ...net.mqtt import Broker
 from ..errors import ServiceError
-from ..state.directory import replace_file
 from .dynsec_client import DynsecClient
 from .dynsec_rules import ADMINISTRATOR, NOTIFIER, configuration
 from .listener import MqttListener
