@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from typing import Callable, TypeVar
 import yaml
 
 from ..errors import ConfigurationError
+from ..names import SERVICE_ID, THING_NAME
 from ..net.endpoint import Endpoint, tls_context
 from ..net.mqtt import KEEPALIVE_SECONDS, Broker
-from ..protocol.framing import SERVICE_ID
 from ..protocol.session import Mode
 from ..proxy.addresses import Address, parse_address
 from .allow_list import AllowList
@@ -35,7 +34,6 @@ MAX_TUNNELS = 8
 STATE_DIRECTORY_VARIABLE = "STATE_DIRECTORY"
 """Set by systemd for a unit with ``StateDirectory=``."""
 
-_THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
 _MQTT_TLS_PORT = 8883
 _MQTT_PORT = 1883
 _HTTPS_PORT = 443
@@ -148,7 +146,7 @@ class _Secrets:
 
 def _thing(root: Section) -> str:
     thing = root.text("thing", required=True)
-    if not _THING.match(thing):
+    if not THING_NAME.match(thing):
         raise root.error("thing", f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-'")
     return thing
 

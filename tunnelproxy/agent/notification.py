@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-from ..protocol.framing import SERVICE_ID
+from ..names import SERVICE_ID
 
 __all__ = ["MAX_PAYLOAD", "Notification", "NotificationRefused", "notify_topic", "read_notification"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ConfigurationError, Objection, refuse
+from ..names import CLIENT_TOKEN
 from ..net.endpoint import Endpoint
 from ..net.route import Route, find_route
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
@@ -41,7 +42,6 @@ DEFAULT_CONFIG_DIR = Path("config")
 CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
 
 _BIND_ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]+\Z")
-_CLIENT_TOKEN = re.compile(r"[a-zA-Z0-9-]{32,128}\Z")
 _MALFORMED = "a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0-9-]{32,128}$), like a UUID"
 
 
@@ -185,7 +185,7 @@ def _client_token(options: Options, environment: Mapping[str, str], amiss: Objec
             token, where = environment[name], name
     if token is None:
         return str(uuid.uuid4())
-    if not _CLIENT_TOKEN.match(token):
+    if not CLIENT_TOKEN.match(token):
         raise ConfigurationError(f"{where}: {_MALFORMED}")
     return token
 

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
-from ..net.endpoint import Endpoint
+from ..names import REGION
 from .parser import seconds
 
 if TYPE_CHECKING:
@@ -154,10 +153,8 @@ def _limits(arguments: argparse.Namespace) -> Limits:
 
 
 def _region(text: str) -> str:
-    try:
-        Endpoint.of_region(text)
-    except ConfigurationError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an AWS region, as in eu-central-1") from None
+    if not REGION.match(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an AWS region, as in eu-central-1")
     return text
 
 

@@ -9,10 +9,10 @@ import ssl
 from typing import NamedTuple
 
 from ..errors import ConfigurationError, Objection, refuse
+from ..names import REGION, format_host_port, split_host_port
 
 __all__ = ["Endpoint", "load_authorities", "tls_context"]
 
-_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}\Z")
 _HOST = re.compile(r"[A-Za-z0-9._-]+\Z|\[[0-9A-Fa-f:.]+\]\Z")
 
 
@@ -23,7 +23,7 @@ class Endpoint(NamedTuple):
     port: int = 443
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_host_port(self.host, self.port)
 
     @classmethod
     def of_region(cls, region: str) -> Endpoint:
@@ -31,7 +31,7 @@ class Endpoint(NamedTuple):
 
         Source: https://docs.aws.amazon.com/general/latest/gr/iot-core.html, "AWS IoT secure tunneling endpoints".
         """
-        if not _REGION.match(region):
+        if not REGION.match(region):
             raise ConfigurationError(f"'{region}' is not an AWS region: give one like us-east-1 with -r/--region")
         suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
         return cls(f"data.tunneling.iot.{region}.{suffix}")
@@ -39,10 +39,10 @@ class Endpoint(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """Read ``HOST`` or ``HOST:PORT``; an IPv6 address stands in brackets."""
-        host, colon, port = text.rpartition(":") if re.search(r":\d*\Z", text) else (text, "", "")
-        if not _HOST.match(host) or (colon and not (port.isdigit() and 0 < int(port) < 65536)):
+        host, port = split_host_port(text)
+        if not _HOST.match(host) or not (port is None or (port.isdigit() and 0 < int(port) < 65536)):
             raise ConfigurationError(f"'{text}' is not an endpoint: give HOST or HOST:PORT with -e/--proxy-endpoint")
-        return cls(host.strip("[]"), int(port) if colon else cls._field_defaults["port"])
+        return cls(host.strip("[]"), int(port) if port else cls._field_defaults["port"])
 
 
 def tls_context(

@@ -21,6 +21,7 @@ from typing import cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ConfigurationError
+from ..names import format_host_port, split_host_port
 from . import socket_options
 from .certificate_dates import NOT_YET_VALID, explain_dates, is_of_dates, read_validity
 from .endpoint import Endpoint
@@ -78,7 +79,7 @@ class WebProxy:
     credentials: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_host_port(self.host, self.port)
 
 
 def find_web_proxy(endpoint: Endpoint, environment: Mapping[str, str]) -> WebProxy | None:
@@ -129,11 +130,9 @@ def _matches(endpoint: Endpoint, item: str) -> bool:
         return ipaddress.ip_address(host) in ipaddress.ip_network(item.strip("[]"), strict=False)
     except ValueError:
         pass
-    name, colon, port = item.rpartition(":")
-    if colon and port.isdigit() and (name.endswith("]") or ":" not in name):
-        if int(port) != endpoint.port:
-            return False
-        item = name
+    item, port = split_host_port(item)
+    if port is not None and (not port.isdigit() or int(port) != endpoint.port):
+        return False
     item = item.strip("[]").lstrip("*").lstrip(".")
     return host == item or host.endswith(f".{item}")
 

@@ -24,6 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from ..names import format_host_port
 from .background_tasks import watched
 from .backoff import Backoff
 from .certificate_dates import explain_dates, is_of_dates, read_validity
@@ -85,9 +86,7 @@ class Broker:
         return "/" in self.host
 
     def __str__(self) -> str:
-        if self.is_local:
-            return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return self.host if self.is_local else format_host_port(self.host, self.port)
 
 
 class SessionOwner(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ...files import replace_file
+from ...names import format_host_port
 from ..errors import ServiceError
 
 __all__ = ["BrokerAddress"]
@@ -38,8 +39,7 @@ class BrokerAddress:
     @property
     def url(self) -> str:
         """As ``--mqtt-broker`` takes it, without the user."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.encrypted else 'mqtt'}://{host}:{self.port}"
+        return f"{'mqtts' if self.encrypted else 'mqtt'}://{format_host_port(self.host, self.port)}"
 
     @classmethod
     def parse(cls, url: str, ca: str) -> BrokerAddress:

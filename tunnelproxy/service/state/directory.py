@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...files import replace_file
+from ...names import format_host_port
 from ..errors import ServiceError
 
 __all__ = ["Endpoints", "StateDirectory", "acting_as_owner", "default_path", "user_name"]
@@ -52,7 +53,7 @@ class Endpoints:
         return self._address(self.data_port)
 
     def _address(self, port: int) -> str:
-        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        return format_host_port(self.host, port)
 
 
 class StateDirectory:
