@@ -260,12 +260,12 @@ def _broker_tls(section: Section, port: int, secrets: _Secrets) -> ssl.SSLContex
     ca, cert, key = section.path("ca"), section.path("cert"), section.path("key")
     if bool(cert) != bool(key):
         raise section.error("key" if cert else "cert", "it is missing: a certificate and its key belong together")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca:
-        _trust(context, section, ca)
-    else:
-        context.load_default_certs()
+    if ca and not os.path.isdir(ca):
+        section.read("ca")
+    try:
+        context = tls_context(ca or None)
+    except ConfigurationError:
+        raise section.error("ca", f"there is no certificate in {ca}") from None
     if cert:
         section.read("cert")
         section.read("key")
@@ -280,14 +280,3 @@ def _broker_tls(section: Section, port: int, secrets: _Secrets) -> ssl.SSLContex
     if alpn:
         context.set_alpn_protocols([alpn])
     return context
-
-
-def _trust(context: ssl.SSLContext, section: Section, ca: str) -> None:
-    try:
-        if os.path.isdir(ca):
-            context.load_verify_locations(capath=ca)
-        else:
-            section.read("ca")
-            context.load_verify_locations(cafile=ca)
-    except (OSError, ssl.SSLError):
-        raise section.error("ca", f"there is no certificate in {ca}") from None

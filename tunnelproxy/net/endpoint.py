@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tunneling service's data plane is, and how its certificate is checked."""
+"""Where the tunneling service's data plane is, and how TLS verifies certificates: the only client context is here."""
 
 from __future__ import annotations
 
@@ -48,17 +48,23 @@ class Endpoint(NamedTuple):
 def tls_context(
     capath: str | None, *, verify: bool = True, system_too: bool = False, amiss: Objection = refuse
 ) -> ssl.SSLContext:
-    """Make the TLS settings for a data plane, or for a web proxy on the way.
+    """Make the TLS settings of a client: for a data plane, an HTTP proxy in front of it, or an MQTT broker.
 
     Args:
-        capath: an OpenSSL hashed directory or a PEM file with the authorities to trust, instead of the system's.
-        verify: whether to check the certificate at all.
-        system_too: whether to trust the system's authorities beside those of ``capath``.
-        amiss: what to do if the authorities cannot be read; nobody is trusted then.
+        capath: an OpenSSL hashed directory or a PEM file with the CA certificates to trust, instead of the system's.
+        verify: whether to verify the server's certificate.
+        system_too: whether to trust the system's CA certificates as well as those of ``capath``.
+        amiss: what to do if the CA certificates cannot be read; no certificate is trusted then.
+
+    Raises:
+        ConfigurationError: they cannot be read, and ``amiss`` is :func:`~..errors.refuse`.
     """
-    trusts_system = capath is None or system_too
-    context = ssl.create_default_context() if trusts_system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Not create_default_context(): from Python 3.13 it rejects a company's CA certificate for details of RFC 5280 that
+    # it accepts with ``capath``.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if capath is None or system_too:
+        context.load_default_certs()
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -71,7 +77,7 @@ def tls_context(
 
 
 def load_authorities(context: ssl.SSLContext, capath: str) -> None:
-    """Have TLS trust the authorities of an OpenSSL hashed directory or a PEM file too.
+    """Trust the CA certificates of an OpenSSL hashed directory or a PEM file, too.
 
     Raises:
         ConfigurationError: they cannot be read.
