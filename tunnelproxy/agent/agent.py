@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 
-from ..net.background_tasks import restarted
+from ..net.background_tasks import supervise
 from ..net.mqtt import MqttSession
 from .config import AgentConfig
 from .notification import notify_topic
@@ -34,7 +34,7 @@ class Agent:
         log.info("starting as the agent of %s", self._config.thing)
         self._tunnels.resume()
         # Without it systemd would take an agent that works for one that hangs.
-        watchdog = restarted("feeding the watchdog", lambda: feed_watchdog(self._tell))
+        watchdog = supervise("feeding the watchdog", lambda: feed_watchdog(self._tell))
         # At once, not when the broker is there: a device may start long before its network does.
         self._tell("READY=1", f"STATUS=connecting to the MQTT broker {self._config.broker}")
         try:

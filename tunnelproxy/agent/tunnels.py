@@ -17,7 +17,7 @@ import uuid
 from dataclasses import replace
 
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
-from ..net.background_tasks import watched
+from ..net.background_tasks import spawn
 from ..net.backoff import Backoff
 from ..net.certificate_dates import date_text
 from ..net.endpoint import Endpoint
@@ -133,7 +133,7 @@ class Tunnels:
             del self._seen[next(iter(self._seen))]
         self._held[digest] = tunnel
         # One that fails is that tunnel's loss alone; _serve() begins again with what it can.
-        task = watched(f"serving {tunnel.notification}", self._hold(tunnel))
+        task = spawn(f"serving {tunnel.notification}", self._hold(tunnel))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

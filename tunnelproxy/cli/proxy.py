@@ -82,7 +82,7 @@ async def _serve(invocation: Invocation) -> None:
 
 async def _run_together(*parts: Coroutine[Any, Any, None]) -> None:
     """Run until one fails; end the others, and raise what it raised."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
+    tasks = [asyncio.create_task(part) for part in parts]
     try:
         await asyncio.gather(*tasks)
     finally:

@@ -19,7 +19,7 @@ from typing import Any, Callable
 
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..log_context import set_about
-from ..net.background_tasks import watched
+from ..net.background_tasks import spawn
 from ..net.endpoint import Endpoint
 from ..net.ipv6_loopback import reserve
 from ..net.route import Route, find_route
@@ -196,7 +196,7 @@ class ManagedTunnel:
             is_for_browsers=_is_http,
         )
         # It catches what it may meet. Where it ends, the tunnel is not alive, and the next request takes it up again.
-        self._running = watched(f"the tunnel of {record.thing}", self._run())
+        self._running = spawn(f"the tunnel of {record.thing}", self._run())
 
     @property
     def alive(self) -> bool:

@@ -25,7 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from ..names import format_host_port
-from .background_tasks import watched
+from .background_tasks import spawn
 from .backoff import Backoff
 from .certificate_dates import explain_dates, is_of_dates, read_validity
 from .happy_eyeballs import open_socket
@@ -272,7 +272,7 @@ class _Conversation:
 
     def begin(self) -> None:
         """Connect, and have a thread do the rest that blocks; what follows runs in the event loop."""
-        self._dialling = watched(
+        self._dialling = spawn(
             f"connecting to the MQTT broker {self._broker}",
             self._dial(),
             on_failure=lambda error: self._end(reason(error)),

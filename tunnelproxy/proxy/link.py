@@ -353,7 +353,7 @@ async def connect(route: Route, access: TunnelCredentials, receiver: Receiver) -
         LinkLost: anything else went wrong; another attempt may succeed.
     """
     link = Link(route, access, receiver)
-    connecting = asyncio.ensure_future(route.dial(link))
+    connecting = asyncio.create_task(route.dial(link))
     try:
         with _explained(route):
             await _wait(connecting, route)
@@ -372,7 +372,7 @@ async def probe(route: Route) -> None:
         LinkLost: there is none; the text says why.
     """
     probing = _Probe()
-    connecting = asyncio.ensure_future(route.dial(probing))
+    connecting = asyncio.create_task(route.dial(probing))
     try:
         with _explained(route):
             await _wait(connecting, route)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...files import replace_file
-from ...net.background_tasks import watched
+from ...net.background_tasks import spawn
 from ...net.backoff import Backoff
 from ...net.mqtt import Broker
 from ..errors import ServiceError
@@ -130,8 +130,8 @@ class Mosquitto:
     async def run(self) -> None:
         """Keep the broker running; ends when cancelled only, and the broker with it."""
         beside = [
-            watched("the MQTT broker's administration", self._administrator.run()),
-            watched("telling the MQTT broker of enrolments", self._follow_enrolments()),
+            spawn("the MQTT broker's administration", self._administrator.run()),
+            spawn("telling the MQTT broker of enrolments", self._follow_enrolments()),
         ]
         backoff = Backoff()
         loop = asyncio.get_running_loop()

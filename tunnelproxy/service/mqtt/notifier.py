@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...net.background_tasks import watched
+from ...net.background_tasks import spawn
 from ...net.mqtt import Broker
 from ..events import EventHandler
 from ..limits import Limits
@@ -151,7 +151,7 @@ async def _session(broker: Broker, identity: Identity) -> AsyncIterator[Outbox]:
 
 @contextlib.asynccontextmanager
 async def _background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = watched(name, work)
+    task = spawn(name, work)
     try:
         yield
     finally:
