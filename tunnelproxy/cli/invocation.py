@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..errors import ConfigurationError, Objection, refuse
 from ..names import CLIENT_TOKEN
 from ..net.endpoint import Endpoint
+from ..net.reasons import reason
 from ..net.route import Route, find_route
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from ..proxy.addresses import Address, BadAddress, match_services, parse_list, read_directory
@@ -249,8 +250,8 @@ def _check_address(host: str, where: str, *, strict: bool) -> None:
         if strict or not _BIND_ADDRESS.match(host):
             _bind(host)
     except (OSError, UnicodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not a host name"
-        raise ConfigurationError(f"{where}: cannot listen on '{host}': {reason}") from None
+        why = reason(error) if isinstance(error, OSError) else "not a host name"
+        raise ConfigurationError(f"{where}: cannot listen on '{host}': {why}") from None
 
 
 def _bind(host: str) -> None:

@@ -22,6 +22,7 @@ from ..log_context import set_about
 from ..net.background_tasks import spawn
 from ..net.endpoint import Endpoint
 from ..net.ipv6_loopback import reserve
+from ..net.reasons import reason
 from ..net.route import Route, find_route
 from ..protocol.session import Mode
 from ..proxy.addresses import Address, TcpAddress
@@ -564,4 +565,4 @@ def _reason(error: ConfigurationError) -> str:
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
         return "another program listens there"
-    return cause.strerror or str(cause) if isinstance(cause, OSError) else str(error)
+    return reason(cause) if isinstance(cause, OSError) else str(error)

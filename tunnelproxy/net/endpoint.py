@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigurationError, Objection, refuse
 from ..names import REGION, format_host_port, split_host_port
+from .reasons import reason
 
 __all__ = ["Endpoint", "load_authorities", "tls_context"]
 
@@ -87,12 +88,9 @@ def load_authorities(context: ssl.SSLContext, capath: str) -> None:
             context.load_verify_locations(capath=capath)
         else:
             context.load_verify_locations(cafile=capath)
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
+        why = "no certificate in it" if isinstance(error, ssl.SSLError) else reason(error)
         raise ConfigurationError(
-            f"cannot read certificate authorities from '{capath}' ({_reason(error)}): give an OpenSSL hashed "
+            f"cannot read certificate authorities from '{capath}' ({why}): give an OpenSSL hashed "
             "directory or a PEM file with -c/--capath"
         ) from error
-
-
-def _reason(error: OSError) -> str:
-    return "no certificate in it" if isinstance(error, ssl.SSLError) else (error.strerror or "unreadable")

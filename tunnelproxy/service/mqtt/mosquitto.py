@@ -24,6 +24,7 @@ from ...files import replace_file
 from ...net.background_tasks import spawn
 from ...net.backoff import Backoff
 from ...net.mqtt import Broker
+from ...net.reasons import reason
 from ..errors import ServiceError
 from .dynsec_client import DynsecClient
 from .dynsec_rules import ADMINISTRATOR, NOTIFIER, configuration
@@ -267,8 +268,7 @@ def _writing() -> Iterator[None]:
 
 
 def _words(error: OSError) -> str:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return f"{error.filename}: {reason}" if error.filename else reason
+    return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
