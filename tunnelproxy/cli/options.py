@@ -57,7 +57,7 @@ environment:
   {ENDPOINT_VARIABLE}      like -e; set beside -r, it is where that region's data plane is
   {REGION_VARIABLE}        like -r
   {CAPATH_VARIABLE}        like -c
-  https_proxy, HTTPS_PROXY    a web proxy to go through: http://[USER:PASSWORD@]HOST[:PORT], or https://…
+  https_proxy, HTTPS_PROXY    an HTTP proxy to go through: http://[USER:PASSWORD@]HOST[:PORT], or https://…
   no_proxy, NO_PROXY          hosts, domains and networks to reach without it; * for all
 
 commands (each has its own --help):

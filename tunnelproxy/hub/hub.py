@@ -59,7 +59,7 @@ class Hub:
         self._callers = Callers(self._known)
         self._tunnels: dict[TunnelKey, ManagedTunnel] = {}
         self._unusable: dict[TunnelKey, TunnelRecord] = {}
-        """What the hub before left and this one cannot use, such as for a wrong web proxy; the next one may."""
+        """What the hub before left and this one cannot use, such as for a wrong HTTP proxy; the next one may."""
         self._retired: list[ManagedTunnel] = []
         """Tunnels that were replaced while they carried connections."""
         self._locks: dict[TunnelKey, asyncio.Lock] = {}

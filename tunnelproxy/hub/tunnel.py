@@ -54,7 +54,7 @@ class Way:
     Attributes:
         endpoint: ``HOST:PORT``; where None, AWS's of the tunnel's region.
         capath: the authorities to trust there, if not the system's.
-        web_proxy: the environment variables that name a web proxy, and for what.
+        web_proxy: the environment variables that name an HTTP proxy, and for what.
     """
 
     endpoint: str | None = None

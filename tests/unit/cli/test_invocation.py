@@ -157,8 +157,8 @@ class TestEachOption:
     def test_whether_certificates_are_checked(self, arguments: list[str], config: str | None, checked: bool) -> None:
         environment = {**ENVIRONMENT, "https_proxy": "https://proxy"}
         route = invocation(["-m", "src", *arguments], environment, config=config).route
-        assert route.web_proxy_tls is not None
-        for tls in (route.tls, route.web_proxy_tls):
+        assert route.http_proxy_tls is not None
+        for tls in (route.tls, route.http_proxy_tls):
             assert tls.check_hostname is checked
             assert tls.verify_mode is (ssl.CERT_REQUIRED if checked else ssl.CERT_NONE)
 
@@ -187,14 +187,14 @@ class TestEachOption:
         assert found.access.versions == tuple(SUBPROTOCOLS)
         assert found.destination_version is None
         assert found.bind_address is None
-        assert found.route.web_proxy is None
+        assert found.route.http_proxy is None
         assert found.route.ping_seconds == 20
         assert found.addresses.configured == {}
 
     def test_the_web_proxy_is_the_environments(self) -> None:
-        found = invocation(environment={**ENVIRONMENT, "HTTPS_PROXY": "http://proxy:8080"}).route.web_proxy
+        found = invocation(environment={**ENVIRONMENT, "HTTPS_PROXY": "http://proxy:8080"}).route.http_proxy
         assert str(found) == "proxy:8080"
-        assert "https_proxy does not name a web proxy" in complaint(
+        assert "https_proxy does not name an HTTP proxy" in complaint(
             environment={**ENVIRONMENT, "https_proxy": "http://"}
         )
 
