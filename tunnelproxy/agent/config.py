@@ -15,7 +15,7 @@ import yaml
 from ..errors import ConfigurationError
 from ..names import SERVICE_ID, THING_NAME
 from ..net.endpoint import Endpoint, tls_context
-from ..net.mqtt import KEEPALIVE_SECONDS, Broker
+from ..net.mqtt import KEEPALIVE_SECONDS, BrokerLogin
 from ..protocol.session import Mode
 from ..proxy.addresses import Address, parse_address
 from .allow_list import AllowList
@@ -55,7 +55,7 @@ class AgentConfig:
     """
 
     thing: str
-    broker: Broker
+    broker: BrokerLogin
     services: Mapping[str, Address]
     allow: AllowList
     endpoint: Endpoint | None
@@ -203,17 +203,17 @@ def _capath(root: Section) -> str | None:
     return capath
 
 
-def _no_tls(root: Section, broker: Broker) -> tuple[str, ...]:
+def _no_tls(root: Section, broker: BrokerLogin) -> tuple[str, ...]:
     if broker.tls is not None:
         return ()
     where = root.section("broker").where("tls")
     return (f"{where}: off, so tokens can be read on the network; use it on loopback only",)
 
 
-def _broker(section: Section, thing: str, secrets: _Secrets) -> Broker:
+def _broker(section: Section, thing: str, secrets: _Secrets) -> BrokerLogin:
     encrypted = section.flag("tls", True)
     port = section.number("port", _MQTT_TLS_PORT if encrypted else _MQTT_PORT, 1, 65535)
-    broker = Broker(
+    broker = BrokerLogin(
         host=_host(section),
         port=port,
         # Not the thing's name: an application of the device may be connected under it, and of two clients with one

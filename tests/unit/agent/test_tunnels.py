@@ -25,7 +25,7 @@ from tunnelproxy.agent.state_file import SavedTunnel, SavedTunnels
 from tunnelproxy.agent.tunnels import LONGEST_LIFE_SECONDS, Tunnels
 from tunnelproxy.net.certificate_dates import date_text
 from tunnelproxy.net.endpoint import Endpoint
-from tunnelproxy.net.mqtt import Broker
+from tunnelproxy.net.mqtt import BrokerLogin
 from tunnelproxy.proxy.addresses import TcpAddress
 from tunnelproxy.proxy.destination import DestinationProxy
 from tunnelproxy.service.api.tunnels import TunnelOperations
@@ -81,7 +81,7 @@ def config(tmp_path: Path, certificates: Certificates) -> AgentConfig:
     """The port is missing: each test has a data plane of its own."""
     return AgentConfig(
         thing="pump",
-        broker=Broker("127.0.0.1", 1, "me"),
+        broker=BrokerLogin("127.0.0.1", 1, "me"),
         services=SERVICES,
         allow=AllowList.default(),
         endpoint=None,

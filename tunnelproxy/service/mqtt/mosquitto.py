@@ -23,7 +23,7 @@ from pathlib import Path
 from ...files import replace_file
 from ...net.background_tasks import spawn
 from ...net.backoff import Backoff
-from ...net.mqtt import Broker
+from ...net.mqtt import BrokerLogin
 from ...net.reasons import reason
 from ..errors import ServiceError
 from .dynsec_client import DynsecClient
@@ -171,9 +171,9 @@ class Mosquitto:
                 writer.close()
                 return
 
-    def _join_as(self, user: str) -> Broker:
+    def _join_as(self, user: str) -> BrokerLogin:
         # Of two clients with one name the broker disconnects the older; it takes users for names.
-        return Broker(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
+        return BrokerLogin(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
 
     async def _run_once(self) -> str:
         """Start the broker, and return why it ended, or did not start."""
