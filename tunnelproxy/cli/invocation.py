@@ -31,7 +31,7 @@ from .options import (
     TOKEN_VARIABLE,
     Options,
 )
-from .settings import Settings, read_settings
+from .proxy_settings import ProxySettings, read_settings
 
 __all__ = ["Invocation", "read_invocation"]
 
@@ -66,7 +66,7 @@ class Invocation:
     bind_address: str | None
     destination_version: Version | None
     stall_seconds: float
-    settings: Settings
+    settings: ProxySettings
     strict: bool = False
     """Whether what the reference passes over is refused."""
 
@@ -92,7 +92,9 @@ def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocat
     amiss = _objection(strict=options.strict)
     for problem, instead in options.amiss:
         amiss(problem, instead)
-    settings = read_settings(Path(options.get("settings-json")), amiss) if options.get("settings-json") else Settings()
+    settings = (
+        read_settings(Path(options.get("settings-json")), amiss) if options.get("settings-json") else ProxySettings()
+    )
     mode = _mode(options)
     addresses = _addresses(options, mode, amiss)
     bind_address = options.get("local-bind-address")
@@ -191,7 +193,7 @@ def _client_token(options: Options, environment: Mapping[str, str], amiss: Objec
     return token
 
 
-def _endpoint(options: Options, environment: Mapping[str, str], settings: Settings) -> Endpoint:
+def _endpoint(options: Options, environment: Mapping[str, str], settings: ProxySettings) -> Endpoint:
     given, region = options.get("proxy-endpoint"), options.get("region")
     if given and region:
         raise ConfigurationError(f"{options.label('proxy-endpoint')} and {options.label('region')} exclude each other")
@@ -216,7 +218,7 @@ def _parse_endpoint(text: str, where: str) -> Endpoint:
         raise ConfigurationError(f"{where}: {error}") from None
 
 
-def _endpoint_of(region: str, where: str, settings: Settings) -> Endpoint:
+def _endpoint_of(region: str, where: str, settings: ProxySettings) -> Endpoint:
     try:
         return settings.endpoint_of(region)
     except ConfigurationError as error:

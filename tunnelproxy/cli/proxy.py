@@ -18,11 +18,11 @@ from ..proxy.source import SourceProxy
 from ..proxy.tunnel_end import Plan, TunnelEnd
 from . import logs
 from .invocation import Invocation, read_invocation
-from .listening import PatientListening
 from .options import TOKEN_VARIABLE, Options, read_options
 from .process import hidden_tokens, run_until_signal
+from .proxy_settings import export_defaults
 from .readiness import notify
-from .settings import export_defaults
+from .retrying_listener import RetryingListener
 
 __all__ = ["run_proxy"]
 
@@ -75,9 +75,9 @@ async def _serve(invocation: Invocation) -> None:
     else:
         settings = invocation.settings
         bind_address = invocation.bind_address or settings.bind_address
-        listening = PatientListening(invocation.plan, bind_address, settings.connect_attempts, settings.connect_pause)
-        source = _source(invocation, listening.plan)
-        await _run_together(source.run(), listening.run(source), _announce(source.end, listening.begun))
+        listener = RetryingListener(invocation.plan, bind_address, settings.connect_attempts, settings.connect_pause)
+        source = _source(invocation, listener.plan)
+        await _run_together(source.run(), listener.run(source), _announce(source.end, listener.begun))
 
 
 async def _run_together(*parts: Coroutine[Any, Any, None]) -> None:

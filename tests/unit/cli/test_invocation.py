@@ -13,7 +13,7 @@ import pytest
 
 from tunnelproxy.cli.invocation import Invocation, read_invocation
 from tunnelproxy.cli.options import Options, read_options
-from tunnelproxy.cli.settings import Settings
+from tunnelproxy.cli.proxy_settings import ProxySettings
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
 from tunnelproxy.proxy.addresses import TcpAddress, UnixAddress
@@ -176,7 +176,7 @@ class TestEachOption:
         Path("settings.json").write_text(json.dumps({"tunneling": {"proxy": {"tcp": {"max_active_connections": 7}}}}))
         assert invocation(["-m", "src", "--settings-json", "settings.json"]).settings.max_connections == 7
         assert invocation(config="settings-json = settings.json").settings.max_connections == 7
-        assert invocation().settings == Settings()
+        assert invocation().settings == ProxySettings()
 
     def test_a_client_token_is_made_where_none_is_given(self) -> None:
         first, second = invocation().access.client_token, invocation().access.client_token

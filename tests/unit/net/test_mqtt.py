@@ -27,6 +27,7 @@ from peers.event_loop import until
 from peers.process import free_port
 from tunnelproxy.agent.config import read_config
 from tunnelproxy.net import mqtt
+from tunnelproxy.net.backoff import Backoff
 from tunnelproxy.net.happy_eyeballs import open_socket
 from tunnelproxy.net.mqtt import BrokerLogin, MqttSession, try_once
 from tunnelproxy.net.mqtt_client import ConnectedSocketClient
@@ -63,7 +64,7 @@ class Owner:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "_LONGEST_DELAY_SECONDS", 0.2)
+    monkeypatch.setattr(mqtt, "Backoff", lambda most: Backoff(0.05, 0.05))
     monkeypatch.setattr(mqtt, "_LOGIN_SECONDS", 2.0)
 
 

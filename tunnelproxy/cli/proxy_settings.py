@@ -21,7 +21,7 @@ from ..proxy.destination import CONNECT_ATTEMPTS, CONNECT_PAUSE_SECONDS
 from ..proxy.reconnect import PATIENT, RetryPolicy
 from ..proxy.tunnel_end import MAX_CONNECTIONS
 
-__all__ = ["Settings", "export_defaults", "read_settings"]
+__all__ = ["ProxySettings", "export_defaults", "read_settings"]
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _REGIONS = "region_endpoint_overrides"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProxySettings:
     """What can be set finely.
 
     Attributes:
@@ -136,7 +136,7 @@ _WITHOUT_MEANING = frozenset(
 )
 
 
-def read_settings(path: Path, amiss: Objection = refuse) -> Settings:
+def read_settings(path: Path, amiss: Objection = refuse) -> ProxySettings:
     """Read the file of ``--settings-json``. What it does not set keeps its default.
 
     Args:
@@ -153,7 +153,7 @@ def read_settings(path: Path, amiss: Objection = refuse) -> Settings:
         raise ConfigurationError(f"--settings-json: {path} is not JSON: {error}") from error
     if not isinstance(tree, dict):
         amiss(f"--settings-json: {path} holds no JSON object", "the defaults count")
-        return Settings()
+        return ProxySettings()
     found: dict[str, Any] = {}
     regions: dict[str, str] = {}
     ignored = []
@@ -180,9 +180,9 @@ def read_settings(path: Path, amiss: Objection = refuse) -> Settings:
     return _settings(found, regions)
 
 
-def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> Settings:
-    default = Settings()
-    return Settings(
+def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> ProxySettings:
+    default = ProxySettings()
+    return ProxySettings(
         bind_address=found.get("default_bind_address", default.bind_address),
         endpoint_format=found.get("endpoint_format", default.endpoint_format),
         region_endpoints=regions,
@@ -216,7 +216,7 @@ def export_defaults(path: Path) -> None:
     Raises:
         ConfigurationError: the file cannot be written.
     """
-    default = Settings()
+    default = ProxySettings()
     values = {
         "default_bind_address": default.bind_address,
         "endpoint_format": Endpoint.of_region("us-east-1").host.replace("us-east-1", "%s"),
