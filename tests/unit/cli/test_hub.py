@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -199,3 +200,68 @@ def test_a_hub_of_another_release_can_be_stopped_nevertheless(
     assert main(["hub", "stop"]) == 0
     assert main(["hub", "status"]) == 1
     assert "the hub is of another release" in capsys.readouterr().err
+
+
+class Forked(BaseException):
+    """A process has ended with a status."""
+
+
+@pytest.fixture
+def without_forks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Be the process in the background, instead of starting it; gives what it did for its starter."""
+    done: list[str] = []
+
+    def end(status: int) -> None:
+        raise Forked(status)
+
+    monkeypatch.setattr(os, "fork", lambda: 0)
+    monkeypatch.setattr(os, "setsid", lambda: done.append("session"))
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr("tunnelproxy.cli.hub._say_ready", lambda: done.append("ready"))
+    return done
+
+
+def test_a_hub_in_the_background_has_a_session_and_a_log_file_of_its_own(
+    folder: Path, manager: Any, without_forks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Forked) as ended:
+        main(["hub", "run", "--background", "--idle-seconds", "0.01"])
+    assert ended.value.args == (0,)
+    assert without_forks == ["session", "ready"]
+    assert "the hub ends" in (folder / "hub.log").read_text()
+    # The service manager supervises the process that started this one.
+    assert "NOTIFY_SOCKET" not in os.environ
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_that_runs_already_is_as_good_as_one_in_the_background(without_forks: list[str]) -> None:
+    with pytest.raises(Forked) as ended:
+        main(["hub", "run", "--background"])
+    assert ended.value.args == (0,)
+    assert without_forks == ["session", "ready"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_process_that_starts_one_in_the_background_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", lambda: 7)
+    assert main(["hub", "run", "--background"]) == 0
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'h11'", name="h11"), "the Python package h11"),
+        (PermissionError(13, "Permission denied", "/a/file"), "the hub cannot write /a/file: Permission denied"),
+        (client.HubError("no folder"), "no folder"),
+    ],
+)
+def test_a_hub_that_cannot_run_says_why(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tunnelproxy.hub.server.serve", fail)
+    assert main(["hub", "run"]) == 1
+    assert f"tunnelproxy: error: {said}" in capsys.readouterr().err

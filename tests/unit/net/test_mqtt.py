@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
-from paho.mqtt.enums import CallbackAPIVersion
 
 from peers.certificate import make_server_certificate
 from peers.event_loop import until
@@ -427,18 +426,6 @@ def test_a_connection_that_comes_too_late_is_closed(monkeypatch: pytest.MonkeyPa
             await until(lambda: ended)
 
     run(test())
-
-
-def test_paho_takes_a_socket_that_is_connected_already() -> None:
-    """By a method that is not public: a release without it would look the name up, and fail."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = ConnectedSocketClient(CallbackAPIVersion.VERSION2, client_id="me")
-        client.connected_socket = socket.create_connection(listener.getsockname())
-        client.connect("broker.invalid", 1883)
-        connection, _ = listener.accept()
-        with connection:
-            assert connection.recv(100)[:1] == b"\x10"
-        client.disconnect()
 
 
 def test_mutual_tls_on_port_443_uses_the_alpn_name_of_aws(tmp_path: Path) -> None:
