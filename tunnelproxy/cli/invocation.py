@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proxy is asked to do: its options, its environment and its files, joined and checked."""
+"""What a proxy is asked to do: its options, environment and files, combined and validated."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG_DIR = Path("config")
 
-# The reference's documentation has the first name; its code, as of version 3.0, reads the second.
+# The reference documents the first name; its code, as of version 3.0, reads the second.
 CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
 
 _BIND_ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]+\Z")
@@ -47,18 +47,18 @@ _MALFORMED = "a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0
 
 
 class Addresses(NamedTuple):
-    """The addresses that are given for services."""
+    """The addresses that were given for services."""
 
     configured: Mapping[str, Address | BadAddress]
     where: str
-    """An option, or a directory."""
+    """The option or the directory that they come from."""
     in_files: bool = False
-    """Whether they are in files, which may be for other tunnels too."""
+    """Whether they come from files, which may be for other tunnels, too."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """What one command line, with its environment and its files, asks for."""
+    """A command line, combined with its environment and its files."""
 
     route: Route
     access: TunnelCredentials
@@ -68,7 +68,7 @@ class Invocation:
     stall_seconds: float
     settings: ProxySettings
     strict: bool = False
-    """Whether what the reference passes over is refused."""
+    """Whether to reject what the reference ignores."""
 
     def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         """Give each service of the tunnel its address; a :data:`~..proxy.Plan`."""
@@ -84,10 +84,10 @@ class Invocation:
 
 
 def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocation:
-    """Join the options with the environment and the files that they name.
+    """Combine the options with the environment and the files that they name.
 
     Raises:
-        ConfigurationError: something is missing, malformed, or contradicts something else; it names the option.
+        ConfigurationError: something is missing, invalid or contradictory; the text names the option.
     """
     amiss = _objection(strict=options.strict)
     for problem, instead in options.amiss:
@@ -172,7 +172,7 @@ def _token(options: Options, environment: Mapping[str, str]) -> str:
     if not token.isascii() or not token.isprintable() or " " in token:
         where = options.label("access-token") if given else TOKEN_VARIABLE
         raise ConfigurationError(
-            f"{where}: the access token has characters that no access token has: was it copied whole?"
+            f"{where}: the access token has characters that no access token has: was it copied completely?"
         )
     return token
 
@@ -181,7 +181,7 @@ def _client_token(options: Options, environment: Mapping[str, str], amiss: Objec
     token: str | None = options.get("client-token")
     where = "" if token is None else options.label("client-token")
     if token == "":
-        amiss(f"{where}: {_MALFORMED}", "the empty one counts for none")
+        amiss(f"{where}: {_MALFORMED}", "the empty one is ignored")
         token = None
     for name in CLIENT_TOKEN_VARIABLES:
         if token is None and environment.get(name):
@@ -246,7 +246,7 @@ def _addresses(options: Options, mode: Mode, amiss: Objection) -> Addresses:
 
 
 def _check_address(host: str, where: str, *, strict: bool) -> None:
-    """See that an address may be one to listen on, and with ``strict`` that it is one now."""
+    """Check that an address may be one to listen on; with ``strict``, that it is one now."""
     try:
         host.encode("idna")
         if strict or not _BIND_ADDRESS.match(host):

@@ -39,11 +39,11 @@ def test_a_file_gives_what_the_command_line_does_not(file: Path) -> None:
     ("text", "problem"),
     [
         ("region", "line 1 is not like 'name = value'"),
-        ("region = a\nregion = b", "region stands twice"),
-        ("nothing = 1", "there is no option 'nothing' that a file may hold"),
-        ("help = yes", "there is no option 'help' that a file may hold"),
-        ("[a]\nregion = x", "there is no option 'a.region' that a file may hold"),
-        ("strict = perhaps", "strict is either true or false, not 'perhaps'"),
+        ("region = a\nregion = b", "region appears twice"),
+        ("nothing = 1", "'nothing' is not an option that a file may contain"),
+        ("help = yes", "'help' is not an option that a file may contain"),
+        ("[a]\nregion = x", "'a.region' is not an option that a file may contain"),
+        ("strict = perhaps", "strict must be true or false, not 'perhaps'"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(file: Path, text: str, problem: str) -> None:
@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_read_is_named(file: Path) -> None:
 def test_what_the_reference_passes_over_is_refused_with_strict(file: Path) -> None:
     file.write_text("[section]\n")
     assert len(read_options(["word", "--config", str(file)], {}).amiss) == 2
-    with pytest.raises(ConfigurationError, match="there is a word too many"):
+    with pytest.raises(ConfigurationError, match="there is an extra word"):
         read_options(["word", "--strict"], {})
 
 

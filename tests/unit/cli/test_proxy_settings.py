@@ -110,7 +110,7 @@ def test_the_references_own_export_is_taken(tmp_path: Path, caplog: pytest.LogCa
             },
         )
     assert found.retry_policy == RetryPolicy(first_delay=2.5)
-    assert "these settings of the reference have no meaning here: message.data_length_size" in caplog.text
+    assert "these settings of the reference are ignored: message.data_length_size" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_who_does_not_mind_gets_the_defaults_for_what_is_amiss(tmp_path: Path) -
     path.write_text(json.dumps({"tunneling": {"proxy": tree}}))
     found = read_settings(path, lambda problem, instead: amiss.append(f"{problem}; {instead}"))
     assert found == ProxySettings(connect_attempts=3)
-    assert [text.rpartition("; ")[2] for text in amiss] == ["it counts for nothing", "the default counts"]
+    assert [text.rpartition("; ")[2] for text in amiss] == ["it is ignored", "the default is used"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "5", "\xff"])

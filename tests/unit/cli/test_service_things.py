@@ -85,7 +85,7 @@ def test_describe_thing_changes_type_and_attributes(state: StateDirectory, capsy
     assert (found.thing_type, dict(found.attributes)) == ("pump", {"line": "3"})
     capsys.readouterr()
     assert thing(state, "describe-thing", "pump") == 1
-    assert "say what is to change: give --type, --attribute, or both" in capsys.readouterr().err
+    assert "nothing to change: give --type, --attribute, or both" in capsys.readouterr().err
 
 
 def test_a_removed_thing_is_gone(state: StateDirectory) -> None:
