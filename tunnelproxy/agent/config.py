@@ -25,13 +25,13 @@ __all__ = ["AgentConfig", "examine", "read_config"]
 
 T = TypeVar("T")
 
-AWS_ALPN = "x-amzn-mqtt-ca"
+_AWS_ALPN = "x-amzn-mqtt-ca"
 """The ALPN name with which AWS IoT Core accepts MQTT with device certificates on port 443.
 
 Source: "Protocols, port mappings, and authentication", AWS IoT Developer Guide."""
 
-MAX_TUNNELS = 8
-STATE_DIRECTORY_VARIABLE = "STATE_DIRECTORY"
+_MAX_TUNNELS = 8
+_STATE_DIRECTORY_VARIABLE = "STATE_DIRECTORY"
 """Set by systemd for a unit with ``StateDirectory=``."""
 
 _MQTT_TLS_PORT = 8883
@@ -106,11 +106,11 @@ def examine(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | N
     endpoint = attempt(lambda: _endpoint(root))
     capath = attempt(lambda: _capath(root))
     state_dir = attempt(lambda: root.path("state_dir"))
-    max_tunnels = attempt(lambda: root.number("max_tunnels", MAX_TUNNELS, 1, 1000))
+    max_tunnels = attempt(lambda: root.number("max_tunnels", _MAX_TUNNELS, 1, 1000))
     attempt(root.refuse_others)
     if faults or thing is None or broker is None or services is None or allow is None or max_tunnels is None:
         return None, faults
-    state_dir = state_dir or environment.get(STATE_DIRECTORY_VARIABLE, "").partition(":")[0]
+    state_dir = state_dir or environment.get(_STATE_DIRECTORY_VARIABLE, "").partition(":")[0]
     config = AgentConfig(
         thing=thing,
         broker=broker,
@@ -277,7 +277,7 @@ def _broker_tls(section: Section, port: int, secrets: _Secrets) -> ssl.SSLContex
         except (OSError, ssl.SSLError):
             raise section.error("cert", f"{cert} and {key} are not a certificate in PEM and its key") from None
     # This name is for certificates. For passwords AWS has other names, which need what it calls custom authentication.
-    alpn = section.text("alpn") or (AWS_ALPN if port == _HTTPS_PORT and cert else "")
+    alpn = section.text("alpn") or (_AWS_ALPN if port == _HTTPS_PORT and cert else "")
     if alpn:
         context.set_alpn_protocols([alpn])
     return context

@@ -30,17 +30,17 @@ from .config import AgentConfig
 from .notification import Notification, NotificationRefused, read_notification
 from .state_file import SavedTunnel, SavedTunnels
 
-__all__ = ["Tunnels"]
+__all__ = ["LONGEST_LIFE_SECONDS", "Tunnels"]
 
 log = logging.getLogger(__name__)
 
 LONGEST_LIFE_SECONDS = 12 * 3600.0
 """No tunnel lives longer: the quota of AWS, and of the tunneling service."""
 
-MAX_REMEMBERED = 1000
+_MAX_REMEMBERED = 1000
 """Notifications that are recognized if they arrive again."""
 
-SAVE_SECONDS = 10.0
+_SAVE_SECONDS = 10.0
 """Seconds after which saving is retried: the disk may have space again, or be writable."""
 
 _RETRY_SECONDS = (5.0, 300.0)
@@ -129,7 +129,7 @@ class Tunnels:
     def _start(self, tunnel: SavedTunnel) -> None:
         digest = tunnel.notification.digest
         self._seen[digest] = None
-        if len(self._seen) > MAX_REMEMBERED:
+        if len(self._seen) > _MAX_REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._held[digest] = tunnel
         # A failure affects this tunnel only; _serve() retries what it can.
@@ -191,7 +191,7 @@ class Tunnels:
             self._saving.cancel()
             self._saving = None
         if not self._saved.write(list(self._held.values())):
-            self._saving = asyncio.get_running_loop().call_later(SAVE_SECONDS, self._save)
+            self._saving = asyncio.get_running_loop().call_later(_SAVE_SECONDS, self._save)
 
 
 def _dated(tunnel: SavedTunnel, now: float) -> SavedTunnel:

@@ -16,7 +16,7 @@ from .readiness import notify
 
 __all__ = ["add_parser"]
 
-DEFAULT_CONFIG = Path("/etc/tunnelproxy/agent.yml")
+_DEFAULT_CONFIG = Path("/etc/tunnelproxy/agent.yml")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -42,7 +42,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=DEFAULT_CONFIG,
+        default=_DEFAULT_CONFIG,
         metavar="FILE",
         help="the configuration file (default: %(default)s)",
     )

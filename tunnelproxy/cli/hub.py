@@ -22,8 +22,8 @@ __all__ = ["add_parser"]
 
 log = logging.getLogger(__name__)
 
-LOG_NAME = "hub.log"
-IDLE_SECONDS = 60.0
+_LOG_NAME = "hub.log"
+_IDLE_SECONDS = 60.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -36,9 +36,9 @@ def add_parser(subparsers: Any) -> None:
     run.add_argument(
         "--idle-seconds",
         type=float,
-        default=IDLE_SECONDS,
+        default=_IDLE_SECONDS,
         metavar="N",
-        help=f"exit after N seconds without a working tunnel (default {IDLE_SECONDS:.0f})",
+        help=f"exit after N seconds without a working tunnel (default {_IDLE_SECONDS:.0f})",
     )
     logs.add_options(run)
     run.set_defaults(handler=_run)
@@ -80,7 +80,7 @@ def _announce() -> None:
 def _be_background(options: argparse.Namespace) -> int:
     """Fork twice, into a new session; close standard output when ready, which is what the starter waits for."""
     folder = client.directory()
-    log_file = LogFile(Path(folder) / LOG_NAME)
+    log_file = LogFile(Path(folder) / _LOG_NAME)
     if os.fork():
         return 0
     os.setsid()
@@ -106,7 +106,7 @@ def _serve(options: argparse.Namespace, ready: Callable[[], None], log_file: Log
 
     def moved(folder: Path) -> None:
         if log_file is not None:
-            log_file.move(folder / LOG_NAME)
+            log_file.move(folder / _LOG_NAME)
 
     try:
         run_until_signal(serve(ready, idle_seconds=options.idle_seconds, moved=moved))

@@ -37,10 +37,10 @@ __all__ = ["Invocation", "read_invocation"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONFIG_DIR = Path("config")
+_DEFAULT_CONFIG_DIR = Path("config")
 
 # The reference documents the first name; its code, as of version 3.0, reads the second.
-CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
+_CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
 
 _BIND_ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]+\Z")
 _MALFORMED = "a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0-9-]{32,128}$), like a UUID"
@@ -183,7 +183,7 @@ def _client_token(options: Options, environment: Mapping[str, str], amiss: Objec
     if token == "":
         amiss(f"{where}: {_MALFORMED}", "the empty one is ignored")
         token = None
-    for name in CLIENT_TOKEN_VARIABLES:
+    for name in _CLIENT_TOKEN_VARIABLES:
         if token is None and environment.get(name):
             token, where = environment[name], name
     if token is None:
@@ -233,7 +233,7 @@ def _addresses(options: Options, mode: Mode, amiss: Objection) -> Addresses:
             if listed:
                 return Addresses(listed, label)
     given = options.get("config-dir")
-    directory = Path(given) if given else DEFAULT_CONFIG_DIR
+    directory = Path(given) if given else _DEFAULT_CONFIG_DIR
     if given and not directory.is_dir():
         raise ConfigurationError(f"{options.label('config-dir')}: there is no directory {directory}")
     configured = read_directory(directory, mode, amiss) if directory.is_dir() else {}

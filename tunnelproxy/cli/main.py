@@ -10,9 +10,10 @@ from .. import __version__
 from .output import printing
 from .parser import Parser
 
-__all__ = ["main", "run"]
+__all__ = ["COMMANDS", "main", "run"]
 
 COMMANDS = ("agent", "service", "hub")
+"""First words of a command line that are not for the proxy."""
 
 
 def run() -> None:

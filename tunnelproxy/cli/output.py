@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Callable
 
-__all__ = ["printing"]
+__all__ = ["CLOSED_PIPE", "printing"]
 
 CLOSED_PIPE = 128 + signal.SIGPIPE
 """The exit status of a program that a closed pipe has ended, as shells show it."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_broker_options", "add_parser", "broker_settings"]
 
-DEFAULT_SERVICES = "SSH1=22,HTTP1=80"
+_DEFAULT_SERVICES = "SSH1=22,HTTP1=80"
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -34,7 +34,7 @@ def add_parser(
     add.add_argument("--output", type=Path, metavar="DIR", help="the directory to write (default: ./NAME)")
     add.add_argument(
         "--services",
-        default=DEFAULT_SERVICES,
+        default=_DEFAULT_SERVICES,
         metavar="ID=ADDRESS,…",
         help="where each service leads on the device (default: %(default)s)",
     )

@@ -366,7 +366,7 @@ async def test_a_service_that_is_away_is_waited_for(
 async def test_what_is_remembered_of_the_past_has_a_bound(
     config: AgentConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(module, "_MAX_REMEMBERED", 2)
     async with agent_with(config, free_port(), max_tunnels=10) as tunnels:
         for name in ("first", "second", "third"):
             tunnels.notified(notification(name, "SSH1"))
