@@ -49,8 +49,10 @@ class Manager:
 
 
 @pytest.fixture(autouse=True)
-def _logging_of_the_tests() -> Iterator[None]:
+def _logging_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Commands configure the root logger, for the whole process."""
+    # Threads may log after the test's stderr, which a command logs to, is closed.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
