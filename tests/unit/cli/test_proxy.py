@@ -82,7 +82,8 @@ def test_a_port_that_stays_in_use_ends_a_source_after_its_retries(
         assert main(line) == 1
     said = capsys.readouterr().err
     assert "trying again every 0.001 s" in said
-    assert said.splitlines()[-1].startswith("tunnelproxy: error: ")
+    # The service, in its thread, may log after it.
+    assert "\ntunnelproxy: error: " in said
 
 
 def test_a_refused_token_is_an_error_in_the_format_of_the_log(
@@ -94,8 +95,8 @@ def test_a_refused_token_is_an_error_in_the_format_of_the_log(
     line = arguments("source", "-s", "SSH1=0", "--log-format", "json")
     monkeypatch.setenv("AWSIOT_TUNNEL_ACCESS_TOKEN", "unknown")
     assert main(line) == 1
-    last = json.loads(capsys.readouterr().err.splitlines()[-1])
-    assert last["level"] == "fatal"
+    records = map(json.loads, capsys.readouterr().err.splitlines())
+    assert "fatal" in [record["level"] for record in records]
 
 
 def test_options_that_weaken_security_are_warned_of(
