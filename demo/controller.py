@@ -33,7 +33,7 @@ BIN = Path(sys.executable).parent
 # discovery may find a pyenv shim that does not work, so use the system's Python.
 DEVICE_PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 
-# Nothing else of the user's environment: no web proxy, since no byte leaves this machine, and no settings of Ansible's.
+# Nothing else of the user's environment: no HTTP proxy, since no byte leaves this machine, and no Ansible settings.
 KEPT_VARIABLES = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER")
 
 TERMINATE_SECONDS = 8.0

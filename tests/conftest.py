@@ -7,7 +7,7 @@ import os
 
 from peers.shared import shared_folder
 
-# Peers run on the loopback, where a web proxy of this machine's user does not lead.
+# Peers run on the loopback, where an HTTP proxy of this machine's user does not lead.
 for name in (
     "https_proxy",
     "HTTPS_PROXY",

@@ -8,25 +8,25 @@ from typing import Callable, TypeVar
 __all__ = ["ConfigurationError", "Objection", "TunnelClosed", "TunnelRefused", "refuse", "without_frames"]
 
 Objection = Callable[[str, str], None]
-"""What to do about something amiss that need not end everything. It is called with what is amiss, and with what will be
-done about it; it warns, or raises :class:`ConfigurationError` as :func:`refuse` does."""
+"""What to do about a problem that need not be fatal. It is called with the problem, and with what happens if the
+program continues. It warns, or raises :class:`ConfigurationError` as :func:`refuse` does."""
 
 
 E = TypeVar("E", bound=BaseException)
 
 
 class ConfigurationError(Exception):
-    """What the user asked for cannot be done as asked; the text names the thing at fault and the remedy."""
+    """What the user asked for is impossible; the text names what is wrong and the remedy."""
 
 
 class TunnelRefused(Exception):
-    """The tunneling service refused the handshake, and will refuse it again unchanged.
+    """The tunneling service rejected the handshake, and will reject the same handshake again.
 
     Attributes:
         cause: one word for programs: ``token-used``, ``token-unknown``, ``wrong-mode``, ``tunnel-closed``,
             ``bad-request`` or ``refused``.
-        status: the HTTP status of the refusal.
-        channel_id: what AWS's support asks for; empty where the service gave none.
+        status: the HTTP status of the response.
+        channel_id: what AWS's support asks for; empty if the service gave none.
     """
 
     def __init__(self, message: str, *, cause: str, status: int, channel_id: str = "") -> None:
@@ -41,7 +41,7 @@ class TunnelClosed(Exception):
 
 
 def refuse(problem: str, instead: str) -> None:
-    """The :data:`Objection` of those who want nothing amiss.
+    """The :data:`Objection` that accepts no problem.
 
     Raises:
         ConfigurationError: always.

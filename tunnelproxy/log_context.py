@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the records of a task are about: the tunnel it serves, and the thing at the far end.
+"""The context of a task's log records: the tunnel that it serves, and the thing at the far end.
 
-A task hands this on to what it starts, callbacks of the event loop included; structured logs show it with each record.
+Tasks and event loop callbacks inherit it from the task that starts them. Structured logs add it to each record.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxy
 
 
 def about() -> Mapping[str, str]:
-    """What the current task is about."""
+    """The context of the current task."""
     return _about.get()
 
 
 def set_about(**fields: str) -> None:
-    """Say what the current task, and what it starts from now on, is about."""
+    """Add to the context of the current task, and of everything that it starts later."""
     _about.set(MappingProxyType({**_about.get(), **fields}))

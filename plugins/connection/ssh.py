@@ -24,7 +24,7 @@ description:
   - A host's variables say which account it is in, such as C(iotops_tunnel_profile), C(iotops_tunnel_region) and, for a
     tunneling service of one's own, C(iotops_tunnel_endpoint_url). What they leave open, the task's C(environment) and
     then the environment of Ansible says, as it would to C(aws). The task's counts only for the account, not for C(PATH)
-    or a web proxy.
+    or an HTTP proxy.
   - A device that sets facts which are options of the collection is reported as unreachable.
   - ssh writes its own messages to a file (C(-E)), so that nothing that a device prints can be mistaken for them. An
     C(-E) among ssh's arguments has no effect.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 # ThingName and Service in botocore's iotsecuretunneling model. A leading "-" is allowed there, but ssh would take the
-# name for an option.
+# name for an option. A copy of SAFE_NAME in tunnelproxy/names.py: modules are sent to a Python that may not have it.
 _NAME = re.compile(r"(?!-)[a-zA-Z0-9:_-]{1,128}\Z")
 
 

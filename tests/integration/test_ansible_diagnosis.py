@@ -331,7 +331,7 @@ WRONG = [
     Wrong("Data plane not trusted", {"AWSIOT_TUNNEL_CAPATH": AUTHORITIES}),
     Wrong("Data plane without TLS", {"AWSIOT_TUNNEL_ENDPOINT": "127.0.0.1:{hangs_up}"}),
     Wrong(
-        "Web proxy's authentication",
+        "HTTP proxy's authentication",
         {"HTTPS_PROXY": "http://127.0.0.1:{ntlm}", "NO_PROXY": "{api}"},
     ),
     Wrong("Certificate or clock", {"LD_PRELOAD": "{faketime}", "FAKETIME": "@2099-01-01 00:00:00"}),

@@ -18,8 +18,8 @@ from peers.process import REPOSITORY, wait_for
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 from peers.thing import ThingClient, notify_topic
+from tunnelproxy.files import replace_file
 from tunnelproxy.service.mqtt.password_file import password_line
-from tunnelproxy.service.state.directory import replace_file
 
 THINGS = ("pump", "valve")
 GRANTED = 1

@@ -92,7 +92,7 @@ def test_a_tunnel_that_was_saved_in_the_future_is_kept_and_joined_again_when_the
         for name in clock.environment:
             monkeypatch.delenv(name)
         process.wait_for_output(
-            r"it was saved at \S+ \S+ UTC, and this device's clock says \S+ \S+ UTC: its age is not"
+            r"it was saved at \S+ \S+ UTC, but this device's clock says \S+ \S+ UTC: its age is unknown"
         )
         process.wait_for_output(rf"the certificate of {service.data} {NOT_VALID_YET}")
         assert destination_status(service, tunnel) == "DISCONNECTED"

@@ -134,7 +134,7 @@ def test_tokens_given_as_arguments_are_not_left_there(
         for secret in (tunnel.source_token, client_token):
             assert not [line for line in seen if secret in line]
             assert secret not in source.output()
-        assert "a shell's history may have it; better give it in AWSIOT_TUNNEL_ACCESS_TOKEN" in source.output()
+        assert "the shell's history may contain it: pass it in AWSIOT_TUNNEL_ACCESS_TOKEN" in source.output()
 
 
 @pytest.mark.parametrize("how", ["argument", "file", "variable"])
@@ -184,7 +184,7 @@ def test_without_host_verification_there_is_a_warning_each_time(service: Tunneli
     command = [sys.executable, "-m", "tunnelproxy", "-m", "src", "-k"]
     for turn in ("first", "second"):
         with Process(command, tmp_path / turn, environment) as source:
-            source.wait_for_output("WARNING -k/--no-ssl-host-verify: the certificate of .* is not checked")
+            source.wait_for_output("WARNING -k/--no-ssl-host-verify: the certificate of .* is not verified")
             source.wait_for_output("listening on")
 
 

@@ -81,14 +81,14 @@ def test_a_proxy_reaches_its_web_proxy(place: NetworkNamespace, service: Tunneli
             "AWSIOT_TUNNEL_ACCESS_TOKEN": token,
             "https_proxy": f"http://proxy.test:{tinyproxy.port}",
         }
-        # The web proxy, which is not in the namespace, has no address for the service's name; nor has its certificate
+        # The HTTP proxy, which is not in the namespace, has no address for the service's name; nor has its certificate
         # that address.
         address = f"{place.here}:{service.data.rpartition(':')[2]}"
         command = [*place.enter, sys.executable, "-m", "tunnelproxy", "-m", "src", "-e", address, "-k", "-v", "6"]
         with Process(command, tmp_path / "log", environment) as source:
             source.wait_for_output("connected to")
             seconds = seconds_between(source.output(), "starting as the source", f"connected to {address}")
-        print(f"through the web proxy {seconds:.2f} s")
+        print(f"through the HTTP proxy {seconds:.2f} s")
         assert seconds < SOON
 
 

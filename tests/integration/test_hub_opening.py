@@ -293,7 +293,7 @@ def test_nothing_is_opened_where_it_would_be_of_no_use(
     thing = f"thing-{next(numbers)}"
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    # The control API is reached without the web proxy, on the loopback.
+    # The control API is reached without the HTTP proxy, on the loopback.
     monkeypatch.setenv("NO_PROXY", service.api.partition("://")[2])
     with pytest.raises(client.HubError, match=re.escape(words)) as caught:
         ensure(thing, **settings)

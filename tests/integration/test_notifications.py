@@ -299,7 +299,7 @@ def test_a_removed_thing_is_put_out_and_let_in_when_it_is_enrolled_again(
         (["add-thing", "pump", "--services", "SSH1=x"], "--services: 'x' is not an address"),
         (["add-thing", "pump", "--output", "/proc/none"], "cannot write to /proc/none"),
         (["add-thing", "pump", "--attribute", "site"], "--attribute: 'site' has no value"),
-        (["describe-thing", "pump"], "say what is to change"),
+        (["describe-thing", "pump"], "nothing to change"),
         (["describe-thing", "nobody", "--type", "x"], "no thing nobody is enrolled"),
     ],
 )

@@ -60,19 +60,19 @@ ROWS = [
     Row(
         "Unknown setting",
         "-m src --settings-json {folder}/settings.json",
-        r"there is no setting tunneling\.proxy\.speed; .*; it counts for nothing",
+        r"there is no setting tunneling\.proxy\.speed; .*; it is ignored",
         files={"settings.json": '{"tunneling": {"proxy": {"speed": 5}}}'},
     ),
     Row(
         "Invalid value of a setting",
         "-m src --settings-json {folder}/settings.json",
-        r"tcp\.max_active_connections is 'many', but should be a whole number from 1; the default counts",
+        r"tcp\.max_active_connections is 'many', but should be a whole number from 1; the default is used",
         files={"settings.json": '{"tunneling": {"proxy": {"tcp": {"max_active_connections": "many"}}}}'},
     ),
     Row(
         "Settings that are not an object",
         "-m src --settings-json {folder}/settings.json",
-        "holds no JSON object; the defaults count",
+        "holds no JSON object; the defaults are used",
         files={"settings.json": "[]"},
     ),
     Row(
@@ -172,7 +172,7 @@ ROWS = [
     Row(
         "`[section]` in `--config`",
         "--config {folder}/proxy.ini",
-        r"line 2 is not like 'name = value', .*; a section without options below it has no meaning",
+        r"line 2 is not like 'name = value', .*; a section without options is ignored",
         files={"proxy.ini": "mode = src\n[more]\n"},
     ),
     Row(
@@ -183,12 +183,12 @@ ROWS = [
     Row(
         "Stray word",
         "-m src -k true",
-        "there is a word too many, which belongs to no option; it counts for nothing",
+        "there is an extra word that belongs to no option; it is ignored",
     ),
     Row(
         "Empty client token",
         "-m src -i ''",
-        "a client token has 32 to 128 letters, .*; the empty one counts for none",
+        "a client token has 32 to 128 letters, .*; the empty one is ignored",
         strict="a client token has 32 to 128 letters",
     ),
 ]
@@ -348,7 +348,7 @@ def test_nothing_is_trusted_while_the_authorities_are_missing(
         ("-m src --config-dir {folder}/nowhere", "there is no directory"),
         ("-m src --settings-json {folder}/nowhere", "cannot read .*nowhere"),
         ("-m src --settings-json {folder}/config/broken", "is not JSON"),
-        ("--config {folder}/proxy.ini", "there is no option 'more.mode'"),
+        ("--config {folder}/proxy.ini", "'more.mode' is not an option"),
         ("-m src --ver", "unrecognized arguments: --ver"),
         ("-m src --co x", "unrecognized arguments: --co"),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Proxies and hub behind a real web proxy: tinyproxy, with and without stunnel's TLS in front."""
+"""Proxies and hub behind a real HTTP proxy: tinyproxy, with and without stunnel's TLS in front."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_data_goes_through_the_web_proxy(
     logs = move_data(service, tunnel, tmp_path, {variable: address})
     assert tinyproxy.connections_to(service.data) == before + 2
     for log in logs:
-        assert f"connected to {service.data} through the web proxy 127.0.0.1:{tinyproxy.port}" in log
+        assert f"connected to {service.data} through the HTTP proxy 127.0.0.1:{tinyproxy.port}" in log
         assert "user" not in log
         assert "Traceback" not in log
 
@@ -104,7 +104,7 @@ def test_data_goes_through_a_web_proxy_that_takes_tls(
     logs = move_data(service, tunnel, tmp_path, {"HTTPS_PROXY": address})
     assert tinyproxy.connections_to(service.data) == before + 2
     for log in logs:
-        assert f"through the web proxy 127.0.0.1:{tls_front.port}" in log
+        assert f"through the HTTP proxy 127.0.0.1:{tls_front.port}" in log
         assert "user" not in log
         assert "Traceback" not in log
 
@@ -142,7 +142,7 @@ def test_the_lower_case_variable_wins(
 
 @pytest.mark.parametrize(
     ("userinfo", "words"),
-    [("", "wants a user and a password"), ("user:wr%20ng@", "does not accept the user and password in https_proxy")],
+    [("", "requires a user and a password"), ("user:wr%20ng@", "does not accept the user and password in https_proxy")],
 )
 def test_a_web_proxy_that_does_not_let_us_in(
     service: TunnelingService, tinyproxy: Tinyproxy, tunnel: OpenTunnel, tmp_path: Path, userinfo: str, words: str
@@ -181,7 +181,7 @@ def test_a_web_proxy_that_comes_back(service: TunnelingService, tunnel: OpenTunn
         with start(service, tunnel.source_token, ["-m", "src"], tmp_path / "log", environment) as source:
             source.wait_for_output("listening on")
             tinyproxy.stop()
-            source.wait_for_output(r"cannot reach the web proxy .*: connection refused; trying again in")
+            source.wait_for_output(r"cannot reach the HTTP proxy .*: connection refused; trying again in")
             config = tmp_path / "tinyproxy" / "tinyproxy.conf"
             with Process([*tinyproxy.process.command[:2], "-c", config], tmp_path / "again"):
                 wait_for(lambda: source.output().count("connected to") == 2, "the source is back", 30)
@@ -206,7 +206,7 @@ def test_the_hub_goes_through_the_web_proxy(
             services=["HTTP1"],
             caller=client.Caller({**os.environ, **service.environment}, "/"),
         )
-        wait_for(lambda: tinyproxy.connections_to(service.data) == before + 1, "the web proxy was asked")
+        wait_for(lambda: tinyproxy.connections_to(service.data) == before + 1, "the HTTP proxy was asked")
         wait_for(lambda: client.status()["tunnels"][0]["state"] == "connected", "the hub is connected")
     finally:
         client.stop()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent on the device: waits on MQTT for access tokens, and runs a destination proxy for each tunnel."""
+"""The agent on the device: waits for access tokens on MQTT, and runs a destination proxy for each tunnel."""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent: an MQTT session, the tunnels that it is told of, and systemd."""
+"""The agent: an MQTT session, the tunnels that notifications announce, and systemd."""
 
 from __future__ import annotations
 
 import logging
 
-from ..net.background_tasks import restarted
+from ..net.background_tasks import supervise
 from ..net.mqtt import MqttSession
 from .config import AgentConfig
 from .notification import notify_topic
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """Listens for notifications, and serves the tunnels that they are about."""
+    """Receives notifications, and serves the tunnels that they announce."""
 
     def __init__(self, config: AgentConfig, tell: Tell) -> None:
         saved = SavedTunnels(config.state_dir)
@@ -33,9 +33,9 @@ class Agent:
         """Serve until cancelled."""
         log.info("starting as the agent of %s", self._config.thing)
         self._tunnels.resume()
-        # Without it systemd would take an agent that works for one that hangs.
-        watchdog = restarted("feeding the watchdog", lambda: feed_watchdog(self._tell))
-        # At once, not when the broker is there: a device may start long before its network does.
+        # Otherwise systemd would restart an agent that works.
+        watchdog = supervise("feeding the watchdog", lambda: feed_watchdog(self._tell))
+        # Do not wait for the broker: a device may start long before its network does.
         self._tell("READY=1", f"STATUS=connecting to the MQTT broker {self._config.broker}")
         try:
             await self._session.run()
@@ -43,7 +43,7 @@ class Agent:
             watchdog.cancel()
             await self._tunnels.close()
 
-    # What the session reports.
+    # Called by the session.
 
     def connected(self) -> None:
         log.info("waiting for notifications of %s", self._config.thing)
@@ -63,7 +63,7 @@ async def run_agent(config: AgentConfig, tell: Tell) -> None:
     """Run an agent until cancelled.
 
     Args:
-        tell: how to reach the service manager.
+        tell: sends assignments to the service manager.
     """
     for warning in (*config.warnings, *config.exposed):
         log.warning("%s", warning)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which addresses the agent may ever connect to, whatever else its configuration says."""
+"""The addresses that the agent may connect to, whatever the rest of its configuration says."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class AllowList:
     """The addresses that are allowed.
 
     Attributes:
-        addresses: these, exactly; port 0 of a host stands for all of its ports.
+        addresses: exactly these; port 0 of a host stands for all of its ports.
     """
 
     addresses: frozenset[Address]
 
     @classmethod
     def default(cls) -> AllowList:
-        """This device itself: TCP on the loopback. A Unix socket or another host has to be allowed."""
+        """This device only: TCP on the loopback. A Unix socket or another host must be allowed explicitly."""
         return cls(frozenset({TcpAddress("localhost", 0)}))
 
     @classmethod
@@ -49,10 +49,10 @@ class AllowList:
         return plain in self.addresses or TcpAddress(plain.host, 0) in self.addresses
 
     def permits_at(self, address: TcpAddress, found: str) -> bool:
-        """Whether the agent may connect to a host that is allowed at an address that its name has now.
+        """Whether the agent may connect to an allowed host at the address that its name resolves to now.
 
-        Who answers for names chooses what they lead to, and may choose differently each time. So ``localhost`` leads to
-        the loopback only; any other name never leads to this device itself, unless that is allowed too, for its port.
+        Whoever controls the name's DNS chooses the address, and may change it at any time. So ``localhost`` may only
+        resolve to the loopback, and no other name may resolve to this device, unless its port is allowed here, too.
 
         Args:
             found: the address, as text.
@@ -66,10 +66,10 @@ class AllowList:
         return self.permits(address) and (here or not _is_of_this_device(ip))
 
     def check(self, services: Mapping[str, Address | None], where: str) -> None:
-        """See that all services lead to allowed addresses.
+        """Check that the addresses of all services are allowed.
 
         Raises:
-            ConfigurationError: one does not; it is named.
+            ConfigurationError: an address is not allowed; the text names the service.
         """
         for name, address in services.items():
             if address is not None and not self.permits(address):
@@ -81,7 +81,7 @@ class AllowList:
 
 def _entry(text: str, where: str) -> Address:
     if text.endswith(_ANY_PORT) and not text.startswith("/"):
-        # Any port will do to have the host read.
+        # The port does not matter: only the host is used.
         host = parse_address(f"{text[: -len(_ANY_PORT)]}:1", where, Mode.DESTINATION)
         if isinstance(host, TcpAddress):
             return _plain(host)._replace(port=0)
@@ -90,13 +90,13 @@ def _entry(text: str, where: str) -> Address:
 
 
 def _plain(address: TcpAddress) -> TcpAddress:
-    """The same under one name: upper case and the names of the loopback make no difference."""
+    """The address in one spelling: in lower case, and with one name for the loopback."""
     host = (address.host or "localhost").lower()
     return TcpAddress("localhost" if host in _LOOPBACK else host, address.port)
 
 
 def _ip(text: str) -> IpAddress | None:
-    """An address as it is meant: of one of IPv4 in IPv6 (``::ffff:127.0.0.1``), the one of IPv4. None if it is none."""
+    """Parse an address; IPv4 within IPv6 (``::ffff:127.0.0.1``) becomes IPv4. None if the text is not an address."""
     try:
         found = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -105,17 +105,17 @@ def _ip(text: str) -> IpAddress | None:
 
 
 def _is_of_this_device(ip: IpAddress) -> bool:
-    """Whether what connects there reaches this device: the loopback, any address, or one of a network interface."""
+    """Whether a connection to this address reaches this device: loopback, unspecified, or an interface's address."""
     if ip.is_loopback or ip.is_unspecified or ip.is_multicast:
         return True
     if ip.version == 6 and ip.is_link_local:
-        # It comes here without its scope, and there may be another host of the same address on each network.
+        # The scope is missing here, and another host on each network may have the same address.
         return any(_is_source_of(ip, (str(ip), 9, 0, index)) for index, _ in socket.if_nameindex())
     return _is_source_of(ip, (str(ip), 9))
 
 
 def _is_source_of(ip: IpAddress, address: tuple[Any, ...]) -> bool:
-    """Whether the system connects to its own address: from that address only. No packet is sent."""
+    """Whether this is a local address: the system then also connects from it. No packet is sent."""
     with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(address)

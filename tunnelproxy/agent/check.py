@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks for what would keep an agent from its work, without being one."""
+"""Find problems that would keep an agent from working, without running one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["find_faults", "try_broker"]
 
 
 def find_faults(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | None, list[str]]:
-    """Read a configuration file, and see whether this user can run an agent with it.
+    """Read a configuration file, and check whether this user can run an agent with it.
 
     Returns:
-        What it says, as far as an agent could be started with it; and the faults.
+        the configuration, or None if no agent can start with it; and the faults.
     """
     config, faults = examine(path, environment)
     if config is None:
@@ -30,14 +30,14 @@ async def try_broker(config: AgentConfig) -> str | None:
     """Connect to the broker and subscribe, once; a running agent of this thing is disconnected for a moment.
 
     Returns:
-        What went wrong; None if the broker granted the subscription.
+        what went wrong; None if the broker granted the subscription.
     """
     cause = await try_once(config.broker, notify_topic(config.thing))
     return None if cause is None else f"the MQTT broker {config.broker}: {cause}"
 
 
 def _state_faults(directory: Path | None) -> list[str]:
-    """Like ``SavedTunnels.prepare``, but makes nothing."""
+    """Like ``SavedTunnels.prepare``, but creates nothing."""
     if directory is None:
         return []
     try:

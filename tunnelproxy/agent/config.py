@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's configuration file, ``agent.yml``. Relative paths in it start from its own directory."""
+"""The agent's configuration file, ``agent.yml``. Relative paths in it start at its own directory."""
 
 from __future__ import annotations
 
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from typing import Callable, TypeVar
 import yaml
 
 from ..errors import ConfigurationError
+from ..names import SERVICE_ID, THING_NAME
 from ..net.endpoint import Endpoint, tls_context
-from ..net.mqtt import KEEPALIVE_SECONDS, Broker
-from ..protocol.framing import SERVICE_ID
+from ..net.mqtt import KEEPALIVE_SECONDS, BrokerLogin
 from ..protocol.session import Mode
 from ..proxy.addresses import Address, parse_address
 from .allow_list import AllowList
@@ -26,16 +25,15 @@ __all__ = ["AgentConfig", "examine", "read_config"]
 
 T = TypeVar("T")
 
-AWS_ALPN = "x-amzn-mqtt-ca"
-"""With this name in the TLS handshake, AWS IoT Core speaks MQTT with device certificates on port 443.
+_AWS_ALPN = "x-amzn-mqtt-ca"
+"""The ALPN name with which AWS IoT Core accepts MQTT with device certificates on port 443.
 
 Source: "Protocols, port mappings, and authentication", AWS IoT Developer Guide."""
 
-MAX_TUNNELS = 8
-STATE_DIRECTORY_VARIABLE = "STATE_DIRECTORY"
+_MAX_TUNNELS = 8
+_STATE_DIRECTORY_VARIABLE = "STATE_DIRECTORY"
 """Set by systemd for a unit with ``StateDirectory=``."""
 
-_THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
 _MQTT_TLS_PORT = 8883
 _MQTT_PORT = 1883
 _HTTPS_PORT = 443
@@ -44,20 +42,20 @@ _LEAST_KEEPALIVE, _MOST_KEEPALIVE = 5, 1200
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """What the agent is told.
+    """The agent's configuration.
 
     Attributes:
-        services: what to connect to for each service that a tunnel may carry.
+        services: the address to connect to for each service that a tunnel may carry.
         endpoint: the data plane; None for AWS's in the region that a notification names.
-        capath: the authorities to trust at the data plane, instead of the system's.
-        state_dir: where to remember tunnels; None to forget them when the agent ends.
-        max_tunnels: how many to be in at once.
+        capath: the CA certificates to trust for the data plane, instead of the system's.
+        state_dir: where to save tunnels; None to forget them when the agent ends.
+        max_tunnels: how many tunnels to serve at once.
         warnings: what the operator should know.
-        exposed: secrets that everybody on the device can read.
+        exposed: sentences about secrets that every user of the device can read.
     """
 
     thing: str
-    broker: Broker
+    broker: BrokerLogin
     services: Mapping[str, Address]
     allow: AllowList
     endpoint: Endpoint | None
@@ -72,7 +70,7 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AgentConfig:
     """Read a configuration file.
 
     Raises:
-        ConfigurationError: it cannot be read, or says something that the agent cannot do; the key is named.
+        ConfigurationError: it cannot be read, or a value is invalid; the text names the key.
     """
     config, faults = examine(path, environment)
     if config is None:
@@ -81,10 +79,10 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AgentConfig:
 
 
 def examine(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | None, list[str]]:
-    """Read a configuration file, and go on after a fault.
+    """Read a configuration file, and continue after a fault.
 
     Returns:
-        What it says, if it has no fault; and the faults, one of each top-level key at most.
+        the configuration, or None if there are faults; and the faults, at most one for each top-level key.
     """
     faults: list[str] = []
 
@@ -108,11 +106,11 @@ def examine(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | N
     endpoint = attempt(lambda: _endpoint(root))
     capath = attempt(lambda: _capath(root))
     state_dir = attempt(lambda: root.path("state_dir"))
-    max_tunnels = attempt(lambda: root.number("max_tunnels", MAX_TUNNELS, 1, 1000))
+    max_tunnels = attempt(lambda: root.number("max_tunnels", _MAX_TUNNELS, 1, 1000))
     attempt(root.refuse_others)
     if faults or thing is None or broker is None or services is None or allow is None or max_tunnels is None:
         return None, faults
-    state_dir = state_dir or environment.get(STATE_DIRECTORY_VARIABLE, "").partition(":")[0]
+    state_dir = state_dir or environment.get(_STATE_DIRECTORY_VARIABLE, "").partition(":")[0]
     config = AgentConfig(
         thing=thing,
         broker=broker,
@@ -129,27 +127,29 @@ def examine(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | N
 
 
 class _Secrets:
-    """Who can read the files that hold them."""
+    """Collects which users can read the files with secrets."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.exposed: list[str] = []
 
     def note(self, file: str, what: str) -> None:
-        """A file holds a secret."""
+        """Check who can read a file that contains a secret."""
         mode = os.stat(file).st_mode if os.path.exists(file) else 0
         if mode & 0o004:
-            self.exposed.append(f"{file} holds {what}, and everybody here can read it: chmod 600 {file}")
+            self.exposed.append(f"{file} contains {what}, and every user can read it: chmod 600 {file}")
         elif mode & 0o040:
             self.warnings.append(
-                f"{file} holds {what}, and its group can read it; if that is not meant: chmod 600 {file}"
+                f"{file} contains {what}, and its group can read it; if that is not intended: chmod 600 {file}"
             )
 
 
 def _thing(root: Section) -> str:
     thing = root.text("thing", required=True)
-    if not _THING.match(thing):
-        raise root.error("thing", f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-'")
+    if not THING_NAME.match(thing):
+        raise root.error(
+            "thing", f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most"
+        )
     return thing
 
 
@@ -159,11 +159,11 @@ def _load(path: Path) -> object:
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}; name the file with --config") from error
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not a text in UTF-8") from None
+        raise ConfigurationError(f"{path} is not UTF-8 text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark is not None else ""
-        # Not the error's text: it quotes the line, which may hold the password.
+        # Not the text of the error: it quotes the line, which may contain the password.
         raise ConfigurationError(f"{path} is not YAML{line}") from None
 
 
@@ -172,10 +172,10 @@ def _services(root: Section) -> dict[str, Address]:
     given = root.section("services")
     for name in given:
         if not SERVICE_ID.match(name):
-            raise given.error(name, "this is not a service ID, such as SSH1")
+            raise given.error(name, "not a service ID, such as SSH1")
         services[name] = parse_address(given.text(name, required=True), given.where(name), Mode.DESTINATION)
     if not services:
-        raise root.error("services", "there is none: say where each leads, as in 'SSH1: 22'")
+        raise root.error("services", "no service: give each its address, as in 'SSH1: 22'")
     return services
 
 
@@ -200,26 +200,26 @@ def _capath(root: Section) -> str | None:
         except ConfigurationError:
             raise root.error(
                 "capath",
-                f"there is no certificate to be read in {capath}: give an OpenSSL hashed directory or a PEM file",
+                f"no readable certificate in {capath}: give an OpenSSL hashed directory or a PEM file",
             ) from None
     return capath
 
 
-def _no_tls(root: Section, broker: Broker) -> tuple[str, ...]:
+def _no_tls(root: Section, broker: BrokerLogin) -> tuple[str, ...]:
     if broker.tls is not None:
         return ()
     where = root.section("broker").where("tls")
-    return (f"{where}: off, so tokens can be read on the network; use it on loopback only",)
+    return (f"{where}: off, so tokens can be read on the network: use this on loopback only",)
 
 
-def _broker(section: Section, thing: str, secrets: _Secrets) -> Broker:
+def _broker(section: Section, thing: str, secrets: _Secrets) -> BrokerLogin:
     encrypted = section.flag("tls", True)
     port = section.number("port", _MQTT_TLS_PORT if encrypted else _MQTT_PORT, 1, 65535)
-    broker = Broker(
+    broker = BrokerLogin(
         host=_host(section),
         port=port,
-        # Not the thing's name: an application of the device may be connected under it, and of two clients with one
-        # ID the broker disconnects the older.
+        # Not the thing's name: an application on the device may use that, and the broker disconnects the older of two
+        # clients with one ID.
         client_id=section.text("client_id") or f"{thing}-tunnels",
         tls=_broker_tls(section, port, secrets) if encrypted else None,
         user=section.text("user") or None,
@@ -229,9 +229,9 @@ def _broker(section: Section, thing: str, secrets: _Secrets) -> Broker:
     if not encrypted:
         for key in ("ca", "cert", "key", "alpn"):
             if section.text(key):
-                raise section.error(key, "it has no use with 'tls: false'")
+                raise section.error(key, "not valid with 'tls: false'")
     if broker.password is not None and broker.user is None:
-        raise section.error("user", "it is missing, and there is a password")
+        raise section.error("user", "missing, but there is a password")
     section.refuse_others()
     return broker
 
@@ -239,14 +239,14 @@ def _broker(section: Section, thing: str, secrets: _Secrets) -> Broker:
 def _host(section: Section) -> str:
     host = section.text("host", required=True)
     if "/" in host:
-        raise section.error("host", f"'{host}' is not a name or an address alone, without '/'")
+        raise section.error("host", f"'{host}' is not a host name or an address: remove the '/'")
     return host
 
 
 def _password(section: Section, secrets: _Secrets) -> str | None:
     password, file = section.text("password"), section.path("password_file")
     if password and file:
-        raise section.error("password", "it excludes 'password_file'")
+        raise section.error("password", "cannot be used together with 'password_file'")
     if password:
         secrets.note(section.file, "a password")
     if not file:
@@ -261,13 +261,13 @@ def _password(section: Section, secrets: _Secrets) -> str | None:
 def _broker_tls(section: Section, port: int, secrets: _Secrets) -> ssl.SSLContext:
     ca, cert, key = section.path("ca"), section.path("cert"), section.path("key")
     if bool(cert) != bool(key):
-        raise section.error("key" if cert else "cert", "it is missing: a certificate and its key belong together")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca:
-        _trust(context, section, ca)
-    else:
-        context.load_default_certs()
+        raise section.error("key" if cert else "cert", "missing: give both the certificate and its key")
+    if ca and not os.path.isdir(ca):
+        section.read("ca")
+    try:
+        context = tls_context(ca or None)
+    except ConfigurationError:
+        raise section.error("ca", f"no certificate in {ca}") from None
     if cert:
         section.read("cert")
         section.read("key")
@@ -276,20 +276,8 @@ def _broker_tls(section: Section, port: int, secrets: _Secrets) -> ssl.SSLContex
             context.load_cert_chain(cert, key)
         except (OSError, ssl.SSLError):
             raise section.error("cert", f"{cert} and {key} are not a certificate in PEM and its key") from None
-    # Which authenticates with a certificate; with a password, AWS has other names, which need what it calls custom
-    # authentication.
-    alpn = section.text("alpn") or (AWS_ALPN if port == _HTTPS_PORT and cert else "")
+    # This name is for certificates. For passwords AWS has other names, which need what it calls custom authentication.
+    alpn = section.text("alpn") or (_AWS_ALPN if port == _HTTPS_PORT and cert else "")
     if alpn:
         context.set_alpn_protocols([alpn])
     return context
-
-
-def _trust(context: ssl.SSLContext, section: Section, ca: str) -> None:
-    try:
-        if os.path.isdir(ca):
-            context.load_verify_locations(capath=ca)
-        else:
-            section.read("ca")
-            context.load_verify_locations(cafile=ca)
-    except (OSError, ssl.SSLError):
-        raise section.error("ca", f"there is no certificate in {ca}") from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mapping of a configuration file, read key by key, with errors that name the key."""
+"""A mapping in a configuration file, read key by key; errors name the key."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Section:
     """One mapping.
 
     Args:
-        content: what stands there.
+        content: the parsed YAML.
         name: the section's key; empty for the whole file.
         file: the file, for errors.
-        folder: where relative paths start.
+        folder: the directory that relative paths start from.
     """
 
     def __init__(self, content: object, name: str, file: str, folder: Path) -> None:
@@ -29,16 +29,16 @@ class Section:
             content = {}
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             what = f"{file}: {name}" if name else file
-            raise ConfigurationError(f"{what}: this must be a list of lines like 'key: value'")
+            raise ConfigurationError(f"{what}: must be a mapping: lines like 'key: value'")
         self._content: dict[str, object] = content
         self._known: set[str] = set()
 
     def __iter__(self) -> Iterator[str]:
-        """The keys that are there."""
+        """The keys of the mapping."""
         return iter(self._content)
 
     def where(self, key: str) -> str:
-        """What to call a key in an error."""
+        """The name of a key in errors."""
         return f"{self.file}: {self._name}.{key}" if self._name else f"{self.file}: {key}"
 
     def error(self, key: str, message: str) -> ConfigurationError:
@@ -50,10 +50,10 @@ class Section:
         value = self._get(key)
         if value is None:
             if required:
-                raise self.error(key, "it is missing")
+                raise self.error(key, "missing")
             return ""
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise self.error(key, "this must be one text or number; put quotes around what is special in YAML")
+            raise self.error(key, "must be one text or number; quote values that are special in YAML")
         return str(value)
 
     def texts(self, key: str) -> list[str] | None:
@@ -64,7 +64,7 @@ class Section:
         if not isinstance(value, list) or any(
             isinstance(item, bool) or not isinstance(item, (str, int)) for item in value
         ):
-            raise self.error(key, "this must be a list of texts")
+            raise self.error(key, "must be a list of texts")
         return [str(item) for item in value]
 
     def number(self, key: str, default: int, least: int, most: int) -> int:
@@ -73,7 +73,7 @@ class Section:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.error(key, f"this must be a number from {least} to {most}")
+            raise self.error(key, f"must be a number from {least} to {most}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -82,7 +82,7 @@ class Section:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.error(key, "this must be true or false")
+            raise self.error(key, "must be true or false")
         return value
 
     def path(self, key: str) -> str:
@@ -98,21 +98,21 @@ class Section:
         except OSError as error:
             raise self.error(key, f"cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError:
-            raise self.error(key, f"{path} is not a text") from None
+            raise self.error(key, f"{path} is not UTF-8 text") from None
 
     def section(self, key: str) -> Section:
         """A mapping below this one."""
         return Section(self._get(key), f"{self._name}.{key}" if self._name else key, self.file, self._folder)
 
     def refuse_others(self) -> None:
-        """See that no key is there that nobody asked for.
+        """Check that the mapping has no keys that were not read.
 
         Raises:
-            ConfigurationError: there is one: a misspelt one, most likely.
+            ConfigurationError: there is one, probably misspelled.
         """
         for key in self._content:
             if key not in self._known:
-                raise self.error(key, f"no such key; there are: {', '.join(sorted(self._known))}")
+                raise self.error(key, f"unknown key; valid keys: {', '.join(sorted(self._known))}")
 
     def _get(self, key: str) -> object:
         self._known.add(key)

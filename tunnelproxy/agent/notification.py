@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tunneling service tells a device when a tunnel was opened for it, or its access token was rotated.
+"""The message that a device gets when a tunnel is opened for it, or its access token is rotated.
 
 Source: "IoT agent snippet", AWS IoT Developer Guide, and ``$aws/things/<thing>/tunnels/notify`` in its list of reserved
 topics.
@@ -11,18 +11,18 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-from ..protocol.framing import SERVICE_ID
+from ..names import SERVICE_ID
 
 __all__ = ["MAX_PAYLOAD", "Notification", "NotificationRefused", "notify_topic", "read_notification"]
 
 MAX_PAYLOAD = 8192
-"""Bytes; a token of AWS's has some hundreds."""
+"""Bytes; AWS's tokens have some hundreds."""
 
 _SHOWN_DIGITS = 8
 
 
 class NotificationRefused(Exception):
-    """A notification that the agent does not act upon; the text says why, without the token."""
+    """The agent rejects a notification; the text says why, without the token."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Notification:
     """An access token for the destination of a tunnel.
 
     Attributes:
-        region: where the tunnel was opened; empty where the service did not say.
-        services: what the tunnel carries; empty where the service did not say.
+        region: where the tunnel was opened; empty if the service did not say.
+        services: the services of the tunnel; empty if the service did not say.
     """
 
     token: str = field(repr=False)
@@ -40,11 +40,11 @@ class Notification:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the token, in hexadecimal: the same notification has the same one."""
+        """The SHA-256 of the token, in hexadecimal; it identifies the notification."""
         return hashlib.sha256(self.token.encode()).hexdigest()
 
     def __str__(self) -> str:
-        # The payload has no tunnel ID, so this is what logs call the tunnel.
+        # The payload has no tunnel ID, so logs name the tunnel like this.
         return f"tunnel {self.digest[:_SHOWN_DIGITS]} ({', '.join(self.services) or 'services not said'})"
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tunnels that an agent holds, in a file, so that it holds them again after a restart.
+"""The file in which an agent saves its tunnels, so that it can reconnect to them after a restart.
 
-An access token is good for one use, or for many with the same client token. So an agent that forgot its client tokens
-could not return to a tunnel: somebody would have to rotate the access token first.
+An access token can be used once, or many times with the same client token. So an agent that loses its client tokens
+cannot reconnect to a tunnel until somebody rotates the access token.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files import replace_file
 from .notification import Notification
 
 __all__ = ["SavedTunnel", "SavedTunnels", "why_unwritable"]
 
 log = logging.getLogger(__name__)
 
-
 _NO_DATE_SECONDS = 253_402_300_800.0
-"""10000-01-01: no clock says that."""
+"""10000-01-01: later than any clock."""
 
 
 @dataclass(frozen=True)
 class SavedTunnel:
-    """A tunnel that the agent is in.
+    """A tunnel that the agent serves.
 
     Attributes:
         client_token: sent with every connect.
-        since: when the agent was notified, in seconds since the epoch.
+        since: when the notification arrived, in seconds since the epoch.
     """
 
     notification: Notification
@@ -42,7 +42,7 @@ class SavedTunnels:
     """Reads and writes the file.
 
     Args:
-        directory: where it is; None keeps nothing.
+        directory: where the file is; None to save nothing.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -50,7 +50,7 @@ class SavedTunnels:
         self._failing = False
 
     def prepare(self) -> None:
-        """Make the directory. Where that is not possible, the agent does without: it must not keep an operator out."""
+        """Create the directory. If that fails, the agent works without it: the operator needs the tunnels."""
         if self._path is None:
             return
         directory = self._path.parent
@@ -60,10 +60,10 @@ class SavedTunnels:
         except OSError as error:
             why = f"cannot make {directory}: {error.strerror}"
         if why is not None:
-            log.warning("state_dir: %s; the agent will not find its tunnels after a restart", why)
+            log.warning("state_dir: %s; the agent will lose its tunnels when it restarts", why)
 
     def read(self) -> list[SavedTunnel]:
-        """The tunnels of the last run; none if the file is damaged, as their tokens can be rotated."""
+        """The tunnels of the last run; none if the file is damaged: their tokens can be rotated."""
         if self._path is None:
             return []
         try:
@@ -72,7 +72,7 @@ class SavedTunnels:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
-            # Not the error's text: it may quote the file.
+            # Not the text of the error: it may quote the file.
             log.warning("cannot read the tunnels of the last run from %s (%s)", self._path, type(error).__name__)
             return []
 
@@ -80,19 +80,16 @@ class SavedTunnels:
         """Replace the file, readable by its owner only; readers see the old content or the new, never a part.
 
         Returns:
-            Whether that was possible; it is logged where it was not.
+            whether it was written; a failure is logged.
         """
         if self._path is None:
             return True
-        partial = self._path.with_name(self._path.name + ".partial")
         content = json.dumps([_to_json(tunnel) for tunnel in tunnels]).encode()
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(content)
-            partial.replace(self._path)
+            replace_file(self._path, content)
         except OSError as error:
-            # A full disk must not keep an operator out.
+            # A full disk must not stop the agent.
             level = logging.DEBUG if self._failing else logging.WARNING
             self._failing = True
             log.log(level, "cannot save the tunnels in %s: %s", self._path, error.strerror)

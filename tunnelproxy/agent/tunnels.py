@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tunnels that an agent is in: one destination proxy for each.
+"""The tunnels that an agent serves: one destination proxy for each.
 
-A notification does not say which tunnel it is for, so the agent cannot tell a rotated token from a second tunnel with
-the same services. It need not: rotation revokes the old token, the service disconnects whoever holds it, and refuses it
-from then on. So each token gets a proxy of its own, and the proxy of a revoked token ends by itself. Ending the older
-one here, as agents with one tunnel do, would break a second tunnel of the same device.
+A notification does not name its tunnel, so the agent cannot distinguish a rotated token from a second tunnel with the
+same services. It need not: rotation revokes the old token, and the service then disconnects whoever uses it, and
+rejects it. So each token gets its own proxy, and the proxy of a revoked token ends by itself. Ending the older proxy
+here, as agents with one tunnel do, would break a second tunnel of the same device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 from dataclasses import replace
 
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
-from ..net.background_tasks import watched
+from ..net.background_tasks import spawn
 from ..net.backoff import Backoff
 from ..net.certificate_dates import date_text
 from ..net.endpoint import Endpoint
@@ -30,30 +30,30 @@ from .config import AgentConfig
 from .notification import Notification, NotificationRefused, read_notification
 from .state_file import SavedTunnel, SavedTunnels
 
-__all__ = ["Tunnels"]
+__all__ = ["LONGEST_LIFE_SECONDS", "Tunnels"]
 
 log = logging.getLogger(__name__)
 
 LONGEST_LIFE_SECONDS = 12 * 3600.0
-"""No tunnel lives longer: AWS's quota, and the tunneling service's."""
+"""No tunnel lives longer: the quota of AWS, and of the tunneling service."""
 
-MAX_REMEMBERED = 1000
-"""Notifications that are known again when they come twice."""
+_MAX_REMEMBERED = 1000
+"""Notifications that are recognized if they arrive again."""
 
-SAVE_SECONDS = 10.0
-"""After how long to try again to save them: a disk may have room again, or be writable."""
+_SAVE_SECONDS = 10.0
+"""Seconds after which saving is retried: the disk may have space again, or be writable."""
 
 _RETRY_SECONDS = (5.0, 300.0)
 
 _FIRST_YEAR_SECONDS = 1_577_836_800.0
-"""2020-01-01: a clock that says less was not set yet; this program is newer."""
+"""2020-01-01: a clock with an earlier time has not been set; this program is newer."""
 
 
 class Tunnels:
-    """Starts a proxy for each notification, and knows the ones that run.
+    """Starts a proxy for each notification, and keeps track of those that run.
 
     Args:
-        saved: where they outlive this process.
+        saved: the file that keeps them for the next run.
     """
 
     def __init__(self, config: AgentConfig, saved: SavedTunnels) -> None:
@@ -69,22 +69,22 @@ class Tunnels:
         return len(self._held)
 
     def resume(self) -> None:
-        """Return to the tunnels of the last run."""
+        """Reconnect to the tunnels of the last run."""
         now = time.time()
         for saved in self._saved.read():
             tunnel = _dated(saved, now)
             if now - tunnel.since < LONGEST_LIFE_SECONDS and len(self._held) < self._config.max_tunnels:
-                log.info("%s: returning to it after a restart", tunnel.notification)
+                log.info("%s: reconnecting after a restart", tunnel.notification)
                 self._start(tunnel)
         if self._held:
             self._save()
 
     def notified(self, payload: bytes) -> None:
-        """Act upon a notification; one that cannot be acted upon is logged."""
+        """Serve the tunnel of a notification; one that is rejected is logged."""
         try:
             notification = read_notification(payload)
             if notification.digest in self._seen:
-                log.info("%s: notified of it again, which changes nothing", notification)
+                log.info("%s: notified again, nothing to do", notification)
                 return
             self._accept(notification)
         except (NotificationRefused, ConfigurationError) as error:
@@ -94,7 +94,7 @@ class Tunnels:
         self._save()
 
     async def close(self) -> None:
-        """Leave all tunnels. They are returned to by the next run."""
+        """Disconnect from all tunnels. The next run reconnects to them."""
         if self._saving is not None:
             self._saving.cancel()
         tasks = list(self._tasks)
@@ -103,7 +103,7 @@ class Tunnels:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, notification: Notification) -> None:
-        """See that the notification can be served, before its token is used."""
+        """Check that the tunnel can be served, before its token is used."""
         unknown = [name for name in notification.services if name not in self._config.services]
         if unknown:
             raise NotificationRefused(
@@ -112,14 +112,14 @@ class Tunnels:
             )
         if len(self._held) >= self._config.max_tunnels:
             raise NotificationRefused(
-                f"{notification}: there are {len(self._held)} tunnels already, as many as max_tunnels says"
+                f"{notification}: there are {len(self._held)} tunnels already, which is max_tunnels"
             )
         self._route(notification)
 
     def _route(self, notification: Notification) -> Route:
-        """The way to the tunnel's data plane.
+        """The route to the tunnel's data plane.
 
-        Made when it is first needed: the system's authorities take a megabyte or two.
+        It is made when it is first needed: the system's CA certificates take a megabyte or two.
         """
         endpoint = self._config.endpoint or Endpoint.of_region(notification.region)
         if endpoint not in self._routes:
@@ -129,26 +129,26 @@ class Tunnels:
     def _start(self, tunnel: SavedTunnel) -> None:
         digest = tunnel.notification.digest
         self._seen[digest] = None
-        if len(self._seen) > MAX_REMEMBERED:
+        if len(self._seen) > _MAX_REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._held[digest] = tunnel
-        # One that fails is that tunnel's loss alone; _serve() begins again with what it can.
-        task = watched(f"serving {tunnel.notification}", self._hold(tunnel))
+        # A failure affects this tunnel only; _serve() retries what it can.
+        task = spawn(f"serving {tunnel.notification}", self._hold(tunnel))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _hold(self, tunnel: SavedTunnel) -> None:
-        """Be in a tunnel until it ends, and forget it then; not when this process ends."""
+        """Serve a tunnel until it ends, and forget it then, but not when this process ends."""
         name = tunnel.notification
         try:
             await asyncio.wait_for(self._serve(tunnel), LONGEST_LIFE_SECONDS - (time.time() - tunnel.since))
         except TunnelClosed as closed:
             log.info("%s: over: %s", name, closed)
         except TunnelRefused as refused:
-            # What becomes of the old token after a rotation, too.
+            # This also ends the proxy of the old token after a rotation.
             log.warning("%s: over: %s", name, refused)
         except ConfigurationError as error:
-            log.warning("%s: over, because it cannot be served: %s", name, error)
+            log.warning("%s: over, it cannot be served: %s", name, error)
         except asyncio.TimeoutError:
             log.info("%s: over, after twelve hours", name)
         except Exception:
@@ -158,19 +158,21 @@ class Tunnels:
 
     async def _serve(self, tunnel: SavedTunnel) -> None:
         route = self._route(tunnel.notification)
-        access = TunnelCredentials(Mode.DESTINATION, tunnel.notification.token, tunnel.client_token)
+        credentials = TunnelCredentials(Mode.DESTINATION, tunnel.notification.token, tunnel.client_token)
         log.info("%s: joining it at %s", tunnel.notification, route)
         backoff = Backoff(*_RETRY_SECONDS)
         while True:
             try:
-                return await DestinationProxy(route, access, self._plan, permits=self._config.allow.permits_at).run()
+                return await DestinationProxy(
+                    route, credentials, self._plan, permits=self._config.allow.permits_at
+                ).run()
             except LinkLost as lost:
-                # What a person at a terminal would mend may mend itself here, such as a clock that was not set yet
-                # when the certificate was checked.
+                # What a person at a terminal would have to fix may resolve itself here, such as a clock that was not
+                # set yet when the certificate was verified.
                 why: object = lost
             except (TunnelClosed, TunnelRefused, ConfigurationError):
                 raise
-            except Exception as error:  # a fault of ours: its token is good for the next attempt
+            except Exception as error:  # a bug here: the token can be used for the next attempt
                 log.exception("%s: failed", tunnel.notification)
                 why = type(error).__name__
             delay = backoff.next_delay()
@@ -189,18 +191,18 @@ class Tunnels:
             self._saving.cancel()
             self._saving = None
         if not self._saved.write(list(self._held.values())):
-            self._saving = asyncio.get_running_loop().call_later(SAVE_SECONDS, self._save)
+            self._saving = asyncio.get_running_loop().call_later(_SAVE_SECONDS, self._save)
 
 
 def _dated(tunnel: SavedTunnel, now: float) -> SavedTunnel:
-    """The tunnel, with a time from now on where its own cannot be: the clock was set since, or is not set yet.
+    """The tunnel, with the present time if its own is impossible: the clock was set since, or is not set yet.
 
-    It is kept then. If it has ended, the service says so.
+    The tunnel is kept. If it has expired, the service says so.
     """
     if _FIRST_YEAR_SECONDS <= tunnel.since <= now:
         return tunnel
     log.warning(
-        "%s: it was saved at %s, and this device's clock says %s: its age is not known, so it counts from now on",
+        "%s: it was saved at %s, but this device's clock says %s: its age is unknown, and counts from now",
         tunnel.notification,
         date_text(tunnel.since),
         date_text(now),

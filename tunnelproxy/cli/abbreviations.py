@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long options by their beginnings, as Boost lets the reference's users write them: ``--vers`` for ``--version``.
+"""Abbreviated long options, which Boost allows in the reference: ``--vers`` for ``--version``.
 
-argparse has this too, but would take the options that are ours alone for as likely as the reference's, so that
-``--l`` could mean two things here and one there.
+argparse allows them, too, but makes no difference between the reference's options and ours, so that ``--l`` could be
+ambiguous here and not there.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ TOKENS = {
     **{"access-token"[:size]: "access-token" for size in range(1, len("access-token") + 1)},
     **{"client-token"[:size]: "client-token" for size in range(2, len("client-token") + 1)},
 }
-"""What the options with secrets may be called: no other option begins like them."""
+"""The options with secrets, by all their abbreviations: no other option begins like these."""
 
 
 def expand(arguments: Sequence[str], names: Sequence[str], preferred: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Write long options out. What stands for several is left for the parser to refuse.
+    """Expand abbreviated long options. Ambiguous ones are left for the parser to reject.
 
     Args:
-        names: the options that there are, without their dashes.
-        preferred: those of them that come first.
+        names: all options, without their dashes.
+        preferred: the options that are tried first.
 
     Returns:
-        the arguments, and the abbreviations that were among them.
+        the arguments, and the abbreviations that were expanded.
     """
     full, abbreviated = [], []
     for argument in arguments:

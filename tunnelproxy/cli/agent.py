@@ -16,24 +16,24 @@ from .readiness import notify
 
 __all__ = ["add_parser"]
 
-DEFAULT_CONFIG = Path("/etc/tunnelproxy/agent.yml")
+_DEFAULT_CONFIG = Path("/etc/tunnelproxy/agent.yml")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add ``agent`` and its commands; each sets ``handler`` to a function from the arguments to an exit status."""
-    agent = subparsers.add_parser("agent", help="on the device: wait for tunnels on MQTT, and serve them")
+    agent = subparsers.add_parser("agent", help="the agent on the device: wait for tunnels on MQTT, and serve them")
     commands = agent.add_subparsers(metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="run the agent until SIGTERM or SIGINT")
     _add_config(run)
     add_options(run)
     run.set_defaults(handler=_reporting(_run))
 
-    check = commands.add_parser("check", help="say what is wrong with a configuration, and run nothing")
+    check = commands.add_parser("check", help="check a configuration without running the agent")
     _add_config(check)
     check.add_argument(
         "--connect",
         action="store_true",
-        help="try the MQTT broker, too; a running agent is disconnected for a moment, and loses nothing",
+        help="connect to the MQTT broker, too; this disconnects a running agent for a moment, without loss",
     )
     check.set_defaults(handler=_reporting(_check))
 
@@ -42,14 +42,14 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=DEFAULT_CONFIG,
+        default=_DEFAULT_CONFIG,
         metavar="FILE",
-        help="what the agent is to do (default: %(default)s)",
+        help="the configuration file (default: %(default)s)",
     )
 
 
 def _reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Turn what goes wrong into one line and exit status 1."""
+    """Report an error in one line, and return exit status 1."""
 
     def handler(arguments: argparse.Namespace) -> int:
         from ..errors import ConfigurationError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tunnelproxy hub``: run, look at, and stop the process that holds this user's tunnels."""
+"""``tunnelproxy hub``: run, inspect and stop the process that holds this user's tunnels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["add_parser"]
 
 log = logging.getLogger(__name__)
 
-LOG_NAME = "hub.log"
-IDLE_SECONDS = 60.0
+_LOG_NAME = "hub.log"
+_IDLE_SECONDS = 60.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,29 +31,29 @@ def add_parser(subparsers: Any) -> None:
     hub = subparsers.add_parser("hub", help="the process that holds this user's tunnels")
     commands = hub.add_subparsers(metavar="command", required=True)
 
-    run = commands.add_parser("run", help="be the hub (Ansible starts one by itself)")
-    run.add_argument("--background", action="store_true", help="go on in the background, logging to a file")
+    run = commands.add_parser("run", help="run the hub (Ansible starts one by itself)")
+    run.add_argument("--background", action="store_true", help="run in the background, and log to a file")
     run.add_argument(
         "--idle-seconds",
         type=float,
-        default=IDLE_SECONDS,
+        default=_IDLE_SECONDS,
         metavar="N",
-        help=f"end after so long without a tunnel that works (default {IDLE_SECONDS:.0f})",
+        help=f"exit after N seconds without a working tunnel (default {_IDLE_SECONDS:.0f})",
     )
     logs.add_options(run)
     run.set_defaults(handler=_run)
 
     status = commands.add_parser("status", help="show tunnels, services, ports, connections and bytes")
-    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(handler=_status)
 
-    # What the hub starts; not in the list of commands, for nobody types it.
+    # The hub starts this; it is not in the list of commands, because nobody types it.
     control = commands.add_parser("control")
     control.add_argument("--no-verify", dest="verify", action="store_false")
     logs.add_options(control)
     control.set_defaults(handler=_control)
 
-    stop = commands.add_parser("stop", help="end the hub; its tunnels stay open, and the next one takes them over")
+    stop = commands.add_parser("stop", help="stop the hub; its tunnels stay open, and the next hub takes them over")
     stop.add_argument("--force", action="store_true", help="even if it could not save its tunnels")
     stop.set_defaults(handler=_stop)
 
@@ -78,17 +78,16 @@ def _announce() -> None:
 
 
 def _be_background(options: argparse.Namespace) -> int:
-    """Fork twice, into a session of our own; close standard output when ready: that is what the starter waits for."""
-
+    """Fork twice, into a new session; close standard output when ready, which is what the starter waits for."""
     folder = client.directory()
-    log_file = LogFile(Path(folder) / LOG_NAME)
+    log_file = LogFile(Path(folder) / _LOG_NAME)
     if os.fork():
         return 0
     os.setsid()
     if os.fork():
         os._exit(0)
     logs.configure(options.verbose, options.log_format, log_file)
-    # What supervises the process that started this one does not supervise this one.
+    # The service manager of the process that started this one does not supervise this one.
     os.environ.pop(SOCKET_VARIABLE, None)
     status = _serve(options, _say_ready, log_file)
     os._exit(status)
@@ -107,13 +106,13 @@ def _serve(options: argparse.Namespace, ready: Callable[[], None], log_file: Log
 
     def moved(folder: Path) -> None:
         if log_file is not None:
-            log_file.move(folder / LOG_NAME)
+            log_file.move(folder / _LOG_NAME)
 
     try:
         run_until_signal(serve(ready, idle_seconds=options.idle_seconds, moved=moved))
     except AlreadyRunningError as error:
         if error.answers and options.background:
-            # As good as one that was started now.
+            # It serves as well as one that is started now.
             ready()
             return 0
         does = "" if error.answers else ", and does not answer"
@@ -129,7 +128,7 @@ def _control(options: argparse.Namespace) -> int:
     from ..hub.control_worker import serve
 
     logs.configure(options.verbose, options.log_format)
-    # It logs what it raises, and that, not redacted, is told by the sentence for it.
+    # It logs the errors that it raises, unredacted; each is reported in a sentence anyway.
     logging.getLogger("botocore").setLevel(logging.CRITICAL)
     serve(verify=options.verify)
     return 0
@@ -197,11 +196,11 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _not_saved() -> str:
-    """Why the next hub would not know all tunnels of this one; empty where it would, or this one does not say."""
+    """Why the next hub would not know all tunnels of this one; empty if it would, or if this one does not say."""
     try:
         status = client.status()
     except client.HubError:
-        # One of another release, for example. It can be stopped nevertheless.
+        # A hub of another release, for example, which can be stopped nevertheless.
         return ""
     return str(status.get("not_saved") or "") if status is not None else ""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proxy is asked to do: its options, its environment and its files, joined and checked."""
+"""What a proxy is asked to do: its options, environment and files, combined and validated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ConfigurationError, Objection, refuse
+from ..names import CLIENT_TOKEN
 from ..net.endpoint import Endpoint
+from ..net.reasons import reason
 from ..net.route import Route, find_route
 from ..protocol.session import SUBPROTOCOLS, Mode, Version
 from ..proxy.addresses import Address, BadAddress, match_services, parse_list, read_directory
@@ -29,35 +31,34 @@ from .options import (
     TOKEN_VARIABLE,
     Options,
 )
-from .settings import Settings, read_settings
+from .proxy_settings import ProxySettings, read_settings
 
 __all__ = ["Invocation", "read_invocation"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONFIG_DIR = Path("config")
+_DEFAULT_CONFIG_DIR = Path("config")
 
-# The reference's documentation has the first name; its code, as of version 3.0, reads the second.
-CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
+# The reference documents the first name; its code, as of version 3.0, reads the second.
+_CLIENT_TOKEN_VARIABLES = (CLIENT_TOKEN_VARIABLE, "AWSIOT_CLIENT_TOKEN")
 
 _BIND_ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]+\Z")
-_CLIENT_TOKEN = re.compile(r"[a-zA-Z0-9-]{32,128}\Z")
 _MALFORMED = "a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0-9-]{32,128}$), like a UUID"
 
 
 class Addresses(NamedTuple):
-    """The addresses that are given for services."""
+    """The addresses that were given for services."""
 
     configured: Mapping[str, Address | BadAddress]
     where: str
-    """An option, or a directory."""
+    """The option or the directory that they come from."""
     in_files: bool = False
-    """Whether they are in files, which may be for other tunnels too."""
+    """Whether they come from files, which may be for other tunnels, too."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """What one command line, with its environment and its files, asks for."""
+    """A command line, combined with its environment and its files."""
 
     route: Route
     access: TunnelCredentials
@@ -65,9 +66,9 @@ class Invocation:
     bind_address: str | None
     destination_version: Version | None
     stall_seconds: float
-    settings: Settings
+    settings: ProxySettings
     strict: bool = False
-    """Whether what the reference passes over is refused."""
+    """Whether to reject what the reference ignores."""
 
     def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         """Give each service of the tunnel its address; a :data:`~..proxy.Plan`."""
@@ -83,15 +84,17 @@ class Invocation:
 
 
 def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocation:
-    """Join the options with the environment and the files that they name.
+    """Combine the options with the environment and the files that they name.
 
     Raises:
-        ConfigurationError: something is missing, malformed, or contradicts something else; it names the option.
+        ConfigurationError: something is missing, invalid or contradictory; the text names the option.
     """
     amiss = _objection(strict=options.strict)
     for problem, instead in options.amiss:
         amiss(problem, instead)
-    settings = read_settings(Path(options.get("settings-json")), amiss) if options.get("settings-json") else Settings()
+    settings = (
+        read_settings(Path(options.get("settings-json")), amiss) if options.get("settings-json") else ProxySettings()
+    )
     mode = _mode(options)
     addresses = _addresses(options, mode, amiss)
     bind_address = options.get("local-bind-address")
@@ -169,7 +172,7 @@ def _token(options: Options, environment: Mapping[str, str]) -> str:
     if not token.isascii() or not token.isprintable() or " " in token:
         where = options.label("access-token") if given else TOKEN_VARIABLE
         raise ConfigurationError(
-            f"{where}: the access token has characters that no access token has: was it copied whole?"
+            f"{where}: the access token has characters that no access token has: was it copied completely?"
         )
     return token
 
@@ -178,19 +181,19 @@ def _client_token(options: Options, environment: Mapping[str, str], amiss: Objec
     token: str | None = options.get("client-token")
     where = "" if token is None else options.label("client-token")
     if token == "":
-        amiss(f"{where}: {_MALFORMED}", "the empty one counts for none")
+        amiss(f"{where}: {_MALFORMED}", "the empty one is ignored")
         token = None
-    for name in CLIENT_TOKEN_VARIABLES:
+    for name in _CLIENT_TOKEN_VARIABLES:
         if token is None and environment.get(name):
             token, where = environment[name], name
     if token is None:
         return str(uuid.uuid4())
-    if not _CLIENT_TOKEN.match(token):
+    if not CLIENT_TOKEN.match(token):
         raise ConfigurationError(f"{where}: {_MALFORMED}")
     return token
 
 
-def _endpoint(options: Options, environment: Mapping[str, str], settings: Settings) -> Endpoint:
+def _endpoint(options: Options, environment: Mapping[str, str], settings: ProxySettings) -> Endpoint:
     given, region = options.get("proxy-endpoint"), options.get("region")
     if given and region:
         raise ConfigurationError(f"{options.label('proxy-endpoint')} and {options.label('region')} exclude each other")
@@ -215,7 +218,7 @@ def _parse_endpoint(text: str, where: str) -> Endpoint:
         raise ConfigurationError(f"{where}: {error}") from None
 
 
-def _endpoint_of(region: str, where: str, settings: Settings) -> Endpoint:
+def _endpoint_of(region: str, where: str, settings: ProxySettings) -> Endpoint:
     try:
         return settings.endpoint_of(region)
     except ConfigurationError as error:
@@ -230,7 +233,7 @@ def _addresses(options: Options, mode: Mode, amiss: Objection) -> Addresses:
             if listed:
                 return Addresses(listed, label)
     given = options.get("config-dir")
-    directory = Path(given) if given else DEFAULT_CONFIG_DIR
+    directory = Path(given) if given else _DEFAULT_CONFIG_DIR
     if given and not directory.is_dir():
         raise ConfigurationError(f"{options.label('config-dir')}: there is no directory {directory}")
     configured = read_directory(directory, mode, amiss) if directory.is_dir() else {}
@@ -243,14 +246,14 @@ def _addresses(options: Options, mode: Mode, amiss: Objection) -> Addresses:
 
 
 def _check_address(host: str, where: str, *, strict: bool) -> None:
-    """See that an address may be one to listen on, and with ``strict`` that it is one now."""
+    """Check that an address may be one to listen on; with ``strict``, that it is one now."""
     try:
         host.encode("idna")
         if strict or not _BIND_ADDRESS.match(host):
             _bind(host)
     except (OSError, UnicodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not a host name"
-        raise ConfigurationError(f"{where}: cannot listen on '{host}': {reason}") from None
+        why = reason(error) if isinstance(error, OSError) else "not a host name"
+        raise ConfigurationError(f"{where}: cannot listen on '{host}': {why}") from None
 
 
 def _bind(host: str) -> None:

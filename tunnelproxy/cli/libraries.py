@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to say where a library is missing, or too old: distributions of Linux bring old ones."""
+"""The error for a library that is missing or too old: Linux distributions ship old ones."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _MODULES = {
     "prometheus_client": "prometheus-client",
     "yaml": "PyYAML",
 }
-"""The packages that are not called like what they come with."""
+"""The packages whose modules have another name."""
 
 
 def explain(error: ImportError, who: str, extra: str = "") -> str:
-    """Why a library cannot be imported, and what to type.
+    """Why a library cannot be imported, and the command that fixes it.
 
     Args:
         who: what needs it.
-        extra: the extra of ``iot-tunnelproxy`` that brings it; empty for what every command needs.
+        extra: the extra of ``iot-tunnelproxy`` that installs it; empty for what every command needs.
     """
     module = error.name or str(error)
     package = _package_of(module)
@@ -61,7 +61,7 @@ def explain(error: ImportError, who: str, extra: str = "") -> str:
 
 
 def is_of_library(error: ImportError) -> bool:
-    """Whether one of the libraries is at fault, and not this program."""
+    """Whether a library is at fault rather than this program."""
     return _package_of(error.name or "") in NEEDED
 
 
@@ -73,7 +73,7 @@ def _package_of(module: str) -> str:
 
 
 def _version_of(package: str) -> str:
-    """The version of a package that would be imported; empty if there is none."""
+    """The installed version of a package; empty if it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

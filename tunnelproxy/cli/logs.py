@@ -18,7 +18,7 @@ __all__ = ["DEFAULT_VERBOSITY", "FORMATS", "FORMAT_HELP", "add_options", "compla
 DEFAULT_VERBOSITY = 4
 
 FORMATS = ("text", "json")
-FORMAT_HELP = "how to log: lines for people (text, the default), or one JSON object a line (json)"
+FORMAT_HELP = "log format: text (default), or json, with one JSON object per line"
 
 _LEVELS = (
     logging.CRITICAL + 1,
@@ -31,7 +31,7 @@ _LEVELS = (
 )
 
 _SUBJECTS = ("thing", "tunnel", "service", "stream", "connection", "channel")
-"""What a record may say with ``extra`` that it is about."""
+"""The fields of a record's ``extra`` that structured logs show."""
 
 
 def configure(verbosity: int, log_format: str = "text", handler: logging.Handler | None = None) -> None:
@@ -49,7 +49,7 @@ def configure(verbosity: int, log_format: str = "text", handler: logging.Handler
 
 
 def complain(message: object, log_format: str = "text") -> None:
-    """Say on stderr why the process ends with status 1, however little is logged."""
+    """Print on stderr why the process exits with status 1, whatever the log level."""
     if log_format == "json":
         record = logging.LogRecord("tunnelproxy", logging.CRITICAL, "", 0, str(message), None, None)
         print(_Json().format(record), file=sys.stderr, flush=True)
@@ -66,13 +66,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=range(len(_LEVELS)),
         default=DEFAULT_VERBOSITY,
         metavar="0..6",
-        help="how much to log, from nothing to everything (default: %(default)s)",
+        help="log level, from nothing to everything (default: %(default)s)",
     )
     parser.add_argument("--log-format", choices=FORMATS, default="text", help=FORMAT_HELP)
 
 
 class _Json(logging.Formatter):
-    """Time (UTC), level, logger and message; what the record is about; and the traceback where there is one."""
+    """Time (UTC), level, logger and message; the context; and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where ``tunnelproxy`` begins: a command, such as ``hub``, or the options of the reference local proxy."""
+"""The entry point of ``tunnelproxy``: a command, such as ``hub``, or the options of the reference local proxy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from .. import __version__
 from .output import printing
 from .parser import Parser
 
-__all__ = ["main", "run"]
+__all__ = ["COMMANDS", "main", "run"]
 
 COMMANDS = ("agent", "service", "hub")
+"""First words of a command line that are not for the proxy."""
 
 
 def run() -> None:
@@ -28,7 +29,7 @@ def run() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command line, and return its exit status."""
     if list(arguments) in (["--version"], ["-V"]):
-        # Without any library, so that it can be asked where those are too old.
+        # Without importing any library, so that it works if those are too old.
         print(f"tunnelproxy {__version__}")
         return 0
     try:

@@ -41,28 +41,28 @@ CLIENT_TYPES = ("auto", *Version.__members__)
 MODES = {"src": Mode.SOURCE, "source": Mode.SOURCE, "dst": Mode.DESTINATION, "destination": Mode.DESTINATION}
 
 _WORD_TOO_MANY = (
-    "there is a word too many, which belongs to no option",
-    "it counts for nothing: is a comma missing before it?",
+    "there is an extra word that belongs to no option",
+    "it is ignored: is a comma missing before it?",
 )
 _NOT_IN_A_FILE = ("help", "version", "config", "export-default-settings")
 _YES = ("true", "yes", "on", "1", "")
 _NO = ("false", "no", "off", "0")
 
 _EPILOG = f"""\
-Of the same option, the command line wins over --config, and --config over the environment.
+For the same option, the command line overrides --config, which overrides the environment.
 
 environment:
-  {TOKEN_VARIABLE}  the access token; better than -t, which others can see in a list of processes
+  {TOKEN_VARIABLE}  the access token; safer than -t, which other users can see in the process list
   {CLIENT_TOKEN_VARIABLE}  like -i
-  {ENDPOINT_VARIABLE}      like -e; set beside -r, it is where that region's data plane is
+  {ENDPOINT_VARIABLE}      like -e; together with -r, the data plane of that region
   {REGION_VARIABLE}        like -r
   {CAPATH_VARIABLE}        like -c
-  https_proxy, HTTPS_PROXY    a web proxy to go through: http://[USER:PASSWORD@]HOST[:PORT], or https://…
-  no_proxy, NO_PROXY          hosts, domains and networks to reach without it; * for all
+  https_proxy, HTTPS_PROXY    an HTTP proxy to use: http://[USER:PASSWORD@]HOST[:PORT], or https://…
+  no_proxy, NO_PROXY          hosts, domains and networks to reach directly; * for all
 
 commands (each has its own --help):
-  tunnelproxy service   our own tunneling service
-  tunnelproxy agent     on the device: waits for tunnels, and serves them
+  tunnelproxy service   the self-hosted tunneling service
+  tunnelproxy agent     the agent on the device: waits for tunnels, and serves them
   tunnelproxy hub       the hub that the Ansible connection plugin uses
 
 examples:
@@ -75,13 +75,13 @@ Long options may be abbreviated.
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line and the file of ``--config`` say together.
+    """The options of the command line and of the file of ``--config``.
 
     Attributes:
-        given: the values, by the names of the long options; what is not given is absent.
+        given: the values, by the names of the long options; options that were not given are absent.
         file: the file of ``--config``.
-        from_file: the names of those that come from there.
-        amiss: what the reference does not mind, and ``--strict`` does: each with what is done about it.
+        from_file: the names of the options that come from it.
+        amiss: problems that the reference ignores and ``--strict`` rejects, each with what is done instead.
     """
 
     given: Mapping[str, Any]
@@ -91,7 +91,7 @@ class Options:
 
     @property
     def strict(self) -> bool:
-        """Whether what is amiss is refused."""
+        """Whether problems that the reference ignores are rejected."""
         return bool(self.get("strict"))
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -99,7 +99,7 @@ class Options:
         return self.given.get(name, default)
 
     def label(self, name: str) -> str:
-        """What to call an option in a message: as on the command line, or with the file where it stands."""
+        """The name of an option in messages: as on the command line, or with the file that contains it."""
         return f"{name} in {self.file}" if name in self.from_file else _LABELS[name]
 
 
@@ -107,10 +107,10 @@ def read_options(arguments: Sequence[str], hidden: Mapping[str, str]) -> Options
     """Parse a command line, and the file that its ``--config`` names. A bad value ends the process with status 1.
 
     Args:
-        hidden: options that were taken off the command line, because they are secret.
+        hidden: options that were removed from the command line because they are secret.
 
     Raises:
-        ConfigurationError: the file cannot be read, or has other things in it than options.
+        ConfigurationError: the file cannot be read, or contains something else than options.
     """
     full, abbreviated = expand(arguments, list(_LABELS), _REFERENCE)
     parser = Parser(**_PARSER)
@@ -130,7 +130,7 @@ def read_options(arguments: Sequence[str], hidden: Mapping[str, str]) -> Options
 
 
 def _parse(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
-    """The values that are given, by the names of their long options, and what is amiss."""
+    """The given values, by the names of their long options, and the problems."""
     _add_options(parser)
     found, unknown = parser.parse_known_args(arguments)
     # Without values: a misspelt --access-token's is secret.
@@ -145,7 +145,7 @@ def _read_config(file: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
     """Read ``name = value`` lines, as the reference does with Boost.
 
     Returns:
-        them as a command line, and what is amiss.
+        the options as a command line, and the problems.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -158,12 +158,12 @@ def _read_config(file: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
     section = ""
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
-        # Not the line itself: it may hold a token.
+        # Not the line itself: it may contain a token.
         misshapen = f"{file}: line {number} is not like 'name = value', as in 'region = us-east-1'"
         if text.startswith("[") and text.endswith("]"):
             # To Boost, what stands below it is called section.name.
             section = f"{text[1:-1].rstrip('.')}."
-            amiss.append((misshapen, "a section without options below it has no meaning"))
+            amiss.append((misshapen, "a section without options is ignored"))
         elif text:
             name, equals, value = (part.strip() for part in text.partition("="))
             if not equals:
@@ -171,7 +171,7 @@ def _read_config(file: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
             name = f"{section}{name}"
             _check_name(file, name)
             if name in values:
-                raise ConfigurationError(f"{file}: {name} stands twice")
+                raise ConfigurationError(f"{file}: {name} appears twice")
             values[name] = value
     return [word for name, value in values.items() for word in _as_argument(file, name, value)], tuple(amiss)
 
@@ -179,8 +179,8 @@ def _read_config(file: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
 def _check_name(file: Path, name: str) -> None:
     if name not in _LABELS or name in _NOT_IN_A_FILE:
         raise ConfigurationError(
-            f"{file}: there is no option '{name}' that a file may hold: give long names without their dashes, such "
-            "as region, and no sections (services' addresses belong into files below config/, see --config-dir)"
+            f"{file}: '{name}' is not an option that a file may contain: use long names without their dashes, such "
+            "as region, and no sections (services' addresses belong in files below config/, see --config-dir)"
         )
 
 
@@ -188,7 +188,7 @@ def _as_argument(file: Path, name: str, value: str) -> list[str]:
     if name not in _FLAGS:
         return [f"--{name}={value}"]
     if value.lower() not in (*_YES, *_NO):
-        raise ConfigurationError(f"{file}: {name} is either true or false, not '{value}'")
+        raise ConfigurationError(f"{file}: {name} must be true or false, not '{value}'")
     return [f"--{name}"] if value.lower() in _YES else []
 
 
@@ -196,35 +196,37 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Describe the options; return them."""
     add = parser.add_argument
     return [
-        add("-h", "--help", action="help", help="show this help, and exit"),
-        add("-V", "--version", action="version", version=f"tunnelproxy {__version__}", help="show it, and exit"),
+        add("-h", "--help", action="help", help="show this help and exit"),
+        add(
+            "-V", "--version", action="version", version=f"tunnelproxy {__version__}", help="show the version and exit"
+        ),
         add(
             "-t",
             "--access-token",
             metavar="TOKEN",
-            help=f"the access token of this end; better give it in {TOKEN_VARIABLE}",
+            help=f"the access token of this end; safer in {TOKEN_VARIABLE}",
         ),
         add(
             "-i",
             "--client-token",
             metavar="TOKEN",
-            help="what makes the access token good for reconnecting: 32 to 128 letters, digits and '-' "
-            "(default: one is made)",
+            help="the client token, with which the access token can be used again to reconnect: 32 to 128 letters, "
+            "digits and '-' (default: generated)",
         ),
         add("-e", "--proxy-endpoint", metavar="HOST[:PORT]", help="the data plane to connect to"),
-        add("-r", "--region", help="the AWS region where the tunnel was opened, instead of -e"),
-        add("-m", "--mode", choices=list(MODES), help="which end this is, where neither -s nor -d says it"),
+        add("-r", "--region", help="the AWS region of the tunnel, instead of -e"),
+        add("-m", "--mode", choices=list(MODES), help="which end this is, if neither -s nor -d is given"),
         add(
             "-s",
             "--source-listen-port",
             metavar="[ID=]PORT,…",
-            help="be the source: listen on these ports; 0, or no port for a service, picks a free one",
+            help="run as the source: listen on these ports; 0, or a service without a port, picks a free one",
         ),
         add(
             "-d",
             "--destination-app",
             metavar="[ID=]ADDRESS,…",
-            help="be the destination: connect to these; a port, host:port, [IPv6]:port, or the path of a Unix socket",
+            help="run as the destination: connect to a port, host:port, [IPv6]:port, or the path of a Unix socket",
         ),
         add(
             "-b",
@@ -236,41 +238,41 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "-c",
             "--capath",
             metavar="DIR",
-            help="an OpenSSL hashed directory, or a PEM file, of certificate authorities to trust",
+            help="an OpenSSL hashed directory or a PEM file with the CA certificates to trust",
         ),
         add(
             "-k",
             "--no-ssl-host-verify",
             action="store_true",
-            help="do not check the service's certificate: whoever is on the way can read everything",
+            help="do not verify the service's certificate: anyone on the path can read everything",
         ),
         add(
             "-y",
             "--destination-client-type",
             metavar="VERSION",
-            help=f"at the source, the version that the device's proxy speaks: {', '.join(CLIENT_TYPES)} (default auto: "
-            "find out); another value stands for V3",
+            help=f"at the source, the protocol version of the device's proxy: {', '.join(CLIENT_TYPES)} (default auto: "
+            "detect it); any other value means V3",
         ),
         add(
             "--protocol-version",
             choices=list(Version.__members__),
-            help="speak this version with the service only (default: the newest that both know)",
+            help="use only this protocol version with the service (default: the newest that both support)",
         ),
         add(
             "--stall-seconds",
             metavar="SECONDS",
             type=seconds(1, 3600),
-            help="reset a connection whose local peer reads nothing for so long while data waits "
+            help="reset a connection whose local peer reads nothing for this long while data waits "
             f"(default {STALL_SECONDS:g})",
         ),
         add("--config", metavar="FILE", help="read options from this file: lines like 'region = us-east-1'"),
         add(
             "--config-dir",
             metavar="DIR",
-            help="read all files below this directory, with lines 'SERVICE = ADDRESS' (default: ./config if it exists)",
+            help="read lines 'SERVICE = ADDRESS' from all files below this directory (default: ./config if it exists)",
         ),
         add("--settings-json", metavar="FILE", help="read fine-grained settings from this file"),
-        add("--export-default-settings", metavar="FILE", help="write the default ones to this file, and exit"),
+        add("--export-default-settings", metavar="FILE", help="write the default settings to this file and exit"),
         add(
             "-v",
             "--verbose",
@@ -281,7 +283,7 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         add(
             "--strict",
             action="store_true",
-            help="refuse what the reference passes over with a warning, such as unknown settings or a port in use",
+            help="reject what the reference ignores with a warning, such as unknown settings or a port in use",
         ),
         add("--log-format", choices=logs.FORMATS, help=logs.FORMAT_HELP),
     ]

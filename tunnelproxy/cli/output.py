@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a command whose output nobody takes any more, or cannot be written."""
+"""Ends a command whose output nobody reads any more, or cannot be written."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import signal
 import sys
 from typing import Callable
 
-__all__ = ["printing"]
+__all__ = ["CLOSED_PIPE", "printing"]
 
 CLOSED_PIPE = 128 + signal.SIGPIPE
-"""The exit status that a shell gives a program which a closed pipe has ended."""
+"""The exit status of a program that a closed pipe has ended, as shells show it."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -21,14 +21,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def printing(command: Callable[[], int]) -> int:
     """Run a command that prints, and return its exit status.
 
-    Where the reader of its output has gone, as in ``tunnelproxy hub status | head -1``, it ends without a word, as
-    other programs do. SIGPIPE itself stays ignored: the other end of a socket may go, too.
+    If the reader of its output has gone, as in ``tunnelproxy hub status | head -1``, it ends silently, as other
+    programs do. SIGPIPE itself stays ignored, because the other end of a socket may go, too.
     """
     try:
         try:
             return command()
         finally:
-            # Here, where it can be told what went wrong, and not as the interpreter ends.
+            # Here errors can be reported; when the interpreter exits they cannot.
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
@@ -51,7 +51,7 @@ def _has_no_reader(descriptor: int) -> bool:
 
 
 def _print_no_more() -> None:
-    """Leave nothing in the buffers that the interpreter would try to write as it ends."""
+    """Empty the buffers that the interpreter would try to write when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process that holds tokens does first, and how it runs its event loop until a signal ends it."""
+"""How a process protects the tokens that it holds, and runs its event loop until a signal ends it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .readiness import notify
 
 __all__ = ["hidden_tokens", "hide_tokens", "new_event_loop", "protect_memory", "run_until_signal", "take_tokens"]
 
-# Not the variables that users set: those rank below --config, and the command line above it.
+# Not the variables that users set: --config overrides those, and the command line overrides --config.
 _HIDDEN = {
     "access-token": "TUNNELPROXY_ARGUMENT_ACCESS_TOKEN",
     "client-token": "TUNNELPROXY_ARGUMENT_CLIENT_TOKEN",
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def protect_memory() -> None:
-    """Keep tokens out of core files, and files of ours away from other users."""
+    """Keep tokens out of core files, and our files unreadable for other users."""
     os.umask(0o077)
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -40,9 +40,9 @@ def protect_memory() -> None:
 
 
 def hide_tokens() -> None:
-    """Start this process anew with the tokens from its arguments in its environment instead.
+    """Restart this process with the tokens moved from its arguments to its environment.
 
-    Arguments are there for every user to see, in ``ps``; the environment is not.
+    Every user can see arguments, in ``ps``, but not the environment.
     """
     kept, tokens = take_tokens(sys.argv[1:])
     if tokens:
@@ -51,14 +51,14 @@ def hide_tokens() -> None:
 
 
 def hidden_tokens() -> dict[str, str]:
-    """What :func:`hide_tokens` has taken off the command line, by the names of the options."""
+    """The tokens that :func:`hide_tokens` removed from the command line, by the names of their options."""
     return {name: os.environ.pop(variable) for name, variable in _HIDDEN.items() if variable in os.environ}
 
 
 def take_tokens(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Divide a command line into what may be seen, and the tokens by the names of their options.
+    """Split a command line into what others may see, and the tokens by the names of their options.
 
-    A token may begin with a dash. One that is not there is left for the parser to miss.
+    A token may begin with a dash. An option without its token is left for the parser to reject.
     """
     kept: list[str] = []
     tokens: dict[str, str] = {}
@@ -79,7 +79,7 @@ def take_tokens(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """An event loop: uvloop's where it is installed (the extra ``speed``)."""
+    """Create an event loop: uvloop's if it is installed (the extra ``speed``)."""
     try:
         import uvloop
     except ImportError:
@@ -89,7 +89,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run_until_signal(main: Coroutine[Any, Any, T]) -> T | None:
-    """Run a coroutine; SIGTERM and SIGINT cancel it, and None is returned then."""
+    """Run a coroutine until it returns, or until SIGTERM or SIGINT cancels it; then return None."""
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     task = loop.create_task(main)

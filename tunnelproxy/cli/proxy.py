@@ -18,11 +18,11 @@ from ..proxy.source import SourceProxy
 from ..proxy.tunnel_end import Plan, TunnelEnd
 from . import logs
 from .invocation import Invocation, read_invocation
-from .listening import PatientListening
 from .options import TOKEN_VARIABLE, Options, read_options
 from .process import hidden_tokens, run_until_signal
+from .proxy_settings import export_defaults
 from .readiness import notify
-from .settings import export_defaults
+from .retrying_listener import RetryingListener
 
 __all__ = ["run_proxy"]
 
@@ -53,12 +53,13 @@ def run_proxy(arguments: Sequence[str]) -> int:
 def _warn(options: Options, invocation: Invocation) -> None:
     if "access-token" in options.given and "access-token" not in options.from_file:
         log.warning(
-            "the access token was an argument: a shell's history may have it; better give it in %s", TOKEN_VARIABLE
+            "the access token was an argument, so the shell's history may contain it: pass it in %s instead",
+            TOKEN_VARIABLE,
         )
     if options.get("no-ssl-host-verify"):
         log.warning(
-            "%s: the certificate of %s is not checked: whoever is on the way there can read and change everything, and "
-            "take the access token",
+            "%s: the certificate of %s is not verified: anyone on the path can read and change everything, and steal "
+            "the access token",
             options.label("no-ssl-host-verify"),
             invocation.route,
         )
@@ -75,14 +76,14 @@ async def _serve(invocation: Invocation) -> None:
     else:
         settings = invocation.settings
         bind_address = invocation.bind_address or settings.bind_address
-        listening = PatientListening(invocation.plan, bind_address, settings.connect_attempts, settings.connect_pause)
-        source = _source(invocation, listening.plan)
-        await _run_together(source.run(), listening.run(source), _announce(source.end, listening.begun))
+        listener = RetryingListener(invocation.plan, bind_address, settings.connect_attempts, settings.connect_pause)
+        source = _source(invocation, listener.plan)
+        await _run_together(source.run(), listener.run(source), _announce(source.end, listener.begun))
 
 
 async def _run_together(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run until one fails; end the others, and raise what it raised."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
+    """Run all until one fails; then cancel the others, and raise its error."""
+    tasks = [asyncio.create_task(part) for part in parts]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -119,7 +120,7 @@ def _destination(invocation: Invocation) -> DestinationProxy:
 
 
 async def _announce(end: TunnelEnd, *more: asyncio.Event) -> None:
-    """Tell systemd that the proxy is ready, when ``more`` has come true too."""
+    """Tell systemd that the proxy is ready, once the events in ``more`` are set, too."""
     for event in (end.ready, *more):
         await event.wait()
     notify("READY=1", f"STATUS=connected to {end.endpoint}, with {', '.join(end.services)}")

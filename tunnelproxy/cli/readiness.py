@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling systemd, or what speaks like it, that a process is ready (``Type=notify``).
+"""Tell systemd, or another service manager with its protocol, that a process is ready (``Type=notify``).
 
 Source: sd_notify(3).
 """

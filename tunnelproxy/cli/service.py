@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tunnelproxy service``: run the tunneling service, and find one that runs."""
+"""``tunnelproxy service``: run the tunneling service, and print how to reach it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["add_parser"]
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add ``service`` and its commands; each sets ``handler`` to a function from the arguments to an exit status."""
-    service = subparsers.add_parser("service", help="run a tunneling service of your own, in place of AWS's")
+    service = subparsers.add_parser("service", help="run a self-hosted tunneling service, instead of AWS's")
     commands = service.add_subparsers(metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="run the service until SIGTERM or SIGINT")
@@ -33,14 +33,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
             type=_port,
             default=0,
             metavar="N",
-            help="port to listen on (default: the one of the last run, or any free one)",
+            help="port to listen on (default: that of the last run, or any free one)",
         )
     add_options(run)
     service_options.add_options(run, _port)
     service_things.add_broker_options(run, _port)
     run.set_defaults(handler=_reporting(_run))
 
-    env = commands.add_parser("env", help="print the environment that makes clients use the service")
+    env = commands.add_parser("env", help="print the environment variables with which clients use the service")
     _add_state_dir(env)
     env.add_argument(
         "--key", default="default", metavar="NAME", help="access key for the clients (default: %(default)s)"
@@ -67,7 +67,7 @@ def _port(text: str) -> int:
 
 
 def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
-    """Turn what goes wrong into one line and exit status 1."""
+    """Report an error in one line, and return exit status 1."""
 
     def handler(arguments: argparse.Namespace) -> int:
         import sqlite3

@@ -33,23 +33,21 @@ def add_parser(
         reporting: turns a command's errors into an exit status.
         state: finds the state directory from the arguments.
     """
-    key = commands.add_parser("key", help="make, list and remove the access keys of the service")
+    key = commands.add_parser("key", help="create, list and remove access keys of the service")
     actions = key.add_subparsers(metavar="COMMAND", required=True)
 
-    add = actions.add_parser(
-        "add", help="make an access key and print it, this once, as a profile for ~/.aws/credentials"
-    )
-    add.add_argument("name", metavar="NAME", help="what to call it; the audit log names it so")
-    add.add_argument("--read-only", action="store_true", help="it may describe and list, and change nothing")
+    add = actions.add_parser("add", help="create an access key and print it once, as a profile for ~/.aws/credentials")
+    add.add_argument("name", metavar="NAME", help="the name of the key, in the audit log, too")
+    add.add_argument("--read-only", action="store_true", help="allow only calls that describe and list")
     add.add_argument(
         "--things",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="it may deal with things of such names only, as in 'line-3-*'; can be given more than once",
+        help="allow only things with such names, as in 'line-3-*'; can be given more than once",
     )
     listing = actions.add_parser("list", help="list the access keys, without their secrets")
-    remove = actions.add_parser("remove", help="remove an access key; it ends at once, its tunnels stay")
+    remove = actions.add_parser("remove", help="remove an access key, at once; its tunnels stay open")
     remove.add_argument("name", metavar="NAME")
     for parser, command in ((add, _add), (listing, _list), (remove, _remove)):
         add_state_dir(parser)
@@ -68,7 +66,7 @@ def _with_state(
 
 @contextlib.contextmanager
 def _open(state: StateDirectory) -> Iterator[Store]:
-    """The store, made when it is not there: keys can be given out before the service's first start."""
+    """Open the store, and create it if needed: keys can be created before the service first starts."""
     from ..service.state.store import Store
 
     with state.entered():

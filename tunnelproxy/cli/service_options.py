@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of ``tunnelproxy service run`` that matter to a service which others rely on."""
+"""The options of ``tunnelproxy service run`` for a service in production."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
-from ..net.endpoint import Endpoint
+from ..names import REGION
 from .parser import seconds
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["add_options", "log_file", "settings"]
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
-# What is read at once, 256 KiB at most, must not take longer to be worked off than clients wait for an answered ping.
+# One read takes up to 256 KiB, and must pass within the time that clients wait for the answer to a ping.
 _MIN_BANDWIDTH = 16 * 1024
 
 
@@ -45,32 +44,30 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
         help="region of a new service, for its ARNs and for clients' signatures; it keeps that of its first start "
         "(default: us-east-1)",
     )
-    parser.add_argument(
-        "--certificate", type=Path, metavar="FILE", help="a certificate of your own, with its chain, in PEM"
-    )
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="your own certificate, with its chain, in PEM")
     parser.add_argument("--key", type=Path, metavar="FILE", help="the key of --certificate, in PEM")
     parser.add_argument(
-        "--audit-log", type=Path, metavar="FILE", help="where to write it (default: audit.log in the state directory)"
+        "--audit-log", type=Path, metavar="FILE", help="the audit log (default: audit.log in the state directory)"
     )
     parser.add_argument(
-        "--log-file", type=Path, metavar="FILE", help="where to write the log, in place of standard error"
+        "--log-file", type=Path, metavar="FILE", help="where to write the log, instead of to standard error"
     )
     parser.add_argument(
         "--log-size",
         type=_size,
         default=100_000_000,
         metavar="BYTES",
-        help="size at which the log file and the audit log are renamed to FILE.1 and begun again; K, M and G are "
-        "understood, 0 is never (default: 100M)",
+        help="size at which the log file and the audit log are rotated to FILE.1, such as 500K or 1G; 0 for never "
+        "(default: 100M)",
     )
     parser.add_argument(
-        "--log-files", type=_count, default=5, metavar="N", help="full ones to keep of each (default: %(default)s)"
+        "--log-files", type=_count, default=5, metavar="N", help="rotated files to keep of each (default: %(default)s)"
     )
-    parser.add_argument("--metrics-port", type=port, metavar="N", help="serve figures for Prometheus on this port")
+    parser.add_argument("--metrics-port", type=port, metavar="N", help="serve metrics for Prometheus on this port")
     parser.add_argument(
         "--metrics-host", default="127.0.0.1", metavar="HOST", help="address for --metrics-port (default: %(default)s)"
     )
-    limits = parser.add_argument_group("limits", "0 stands for none")
+    limits = parser.add_argument_group("limits", "0 means no limit")
     limits.add_argument(
         "--max-tunnels", type=_count, default=10_000, metavar="N", help="open tunnels (default: %(default)s)"
     )
@@ -82,7 +79,7 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
         type=_bandwidth,
         default=0,
         metavar="BYTES",
-        help="bytes per second, both ways together; K, M and G are understood (default: none; AWS: 800K)",
+        help="bytes per second, both directions together, such as 800K or 2M (default: no limit; AWS: 800K)",
     )
     limits.add_argument(
         "--connections-per-address",
@@ -108,7 +105,7 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the options say, as members of ``service.server.Settings``."""
+    """The values of the options, as members of ``service.server.Settings``."""
     return {
         "public_name": arguments.public_name,
         "region": arguments.region,
@@ -154,10 +151,8 @@ def _limits(arguments: argparse.Namespace) -> Limits:
 
 
 def _region(text: str) -> str:
-    try:
-        Endpoint.of_region(text)
-    except ConfigurationError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an AWS region, as in eu-central-1") from None
+    if not REGION.match(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an AWS region, as in eu-central-1")
     return text
 
 

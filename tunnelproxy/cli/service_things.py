@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of ``tunnelproxy service`` that are about devices: their MQTT broker, and enrolling them."""
+"""The parts of ``tunnelproxy service`` for devices: their MQTT broker, and their enrolment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_broker_options", "add_parser", "broker_settings"]
 
-DEFAULT_SERVICES = "SSH1=22,HTTP1=80"
+_DEFAULT_SERVICES = "SSH1=22,HTTP1=80"
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -28,13 +28,13 @@ def add_parser(
     state: Callable[[argparse.Namespace], StateDirectory],
 ) -> None:
     """Add ``add-thing``, ``describe-thing`` and ``remove-thing``."""
-    add = commands.add_parser("add-thing", help="enrol a device, and write what its agent needs")
+    add = commands.add_parser("add-thing", help="enrol a device, and write the files that its agent needs")
     add_state_dir(add)
     add.add_argument("name", metavar="NAME", help="the thing's name")
     add.add_argument("--output", type=Path, metavar="DIR", help="the directory to write (default: ./NAME)")
     add.add_argument(
         "--services",
-        default=DEFAULT_SERVICES,
+        default=_DEFAULT_SERVICES,
         metavar="ID=ADDRESS,…",
         help="where each service leads on the device (default: %(default)s)",
     )
@@ -42,9 +42,9 @@ def add_parser(
         "--ca",
         type=Path,
         metavar="FILE",
-        help="for a service with --certificate: the authority for devices to trust, in PEM (default: their system's)",
+        help="with --certificate: the CA certificate that devices trust, in PEM (default: their system's)",
     )
-    add.add_argument("--replace", action="store_true", help="give a thing that is enrolled already a new password")
+    add.add_argument("--replace", action="store_true", help="give a thing that is already enrolled a new password")
     _add_description(add)
     add.set_defaults(handler=reporting(lambda arguments: _add_thing(arguments, state(arguments))))
 
@@ -54,52 +54,52 @@ def add_parser(
     _add_description(describe)
     describe.set_defaults(handler=reporting(lambda arguments: _describe_thing(arguments, state(arguments))))
 
-    remove = commands.add_parser("remove-thing", help="forget a device, and take its password away")
+    remove = commands.add_parser("remove-thing", help="remove a device and its password")
     add_state_dir(remove)
     remove.add_argument("name", metavar="NAME", help="the thing's name")
     remove.set_defaults(handler=reporting(lambda arguments: _remove_thing(arguments, state(arguments))))
 
 
 def _add_description(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--type", metavar="TYPE", help="the thing's type, by which inventories can choose")
+    parser.add_argument("--type", metavar="TYPE", help="the thing's type, which inventories can filter by")
     parser.add_argument(
         "--attribute",
         action="append",
         metavar="NAME=VALUE",
-        help="likewise; can be given more than once, and all that are given take the place of those from before",
+        help="an attribute, which inventories can filter by; can be given more than once; replaces all earlier ones",
     )
 
 
 def add_broker_options(run: argparse.ArgumentParser, port: Callable[[str], int]) -> None:
-    """Add the options of ``service run`` that are about the MQTT broker."""
+    """Add the options of ``service run`` for the MQTT broker."""
     run.add_argument(
         "--mqtt-port",
         type=port,
         metavar="N",
-        help="run an MQTT broker (Mosquitto, which must be installed) at this port, for devices with agents; 0 for the "
+        help="run an MQTT broker (Mosquitto, which must be installed) on this port, for devices with agents; 0 for the "
         "port of the last run, or any free one",
     )
     run.add_argument(
         "--mqtt-broker",
         metavar="URL",
-        help="or use one that runs elsewhere, such as mqtts://USER@HOST:8883",
+        help="use a broker that runs elsewhere, such as mqtts://USER@HOST:8883",
     )
     run.add_argument(
         "--mqtt-ca",
         default="",
         metavar="PATH",
-        help="authorities to trust at --mqtt-broker: a PEM file or an OpenSSL hashed directory (default: the system's)",
+        help="CA certificates for --mqtt-broker: a PEM file or an OpenSSL hashed directory (default: the system's)",
     )
     run.add_argument(
-        "--mqtt-password-file", type=Path, metavar="FILE", help="holds the password of USER at --mqtt-broker"
+        "--mqtt-password-file", type=Path, metavar="FILE", help="contains the password of USER at --mqtt-broker"
     )
 
 
 def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
-    """What the options say of the broker.
+    """The settings of the broker.
 
     Raises:
-        ServiceError: they contradict each other, or the password cannot be read.
+        ServiceError: options contradict each other, or the password cannot be read.
     """
     from ..service.errors import ServiceError
     from ..service.mqtt.broker_address import BrokerAddress
@@ -112,7 +112,7 @@ def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
         return BrokerSettings(arguments.mqtt_port)
     if arguments.mqtt_port is not None:
         raise ServiceError("--mqtt-port and --mqtt-broker exclude each other")
-    # Devices are given the file later, from wherever add-thing runs.
+    # add-thing copies the file for devices later, and may run in another directory.
     authorities = str(Path(arguments.mqtt_ca).absolute()) if arguments.mqtt_ca else ""
     broker = BrokerAddress.parse(arguments.mqtt_broker, authorities)
     if arguments.mqtt_password_file is None:
@@ -150,7 +150,7 @@ def _add_thing(arguments: argparse.Namespace, state: StateDirectory) -> None:
         replace=arguments.replace,
         description=_description(arguments),
     )
-    print(f"{arguments.name} is enrolled: bring {enrolment.directory} to the device, and run there:", file=sys.stderr)
+    print(f"{arguments.name} is enrolled: copy {enrolment.directory} to the device, and run there:", file=sys.stderr)
     print(f"  tunnelproxy agent run --config {enrolment.directory.name}/agent.yml", file=sys.stderr)
     if enrolment.password_line is not None:
         print("and add this line to the password file of your broker:", file=sys.stderr)
@@ -163,7 +163,7 @@ def _describe_thing(arguments: argparse.Namespace, state: StateDirectory) -> Non
 
     description = _description(arguments)
     if description == NO_DESCRIPTION:
-        raise ServiceError("say what is to change: give --type, --attribute, or both")
+        raise ServiceError("nothing to change: give --type, --attribute, or both")
     describe_thing(state, arguments.name, description)
 
 

@@ -609,7 +609,7 @@ def _proxy_not_reached(case: _Case) -> Failure:
     name = next((name for name in names if case.caller.environment.get(name)), names[0])
     return Failure(
         "control-api",
-        f"the web proxy {proxy} does not connect to {case.service} ({case.words(_reason(error) or error)}): "
+        f"the HTTP proxy {proxy} does not connect to {case.service} ({case.words(_reason(error) or error)}): "
         f"check {name} and no_proxy",
     )
 
@@ -627,7 +627,7 @@ def _not_trusted(case: _Case) -> Failure:
         if words in said:
             return Failure("not-trusted", sentence.format(service=case.service, setting=setting))
     return Failure(
-        "control-api", f"{case.service} does not speak TLS as it should ({reason}): check {setting} and the web proxy"
+        "control-api", f"{case.service} does not speak TLS as it should ({reason}): check {setting} and the HTTP proxy"
     )
 
 

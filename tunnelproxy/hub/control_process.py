@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from ..net.background_tasks import watched
+from ..net.background_tasks import spawn
 from .account import Account
 from .client import HubError
 from .known_accounts import KnownAccounts
@@ -167,7 +167,7 @@ class Callers:
         """Have the process of a caller end, if there is one."""
         process = caller.let_go()
         if process is not None:
-            ending = watched("ending a control process", process.stop())
+            ending = spawn("ending a control process", process.stop())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
@@ -341,8 +341,8 @@ class _Process:
         self._numbers = itertools.count()
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
         # Where it fails, the process has ended for those who ask it, and the next request starts another.
-        self._reading = watched("reading a control process's answers", self._read())
-        self._listening = watched("reading a control process's messages", self._listen())
+        self._reading = spawn("reading a control process's answers", self._read())
+        self._listening = spawn("reading a control process's messages", self._listen())
 
     @classmethod
     async def start(cls, python: str, environment: Mapping[str, str], directory: str, verify: bool) -> _Process:

@@ -39,7 +39,7 @@ class Answer:
 
 
 class _OverStream(http.client.HTTPConnection):
-    """A connection that neither a local port, a web proxy nor another user of this machine comes into."""
+    """A connection that neither a local port, an HTTP proxy nor another user of this machine comes into."""
 
     def __init__(self, thing: str, service: str, account: str, timeout: float) -> None:
         super().__init__(thing, timeout=timeout)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import socket
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..errors import ConfigurationError
+from ..names import SAFE_NAME
 from ..proxy.link import LinkLost, probe
 from . import state_file
 from .account import UNKNOWN_ACCOUNT, Account, TunnelKey
@@ -43,9 +43,6 @@ PROBE_SECONDS = 60.0
 STATE_NAME = "tunnels.jsonl"
 ACCOUNTS_NAME = "accounts.jsonl"
 
-# ThingName and Service of botocore's model, but for a hyphen first, which ssh would take for an option.
-_NAME = re.compile(r"(?!-)[a-zA-Z0-9:_-]{1,128}\Z")
-
 
 class Hub:
     """Every tunnel of one user on one controller, by the account that it was opened in and the thing at its far end.
@@ -62,7 +59,7 @@ class Hub:
         self._callers = Callers(self._known)
         self._tunnels: dict[TunnelKey, ManagedTunnel] = {}
         self._unusable: dict[TunnelKey, TunnelRecord] = {}
-        """What the hub before left and this one cannot use, such as for a wrong web proxy; the next one may."""
+        """What the hub before left and this one cannot use, such as for a wrong HTTP proxy; the next one may."""
         self._retired: list[ManagedTunnel] = []
         """Tunnels that were replaced while they carried connections."""
         self._locks: dict[TunnelKey, asyncio.Lock] = {}
@@ -615,7 +612,7 @@ def _check_services(request: Mapping[str, Any], ports_before: Mapping[str, int])
 
 
 def _check_name(kind: str, name: str) -> None:
-    if not _NAME.match(name):
+    if not SAFE_NAME.match(name):
         raise HubError(
             f"{name!r} cannot be the name of a {kind}: it takes 1 to 128 letters, digits, colons, underscores and "
             "hyphens, and no hyphen first",

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable
 
+from ..files import replace_file
 from .client import cannot_write
 
 __all__ = ["KeptFile", "read", "replace"]
@@ -45,20 +44,8 @@ def replace(path: Path, lines: Iterable[str]) -> None:
     Raises:
         OSError: it cannot be written; it names the file.
     """
-    temporary = path.with_suffix(".new")
-    try:
-        temporary.unlink(missing_ok=True)
-        # What somebody else has put there is not written to.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            # One by one: a text of all of them, a little longer each time, leaves holes in the memory that nothing
-            # fills.
-            stream.writelines(f"{line}\n" for line in lines)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    # One by one: a text of all of them, a little longer each time, leaves holes in the memory that nothing fills.
+    replace_file(path, (f"{line}\n".encode() for line in lines))
 
 
 class KeptFile:

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from ..net.accept_loop import accept_for_ever
-from ..net.background_tasks import restarted
+from ..net.accept_loop import accept_connections
+from ..net.background_tasks import supervise
 from .client import LISTEN_SECONDS, LOCK_NAME, SOCKET_NAME, HubError, cannot_write, directory
 
 __all__ = ["AlreadyRunningError", "ReplacedError", "RuntimeFolder"]
@@ -103,7 +103,7 @@ class RuntimeFolder:
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         self._stop_listening()
         # No error ends it; a fault of ours does not either.
-        self._accepting = restarted("listening for requests", lambda: accept_for_ever(listener, self._admit))
+        self._accepting = supervise("listening for requests", lambda: accept_connections(listener, self._admit))
         # Not before: the event loop would forget a reader of whichever socket has its number next.
         self._accepting.add_done_callback(lambda _: listener.close())
 

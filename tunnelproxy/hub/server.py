@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any, Callable
 
-from ..net.background_tasks import watched
+from ..net.background_tasks import spawn
 from ..net.descriptor_limit import allow_many_files
 from ..net.reasons import reason
 from .client import PROTOCOL, SOCKET_NAME, HubError, in_words
@@ -55,7 +55,7 @@ async def serve(
 
     def admit(connection: socket.socket, _: Any) -> None:
         # One that fails is that caller's loss alone.
-        watched("answering a request", _answer(connection, hub, stopped))
+        spawn("answering a request", _answer(connection, hub, stopped))
 
     place = RuntimeFolder(admit)
     await place.take()
@@ -72,7 +72,7 @@ async def serve(
 
 
 async def _until_done(hub: Hub, place: RuntimeFolder, idle_seconds: float, moved: Callable[[Path], None]) -> None:
-    stopping = asyncio.ensure_future(hub.stopping.wait())
+    stopping = asyncio.create_task(hub.stopping.wait())
     trouble = ""
     try:
         while not stopping.done() and not hub.idle_for(idle_seconds):

@@ -19,9 +19,10 @@ from typing import Any, Callable
 
 from ..errors import ConfigurationError, TunnelClosed, TunnelRefused
 from ..log_context import set_about
-from ..net.background_tasks import watched
+from ..net.background_tasks import spawn
 from ..net.endpoint import Endpoint
 from ..net.ipv6_loopback import reserve
+from ..net.reasons import reason
 from ..net.route import Route, find_route
 from ..protocol.session import Mode
 from ..proxy.addresses import Address, TcpAddress
@@ -53,7 +54,7 @@ class Way:
     Attributes:
         endpoint: ``HOST:PORT``; where None, AWS's of the tunnel's region.
         capath: the authorities to trust there, if not the system's.
-        web_proxy: the environment variables that name a web proxy, and for what.
+        web_proxy: the environment variables that name an HTTP proxy, and for what.
     """
 
     endpoint: str | None = None
@@ -196,7 +197,7 @@ class ManagedTunnel:
             is_for_browsers=_is_http,
         )
         # It catches what it may meet. Where it ends, the tunnel is not alive, and the next request takes it up again.
-        self._running = watched(f"the tunnel of {record.thing}", self._run())
+        self._running = spawn(f"the tunnel of {record.thing}", self._run())
 
     @property
     def alive(self) -> bool:
@@ -564,4 +565,4 @@ def _reason(error: ConfigurationError) -> str:
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
         return "another program listens there"
-    return cause.strerror or str(cause) if isinstance(cause, OSError) else str(error)
+    return reason(cause) if isinstance(cause, OSError) else str(error)

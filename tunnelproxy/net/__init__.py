@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What proxies, agent and service share of the network: connections, TLS, HTTP proxies, MQTT. It knows no tunnels."""
+"""The network code that proxies, agent and service share: connections, TLS, HTTP proxies, MQTT. It knows no tunnels."""

@@ -9,13 +9,13 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """Exponential backoff with full jitter, so that a fleet does not come back in step.
+    """Exponential backoff with jitter, so that a fleet does not reconnect all at once.
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
     Args:
-        first: longest first delay, in seconds.
-        most: longest delay of all, in seconds. Operators wait for it after a service has come back.
+        first: the longest first delay, in seconds.
+        most: the longest delay of all, in seconds: how long operators wait after a service has come back.
     """
 
     def __init__(self, first: float = 1.0, most: float = 8.0) -> None:
@@ -30,5 +30,5 @@ class Backoff:
         return delay
 
     def reset(self) -> None:
-        """Begin anew, after a success."""
+        """Start from the first delay again, after a success."""
         self._ceiling = self._first

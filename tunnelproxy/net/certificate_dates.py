@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates that are not valid now: the dates of a peer's certificate, beside what this machine's clock says.
+"""Certificates that are not valid now: the dates of a peer's certificate, compared with this machine's clock.
 
 Many devices have no clock that runs without power: they start in 1970, or at the date of their firmware, until NTP sets
-it. OpenSSL says "certificate is not yet valid" then, and nothing of the clock.
+the clock. OpenSSL then reports "certificate is not yet valid", and does not mention the clock.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ class Validity(NamedTuple):
 
 
 def is_of_dates(error: ssl.SSLCertVerificationError) -> bool:
-    """Whether a certificate was refused for its dates, or for this machine's clock."""
+    """Whether a certificate was rejected for its dates, which may be the fault of this machine's clock."""
     return error.verify_code in (NOT_YET_VALID, HAS_EXPIRED)
 
 
 def read_validity(sock: socket.socket, host: str, tls: ssl.SSLContext) -> Validity | None:
-    """Shake hands once more, with all checks but that of the dates; blocks for seconds.
+    """Repeat the TLS handshake without checking the dates; blocks for up to some seconds.
 
-    OpenSSL's refusal does not give the certificate to Python.
+    Python does not get the certificate of a handshake that OpenSSL has rejected.
 
     Args:
         sock: a new connection to the peer; it is closed.
         host: the name that the certificate must have.
-        tls: what the peer was refused with: its authorities are trusted here too.
+        tls: the context that rejected the certificate; its CA certificates are trusted here, too.
 
     Returns:
-        the dates of the peer's certificate; None if it cannot be had.
+        the dates of the peer's certificate; None if they cannot be read.
     """
     try:
         with sock:
@@ -66,19 +66,19 @@ def read_validity(sock: socket.socket, host: str, tls: ssl.SSLContext) -> Validi
 
 def _without_dates(tls: ssl.SSLContext) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Those of a directory are there once they were looked up, as in the handshake that failed.
+    # CA certificates of a directory are loaded when they are looked up, as in the handshake that failed.
     context.load_verify_locations(cadata=b"".join(tls.get_ca_certs(binary_form=True)))
     context.verify_flags |= _NO_CHECK_TIME
     return context
 
 
 def explain_dates(code: int, validity: Validity | None = None, now: float | None = None) -> str:
-    """What is wrong with the dates of a certificate, and what to do, to stand after "the certificate of X".
+    """What is wrong with the dates of a certificate, and what to do: the end of "the certificate of X …".
 
     Args:
         code: :data:`NOT_YET_VALID` or :data:`HAS_EXPIRED`.
-        validity: the dates of the peer's certificate. Where they are fine, one of its authorities' is meant.
-        now: what this machine's clock says; by default, it is asked.
+        validity: the dates of the peer's certificate. If they are fine, those of a CA certificate in its chain are not.
+        now: the time of this machine's clock, in seconds since the epoch; None to read it.
     """
     now = time.time() if now is None else now
     clock = f"this machine's clock says {date_text(now)}"
@@ -90,5 +90,5 @@ def explain_dates(code: int, validity: Validity | None = None, now: float | None
 
 
 def date_text(seconds: float) -> str:
-    """A time since the epoch as messages say it."""
+    """A time in seconds since the epoch, as messages show it."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of the event loop, or, where it is installed (the extra ``speed``), of aiofastnet.
+"""Connections of the event loop, or of aiofastnet if it is installed (the extra ``speed``).
 
-Both are asyncio transports. aiofastnet's call OpenSSL without Python in between, and write several TLS records with one
-system call: an eighth less of the processors' time for bulk data, a quarter for eight connections.
+Both are asyncio transports. Those of aiofastnet call OpenSSL without Python in between, and write several TLS records
+with one system call. This saves an eighth of the CPU time for bulk data, and a quarter for eight connections.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["Reading", "accept", "connect", "connect_unix", "is_failed_handshake"
 Factory = Callable[[], asyncio.BaseProtocol]
 
 if _fast is not None:
-    # It logs OpenSSL's opinion of a certificate as an error of the program; the exception says the same.
+    # It logs certificates that OpenSSL rejects as errors of the program; the exception says the same.
     logging.getLogger("aiofastnet").setLevel(logging.CRITICAL)
 
 
 def is_failed_handshake(message: object) -> bool:
     """Whether a message is asyncio's, uvloop's or aiofastnet's own report of a TLS handshake that failed.
 
-    Whoever awaits :func:`accept` or :func:`connect` has the exception, which says the same. aiofastnet's report has an
-    error class for an error, on which the logging module fails with a traceback.
+    The caller of :func:`accept` or :func:`connect` gets the exception, which says the same. aiofastnet's report passes
+    an error class in place of an error, on which the logging module fails with a traceback.
     """
     return str(message).startswith("SSL handshake failed")
 
@@ -44,9 +44,9 @@ logging.getLogger("asyncio").addFilter(lambda record: not is_failed_handshake(re
 _TLS_RECORD = 16 * 1024 + 64
 
 _BUFFERS = {
-    # What one read takes from the kernel.
+    # Bytes that one read takes from the kernel.
     "ssl_incoming_bio_size": 16 * _TLS_RECORD,
-    # What is encrypted for one write. It waits beside what the transport says that waits: no more than a message.
+    # Bytes that are encrypted for one write. The transport's buffer size does not count them, so keep it to a message.
     "ssl_outgoing_bio_size": 4 * _TLS_RECORD,
 }
 
@@ -79,15 +79,15 @@ async def accept(factory: Factory, sock: socket.socket, **options: Any) -> None:
 
 
 def keeps_what_is_written(transport: asyncio.BaseTransport) -> bool:
-    """Whether a transport may hold on to what it is given to write, and not to a copy of it."""
+    """Whether a transport may keep the buffer that it is given to write, rather than a copy."""
     return _fast is None or not isinstance(transport, _fast.Transport)
 
 
 class Reading:
-    """Whether a transport reads: changed between two reads, never within one.
+    """Pauses and resumes reading from a transport: between two reads, never during one.
 
-    aiofastnet forgets what it has of a read that was paused within it until more comes: at the end of a transfer, until
-    the next ping. What the transport brings until it pauses is bounded by its buffer.
+    If reading is paused during a read, aiofastnet keeps the rest of that read until more data arrives: at the end of a
+    transfer, until the next ping. What the transport delivers until it pauses is bounded by its buffer.
     """
 
     __slots__ = ("_loop", "_pausing", "_transport", "paused")
@@ -99,7 +99,7 @@ class Reading:
         self._loop = asyncio.get_running_loop()
 
     def pause(self) -> None:
-        """Leave what comes in the kernel, and so with the far end."""
+        """Leave data in the kernel, and so slow down the far end."""
         if not self.paused:
             self.paused = True
             self._pausing = self._loop.call_soon(self._pause)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many descriptors a process may have."""
+"""How many file descriptors a process may have."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import resource
 
 __all__ = ["allow_many_files", "is_reserved"]
 
-MOST_RESERVED = 4096
-"""What others than local users need: 2,000 tunnels with a connection each. Where few are allowed, half of them."""
+_MOST_RESERVED = 4096
+"""Descriptors kept for tunnels: 2,000 tunnels with a connection each. If few descriptors are allowed, half of them."""
 
-# macOS calls its limit infinite and refuses more than this.
 _MOST_ON_MACOS = 10_240
+"""macOS reports an infinite limit, and rejects more than this."""
 
 
 def allow_many_files() -> int:
-    """Let this process have as many connections as the system lets it: often 1024, unless one asks for more.
+    """Raise this process's limit of open files, often 1024, as far as the system allows.
 
     Returns:
-        how many descriptors it may have.
+        how many descriptors the process may have.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_ON_MACOS if hard == resource.RLIM_INFINITY else hard
@@ -31,10 +31,10 @@ def allow_many_files() -> int:
 
 
 def is_reserved(descriptor: int) -> bool:
-    """Whether so many descriptors are in use that the rest is for what a process cannot do its work without.
+    """Whether so many descriptors are in use that the rest is reserved for the essential work of the process.
 
     Args:
-        descriptor: the newest one: the kernel gives the lowest number that is free.
+        descriptor: the newest one. The kernel assigns the lowest free number, so it tells how many are in use.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft != resource.RLIM_INFINITY and descriptor >= soft - min(soft // 2, MOST_RESERVED)
+    return soft != resource.RLIM_INFINITY and descriptor >= soft - min(soft // 2, _MOST_RESERVED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tunneling service's data plane is, and how its certificate is checked."""
+"""Where the tunneling service's data plane is, and how TLS verifies certificates: the only client context is here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import ssl
 from typing import NamedTuple
 
 from ..errors import ConfigurationError, Objection, refuse
+from ..names import REGION, format_host_port, split_host_port
+from .reasons import reason
 
 __all__ = ["Endpoint", "load_authorities", "tls_context"]
 
-_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}\Z")
 _HOST = re.compile(r"[A-Za-z0-9._-]+\Z|\[[0-9A-Fa-f:.]+\]\Z")
 
 
@@ -23,7 +24,7 @@ class Endpoint(NamedTuple):
     port: int = 443
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_host_port(self.host, self.port)
 
     @classmethod
     def of_region(cls, region: str) -> Endpoint:
@@ -31,7 +32,7 @@ class Endpoint(NamedTuple):
 
         Source: https://docs.aws.amazon.com/general/latest/gr/iot-core.html, "AWS IoT secure tunneling endpoints".
         """
-        if not _REGION.match(region):
+        if not REGION.match(region):
             raise ConfigurationError(f"'{region}' is not an AWS region: give one like us-east-1 with -r/--region")
         suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
         return cls(f"data.tunneling.iot.{region}.{suffix}")
@@ -39,26 +40,32 @@ class Endpoint(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """Read ``HOST`` or ``HOST:PORT``; an IPv6 address stands in brackets."""
-        host, colon, port = text.rpartition(":") if re.search(r":\d*\Z", text) else (text, "", "")
-        if not _HOST.match(host) or (colon and not (port.isdigit() and 0 < int(port) < 65536)):
+        host, port = split_host_port(text)
+        if not _HOST.match(host) or not (port is None or (port.isdigit() and 0 < int(port) < 65536)):
             raise ConfigurationError(f"'{text}' is not an endpoint: give HOST or HOST:PORT with -e/--proxy-endpoint")
-        return cls(host.strip("[]"), int(port) if colon else cls._field_defaults["port"])
+        return cls(host.strip("[]"), int(port) if port else cls._field_defaults["port"])
 
 
 def tls_context(
     capath: str | None, *, verify: bool = True, system_too: bool = False, amiss: Objection = refuse
 ) -> ssl.SSLContext:
-    """Make the TLS settings for a data plane, or for a web proxy on the way.
+    """Make the TLS settings of a client: for a data plane, an HTTP proxy in front of it, or an MQTT broker.
 
     Args:
-        capath: an OpenSSL hashed directory or a PEM file with the authorities to trust, instead of the system's.
-        verify: whether to check the certificate at all.
-        system_too: whether to trust the system's authorities beside those of ``capath``.
-        amiss: what to do if the authorities cannot be read; nobody is trusted then.
+        capath: an OpenSSL hashed directory or a PEM file with the CA certificates to trust, instead of the system's.
+        verify: whether to verify the server's certificate.
+        system_too: whether to trust the system's CA certificates as well as those of ``capath``.
+        amiss: what to do if the CA certificates cannot be read; no certificate is trusted then.
+
+    Raises:
+        ConfigurationError: they cannot be read, and ``amiss`` is :func:`~..errors.refuse`.
     """
-    trusts_system = capath is None or system_too
-    context = ssl.create_default_context() if trusts_system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Not create_default_context(): from Python 3.13 it rejects a company's CA certificate for details of RFC 5280 that
+    # it accepts with ``capath``.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if capath is None or system_too:
+        context.load_default_certs()
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -71,7 +78,7 @@ def tls_context(
 
 
 def load_authorities(context: ssl.SSLContext, capath: str) -> None:
-    """Have TLS trust the authorities of an OpenSSL hashed directory or a PEM file too.
+    """Trust the CA certificates of an OpenSSL hashed directory or a PEM file, too.
 
     Raises:
         ConfigurationError: they cannot be read.
@@ -81,12 +88,9 @@ def load_authorities(context: ssl.SSLContext, capath: str) -> None:
             context.load_verify_locations(capath=capath)
         else:
             context.load_verify_locations(cafile=capath)
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
+        why = "no certificate in it" if isinstance(error, ssl.SSLError) else reason(error)
         raise ConfigurationError(
-            f"cannot read certificate authorities from '{capath}' ({_reason(error)}): give an OpenSSL hashed "
+            f"cannot read certificate authorities from '{capath}' ({why}): give an OpenSSL hashed "
             "directory or a PEM file with -c/--capath"
         ) from error
-
-
-def _reason(error: OSError) -> str:
-    return "no certificate in it" if isinstance(error, ssl.SSLError) else (error.strerror or "unreadable")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP connections to a host with several addresses, of which some may lead nowhere.
+"""TCP connections to a host with several addresses, some of which may be unreachable.
 
-An address that drops packets would use up the whole time that a caller has. So the next one is tried a quarter of a
-second later, beside it, and the first that answers is taken. Neither uvloop nor aiofastnet does that.
+An address that drops packets would use up all the time that the caller has. So the next address is tried in parallel a
+quarter of a second later, and the first that answers is used. Neither uvloop nor aiofastnet supports this.
 
 Source: RFC 8305, "Happy Eyeballs Version 2".
 """
@@ -19,14 +19,14 @@ import aiohappyeyeballs
 __all__ = ["DELAY_SECONDS", "AddressRefused", "open_socket"]
 
 DELAY_SECONDS = 0.25
-"""After how long the next address is tried; RFC 8305 recommends this, in its section 5."""
+"""Seconds after which the next address is tried, as RFC 8305 recommends in section 5."""
 
 AddressInfo = tuple[int, int, int, str, Any]
-"""What getaddrinfo(3) gives of an address."""
+"""An address as getaddrinfo(3) returns it."""
 
 
 class AddressRefused(PermissionError):
-    """A host has no address that may be connected to; its text names those that it has."""
+    """None of a host's addresses is permitted; the text names them."""
 
 
 async def open_socket(
@@ -41,7 +41,7 @@ async def open_socket(
     Args:
         host: a name or an address.
         bind_address: the local address to connect from; None leaves that to the system.
-        permits: whether an address of the host, as text, may be connected to; None permits all. It is asked of the very
+        permits: whether the address, as text, may be connected to; None permits all. It is called for exactly the
             addresses that are tried.
 
     Returns:
@@ -63,12 +63,12 @@ async def open_socket(
         # aiohappyeyeballs' frame names the error, whose traceback holds the frame: see connections.py.
         raise error.with_traceback(None) from error.__cause__
     except RuntimeError as error:
-        # uvloop's, for what the system does not support.
+        # uvloop raises it for what the system does not support.
         raise OSError(str(error)) from error
 
 
 async def _look_up(host: str, port: int) -> Sequence[AddressInfo]:
-    """The addresses of a host. One that is an address already needs no thread."""
+    """The addresses of a host; a host that is an address needs no lookup in a thread."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Through an HTTP proxy to the service: which one the environment names, and how to ask it for a connection.
+"""Connect through an HTTP proxy: which one the environment names, and how to ask it for a connection.
 
-The result is a socket, on which TLS with the service comes next. Where TLS with the proxy is underneath, it is one end
-of a socket pair: asyncio starts TLS on top of TLS only since Python 3.11.
+The result is a socket, on which TLS with the service starts. If the connection to the proxy itself uses TLS, that
+socket is one end of a socket pair: asyncio supports TLS within TLS only since Python 3.11.
 
 Source: RFC 9110, section 9.3.6 (CONNECT); RFC 7617 (basic authentication).
 """
@@ -21,27 +21,28 @@ from typing import cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ConfigurationError
+from ..names import format_host_port, split_host_port
 from . import socket_options
 from .certificate_dates import NOT_YET_VALID, explain_dates, is_of_dates, read_validity
 from .endpoint import Endpoint
 from .happy_eyeballs import open_socket
 from .reasons import handshake_reason, reason
 
-__all__ = ["WebProxy", "WebProxyError", "find_web_proxy", "open_tunnel"]
+__all__ = ["HttpProxy", "HttpProxyError", "find_http_proxy", "open_tunnel"]
 
-PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY")
-"""The lower-case one wins, as in the reference, even where it is empty: that turns the other one off."""
+_PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY")
+"""The lower-case one wins, as in the reference, even if it is empty: that turns the other one off."""
 
-EXCEPTION_VARIABLES = ("no_proxy", "NO_PROXY")
+_EXCEPTION_VARIABLES = ("no_proxy", "NO_PROXY")
 
-DEFAULT_PORT = 3128
-LONGEST_ANSWER = 16 * 1024
+_DEFAULT_PORT = 3128
+_LONGEST_ANSWER = 16 * 1024
 
 _UNAUTHENTICATED = (407, 401)
-"""RFC 9110 has 407; tinyproxy 1.11 says 401 to a wrong password."""
+"""The status of RFC 9110 is 407; tinyproxy 1.11 answers 401 to a wrong password."""
 
 _CHALLENGES = re.compile(rb"^(?:Proxy|WWW)-Authenticate:([^\r\n]*)", re.MULTILINE | re.IGNORECASE)
-"""Source: RFC 9110, section 11.7.1: schemes with their parameters, several of either with commas between."""
+"""Source: RFC 9110, section 11.7.1: schemes with their parameters, both separated by commas."""
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SCHEME = re.compile(r"[A-Za-z0-9-]{1,40}\Z")
@@ -49,11 +50,11 @@ _SCHEME = re.compile(r"[A-Za-z0-9-]{1,40}\Z")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r?\n")
 
 
-class WebProxyError(Exception):
-    """A web proxy gave no connection.
+class HttpProxyError(Exception):
+    """An HTTP proxy did not connect to the service.
 
     Attributes:
-        permanent: whether another attempt will fail likewise until somebody changes something.
+        permanent: whether retrying is useless until somebody changes something.
     """
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
@@ -62,13 +63,13 @@ class WebProxyError(Exception):
 
 
 @dataclass(frozen=True)
-class WebProxy:
+class HttpProxy:
     """An HTTP proxy.
 
     Attributes:
-        tls: whether the connection to it is by TLS.
-        variable: the environment variable that named it.
-        credentials: ``user:password``, where it wants them.
+        tls: whether to connect to it with TLS.
+        variable: the environment variable that names it.
+        credentials: ``user:password``; None if the variable has none.
     """
 
     host: str
@@ -78,26 +79,26 @@ class WebProxy:
     credentials: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_host_port(self.host, self.port)
 
 
-def find_web_proxy(endpoint: Endpoint, environment: Mapping[str, str]) -> WebProxy | None:
-    """The web proxy that the environment names for an endpoint, if any.
+def find_http_proxy(endpoint: Endpoint, environment: Mapping[str, str]) -> HttpProxy | None:
+    """The HTTP proxy that the environment names for an endpoint; None if there is none.
 
     Raises:
-        ConfigurationError: what it names is no web proxy; the text names the variable, and not its value, which may
-            hold a password.
+        ConfigurationError: the variable does not name an HTTP proxy. The text has the variable's name but not its
+            value, which may contain a password.
     """
-    variable = next((name for name in PROXY_VARIABLES if name in environment), None)
+    variable = next((name for name in _PROXY_VARIABLES if name in environment), None)
     if variable is None or not environment[variable].strip():
         return None
-    exceptions = next((environment[name] for name in EXCEPTION_VARIABLES if name in environment), "")
+    exceptions = next((environment[name] for name in _EXCEPTION_VARIABLES if name in environment), "")
     if _is_excepted(endpoint, exceptions):
         return None
     return _parse(environment[variable].strip(), variable)
 
 
-def _parse(url: str, variable: str) -> WebProxy:
+def _parse(url: str, variable: str) -> HttpProxy:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port
@@ -107,17 +108,17 @@ def _parse(url: str, variable: str) -> WebProxy:
         raise ConfigurationError(f"{variable}: {parts.scheme}:// is not supported: give http://… or https://…")
     if not host or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigurationError(
-            f"{variable} does not name a web proxy: give http://HOST:PORT or https://HOST:PORT, where needed with "
-            "USER:PASSWORD@ before HOST (of these, encode / as %2F, # as %23, ? as %3F, @ as %40)"
+            f"{variable} does not name an HTTP proxy: give http://HOST:PORT or https://HOST:PORT, if needed with "
+            "USER:PASSWORD@ before HOST (in these, encode / as %2F, # as %23, ? as %3F, @ as %40)"
         )
     credentials = None
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return WebProxy(host, port or DEFAULT_PORT, parts.scheme == "https", variable, credentials)
+    return HttpProxy(host, port or _DEFAULT_PORT, parts.scheme == "https", variable, credentials)
 
 
 def _is_excepted(endpoint: Endpoint, exceptions: str) -> bool:
-    """Whether ``NO_PROXY`` holds an endpoint: by ``*``, a host, the end of its name, an address, or a network."""
+    """Whether ``NO_PROXY`` matches an endpoint: by ``*``, a host name, a parent domain, an address, or a network."""
     return any(_matches(endpoint, item.strip().lower()) for item in exceptions.split(",") if item.strip())
 
 
@@ -129,26 +130,24 @@ def _matches(endpoint: Endpoint, item: str) -> bool:
         return ipaddress.ip_address(host) in ipaddress.ip_network(item.strip("[]"), strict=False)
     except ValueError:
         pass
-    name, colon, port = item.rpartition(":")
-    if colon and port.isdigit() and (name.endswith("]") or ":" not in name):
-        if int(port) != endpoint.port:
-            return False
-        item = name
+    item, port = split_host_port(item)
+    if port is not None and (not port.isdigit() or int(port) != endpoint.port):
+        return False
     item = item.strip("[]").lstrip("*").lstrip(".")
     return host == item or host.endswith(f".{item}")
 
 
-async def open_tunnel(proxy: WebProxy, tls: ssl.SSLContext | None, endpoint: Endpoint) -> socket.socket:
-    """Have a web proxy connect to an endpoint.
+async def open_tunnel(proxy: HttpProxy, tls: ssl.SSLContext | None, endpoint: Endpoint) -> socket.socket:
+    """Connect to an endpoint through an HTTP proxy, with CONNECT.
 
     Args:
-        tls: for the connection to the proxy; None for one without TLS.
+        tls: for the connection to the proxy; None for plain TCP.
 
     Returns:
-        A socket, in non-blocking mode, that leads to the endpoint.
+        a non-blocking socket that is connected to the endpoint.
 
     Raises:
-        WebProxyError: the proxy cannot be reached, or refuses.
+        HttpProxyError: the proxy cannot be reached, or rejects the request.
     """
     sock = await _connect(proxy)
     try:
@@ -161,17 +160,17 @@ async def open_tunnel(proxy: WebProxy, tls: ssl.SSLContext | None, endpoint: End
     return sock
 
 
-async def _connect(proxy: WebProxy) -> socket.socket:
+async def _connect(proxy: HttpProxy) -> socket.socket:
     try:
         sock = await open_socket(proxy.host, proxy.port)
     except OSError as error:
-        raise WebProxyError(f"cannot reach the web proxy {proxy} ({proxy.variable}): {reason(error)}") from None
+        raise HttpProxyError(f"cannot reach the HTTP proxy {proxy} ({proxy.variable}): {reason(error)}") from None
     socket_options.tune(sock)
     return sock
 
 
 class _Splice(asyncio.Protocol):
-    """One side of two connections that are joined: what comes here goes out there."""
+    """One side of two joined connections: what arrives on one is written to the other."""
 
     def __init__(self) -> None:
         self.other = self
@@ -198,8 +197,8 @@ class _Splice(asyncio.Protocol):
             self.other._transport.close()
 
 
-async def _wrap(sock: socket.socket, proxy: WebProxy, tls: ssl.SSLContext) -> socket.socket:
-    """Put TLS with the proxy around a socket: the plain text is on the one that is returned."""
+async def _wrap(sock: socket.socket, proxy: HttpProxy, tls: ssl.SSLContext) -> socket.socket:
+    """Start TLS with the proxy on a socket; the returned socket carries the plain text."""
     loop = asyncio.get_running_loop()
     near, far = _Splice(), _Splice()
     near.other, far.other = far, near
@@ -219,8 +218,8 @@ async def _wrap(sock: socket.socket, proxy: WebProxy, tls: ssl.SSLContext) -> so
         raise await _certificate_refused(error, proxy, tls) from None
     except OSError as error:
         ours.close()
-        raise WebProxyError(
-            f"no TLS with the web proxy {proxy}: {handshake_reason(error)} (if it wants none, give http:// in "
+        raise HttpProxyError(
+            f"no TLS with the HTTP proxy {proxy}: {handshake_reason(error)} (if it does not use TLS, give http:// in "
             f"{proxy.variable})"
         ) from None
     except BaseException:
@@ -230,24 +229,24 @@ async def _wrap(sock: socket.socket, proxy: WebProxy, tls: ssl.SSLContext) -> so
 
 
 async def _certificate_refused(
-    error: ssl.SSLCertVerificationError, proxy: WebProxy, tls: ssl.SSLContext
-) -> WebProxyError:
+    error: ssl.SSLCertVerificationError, proxy: HttpProxy, tls: ssl.SSLContext
+) -> HttpProxyError:
     if is_of_dates(error):
         try:
             validity = await asyncio.to_thread(read_validity, await _connect(proxy), proxy.host, tls)
-        except WebProxyError:
+        except HttpProxyError:
             validity = None
-        words = f"the certificate of the web proxy {proxy} {explain_dates(error.verify_code, validity)}"
-        return WebProxyError(words, permanent=error.verify_code != NOT_YET_VALID)
-    return WebProxyError(
-        f"the certificate of the web proxy {proxy} cannot be verified ({error.verify_message.rstrip('.')}): pass its "
+        words = f"the certificate of the HTTP proxy {proxy} {explain_dates(error.verify_code, validity)}"
+        return HttpProxyError(words, permanent=error.verify_code != NOT_YET_VALID)
+    return HttpProxyError(
+        f"the certificate of the HTTP proxy {proxy} cannot be verified ({error.verify_message.rstrip('.')}): pass its "
         "CA certificate with -c/--capath or AWSIOT_TUNNEL_CAPATH, or add it to the system's",
         permanent=True,
     )
 
 
-async def _ask(sock: socket.socket, proxy: WebProxy, endpoint: Endpoint) -> bytes:
-    """Send the request; return the head of the answer."""
+async def _ask(sock: socket.socket, proxy: HttpProxy, endpoint: Endpoint) -> bytes:
+    """Send the request, and return the head of the response."""
     loop = asyncio.get_running_loop()
     request = f"CONNECT {endpoint} HTTP/1.1\r\nHost: {endpoint}\r\n"
     if proxy.credentials is not None:
@@ -255,18 +254,18 @@ async def _ask(sock: socket.socket, proxy: WebProxy, endpoint: Endpoint) -> byte
     answer = b""
     try:
         await loop.sock_sendall(sock, f"{request}\r\n".encode())
-        while b"\r\n\r\n" not in answer and len(answer) < LONGEST_ANSWER:
+        while b"\r\n\r\n" not in answer and len(answer) < _LONGEST_ANSWER:
             some = await loop.sock_recv(sock, 4096)
             if not some:
                 break
             answer += some
     except OSError as error:
-        raise WebProxyError(f"the connection to the web proxy {proxy} broke: {reason(error)}") from None
+        raise HttpProxyError(f"the connection to the HTTP proxy {proxy} broke: {reason(error)}") from None
     return answer
 
 
 def _schemes(answer: bytes) -> list[str]:
-    """The ways to authenticate that a refusal offers, by their names."""
+    """The authentication schemes that a response offers."""
     schemes: dict[str, None] = {}
     for line in _CHALLENGES.finditer(answer):
         for challenge in _QUOTED.sub("", line[1].decode("latin-1")).split(","):
@@ -276,43 +275,43 @@ def _schemes(answer: bytes) -> list[str]:
     return list(schemes)
 
 
-def _check(answer: bytes, proxy: WebProxy, endpoint: Endpoint) -> None:
+def _check(answer: bytes, proxy: HttpProxy, endpoint: Endpoint) -> None:
     if not answer:
-        raise WebProxyError(f"the web proxy {proxy} ended the connection without an answer")
+        raise HttpProxyError(f"the HTTP proxy {proxy} closed the connection without an answer")
     line = _STATUS_LINE.match(answer)
     if line is None:
-        raise WebProxyError(
-            f"what answers at {proxy} ({proxy.variable}) is no HTTP proxy; if it wants TLS, give https://",
+        raise HttpProxyError(
+            f"what answers at {proxy} ({proxy.variable}) is not an HTTP proxy; if it requires TLS, give https://",
             permanent=True,
         )
     status = int(line[1])
     said = f"{status} {(line[2] or b'').decode('ascii', 'replace')}".strip()[:100]
     if 200 <= status < 300:
         if not answer.endswith(b"\r\n\r\n"):
-            raise WebProxyError(f"the web proxy {proxy} sent something of its own into the connection")
+            raise HttpProxyError(f"the HTTP proxy {proxy} added data of its own to the connection")
     elif status in _UNAUTHENTICATED and (offered := _schemes(answer)) and "basic" not in map(str.lower, offered):
-        raise WebProxyError(
-            f"the web proxy {proxy} offers only {' and '.join(offered)} to authenticate ({said}), which tunnelproxy "
+        raise HttpProxyError(
+            f"the HTTP proxy {proxy} offers only {' and '.join(offered)} to authenticate ({said}), which tunnelproxy "
             f"cannot do: run a local proxy that can, such as cntlm or px, and name that one in {proxy.variable}",
             permanent=True,
         )
     elif status in _UNAUTHENTICATED and proxy.credentials is None:
-        raise WebProxyError(
-            f"the web proxy {proxy} wants a user and a password ({said}): put USER:PASSWORD@ before its host in "
+        raise HttpProxyError(
+            f"the HTTP proxy {proxy} requires a user and a password ({said}): put USER:PASSWORD@ before its host in "
             f"{proxy.variable}",
             permanent=True,
         )
     elif status in _UNAUTHENTICATED:
-        raise WebProxyError(
-            f"the web proxy {proxy} does not accept the user and password in {proxy.variable} ({said})", permanent=True
+        raise HttpProxyError(
+            f"the HTTP proxy {proxy} does not accept the user and password in {proxy.variable} ({said})", permanent=True
         )
     elif status == 403:
-        raise WebProxyError(
-            f"the web proxy {proxy} does not allow connections to {endpoint} ({said}): ask who runs it, or put the "
-            "host into no_proxy, where there is a way without",
+        raise HttpProxyError(
+            f"the HTTP proxy {proxy} does not allow connections to {endpoint} ({said}): ask whoever runs it, or, if "
+            "the host can be reached without it, add it to no_proxy",
             permanent=True,
         )
     elif status >= 500:
-        raise WebProxyError(f"the web proxy {proxy} does not reach {endpoint} ({said})")
+        raise HttpProxyError(f"the HTTP proxy {proxy} does not reach {endpoint} ({said})")
     else:
-        raise WebProxyError(f"the web proxy {proxy} does not connect to {endpoint} ({said})", permanent=True)
+        raise HttpProxyError(f"the HTTP proxy {proxy} does not connect to {endpoint} ({said})", permanent=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping others from the port of ``::1`` that is ours on ``127.0.0.1``.
+"""Reserve the port of ``::1`` that we listen on at ``127.0.0.1``.
 
-Browsers resolve names below ``.localhost`` to both, and try ``::1`` first. Another user of this machine who listened
-there would be shown in the place of a device, and be sent its cookies and what the operator types.
+Browsers resolve names below ``.localhost`` to both, and try ``::1`` first. Another user of this machine who listens
+there could pose as a device, and receive its cookies and what the operator types.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import socket
 
 __all__ = ["reserve"]
 
-# A sandbox may keep IPv6 from this process alone: that is no reason to be without the tunnel.
+# A sandbox may deny IPv6 to this process only; the tunnel works without it.
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES)
 
 
 def reserve(port: int) -> socket.socket | None:
-    """A socket that has a port of ``::1`` without listening there; None where this process can have none.
+    """Bind a socket to a port of ``::1`` without listening; None if this process has no IPv6.
 
-    Without SO_REUSEADDR, as otherwise another socket that has it could be bound there too.
+    SO_REUSEADDR is not set, because another socket with it could then bind to the same port.
 
     Raises:
-        OSError: somebody else has the port.
+        OSError: another process has the port.
     """
     try:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lasting connection to an MQTT broker: made, and made again, until cancelled.
+"""An MQTT session that reconnects until it is cancelled.
 
-paho-mqtt does the protocol. It is given a socket that is connected, since it would try a host's addresses one after
-the other. The TLS handshake blocks in it, so that is done in a thread; once connected, paho is driven by the event
-loop, not by its own loop, whose select() fails in a process with more than 1024 files. Each connection has a paho
-client of its own: what must outlive a connection (the session) is with the broker.
+paho-mqtt implements the protocol. It gets a connected socket, because by itself it would try a host's addresses one
+after the other. Its TLS handshake blocks, so that runs in a thread. Once connected, paho is driven by the event loop,
+not by its own loop, whose select() fails in a process with more than 1024 open files. Each connection has its own paho
+client: the session, which must outlive a connection, is kept by the broker.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from .background_tasks import watched
+from ..names import format_host_port
+from .background_tasks import spawn
 from .backoff import Backoff
 from .certificate_dates import explain_dates, is_of_dates, read_validity
 from .happy_eyeballs import open_socket
-from .mqtt_client import ClientOfSocket
+from .mqtt_client import ConnectedSocketClient
 from .reasons import handshake_reason, reason
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
-__all__ = ["Broker", "MqttSession", "SessionOwner", "try_once"]
+__all__ = ["KEEPALIVE_SECONDS", "BrokerLogin", "MqttSession", "SessionOwner", "try_once"]
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 15.0
-LET_IN_SECONDS = 30.0
-"""For all from looking up the broker's address to its leave to subscribe."""
+KEEPALIVE_SECONDS = 30
+"""The shortest keepalive that AWS IoT Core accepts. A broker that is silent for twice as long counts as gone."""
 
-_NO_ANSWER = f"no answer within {LET_IN_SECONDS:.0f} s"
+_CONNECT_SECONDS = 15.0
+_LOGIN_SECONDS = 30.0
+"""For everything from looking up the broker's address until the subscription is granted."""
 
-MOST_DELAY_SECONDS = 30.0
-STABLE_SECONDS = 10.0
-"""A connection that lasted this long was a success: the next attempt after it is quick again."""
+_LONGEST_DELAY_SECONDS = 30.0
+_STABLE_SECONDS = 10.0
+"""A connection that lasted this long was a success: the delay before the next attempt is short again."""
 
-TAKEN_OVER_TIMES = 3
-TAKEN_OVER_SECONDS = 120.0
-"""Of two clients with one ID, each is disconnected as often as the other returns: after half a minute at most."""
+_TAKEN_OVER_TIMES = 3
+_TAKEN_OVER_SECONDS = 120.0
+"""Two clients with one ID disconnect each other each time they reconnect: at least once every half minute."""
 
 _LOST = "the connection is lost"
 
-KEEPALIVE_SECONDS = 30
-"""The least that AWS IoT Core takes; a broker that is silent for twice as long is given up."""
-
-# How often paho looks whether it is time to probe the connection.
 _TICK_SECONDS = 5.0
+"""How often paho checks whether it is time to probe the connection."""
 
 
 @dataclass(frozen=True)
-class Broker:
-    """Where a broker is, and as whom to join it.
+class BrokerLogin:
+    """Where a broker is, and as whom to log in.
 
     Attributes:
-        host: its name or address; or the path of a Unix socket, known by its ``/``. Then the port means nothing.
-        tls: None for a connection without encryption.
-        keepalive: seconds of silence after which the connection is probed.
+        host: a name or an address, or the path of a Unix socket, which contains a ``/``; then the port is not used.
+        tls: None to connect without encryption.
+        user: None to log in without a user name and password.
+        keepalive: seconds without traffic after which the connection is probed.
     """
 
     host: str
@@ -81,219 +81,217 @@ class Broker:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is at a Unix socket."""
+        """Whether the broker listens on a Unix socket."""
         return "/" in self.host
 
     def __str__(self) -> str:
-        if self.is_local:
-            return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return self.host if self.is_local else format_host_port(self.host, self.port)
 
 
 class SessionOwner(Protocol):
-    """Whom a session tells what happens, in the event loop."""
+    """What a session calls, in the event loop, when something happens."""
 
     def connected(self) -> None:
-        """The broker has let the client in, and granted its subscription if it has one."""
+        """The broker has accepted the login, and granted the subscription if there is one."""
 
     def disconnected(self) -> None:
-        """The connection is gone; another will be made."""
+        """The connection is lost; the session reconnects."""
 
     def received(self, payload: bytes) -> None:
-        """A message has come. The broker is told so when this returns.
+        """A message has arrived. It is acknowledged when this returns.
 
-        What the broker has kept for the client may come before :meth:`connected`.
+        Messages that the broker kept for the client may arrive before :meth:`connected` is called.
         """
 
     def published(self, number: int) -> None:
-        """The broker has taken the message that :meth:`MqttSession.publish` gave this number."""
+        """The broker has acknowledged the message to which :meth:`MqttSession.publish` gave this number."""
 
 
 class MqttSession:
     """Stays connected to a broker.
 
     Args:
-        topic: what to subscribe to, with QoS 1; None to publish only. With a topic the broker is asked to keep the
-            session while the client is away, and to deliver then what was published meanwhile.
+        broker: where to connect, and as whom.
+        owner: what to call when something happens.
+        topic: what to subscribe to, with QoS 1; None to publish only. With a topic, the broker is asked to keep the
+            session while the client is away, and to deliver later what was published meanwhile.
     """
 
-    def __init__(self, broker: Broker, owner: SessionOwner, topic: str | None = None) -> None:
+    def __init__(self, broker: BrokerLogin, owner: SessionOwner, topic: str | None = None) -> None:
         self.broker = broker
         self._owner = owner
         self._topic = topic
         self._client: Client | None = None
-        self._last_complaint = ""
-        self._let_in_and_ended: deque[float] = deque(maxlen=TAKEN_OVER_TIMES)
-        """When the broker has ended connections that it had let in."""
+        self._last_failure = ""
+        self._closed_by_broker: deque[float] = deque(maxlen=_TAKEN_OVER_TIMES)
+        """When the broker closed connections that it had accepted."""
 
     async def run(self) -> None:
-        """Connect, and connect again; ends when cancelled only."""
+        """Connect, and reconnect; runs until it is cancelled."""
         loop = asyncio.get_running_loop()
-        backoff = Backoff(most=MOST_DELAY_SECONDS)
+        backoff = Backoff(most=_LONGEST_DELAY_SECONDS)
         while True:
             began = loop.time()
-            cause = await self._converse()
-            if loop.time() - began > STABLE_SECONDS:
+            cause = await self._connect_once()
+            if loop.time() - began > _STABLE_SECONDS:
                 backoff.reset()
             delay = backoff.next_delay()
-            self._complain(f"the MQTT broker {self.broker}: {cause}", delay)
+            self._log_failure(f"the MQTT broker {self.broker}: {cause}", delay)
             await asyncio.sleep(delay)
 
     def publish(self, topic: str, payload: bytes) -> int | None:
-        """Hand a message to the broker, with QoS 1.
+        """Publish a message, with QoS 1.
 
         Returns:
-            Its number, which :meth:`SessionOwner.published` gets; None where there is no connection now.
+            its number, which is passed to :meth:`SessionOwner.published`; None if there is no connection now.
         """
         if self._client is None:
             return None
         return self._client.publish(topic, payload, qos=1).mid
 
-    def _complain(self, complaint: str, delay: float) -> None:
-        """Once, not every half a minute of a night without network."""
-        level = logging.DEBUG if complaint == self._last_complaint else logging.WARNING
-        self._last_complaint = complaint
-        log.log(level, "%s; trying again in %.1f s", complaint, delay)
+    def _log_failure(self, failure: str, delay: float) -> None:
+        """Warn of a failure once, not every half minute of a night without network."""
+        level = logging.DEBUG if failure == self._last_failure else logging.WARNING
+        self._last_failure = failure
+        log.log(level, "%s; trying again in %.1f s", failure, delay)
 
-    async def _converse(self) -> str:
-        """Hold one connection, and return why it ended."""
-        conversation = _Conversation(self.broker, self._owner, self._topic)
-        conversation.begin()
+    async def _connect_once(self) -> str:
+        """Connect, wait until the connection is lost, and return why."""
+        connection = _Connection(self.broker, self._topic, self._owner.received, self._owner.published)
+        connection.begin()
         try:
-            first: set[asyncio.Future[Any]] = {conversation.let_in, conversation.ended}
-            done, _ = await asyncio.wait(first, timeout=LET_IN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {connection.accepted, connection.ended}
+            done, _ = await asyncio.wait(first, timeout=_LOGIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not done:
-                return _NO_ANSWER
-            if conversation.let_in.done():
-                self._client = conversation.client
-                self._last_complaint = ""
+                return _no_answer()
+            if connection.accepted.done():
+                self._client = connection.client
+                self._last_failure = ""
                 log.info("connected to the MQTT broker %s as %s", self.broker, self.broker.client_id)
                 self._owner.connected()
-            cause = await conversation.ended
-            return self._taken_over() if conversation.ended_by_broker and self._client is not None else cause
+            cause = await connection.ended
+            return self._taken_over() if connection.ended_by_broker and self._client is not None else cause
         finally:
-            conversation.end()
+            connection.end()
             if self._client is not None:
                 self._client = None
                 self._owner.disconnected()
 
     def _taken_over(self) -> str:
-        """Why a broker ended a connection that it had let in. MQTT 3.1.1 does not tell: a habit does."""
+        """Why a broker closed a connection that it had accepted. MQTT 3.1.1 gives no reason, repetition does."""
         now = asyncio.get_running_loop().time()
-        self._let_in_and_ended.append(now)
-        ended = self._let_in_and_ended
-        if len(ended) < TAKEN_OVER_TIMES or now - ended[0] > TAKEN_OVER_SECONDS:
+        self._closed_by_broker.append(now)
+        closed = self._closed_by_broker
+        if len(closed) < _TAKEN_OVER_TIMES or now - closed[0] > _TAKEN_OVER_SECONDS:
             return _LOST
         return (
-            f"it has ended {TAKEN_OVER_TIMES} connections of {self.broker.client_id} within "
-            f"{TAKEN_OVER_SECONDS:.0f} s: most likely another client uses the same client ID, and each disconnects "
-            "the other: stop one of them, or give each a client ID of its own"
+            f"it has closed {_TAKEN_OVER_TIMES} connections of {self.broker.client_id} within "
+            f"{_TAKEN_OVER_SECONDS:.0f} s: probably another client uses the same client ID, and each disconnects the "
+            "other: stop one of them, or give each its own client ID"
         )
 
 
-async def try_once(broker: Broker, topic: str) -> str | None:
-    """Connect and subscribe once, as a session would.
+async def try_once(broker: BrokerLogin, topic: str) -> str | None:
+    """Connect and subscribe once, as a session does.
 
-    Whoever is connected with this client ID is disconnected, as of two the broker keeps the newer. What waits in the
-    session stays there: nothing that comes is confirmed.
+    A client that is connected with this client ID is disconnected, because the broker keeps the newer of two. Messages
+    that wait in the session stay there: none is acknowledged.
 
     Returns:
-        Why the broker did not let the client in; None if it did.
+        why the broker rejected the login or the subscription; None if it accepted both.
     """
-    conversation = _Conversation(broker, _Deaf(), topic, confirm=False)
-    conversation.begin()
+    connection = _Connection(broker, topic, lambda _: None, lambda _: None, acknowledge=False)
+    connection.begin()
     try:
-        outcome: set[asyncio.Future[Any]] = {conversation.let_in, conversation.ended}
-        await asyncio.wait(outcome, timeout=LET_IN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if conversation.let_in.done():
+        outcome: set[asyncio.Future[Any]] = {connection.accepted, connection.ended}
+        await asyncio.wait(outcome, timeout=_LOGIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if connection.accepted.done():
             return None
-        return conversation.ended.result() if conversation.ended.done() else _NO_ANSWER
+        return connection.ended.result() if connection.ended.done() else _no_answer()
     finally:
-        conversation.end()
+        connection.end()
 
 
-class _Deaf:
-    """An owner who acts upon nothing."""
-
-    def connected(self) -> None:
-        pass
-
-    def disconnected(self) -> None:
-        pass
-
-    def received(self, payload: bytes) -> None:
-        pass
-
-    def published(self, number: int) -> None:
-        pass
+def _no_answer() -> str:
+    return f"no answer within {_LOGIN_SECONDS:.0f} s"
 
 
-class _Conversation:
-    """One connection.
+class _Connection:
+    """One connection to a broker.
 
     Args:
-        confirm: whether to confirm what comes; what was not confirmed comes again with the next connection.
+        topic: what to subscribe to; None to publish only.
+        received: called with the payload of each message.
+        published: called with the number of each published message that the broker has acknowledged.
+        acknowledge: whether to acknowledge messages; the broker sends the others again on the next connection.
     """
 
-    def __init__(self, broker: Broker, owner: SessionOwner, topic: str | None, *, confirm: bool = True) -> None:
+    def __init__(
+        self,
+        broker: BrokerLogin,
+        topic: str | None,
+        received: Callable[[bytes], None],
+        published: Callable[[int], None],
+        *,
+        acknowledge: bool = True,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.let_in: asyncio.Future[None] = self._loop.create_future()
+        self.accepted: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[str] = self._loop.create_future()
-        """Done when the connection is gone; the result says why."""
+        """Done when the connection is lost; the result is the reason."""
         self.ended_by_broker = False
         self._broker = broker
-        self._owner = owner
         self._topic = topic
         self._cause = ""
         self._probing = False
-        self._dialling: asyncio.Future[None] | None = None
+        self._opening: asyncio.Future[None] | None = None
         self._socket: SocketLike | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.client = client = ClientOfSocket(
+        self.client = client = ConnectedSocketClient(
             CallbackAPIVersion.VERSION2,
             client_id=broker.client_id,
             clean_session=topic is None,
             protocol=MQTTProtocolVersion.MQTTv311,
             transport="unix" if broker.is_local else "tcp",
             reconnect_on_failure=False,
-            manual_ack=not confirm,
+            manual_ack=not acknowledge,
         )
-        client.connect_timeout = CONNECT_SECONDS
+        client.connect_timeout = _CONNECT_SECONDS
         if broker.tls is not None:
             client.tls_set_context(broker.tls)
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
-        client.on_message = lambda client, data, message: owner.received(bytes(message.payload))
-        client.on_publish = lambda client, data, mid, code, properties: owner.published(mid)
+        client.on_message = lambda client, data, message: received(bytes(message.payload))
+        client.on_publish = lambda client, data, mid, code, properties: published(mid)
         client.on_socket_close = lambda client, data, sock: self._closed()
         client.on_socket_register_write = lambda client, data, sock: self._watch_writable()
         client.on_socket_unregister_write = lambda client, data, sock: self._unwatch_writable()
 
     def begin(self) -> None:
-        """Connect, and have a thread do the rest that blocks; what follows runs in the event loop."""
-        self._dialling = watched(
+        """Connect. A thread does the rest that blocks; what follows runs in the event loop."""
+        self._opening = spawn(
             f"connecting to the MQTT broker {self._broker}",
-            self._dial(),
+            self._open_connection(),
             on_failure=lambda error: self._end(reason(error)),
         )
 
     def end(self) -> None:
-        """Say good-bye, if there is a connection."""
+        """Send DISCONNECT, if there is a connection, and close it."""
         if self._socket is not None:
             self.client.disconnect()
             self.client.loop_write()
-        if self._dialling is not None:
-            self._dialling.cancel()
-        self._end("ended here")
+        if self._opening is not None:
+            self._opening.cancel()
+        self._end("closed here")
 
-    async def _dial(self) -> None:
+    async def _open_connection(self) -> None:
         broker = self._broker
         try:
             if not broker.is_local:
                 opening = open_socket(broker.host, broker.port)
-                self.client.connected_socket = await asyncio.wait_for(opening, CONNECT_SECONDS)
+                self.client.connected_socket = await asyncio.wait_for(opening, _CONNECT_SECONDS)
         except (OSError, asyncio.TimeoutError) as error:
             self._end(reason(error))
             return
@@ -301,28 +299,28 @@ class _Conversation:
 
     def _connect(self) -> None:
         sock, address = self.client.connected_socket, None
-        # One that the broker has reset already has none.
+        # A connection that the broker has already reset has no peer address.
         with contextlib.suppress(OSError):
             address = sock.getpeername() if sock is not None else None
         try:
-            # paho checks the port of a Unix socket, too.
+            # paho checks the port even for a Unix socket.
             self.client.connect(self._broker.host, self._broker.port or 1, self._broker.keepalive)
         except ssl.SSLCertVerificationError as error:
             self._cause = self._certificate_refused(error, address)
         except (OSError, ValueError) as error:
             self._cause = reason(error) if self._broker.tls is None else handshake_reason(error)
-        # The loop may be closed already, when this process ends.
+        # The event loop may be closed already if this process is ending.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._attach)
 
     def _certificate_refused(self, error: ssl.SSLCertVerificationError, address: Any) -> str:
         if not is_of_dates(error) or self._broker.tls is None:
-            return f"its certificate cannot be verified ({error.verify_message.rstrip('.')}): check the authority"
+            return f"its certificate cannot be verified ({error.verify_message.rstrip('.')}): check its CA certificate"
         if address is None:
             return f"its certificate {explain_dates(error.verify_code)}"
         validity = None
         with contextlib.suppress(OSError):
-            again = socket.create_connection(address[:2], CONNECT_SECONDS)
+            again = socket.create_connection(address[:2], _CONNECT_SECONDS)
             validity = read_validity(again, self._broker.host, self._broker.tls)
         return f"its certificate {explain_dates(error.verify_code, validity)}"
 
@@ -332,7 +330,7 @@ class _Conversation:
         sock = self.client.socket()
         if sock is None or self.ended.done():
             if sock is not None:
-                # Nobody waits for it any more, and the broker would take it for the newer client of the same ID.
+                # Nobody waits for it any more, and the broker would disconnect a newer client with the same ID.
                 sock.close()
             self._end(_LOST)
             return
@@ -347,7 +345,7 @@ class _Conversation:
 
     def _read(self) -> MQTTErrorCode:
         code = self.client.loop_read()
-        # What TLS has decrypted already makes no socket readable.
+        # Data that TLS has already decrypted does not make the socket readable.
         while code == MQTTErrorCode.MQTT_ERR_SUCCESS and isinstance(self._socket, ssl.SSLSocket):
             if not self._socket.pending():
                 break
@@ -367,7 +365,7 @@ class _Conversation:
         try:
             code = step()
         except Exception as error:
-            # paho raises errors of many kinds about what no broker should send.
+            # paho raises many kinds of errors if a broker breaks the protocol.
             log.debug("paho-mqtt failed", exc_info=True)
             self._cause = self._cause or f"it breaks the protocol ({type(error).__name__})"
             code = MQTTErrorCode.MQTT_ERR_PROTOCOL
@@ -384,7 +382,7 @@ class _Conversation:
             self._loop.remove_writer(self._socket.fileno())
 
     def _closed(self) -> None:
-        # In the thread that connects, when that fails: then it tells why by itself.
+        # Also called in the thread that connects if that fails: then _connect() sets the cause.
         if self._socket is not None and self._probing:
             self._end(f"it has been silent for {2 * self._broker.keepalive} s")
         elif self._socket is not None:
@@ -410,7 +408,7 @@ class _Conversation:
         if code.is_failure:
             self._cause = f"it refuses {self._broker.user or self._broker.client_id}: {code}"
         elif self._topic is None:
-            self._let_in()
+            self._set_accepted()
         else:
             client.subscribe(self._topic, qos=1)
 
@@ -421,8 +419,8 @@ class _Conversation:
             self._cause = f"it does not let {self._broker.client_id} subscribe to {self._topic}; see its access rules"
             client.disconnect()
         else:
-            self._let_in()
+            self._set_accepted()
 
-    def _let_in(self) -> None:
-        if not self.let_in.done():
-            self.let_in.set_result(None)
+    def _set_accepted(self) -> None:
+        if not self.accepted.done():
+            self.accepted.set_result(None)

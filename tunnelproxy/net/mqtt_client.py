@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""paho-mqtt's client on a socket that is connected already, which it has no option for.
+"""paho-mqtt's client on a socket that is already connected, for which paho has no option.
 
-The one method that is replaced here is not public: paho 2.1 calls it to connect, and a test sees that a later one does.
+The overridden method is not public: paho 2.1 calls it to connect, and a test checks that newer releases do.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import socket
 
 from paho.mqtt.client import Client
 
-__all__ = ["ClientOfSocket"]
+__all__ = ["ConnectedSocketClient"]
 
 
-class ClientOfSocket(Client):
-    """A client whose next connection is made on :attr:`connected_socket`, which it takes; on its own without one."""
+class ConnectedSocketClient(Client):
+    """A client that uses :attr:`connected_socket`, once, for its next connection; without one it connects by itself."""
 
     connected_socket: socket.socket | None = None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a connection failed, in words for the operator. No error is without words, also where Python gives it none."""
+"""Why a connection failed, in words for the operator. No error is without words, even if Python gives it none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["handshake_reason", "reason"]
 _NO_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
 )
-"""What OpenSSL makes of an answer that is not TLS."""
+"""OpenSSL's errors for an answer that is not TLS."""
 
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
@@ -44,7 +44,7 @@ def handshake_reason(error: BaseException) -> str:
 
 
 def _of_known(error: BaseException) -> str:
-    """Of an error that has better words than the system's, or none by itself; else empty."""
+    """The words for an error for which the system has poor words or none; else empty."""
     if isinstance(error, socket.gaierror):
         return _of_name(error)
     if isinstance(error, ConnectionRefusedError):
@@ -56,7 +56,7 @@ def _of_known(error: BaseException) -> str:
 
 
 def _of_name(error: socket.gaierror) -> str:
-    """Of a name that could not be looked up: without a network, that says nothing of the name."""
+    """The words for a name that could not be looked up. Without a network, the name may still be right."""
     if error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL):
         return f"the host name cannot be looked up ({error.strerror}): check the network, and the DNS server"
     if error.errno in (socket.EAI_SYSTEM, socket.EAI_MEMORY):
@@ -65,9 +65,9 @@ def _of_name(error: socket.gaierror) -> str:
 
 
 def _of_system(error: BaseException) -> str:
-    """The system's words for an error, or for those of several addresses that differ; else empty."""
+    """The system's words for an error, or for the different errors of several addresses; else empty."""
     if not isinstance(error, OSError):
         return ""
-    # Not the error's own text: event loops put the address there.
+    # Not the text of the error: event loops add the address to it.
     numbers = [error.errno] if error.errno in errno.errorcode else map(int, _NUMBER.findall(str(error)))
     return "; ".join(dict.fromkeys(os.strerror(number) for number in numbers if number is not None))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way to a data plane: directly, or through a web proxy."""
+"""How to reach a data plane: directly, or through an HTTP proxy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import connections, http_proxy
 from .certificate_dates import Validity, is_of_dates, read_validity
 from .endpoint import Endpoint, load_authorities, tls_context
 from .happy_eyeballs import open_socket
-from .http_proxy import WebProxy
+from .http_proxy import HttpProxy
 from .reasons import handshake_reason
 
 __all__ = ["PING_SECONDS", "CertificateRefused", "Route", "find_route"]
@@ -26,8 +26,8 @@ class CertificateRefused(Exception):
     """The data plane's certificate cannot be verified.
 
     Attributes:
-        error: what OpenSSL says.
-        validity: the dates of the certificate, where it was refused for them and they could be read.
+        error: OpenSSL's error.
+        validity: the dates of the certificate, if it was rejected for them and they could be read.
     """
 
     def __init__(self, error: ssl.SSLCertVerificationError, validity: Validity | None) -> None:
@@ -38,34 +38,34 @@ class CertificateRefused(Exception):
 
 @dataclass(frozen=True)
 class Route:
-    """The way to a data plane.
+    """How to reach a data plane.
 
     Attributes:
-        tls: for the service.
-        web_proxy: what to go through, if anything.
-        web_proxy_tls: for that.
-        ping_seconds: how often to show what is on the way (NAT, proxies) that the connection is in use.
-        awaited_capath: authorities that could not be read yet.
+        tls: for the connection to the service.
+        http_proxy: the HTTP proxy to go through; None to connect directly.
+        http_proxy_tls: for the connection to the HTTP proxy; None for plain TCP.
+        ping_seconds: time between two pings, which keep NAT and proxies on the path from dropping the connection.
+        awaited_capath: CA certificates that could not be read yet; None if all were read.
     """
 
     endpoint: Endpoint
     tls: ssl.SSLContext
-    web_proxy: WebProxy | None = None
-    web_proxy_tls: ssl.SSLContext | None = None
+    http_proxy: HttpProxy | None = None
+    http_proxy_tls: ssl.SSLContext | None = None
     ping_seconds: float = PING_SECONDS
     awaited_capath: str | None = None
 
     def __str__(self) -> str:
-        through = f" through the web proxy {self.web_proxy}" if self.web_proxy is not None else ""
+        through = f" through the HTTP proxy {self.http_proxy}" if self.http_proxy is not None else ""
         return f"{self.endpoint}{through}"
 
     async def dial(self, protocol: asyncio.BaseProtocol) -> None:
         """Connect a protocol to the data plane, with TLS.
 
         Raises:
-            WebProxyError: the web proxy gave no connection.
+            HttpProxyError: the HTTP proxy did not connect to the data plane.
             CertificateRefused: the data plane's certificate cannot be verified.
-            OSError: there is no way to the data plane, or no TLS with it.
+            OSError: the data plane cannot be reached, or the TLS handshake failed.
         """
         self._load_authorities()
         sock = await self._open_socket()
@@ -83,27 +83,27 @@ class Route:
             raise
 
     async def _open_socket(self) -> socket.socket:
-        """A connection to the data plane, without TLS."""
-        if self.web_proxy is None:
+        """Connect to the data plane, without TLS yet."""
+        if self.http_proxy is None:
             return await open_socket(self.endpoint.host, self.endpoint.port)
-        return await http_proxy.open_tunnel(self.web_proxy, self.web_proxy_tls, self.endpoint)
+        return await http_proxy.open_tunnel(self.http_proxy, self.http_proxy_tls, self.endpoint)
 
     async def _validity(self, error: ssl.SSLCertVerificationError) -> Validity | None:
-        """The dates of the data plane's certificate, if it was refused for them."""
+        """The dates of the data plane's certificate, if it was rejected for them."""
         if not is_of_dates(error):
             return None
         try:
             sock = await self._open_socket()
-        except (OSError, http_proxy.WebProxyError):
+        except (OSError, http_proxy.HttpProxyError):
             return None
         return await asyncio.to_thread(read_validity, sock, self.endpoint.host, self.tls)
 
     def _load_authorities(self) -> None:
-        """Read the authorities that are still missing."""
+        """Read the CA certificates that are still missing."""
         if self.awaited_capath is None:
             return
         try:
-            for context in (self.tls, self.web_proxy_tls):
+            for context in (self.tls, self.http_proxy_tls):
                 if context is not None:
                     load_authorities(context, self.awaited_capath)
         except ConfigurationError as error:
@@ -119,18 +119,19 @@ def find_route(
     ping_seconds: float = PING_SECONDS,
     amiss: Objection = refuse,
 ) -> Route:
-    """Find the way to a data plane: through the web proxy that the environment names for it, or directly.
+    """Choose how to reach a data plane: through the HTTP proxy that the environment names for it, or directly.
 
     Args:
-        capath: an OpenSSL hashed directory or a PEM file with authorities: the service's must be there; the web
+        capath: an OpenSSL hashed directory or a PEM file with CA certificates. The service's must be there; the HTTP
             proxy's may be there or among the system's.
-        verify: whether to check the certificates.
+        verify: whether to verify the certificates.
+        ping_seconds: time between two pings.
         amiss: what to do if ``capath`` has no certificates.
 
     Raises:
-        ConfigurationError: the environment names no proper web proxy.
+        ConfigurationError: an environment variable does not name an HTTP proxy, or ``capath`` has no certificates.
     """
-    found = http_proxy.find_web_proxy(endpoint, environment)
+    found = http_proxy.find_http_proxy(endpoint, environment)
     missing: list[str] = []
 
     def object_once(problem: str, instead: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a link wants of a TCP socket."""
+"""Options of TCP sockets that carry tunnels: how much may wait in the kernel, and when a silent peer counts as gone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "SEND_BUFFER",
     "ReceiveBuffer",
     "keep_alive",
+    "limit_unsent",
     "tune",
     "unanswered_seconds",
 ]
@@ -23,27 +24,28 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 SEND_BUFFER = 32 * 1024
-"""Bytes that may wait in this process before senders are held back: little, so that a shell's keystroke, which goes to
-the end of this queue, is not late."""
+"""Bytes that may wait to be sent before senders are paused. A keystroke in a shell joins the end of this queue, so the
+queue is short."""
 
 RECEIVE_BUFFER = 128 * 1024
-"""Bytes that the kernel may hold for this process, at least. Left to itself it takes up to 6 MB, and a shell's echo
-waits behind all of it: beside bulk data, 99 in 100 echoes took up to 150 ms then. It lets 1.3 MB/s through at a round
-trip of 100 ms, and AWS 0.8 MB/s."""
+"""Bytes: the smallest receive buffer in the kernel. The kernel's own choice grows to 6 MB, and the echo of a keystroke
+waits behind all of it: during a bulk transfer, the 99th percentile of echoes was 150 ms. With 128 KiB and a round trip
+of 100 ms, 1.3 MB/s pass; AWS lets 0.8 MB/s pass."""
 
 LARGEST_RECEIVE_BUFFER = 256 * 1024
-"""The same at most, where that much comes in :data:`RECEIVE_SECONDS`. On two processors it makes bulk data a sixth
-faster, and echoes beside it 10 ms instead of 7. Twice as much makes it no faster, and those echoes 14 ms. The system
-may allow a little less (Linux's ``net.core.rmem_max``)."""
+"""Bytes: the largest receive buffer in the kernel, used while that much arrives within :data:`_RECEIVE_SECONDS`. On two
+processors it speeds up bulk transfers by a sixth, and delays echoes during one from 7 to 10 ms. Twice as much is no
+faster, and delays them to 14 ms. The system may allow a little less (Linux's ``net.core.rmem_max``)."""
 
-RECEIVE_SECONDS = 0.004
-"""How long what the kernel holds may have to wait at the speed at which it is taken."""
+_RECEIVE_SECONDS = 0.004
+"""How long data may wait in the kernel at the speed at which it is read."""
 
-_LOOK_BYTES = 512 * 1024
+_MEASURED_BYTES = 512 * 1024
+"""After how many bytes the speed is measured again."""
 
 DEAD_SECONDS = 35.0
-"""How long after a ping, or after sending anything, silence means that the service is gone. It is looked at with each
-ping, so that with one every 20 s a dead service is found 55 s after its last sign of life at the latest."""
+"""Seconds of silence after a ping, or after sending anything, after which the service counts as gone. Each ping checks
+this: with one every 20 s, a dead service is noticed within 55 s of its last sign of life."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
@@ -56,13 +58,14 @@ _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 
 
 class ReceiveBuffer:
-    """Keeps the kernel's receive buffer of a connection as large as its speed deserves.
+    """Adapts a connection's receive buffer in the kernel to its speed.
 
-    A process that takes what comes as fast as it can is woken less often when more may wait for it. Where the next hop
-    is slow, more that waits is only more that is late.
+    A process that reads as fast as it can wakes up less often if more data may wait for it. Where the next hop is slow,
+    more waiting data is only more delay.
 
     Args:
-        clock: gives seconds.
+        sock: the connection's socket; nothing is set unless it is a TCP socket.
+        clock: returns seconds.
     """
 
     __slots__ = ("_bytes", "_clock", "_since", "_size", "_sock")
@@ -76,15 +79,15 @@ class ReceiveBuffer:
         self._set(RECEIVE_BUFFER)
 
     def took(self, size: int) -> None:
-        """So many bytes have been taken."""
+        """Count bytes that were read, and resize the buffer if the speed has changed."""
         self._bytes += size
-        if self._bytes < _LOOK_BYTES:
+        if self._bytes < _MEASURED_BYTES:
             return
         now = self._clock()
         speed = self._bytes / max(now - self._since, 1e-6)
         self._bytes, self._since = 0, now
         wanted = RECEIVE_BUFFER
-        while wanted < min(speed * RECEIVE_SECONDS, LARGEST_RECEIVE_BUFFER):
+        while wanted < min(speed * _RECEIVE_SECONDS, LARGEST_RECEIVE_BUFFER):
             wanted *= 2
         self._set(wanted)
 
@@ -95,22 +98,27 @@ class ReceiveBuffer:
 
 
 def tune(sock: socket.socket | None) -> None:
-    """Keep the queue of what is to be sent short, and have the kernel give up on a peer that acknowledges nothing."""
+    """Keep the send queue short, and have the kernel give up on a peer that acknowledges nothing."""
+    limit_unsent(sock, SEND_BUFFER)
     sock = _if_tcp(sock)
-    if sock is None:
-        return
-    options = (
-        (socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, SEND_BUFFER),
-        (socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(DEAD_SECONDS * 1000)),
-    )
-    for level, option, value in options:
-        _set_option(sock, level, option, value)
+    if sock is not None:
+        _set_option(sock, socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(DEAD_SECONDS * 1000))
+
+
+def limit_unsent(sock: socket.socket | None, size: int) -> None:
+    """Report a socket as writable only while the kernel has fewer than ``size`` bytes that it has not sent yet.
+
+    Source: tcp(7), TCP_NOTSENT_LOWAT.
+    """
+    sock = _if_tcp(sock)
+    if sock is not None:
+        _set_option(sock, socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
 
 
 def keep_alive(sock: socket.socket | None) -> None:
-    """Have the kernel probe a connection on which nothing comes, and end it after a minute without an answer.
+    """Have the kernel probe an idle connection, and end it after a minute without an answer.
 
-    It does not probe while something that was sent is unacknowledged: see :func:`unanswered_seconds`.
+    It does not probe while sent data is unacknowledged: see :func:`unanswered_seconds`.
     """
     sock = _if_tcp(sock)
     if sock is None:
@@ -122,9 +130,9 @@ def keep_alive(sock: socket.socket | None) -> None:
 
 
 def unanswered_seconds(sock: socket.socket | None) -> float:
-    """For how long the peer has acknowledged nothing of what it was sent again and again; 0 where it answers.
+    """Seconds for which the peer has acknowledged none of the data that the kernel keeps resending; 0 if it answers.
 
-    The kernel itself gives up after a quarter of an hour. With TCP_USER_TIMEOUT it does so earlier, but also with a
+    By itself the kernel gives up after a quarter of an hour. With TCP_USER_TIMEOUT it gives up earlier, but also on a
     peer that answers and does not read.
     """
     sock = _if_tcp(sock)
@@ -133,7 +141,7 @@ def unanswered_seconds(sock: socket.socket | None) -> float:
     retransmissions, probes, milliseconds = _TCP_INFO.unpack(
         sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     )
-    # Where this machine itself cannot send, as without a route, the kernel probes. An answer sets both to zero.
+    # Where this machine cannot send at all, for lack of a route, the kernel probes. An answer resets both to zero.
     return milliseconds / 1000 if max(retransmissions, probes) >= _MANY_ATTEMPTS else 0.0
 
 
@@ -145,4 +153,4 @@ def _set_option(sock: socket.socket, level: int, option: int, value: int) -> Non
     try:
         sock.setsockopt(level, option, value)
     except OSError as error:
-        log.debug("socket option %s is not to be had here: %s", option, error)
+        log.debug("cannot set socket option %s: %s", option, error)

@@ -10,20 +10,19 @@ Source: V3WebSocketProtocolGuide.md of the reference local proxy, "Tunneling mes
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Union, cast
 
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from ..names import SERVICE_ID
 from .message_pb2 import Message
 
 __all__ = [
     "MAX_MESSAGE",
     "MAX_PAYLOAD",
     "MAX_WEBSOCKET_MESSAGE",
-    "SERVICE_ID",
     "Bytes",
     "FrameReader",
     "Message",
@@ -44,9 +43,6 @@ MAX_MESSAGE = 0xFFFF
 
 MAX_WEBSOCKET_MESSAGE = 131076
 """Most bytes in one WebSocket message; the service refuses larger ones and sends none."""
-
-SERVICE_ID = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
-"""What a service ID looks like (botocore's ``iotsecuretunneling`` model, shape ``Service``)."""
 
 Bytes = Union[bytes, bytearray, memoryview]
 """What came, where it need not be copied."""

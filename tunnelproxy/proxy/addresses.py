@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from ..errors import ConfigurationError, Objection, refuse
-from ..protocol.framing import SERVICE_ID
+from ..names import SERVICE_ID, format_host_port
 from ..protocol.session import NAMELESS, Mode
 
 __all__ = [
@@ -42,8 +42,7 @@ class TcpAddress(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        host = self.host or "localhost"
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return format_host_port(self.host or "localhost", self.port)
 
 
 class UnixAddress(NamedTuple):

@@ -10,7 +10,7 @@ import logging
 from typing import Callable
 
 from ..net import connections
-from ..net.background_tasks import watched
+from ..net.background_tasks import spawn
 from ..net.happy_eyeballs import AddressRefused, open_socket
 from ..net.reasons import reason
 from ..net.route import Route
@@ -105,7 +105,7 @@ class DestinationProxy:
         else:
             local = LocalSocket(multiplexer)
             multiplexer.join(connection, local)
-            task = watched(
+            task = spawn(
                 f"connecting {connection}",
                 self._connect(multiplexer, connection, local, state.address),
                 on_failure=lambda _: multiplexer.reset(connection),

@@ -33,7 +33,7 @@ from ..net import receive_buffer
 from ..net.certificate_dates import NOT_YET_VALID, explain_dates, is_of_dates
 from ..net.connections import Reading
 from ..net.endpoint import Endpoint
-from ..net.http_proxy import WebProxyError
+from ..net.http_proxy import HttpProxyError
 from ..net.reasons import reason
 from ..net.route import CertificateRefused, Route
 from ..net.socket_options import DEAD_SECONDS, SEND_BUFFER, ReceiveBuffer, tune
@@ -356,7 +356,7 @@ async def connect(route: Route, access: TunnelCredentials, receiver: Receiver) -
         LinkLost: anything else went wrong; another attempt may succeed.
     """
     link = Link(route, access, receiver)
-    connecting = asyncio.ensure_future(route.dial(link))
+    connecting = asyncio.create_task(route.dial(link))
     try:
         with _explained(route):
             await _wait(connecting, route)
@@ -377,7 +377,7 @@ async def probe(route: Route) -> None:
         LinkLost: there is none; the text says why.
     """
     probing = _Probe()
-    connecting = asyncio.ensure_future(route.dial(probing))
+    connecting = asyncio.create_task(route.dial(probing))
     try:
         with _explained(route):
             await _wait(connecting, route)
@@ -401,7 +401,7 @@ def _explained(route: Route) -> Iterator[None]:
     """Make sentences of the errors of a connection that does not come about."""
     try:
         yield
-    except WebProxyError as error:
+    except HttpProxyError as error:
         raise LinkLost(str(error), permanent=error.permanent) from None
     except CertificateRefused as refused:
         # A device's clock is set soon after it has started.

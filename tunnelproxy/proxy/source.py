@@ -12,8 +12,8 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..net import connections
-from ..net.accept_loop import accept_for_ever
-from ..net.background_tasks import restarted, watched
+from ..net.accept_loop import accept_connections
+from ..net.background_tasks import spawn, supervise
 from ..net.descriptor_limit import is_reserved
 from ..net.ipv6_loopback import reserve
 from ..net.reasons import reason
@@ -58,7 +58,7 @@ class _Listener:
         self, sock: socket.socket, reserved: socket.socket | None, admit: Callable[[socket.socket, Any], None]
     ) -> None:
         # No error ends it; a fault of ours does not either.
-        self._accepting = restarted("listening for local connections", lambda: accept_for_ever(sock, admit))
+        self._accepting = supervise("listening for local connections", lambda: accept_connections(sock, admit))
         # Not before: the event loop would forget a reader of whichever socket has its number next.
         self._accepting.add_done_callback(lambda _: sock.close())
         if reserved is not None:
@@ -231,7 +231,7 @@ class SourceProxy:
             sock.close()
             local.connection_lost(error)
 
-        watched(f"serving a connection of {service_id}", connections.accept(lambda: local, sock), on_failure=failed)
+        spawn(f"serving a connection of {service_id}", connections.accept(lambda: local, sock), on_failure=failed)
 
     def _new_local(self, service_id: str) -> LocalSocket:
         return LocalSocket(awaits_answer=service_id in OLD_SERVICES, guard=self._new_guard(service_id))

@@ -123,7 +123,7 @@ class TunnelEnd:
             TunnelRefused, TunnelClosed, LinkLost: as :func:`~.transport.reconnect.keep_linked`.
             ConfigurationError: the tunnel's services do not fit what was configured.
         """
-        keeping: asyncio.Future[Any] = asyncio.ensure_future(
+        keeping: asyncio.Future[Any] = asyncio.create_task(
             keep_linked(self._route, self._access, self._new_multiplexer, self._report, self._retry_policy)
         )
         try:

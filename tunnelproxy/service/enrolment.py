@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ..names import THING_NAME
 from .errors import ServiceError
 from .mqtt.broker_address import BrokerAddress
 from .mqtt.password_file import PasswordFile, new_password, password_line
@@ -21,7 +22,6 @@ __all__ = ["NO_DESCRIPTION", "Description", "Enrolment", "add_thing", "describe_
 
 T = TypeVar("T")
 
-_THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
 _ATTRIBUTE_NAME = re.compile(r"[a-zA-Z0-9_.,@/:#-]{1,128}")
 _ATTRIBUTE_VALUE = re.compile(r"[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}")
 _SERVICE_CA = "ca.pem"
@@ -55,7 +55,7 @@ class Description:
         Raises:
             ServiceError: it would.
         """
-        if self.thing_type is not None and not _THING.match(self.thing_type):
+        if self.thing_type is not None and not THING_NAME.match(self.thing_type):
             raise ServiceError(f"--type: '{self.thing_type}' is not the name of a thing type: see those of things")
         for name, value in (self.attributes or {}).items():
             if not _ATTRIBUTE_NAME.fullmatch(name) or not _ATTRIBUTE_VALUE.fullmatch(value):
@@ -91,7 +91,7 @@ def add_thing(
     Raises:
         ServiceError: the service has no broker, the thing is enrolled already, or the files cannot be written.
     """
-    if not _THING.match(thing):
+    if not THING_NAME.match(thing):
         raise ServiceError(f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most")
     description.check()
     given = None if authority is None else _read(authority, "--ca")
@@ -138,10 +138,10 @@ def remove_thing(state: StateDirectory, thing: str) -> None:
         ServiceError: there is no such thing, or the service does not run its broker and so cannot put it out.
     """
     with state.entered():
-        known = bool(_THING.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
+        known = bool(THING_NAME.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
         if not _broker(state).embedded:
             raise ServiceError("the service does not run its MQTT broker: remove the thing's user there")
-        if _THING.match(thing):
+        if THING_NAME.match(thing):
             known = PasswordFile(state.broker_files / "passwords").remove(thing) or known
     if not known:
         raise ServiceError(f"no thing {thing} is enrolled")

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from typing import Any, Union, cast
 
 from ..net import connections, receive_buffer
-from ..net.accept_loop import accept_for_ever
-from ..net.background_tasks import restarted
+from ..net.accept_loop import accept_connections
+from ..net.background_tasks import supervise
 from ..net.descriptor_limit import allow_many_files
 from .events import CutOff, EventHandler
 from .limits import Limits, counted_address
@@ -87,8 +87,8 @@ class Listener:
                 arrivals.add(sock, peer)
 
         self._accepting = [
-            restarted("accepting connections", lambda: accept_for_ever(listener, arrive)),
-            restarted("letting connections in", lambda: self._let_in(arrivals)),
+            supervise("accepting connections", lambda: accept_connections(listener, arrive)),
+            supervise("letting connections in", lambda: self._let_in(arrivals)),
         ]
 
     def stop_accepting(self) -> None:

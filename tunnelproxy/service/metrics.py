@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..net.accept_loop import accept_for_ever
-from ..net.background_tasks import restarted, watched
+from ..net.accept_loop import accept_connections
+from ..net.background_tasks import spawn, supervise
 from .data_plane.connected_clients import ConnectedClients
 from .events import ControlCall, CutOff, Event, Refused
 
@@ -105,10 +105,10 @@ class Metrics:
             if len(present) >= _MOST_CONNECTIONS:
                 present[0].force_close()
             # Not asyncio's own server: that of uvloop ends with the first error of accept(2).
-            watched("a connection for figures", _serve(loop, server, connection))
+            spawn("a connection for figures", _serve(loop, server, connection))
 
-        accepting = restarted("accepting connections for figures", lambda: accept_for_ever(listener, admit))
-        watching = restarted("watching the event loop", self._watch_loop)
+        accepting = supervise("accepting connections for figures", lambda: accept_connections(listener, admit))
+        watching = supervise("watching the event loop", self._watch_loop)
         try:
             yield
         finally:

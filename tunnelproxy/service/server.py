@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ..net.background_tasks import restarted
+from ..net.background_tasks import supervise
 from ..net.descriptor_limit import allow_many_files
 from .api.authorization import Authorizer
 from .api.http import BODY_DEADLINE, ControlApi
@@ -177,7 +177,7 @@ def _in_sentences(state: StateDirectory) -> Iterator[None]:
 @contextlib.contextmanager
 def _background(name: str, run: Callable[[], Awaitable[None]]) -> Iterator[None]:
     """A task that is there as long as the block runs, whatever happens in it."""
-    task = restarted(name, run)
+    task = supervise(name, run)
     try:
         yield
     finally:

@@ -77,7 +77,7 @@ def test_a_password_that_others_can_read_is_exposed(tmp_path: Path) -> None:
     path.chmod(0o644)
     config = read_config(path, {})
     [exposed] = config.exposed
-    assert exposed.endswith(f"holds a password, and everybody here can read it: chmod 600 {path}")
+    assert exposed.endswith(f"contains a password, and every user can read it: chmod 600 {path}")
     path.chmod(0o640)
     config = read_config(path, {})
     assert config.exposed == ()
@@ -88,7 +88,7 @@ def test_a_key_that_others_can_read_is_exposed(tmp_path: Path, certificates: Cer
     certificates.server_key.chmod(0o644)
     config = read(tmp_path, LEAST.replace("com}", "com, cert: keys/server.pem, key: keys/server-key.pem}"))
     [exposed] = config.exposed
-    assert "holds the device's key" in exposed
+    assert "contains the device's key" in exposed
 
 
 def test_each_top_level_key_may_have_its_fault(tmp_path: Path) -> None:
@@ -115,37 +115,40 @@ def test_without_tls_there_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "thing: it is missing"),
-        ("- a", "this must be a list of lines like 'key: value'"),
+        ("", "thing: missing"),
+        ("- a", "must be a mapping: lines like 'key: value'"),
         ("a: [", "agent.yml is not YAML (line 1)"),
         (LEAST.replace("pump", "a/b"), "thing: 'a/b' is not the name of a thing"),
-        (LEAST.replace("pump", "[a]"), "thing: this must be one text or number"),
-        (LEAST + "service: {}\n", "agent.yml: service: no such key; there are: allow, broker"),
-        (LEAST.replace("com}", "com, prot: 1}"), "agent.yml: broker.prot: no such key"),
-        (LEAST.replace("host: mqtt.example.com", ""), "broker.host: it is missing"),
-        (LEAST.replace("mqtt.example.com", "mqtts://a"), "broker.host: 'mqtts://a' is not a name or an address alone"),
-        (LEAST + "capath: agent.yml\n", "capath: there is no certificate to be read in"),
-        (LEAST.replace("com}", "com, port: 70000}"), "broker.port: this must be a number from 1 to 65535"),
-        (LEAST.replace("com}", "com, port: '1'}"), "broker.port: this must be a number from 1 to 65535"),
-        (LEAST.replace("com}", "com, tls: 1}"), "broker.tls: this must be true or false"),
-        (LEAST.replace("com}", "com, tls: false, ca: x}"), "broker.ca: it has no use with 'tls: false'"),
+        (LEAST.replace("pump", "[a]"), "thing: must be one text or number"),
+        (LEAST + "service: {}\n", "agent.yml: service: unknown key; valid keys: allow, broker"),
+        (LEAST.replace("com}", "com, prot: 1}"), "agent.yml: broker.prot: unknown key"),
+        (LEAST.replace("host: mqtt.example.com", ""), "broker.host: missing"),
+        (LEAST.replace("mqtt.example.com", "mqtts://a"), "broker.host: 'mqtts://a' is not a host name or an address"),
+        (LEAST + "capath: agent.yml\n", "capath: no readable certificate in"),
+        (LEAST.replace("com}", "com, port: 70000}"), "broker.port: must be a number from 1 to 65535"),
+        (LEAST.replace("com}", "com, port: '1'}"), "broker.port: must be a number from 1 to 65535"),
+        (LEAST.replace("com}", "com, tls: 1}"), "broker.tls: must be true or false"),
+        (LEAST.replace("com}", "com, tls: false, ca: x}"), "broker.ca: not valid with 'tls: false'"),
         (LEAST.replace("com}", "com, ca: nowhere.pem}"), "broker.ca: cannot read"),
-        (LEAST.replace("com}", "com, ca: agent.yml}"), "broker.ca: there is no certificate in"),
-        (LEAST.replace("com}", "com, cert: a}"), "broker.key: it is missing"),
-        (LEAST.replace("com}", "com, key: a}"), "broker.cert: it is missing"),
+        (LEAST.replace("com}", "com, ca: agent.yml}"), "broker.ca: no certificate in"),
+        (LEAST.replace("com}", "com, cert: a}"), "broker.key: missing"),
+        (LEAST.replace("com}", "com, key: a}"), "broker.cert: missing"),
         (LEAST.replace("com}", "com, cert: a, key: b}"), "broker.cert: cannot read"),
         (LEAST.replace("com}", "com, cert: agent.yml, key: agent.yml}"), "are not a certificate in PEM and its key"),
-        (LEAST.replace("com}", "com, password: HIDDEN}"), "broker.user: it is missing, and there is a password"),
-        (LEAST.replace("com}", "com, user: u, password: HIDDEN, password_file: b}"), "it excludes 'password_file'"),
+        (LEAST.replace("com}", "com, password: HIDDEN}"), "broker.user: missing, but there is a password"),
+        (
+            LEAST.replace("com}", "com, user: u, password: HIDDEN, password_file: b}"),
+            "cannot be used together with 'password_file'",
+        ),
         (LEAST.replace("com}", "com, user: u, password_file: b}"), "broker.password_file: cannot read"),
-        (LEAST.replace("{SSH1: 22}", "{}"), "services: there is none"),
-        (LEAST.replace("{SSH1: 22}", "{a b: 22}"), "services.a b: this is not a service ID"),
+        (LEAST.replace("{SSH1: 22}", "{}"), "services: no service: give"),
+        (LEAST.replace("{SSH1: 22}", "{a b: 22}"), "services.a b: not a service ID"),
         (LEAST.replace("SSH1: 22", "SSH1: x y"), "services.SSH1: 'x y' is not an address"),
         (LEAST.replace("SSH1: 22", "SSH1: 10.0.0.1:22"), "SSH1 leads to 10.0.0.1:22, which the allow list does not"),
-        (LEAST + "allow: 22\n", "allow: this must be a list of texts"),
+        (LEAST + "allow: 22\n", "allow: must be a list of texts"),
         (LEAST + "allow: [x y]\n", "allow: 'x y' is not an address"),
         (LEAST + "endpoint: 'a b'\n", "endpoint: 'a b' is not HOST or HOST:PORT"),
-        (LEAST + "max_tunnels: 0\n", "max_tunnels: this must be a number from 1 to 1000"),
+        (LEAST + "max_tunnels: 0\n", "max_tunnels: must be a number from 1 to 1000"),
     ],
 )
 def test_an_error_names_the_key(tmp_path: Path, text: str, error: str) -> None:

@@ -39,18 +39,18 @@ def test_paths_start_from_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("content", "read", "error"),
     [
-        ([], list, "agent.yml: this must be a list of lines like 'key: value'"),
-        ({7: 1}, list, "agent.yml: this must be a list of lines like 'key: value'"),
-        ({}, lambda found: found.text("a", required=True), "agent.yml: a: it is missing"),
-        ({"a": True}, lambda found: found.text("a"), "agent.yml: a: this must be one text or number"),
-        ({"a": "x"}, lambda found: found.texts("a"), "agent.yml: a: this must be a list of texts"),
-        ({"a": [True]}, lambda found: found.texts("a"), "agent.yml: a: this must be a list of texts"),
-        ({"a": 10}, lambda found: found.number("a", 1, 0, 9), "agent.yml: a: this must be a number from 0 to 9"),
-        ({"a": True}, lambda found: found.number("a", 1, 0, 9), "agent.yml: a: this must be a number from 0 to 9"),
-        ({"a": 1}, lambda found: found.flag("a", True), "agent.yml: a: this must be true or false"),
+        ([], list, "agent.yml: must be a mapping: lines like 'key: value'"),
+        ({7: 1}, list, "agent.yml: must be a mapping: lines like 'key: value'"),
+        ({}, lambda found: found.text("a", required=True), "agent.yml: a: missing"),
+        ({"a": True}, lambda found: found.text("a"), "agent.yml: a: must be one text or number"),
+        ({"a": "x"}, lambda found: found.texts("a"), "agent.yml: a: must be a list of texts"),
+        ({"a": [True]}, lambda found: found.texts("a"), "agent.yml: a: must be a list of texts"),
+        ({"a": 10}, lambda found: found.number("a", 1, 0, 9), "agent.yml: a: must be a number from 0 to 9"),
+        ({"a": True}, lambda found: found.number("a", 1, 0, 9), "agent.yml: a: must be a number from 0 to 9"),
+        ({"a": 1}, lambda found: found.flag("a", True), "agent.yml: a: must be true or false"),
         ({"a": "none"}, lambda found: found.read("a"), "agent.yml: a: cannot read /etc/agent/none: No such file"),
-        ({"a": 1}, lambda found: found.section("a"), "agent.yml: a: this must be a list of lines"),
-        ({"a": {"b": []}}, lambda found: found.section("a").text("b"), "agent.yml: a.b: this must be one text"),
+        ({"a": 1}, lambda found: found.section("a"), "agent.yml: a: must be a mapping: lines"),
+        ({"a": {"b": []}}, lambda found: found.section("a").text("b"), "agent.yml: a.b: must be one text"),
     ],
 )
 def test_an_error_names_the_key(content: object, read: Callable[[Section], Any], error: str) -> None:
@@ -63,7 +63,7 @@ def test_files_are_read_and_what_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe")
     found = section({"a": "a", "b": "b"}, tmp_path)
     assert found.read("a") == "word\n"
-    with pytest.raises(ConfigurationError, match="is not a text"):
+    with pytest.raises(ConfigurationError, match="is not UTF-8 text"):
         found.read("b")
 
 
@@ -71,7 +71,7 @@ def test_a_key_that_nobody_asked_for_is_refused() -> None:
     found = section({"a": 1, "b": 2})
     found.text("a")
     found.text("c")
-    with pytest.raises(ConfigurationError, match=r"agent\.yml: b: no such key; there are: a, c"):
+    with pytest.raises(ConfigurationError, match=r"agent\.yml: b: unknown key; valid keys: a, c"):
         found.refuse_others()
     found.text("b")
     found.refuse_others()

@@ -21,7 +21,7 @@ from tunnelproxy.agent.config import AgentConfig
 from tunnelproxy.agent.state_file import SavedTunnels
 from tunnelproxy.agent.tunnels import Tunnels
 from tunnelproxy.net.endpoint import Endpoint
-from tunnelproxy.net.mqtt import Broker
+from tunnelproxy.net.mqtt import BrokerLogin
 from tunnelproxy.protocol.framing import FrameReader, Message, frame, parse
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Version
 from tunnelproxy.proxy.addresses import TcpAddress
@@ -111,7 +111,7 @@ async def agent_of(
     async with serve(service.handle, "127.0.0.1", 0, ssl=tls, subprotocols=[SUBPROTOCOLS[Version.V3]]) as running:  # type: ignore[list-item]
         config = AgentConfig(
             thing="pump",
-            broker=Broker("127.0.0.1", 1, "me"),
+            broker=BrokerLogin("127.0.0.1", 1, "me"),
             services=services,
             allow=allow,
             endpoint=Endpoint("127.0.0.1", running.sockets[0].getsockname()[1]),

@@ -25,7 +25,7 @@ from tunnelproxy.agent.state_file import SavedTunnel, SavedTunnels
 from tunnelproxy.agent.tunnels import LONGEST_LIFE_SECONDS, Tunnels
 from tunnelproxy.net.certificate_dates import date_text
 from tunnelproxy.net.endpoint import Endpoint
-from tunnelproxy.net.mqtt import Broker
+from tunnelproxy.net.mqtt import BrokerLogin
 from tunnelproxy.proxy.addresses import TcpAddress
 from tunnelproxy.proxy.destination import DestinationProxy
 from tunnelproxy.service.api.tunnels import TunnelOperations
@@ -81,7 +81,7 @@ def config(tmp_path: Path, certificates: Certificates) -> AgentConfig:
     """The port is missing: each test has a data plane of its own."""
     return AgentConfig(
         thing="pump",
-        broker=Broker("127.0.0.1", 1, "me"),
+        broker=BrokerLogin("127.0.0.1", 1, "me"),
         services=SERVICES,
         allow=AllowList.default(),
         endpoint=None,
@@ -157,7 +157,7 @@ async def test_the_same_notification_twice_does_nothing_twice(
         tunnels.notified(payload)
         assert len(tunnels) == 1
         assert caplog.text.count("joining it") == 1
-        assert caplog.text.count("notified of it again, which changes nothing") == 2
+        assert caplog.text.count("notified again, nothing to do") == 2
         service.call("CloseTunnel", tunnelId=tunnel)
         await until(lambda: len(tunnels) == 0)
         tunnels.notified(payload)
@@ -247,7 +247,7 @@ async def test_a_tunnel_whose_services_became_known_late_and_are_not_served_is_l
         tunnels.notified(notification(token_of(payload)))
         assert len(tunnels) == 1
         await until(lambda: len(tunnels) == 0)
-        assert "over, because it cannot be served" in caplog.text
+        assert "over, it cannot be served" in caplog.text
 
 
 @in_event_loop
@@ -278,7 +278,7 @@ async def test_there_are_so_many_tunnels_at_once_and_one_that_ends_makes_room(
         tunnels.notified(payload)
         tunnels.notified(other)
         assert len(tunnels) == 1
-        assert "there are 1 tunnels already, as many as max_tunnels says" in caplog.text
+        assert "there are 1 tunnels already, which is max_tunnels" in caplog.text
         await until(lambda: service.is_connected(first))
         service.call("CloseTunnel", tunnelId=first)
         await until(lambda: len(tunnels) == 0)
@@ -334,7 +334,7 @@ async def test_a_tunnel_of_a_time_that_cannot_be_is_kept_and_said(
     async with agent_with(config, free_port()) as tunnels:
         tunnels.resume()
         assert len(tunnels) == 1
-        assert f"it was saved at {date_text(since)}, and this device's clock says 2" in caplog.text
+        assert f"it was saved at {date_text(since)}, but this device's clock says 2" in caplog.text
         # It lives no longer than any other from now on.
         assert config.state_dir is not None
         [kept] = SavedTunnels(config.state_dir).read()
@@ -366,14 +366,14 @@ async def test_a_service_that_is_away_is_waited_for(
 async def test_what_is_remembered_of_the_past_has_a_bound(
     config: AgentConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(module, "_MAX_REMEMBERED", 2)
     async with agent_with(config, free_port(), max_tunnels=10) as tunnels:
         for name in ("first", "second", "third"):
             tunnels.notified(notification(name, "SSH1"))
         assert len(tunnels._seen) == 2
         tunnels.notified(notification("third", "SSH1"))
         assert len(tunnels) == 3
-        assert "notified of it again" in caplog.text
+        assert "notified again" in caplog.text
 
 
 @in_event_loop

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
 
-from tunnelproxy.agent.watchdog import watchdog_seconds
+from peers.event_loop import in_event_loop, until
+from tunnelproxy.agent.watchdog import feed_watchdog, watchdog_seconds
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,22 @@ from tunnelproxy.agent.watchdog import watchdog_seconds
 )
 def test_the_watchdog_is_fed_twice_as_often_as_it_wants(environment: dict[str, str], seconds: float | None) -> None:
     assert watchdog_seconds(environment) == seconds
+
+
+@in_event_loop
+async def test_it_is_told_until_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    told: list[str] = []
+    feeding = asyncio.create_task(feed_watchdog(told.append))
+    await until(lambda: len(told) >= 3)
+    feeding.cancel()
+    assert set(told) == {"WATCHDOG=1"}
+
+
+@in_event_loop
+async def test_without_a_watchdog_there_is_nothing_to_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    told: list[str] = []
+    await feed_watchdog(told.append)
+    assert told == []

@@ -13,7 +13,7 @@ import pytest
 
 from tunnelproxy.cli.invocation import Invocation, read_invocation
 from tunnelproxy.cli.options import Options, read_options
-from tunnelproxy.cli.settings import Settings
+from tunnelproxy.cli.proxy_settings import ProxySettings
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
 from tunnelproxy.proxy.addresses import TcpAddress, UnixAddress
@@ -157,8 +157,8 @@ class TestEachOption:
     def test_whether_certificates_are_checked(self, arguments: list[str], config: str | None, checked: bool) -> None:
         environment = {**ENVIRONMENT, "https_proxy": "https://proxy"}
         route = invocation(["-m", "src", *arguments], environment, config=config).route
-        assert route.web_proxy_tls is not None
-        for tls in (route.tls, route.web_proxy_tls):
+        assert route.http_proxy_tls is not None
+        for tls in (route.tls, route.http_proxy_tls):
             assert tls.check_hostname is checked
             assert tls.verify_mode is (ssl.CERT_REQUIRED if checked else ssl.CERT_NONE)
 
@@ -176,7 +176,7 @@ class TestEachOption:
         Path("settings.json").write_text(json.dumps({"tunneling": {"proxy": {"tcp": {"max_active_connections": 7}}}}))
         assert invocation(["-m", "src", "--settings-json", "settings.json"]).settings.max_connections == 7
         assert invocation(config="settings-json = settings.json").settings.max_connections == 7
-        assert invocation().settings == Settings()
+        assert invocation().settings == ProxySettings()
 
     def test_a_client_token_is_made_where_none_is_given(self) -> None:
         first, second = invocation().access.client_token, invocation().access.client_token
@@ -187,14 +187,14 @@ class TestEachOption:
         assert found.access.versions == tuple(SUBPROTOCOLS)
         assert found.destination_version is None
         assert found.bind_address is None
-        assert found.route.web_proxy is None
+        assert found.route.http_proxy is None
         assert found.route.ping_seconds == 20
         assert found.addresses.configured == {}
 
     def test_the_web_proxy_is_the_environments(self) -> None:
-        found = invocation(environment={**ENVIRONMENT, "HTTPS_PROXY": "http://proxy:8080"}).route.web_proxy
+        found = invocation(environment={**ENVIRONMENT, "HTTPS_PROXY": "http://proxy:8080"}).route.http_proxy
         assert str(found) == "proxy:8080"
-        assert "https_proxy does not name a web proxy" in complaint(
+        assert "https_proxy does not name an HTTP proxy" in complaint(
             environment={**ENVIRONMENT, "https_proxy": "http://"}
         )
 
@@ -350,7 +350,7 @@ class TestValues:
             (["-d", ""], "-d/--destination-app: '' is not an address"),
             (["-m", "src", "-b", "192.0.2.1"], "-b/--local-bind-address: cannot listen on '192.0.2.1'"),
             (["-m", "src", "-b", "a..b"], "-b/--local-bind-address: cannot listen on 'a..b'"),
-            (["-m", "src", "secret"], "there is a word too many, which belongs to no option"),
+            (["-m", "src", "secret"], "there is an extra word that belongs to no option"),
             (["-m", "src", "-y", "V4"], "-y/--destination-client-type: 'V4' is none of auto, V1, V2, V3"),
             (["-m", "src", "-r", "mars"], "-r/--region: 'mars' is not an AWS region"),
             (["-m", "src", "-e", "a b"], "-e/--proxy-endpoint: 'a b' is not an endpoint"),
@@ -470,21 +470,21 @@ class TestFile:
     @pytest.mark.parametrize(
         ("config", "words"),
         [
-            ("speed = 5", "proxy.ini: there is no option 'speed' that a file may hold"),
-            ("r = us-east-1", "proxy.ini: there is no option 'r' that a file may hold"),
-            ("SSH1 = 22", r"proxy.ini: there is no option 'SSH1' .* belong into files below config/, see --config-dir"),
-            ("config = other.ini", "there is no option 'config' that a file may hold"),
-            ("help = true", "there is no option 'help' that a file may hold"),
-            ("version = true", "there is no option 'version' that a file may hold"),
-            ("export-default-settings = x", "there is no option 'export-default-settings' that a file may hold"),
+            ("speed = 5", "proxy.ini: 'speed' is not an option that a file may contain"),
+            ("r = us-east-1", "proxy.ini: 'r' is not an option that a file may contain"),
+            ("SSH1 = 22", r"proxy.ini: 'SSH1' is not an option .* belong in files below config/, see --config-dir"),
+            ("config = other.ini", "'config' is not an option that a file may contain"),
+            ("help = true", "'help' is not an option that a file may contain"),
+            ("version = true", "'version' is not an option that a file may contain"),
+            ("export-default-settings = x", "'export-default-settings' is not an option that a file may contain"),
             (
                 "[section]\nmode = src",
-                r"proxy.ini: there is no option 'section\.mode' that a file may hold: .* no sections",
+                r"proxy.ini: 'section\.mode' is not an option that a file may contain: .* no sections",
             ),
             ("strict = true\n[section]", "proxy.ini: line 2 is not like 'name = value'"),
             ("mode = src\n\nsecret", "proxy.ini: line 3 is not like 'name = value'"),
-            ("mode = src\nmode = src", "proxy.ini: mode stands twice"),
-            ("no-ssl-host-verify = perhaps", "no-ssl-host-verify is either true or false, not 'perhaps'"),
+            ("mode = src\nmode = src", "proxy.ini: mode appears twice"),
+            ("no-ssl-host-verify = perhaps", "no-ssl-host-verify must be true or false, not 'perhaps'"),
         ],
     )
     def test_what_is_wrong_in_it(self, config: str, words: str) -> None:

@@ -824,7 +824,7 @@ def test_a_web_proxy_that_is_not_there(shell: Shell, scheme: str, variable: str,
     url = shell.endpoint.replace("http:", f"{scheme}:")
     shell.export(**KEYS, AWS_ENDPOINT_URL_IOTSECURETUNNELING=url, **{variable: value.format(port)})
     sentence = (
-        f"the web proxy http://127.0.0.1:{port} does not connect to {url} (Connection refused): check {variable} and "
+        f"the HTTP proxy http://127.0.0.1:{port} does not connect to {url} (Connection refused): check {variable} and "
         "no_proxy"
     )
     assert shell.tells() == ("ProxyConnectionError", "control-api", sentence)
@@ -835,7 +835,7 @@ def test_a_web_proxy_that_wants_a_password(shell: Shell) -> None:
     with answering(407) as proxy:
         shell.export(**KEYS, AWS_ENDPOINT_URL_IOTSECURETUNNELING=url, https_proxy=proxy.url)
         sentence = (
-            f"the web proxy {proxy.url} does not connect to {url} (Tunnel connection failed: 407 Proxy Authentication "
+            f"the HTTP proxy {proxy.url} does not connect to {url} (Tunnel connection failed: 407 Proxy Authentication "
             "Required): check https_proxy and no_proxy"
         )
         assert shell.tells() == ("ProxyConnectionError", "control-api", sentence)
@@ -920,7 +920,7 @@ def test_a_server_without_tls(shell: Shell) -> None:
         raised, code, sentence = shell.tells()
     assert (raised, code) == ("SSLError", "control-api")
     assert sentence.startswith(f"{url} does not speak TLS as it should (")
-    assert sentence.endswith("): check AWS_ENDPOINT_URL_IOTSECURETUNNELING and the web proxy")
+    assert sentence.endswith("): check AWS_ENDPOINT_URL_IOTSECURETUNNELING and the HTTP proxy")
 
 
 # --- What services answer.
@@ -1044,7 +1044,7 @@ IN_REGION = "{url} (region eu-central-1)"
             "<html>Not found</html>",
             "control-api",
             "{url} answers with HTTP status 404, unlike the tunneling service: check "
-            "AWS_ENDPOINT_URL_IOTSECURETUNNELING, and the web proxy",
+            "AWS_ENDPOINT_URL_IOTSECURETUNNELING, and the HTTP proxy",
             id="another server",
         ),
         pytest.param(

@@ -35,13 +35,6 @@ def test_a_write_that_fails_leaves_the_old_values_and_nothing_else(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_somebody_else_put_in_the_place_is_not_written_to(tmp_path: Path) -> None:
-    path, elsewhere = tmp_path / "values.jsonl", tmp_path / "elsewhere"
-    path.with_suffix(".new").symlink_to(elsewhere)
-    json_lines.replace(path, ["1"])
-    assert not elsewhere.exists()
-
-
 def test_what_could_not_be_kept_is_kept_as_soon_as_it_can(blocked: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = json_lines.KeptFile(blocked, lambda: ["1", "2"])
     file.save()

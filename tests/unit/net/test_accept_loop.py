@@ -18,7 +18,7 @@ import pytest
 
 from peers.event_loop import until
 from tunnelproxy.net import accept_loop
-from tunnelproxy.net.accept_loop import accept_for_ever
+from tunnelproxy.net.accept_loop import accept_connections
 
 uvloop = pytest.importorskip("uvloop")
 
@@ -94,7 +94,7 @@ def test_an_error_of_one_connection_leaves_the_listener_to_the_next(
     async def test() -> None:
         admitted: list[socket.socket] = []
         with Listener(tmp_path, (number,)) as listener, connected(listener):
-            accept = asyncio.ensure_future(accept_for_ever(listener, lambda sock, _: admitted.append(sock)))
+            accept = asyncio.ensure_future(accept_connections(listener, lambda sock, _: admitted.append(sock)))
             await until(lambda: admitted)
             accept.cancel()
         assert not admitted[0].getblocking()
@@ -109,13 +109,13 @@ def test_no_descriptors_left_is_waited_for_and_said_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(accept_loop, "PAUSE_WITHOUT_RESOURCES", 0.001)
+    monkeypatch.setattr(accept_loop, "_PAUSE_WITHOUT_RESOURCES", 0.001)
 
     async def test() -> None:
         admitted: list[socket.socket] = []
         with Listener(tmp_path) as listener, connected(listener):
             with no_descriptors_left():
-                accept = asyncio.ensure_future(accept_for_ever(listener, lambda sock, _: admitted.append(sock)))
+                accept = asyncio.ensure_future(accept_connections(listener, lambda sock, _: admitted.append(sock)))
                 await until(lambda: caplog.records)
             assert not admitted
             await until(lambda: admitted)
@@ -132,11 +132,11 @@ def test_no_descriptors_left_is_waited_for_and_said_once(
 def test_an_error_that_stays_takes_no_processor(
     run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accept_loop, "PAUSE_AFTER_ERRORS", 30.0)
+    monkeypatch.setattr(accept_loop, "_PAUSE_AFTER_ERRORS", 30.0)
 
     async def test() -> None:
         with Listener(tmp_path, (errno.EINVAL,) * 100) as listener, connected(listener):
-            accept = asyncio.ensure_future(accept_for_ever(listener, lambda *_: None))
+            accept = asyncio.ensure_future(accept_connections(listener, lambda *_: None))
             await until(lambda: len(listener.errors) < 100)
             await asyncio.wait({accept}, timeout=0.05)
             assert len(listener.errors) == 98
@@ -157,7 +157,7 @@ def test_a_connection_that_cannot_be_served_is_closed_and_the_next_is_taken(
                 raise ValueError("not this one")
 
         with Listener(tmp_path) as listener, connected(listener) as first:
-            accept = asyncio.ensure_future(accept_for_ever(listener, admit))
+            accept = asyncio.ensure_future(accept_connections(listener, admit))
             await until(lambda: admitted)
             with connected(listener):
                 await until(lambda: len(admitted) > 1)

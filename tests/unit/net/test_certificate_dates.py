@@ -3,12 +3,26 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
-from tunnelproxy.net.certificate_dates import HAS_EXPIRED, NOT_YET_VALID, Validity, explain_dates, is_of_dates
+from peers.certificate import make_server_certificate
+from tunnelproxy.net.certificate_dates import (
+    HAS_EXPIRED,
+    NOT_YET_VALID,
+    Validity,
+    explain_dates,
+    is_of_dates,
+    read_validity,
+)
 
 
 def seconds(*date: int) -> float:
@@ -66,3 +80,36 @@ def test_the_dates_stand_beside_what_the_clock_says(
 def test_other_faults_of_a_certificate_are_not_of_its_dates() -> None:
     assert is_of_dates(refused(HAS_EXPIRED))
     assert not is_of_dates(refused(18))
+
+
+@contextmanager
+def server(certificate: Path) -> Iterator[socket.socket]:
+    """A TLS server in a thread, for one connection; gives that connection, before its handshake."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            accepted, _ = listener.accept()
+            with suppress(OSError), accepted, tls.wrap_socket(accepted, server_side=True) as connection:
+                connection.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield socket.create_connection(listener.getsockname())
+        thread.join()
+
+
+def test_the_dates_of_an_expired_certificate_are_read(tmp_path: Path) -> None:
+    file = make_server_certificate(tmp_path / "server.pem", -3, -1)
+    with server(file) as connection:
+        found = read_validity(connection, "127.0.0.1", ssl.create_default_context(cafile=str(file)))
+    assert found is not None
+    assert round(found.ends - found.starts) == 2 * 86400
+    assert found.ends < time.time()
+
+
+def test_the_dates_of_a_certificate_that_is_rejected_for_more_are_not_read(tmp_path: Path) -> None:
+    file = make_server_certificate(tmp_path / "server.pem", -3, -1)
+    with server(file) as connection:
+        assert read_validity(connection, "another.name", ssl.create_default_context(cafile=str(file))) is None

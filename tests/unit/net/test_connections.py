@@ -12,8 +12,8 @@ import pytest
 
 from peers.event_loop import in_event_loop, until
 from tunnelproxy.net import connections
-from tunnelproxy.net.accept_loop import accept_for_ever
-from tunnelproxy.net.background_tasks import watched
+from tunnelproxy.net.accept_loop import accept_connections
+from tunnelproxy.net.background_tasks import spawn
 from tunnelproxy.net.endpoint import tls_context
 from tunnelproxy.service.state.certificates import Certificates, server_context
 
@@ -132,7 +132,7 @@ async def test_a_listener_hands_its_connections_to_protocols(kind: str) -> None:
     far, near = Peer(), Peer()
     with socket.create_server(("127.0.0.1", 0)) as sock:
         server = asyncio.ensure_future(
-            accept_for_ever(sock, lambda accepted, _: watched("accepting", connections.accept(lambda: far, accepted)))
+            accept_connections(sock, lambda accepted, _: spawn("accepting", connections.accept(lambda: far, accepted)))
         )
         await connections.connect(lambda: near, *sock.getsockname())
         near.transport.write(b"hello")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which web proxy the environment names, and what is made of a web proxy's answers."""
+"""Which HTTP proxy the environment names, and what is made of an HTTP proxy's answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peers.event_loop import in_event_loop
 from peers.process import free_port
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.net.endpoint import Endpoint
-from tunnelproxy.net.http_proxy import WebProxy, WebProxyError, find_web_proxy, open_tunnel
+from tunnelproxy.net.http_proxy import HttpProxy, HttpProxyError, find_http_proxy, open_tunnel
 from tunnelproxy.net.route import Route, find_route
 from tunnelproxy.protocol.session import Mode
 from tunnelproxy.proxy.link import LinkLost, TunnelCredentials, connect
@@ -44,7 +44,7 @@ class TestEnvironment:
         ],
     )
     def test_addresses(self, url: str, expected: tuple[str, int, bool, str | None]) -> None:
-        found = find_web_proxy(AWS, {"HTTPS_PROXY": url})
+        found = find_http_proxy(AWS, {"HTTPS_PROXY": url})
         assert found is not None
         assert (found.host, found.port, found.tls, found.credentials) == expected
 
@@ -63,13 +63,15 @@ class TestEnvironment:
         ],
     )
     def test_what_is_no_address_is_told_without_its_text(self, url: str) -> None:
-        with pytest.raises(ConfigurationError, match=r"^https_proxy does not name a web proxy: give http://") as caught:
-            find_web_proxy(AWS, {"https_proxy": url})
+        with pytest.raises(
+            ConfigurationError, match=r"^https_proxy does not name an HTTP proxy: give http://"
+        ) as caught:
+            find_http_proxy(AWS, {"https_proxy": url})
         assert "cret" not in str(caught.value)
 
     def test_other_kinds_of_proxy_are_named(self) -> None:
         with pytest.raises(ConfigurationError, match="HTTPS_PROXY: socks5:// is not supported"):
-            find_web_proxy(AWS, {"HTTPS_PROXY": "socks5://proxy:1080"})
+            find_http_proxy(AWS, {"HTTPS_PROXY": "socks5://proxy:1080"})
 
     @pytest.mark.parametrize(
         ("environment", "host"),
@@ -85,7 +87,7 @@ class TestEnvironment:
         ],
     )
     def test_which_variable_counts(self, environment: dict[str, str], host: str | None) -> None:
-        found = find_web_proxy(AWS, environment)
+        found = find_http_proxy(AWS, environment)
         assert (found.host if found else None) == host
 
     @pytest.mark.parametrize(
@@ -116,11 +118,11 @@ class TestEnvironment:
         ],
     )
     def test_exceptions(self, endpoint: Endpoint, exceptions: str, direct: bool) -> None:
-        found = find_web_proxy(endpoint, {"HTTPS_PROXY": "http://proxy", "NO_PROXY": exceptions})
+        found = find_http_proxy(endpoint, {"HTTPS_PROXY": "http://proxy", "NO_PROXY": exceptions})
         assert (found is None) is direct
 
     def test_the_password_is_not_in_what_is_printed(self) -> None:
-        found = find_web_proxy(AWS, {"HTTPS_PROXY": "http://user:secret@proxy:1"})
+        found = find_http_proxy(AWS, {"HTTPS_PROXY": "http://user:secret@proxy:1"})
         assert "secret" not in f"{found} {found!r} {find_route(AWS, {'HTTPS_PROXY': 'http://user:secret@proxy:1'})}"
 
 
@@ -140,8 +142,8 @@ async def answering(answer: bytes, asked: list[bytes], tls: ssl.SSLContext | Non
         yield server.sockets[0].getsockname()[1]
 
 
-def proxy_at(port: int, *, tls: bool = False, credentials: str | None = None) -> WebProxy:
-    return WebProxy("127.0.0.1", port, tls, "HTTPS_PROXY", credentials)
+def proxy_at(port: int, *, tls: bool = False, credentials: str | None = None) -> HttpProxy:
+    return HttpProxy("127.0.0.1", port, tls, "HTTPS_PROXY", credentials)
 
 
 @in_event_loop
@@ -168,7 +170,12 @@ async def test_an_ipv6_endpoint_stands_in_brackets() -> None:
 @pytest.mark.parametrize(
     ("answer", "credentials", "words", "permanent"),
     [
-        ("HTTP/1.1 407 Authenticate\r\n\r\n", None, "wants a user and a password .407 Authenticate.: put USER", True),
+        (
+            "HTTP/1.1 407 Authenticate\r\n\r\n",
+            None,
+            "requires a user and a password .407 Authenticate.: put USER",
+            True,
+        ),
         (
             "HTTP/1.1 407 Authenticate\r\n\r\n",
             "user:secret",
@@ -180,17 +187,17 @@ async def test_an_ipv6_endpoint_stands_in_brackets() -> None:
         ("HTTP/1.1 502 Bad Gateway\r\n\r\n", None, "does not reach data.*:443 .502 Bad Gateway.", False),
         ("HTTP/1.1 504\r\n\r\n", None, "does not reach data.*:443 .504.", False),
         ("HTTP/1.1 405 Not Allowed\r\n\r\n", None, "does not connect to data.*:443 .405 Not Allowed.", True),
-        ("SSH-2.0-OpenSSH\r\n", None, "is no HTTP proxy; if it wants TLS, give https://", True),
-        ("", None, "ended the connection without an answer", False),
-        ("HTTP/1.1 200 OK\r\n\r\nhello", None, "sent something of its own", False),
-        ("HTTP/1.1 200 " + "x" * 20000, None, "sent something of its own|is no HTTP proxy", None),
+        ("SSH-2.0-OpenSSH\r\n", None, "is not an HTTP proxy; if it requires TLS, give https://", True),
+        ("", None, "closed the connection without an answer", False),
+        ("HTTP/1.1 200 OK\r\n\r\nhello", None, "added data of its own", False),
+        ("HTTP/1.1 200 " + "x" * 20000, None, "added data of its own|is not an HTTP proxy", None),
     ],
 )
 def test_what_an_answer_means(answer: str, credentials: str | None, words: str, permanent: bool | None) -> None:
     @in_event_loop
     async def check() -> None:
         async with answering(answer.encode(), []) as port:
-            with pytest.raises(WebProxyError, match=words) as caught:
+            with pytest.raises(HttpProxyError, match=words) as caught:
                 await open_tunnel(proxy_at(port, credentials=credentials), None, AWS)
             assert permanent in (None, caught.value.permanent)
             assert "secret" not in str(caught.value)
@@ -201,7 +208,7 @@ def test_what_an_answer_means(answer: str, credentials: str | None, words: str, 
 @in_event_loop
 async def test_a_proxy_that_is_not_there_may_come_back() -> None:
     with pytest.raises(
-        WebProxyError, match=r"cannot reach the web proxy .* \(HTTPS_PROXY\): connection refused"
+        HttpProxyError, match=r"cannot reach the HTTP proxy .* \(HTTPS_PROXY\): connection refused"
     ) as caught:
         await open_tunnel(proxy_at(free_port()), None, AWS)
     assert not caught.value.permanent
@@ -219,7 +226,7 @@ async def test_a_proxy_without_tls_where_tls_was_said() -> None:
             sock.close()
 
         hanging = asyncio.ensure_future(hang_up())
-        with pytest.raises(WebProxyError, match=r"no TLS with the web proxy .* give http:// in HTTPS_PROXY"):
+        with pytest.raises(HttpProxyError, match=r"no TLS with the HTTP proxy .* give http:// in HTTPS_PROXY"):
             await open_tunnel(proxy_at(port, tls=True), ssl.create_default_context(), AWS)
         await hanging
 
@@ -230,7 +237,7 @@ async def test_a_certificate_of_the_proxy_that_is_not_to_be_trusted(tmp_path: Pa
     certificates.ensure("localhost")
     async with answering(b"", [], server_context(certificates)) as port:
         route = find_route(AWS, {"HTTPS_PROXY": f"https://127.0.0.1:{port}"})
-        with pytest.raises(LinkLost, match=r"the certificate of the web proxy .* cannot be verified") as caught:
+        with pytest.raises(LinkLost, match=r"the certificate of the HTTP proxy .* cannot be verified") as caught:
             await connect(route, TunnelCredentials(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
         assert caught.value.permanent
 
@@ -241,7 +248,7 @@ async def test_a_silent_proxy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     with socket.create_server(("127.0.0.1", 0)) as silent:
         proxy = proxy_at(silent.getsockname()[1])
         route = Route(AWS, ssl.create_default_context(), proxy)
-        with pytest.raises(LinkLost, match=rf"no answer from {AWS} through the web proxy {proxy} within"):
+        with pytest.raises(LinkLost, match=rf"no answer from {AWS} through the HTTP proxy {proxy} within"):
             await connect(route, TunnelCredentials(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
 
 
@@ -265,7 +272,7 @@ def test_a_proxy_without_basic_authentication_is_told_with_what_it_offers(
             words = (
                 rf"offers only {offered} to authenticate \(407 Authenticate\), .* such as cntlm or px, and name that"
             )
-            with pytest.raises(WebProxyError, match=words) as caught:
+            with pytest.raises(HttpProxyError, match=words) as caught:
                 await open_tunnel(proxy_at(port, credentials=credentials), None, AWS)
             assert caught.value.permanent
 
@@ -278,7 +285,7 @@ def test_a_proxy_without_basic_authentication_is_told_with_what_it_offers(
 @in_event_loop
 async def test_a_proxy_with_basic_authentication_among_others_is_asked_for_it(lines: str) -> None:
     async with answering(f"HTTP/1.1 407 Authenticate\r\n{lines}\r\n".encode(), []) as port:
-        with pytest.raises(WebProxyError, match="wants a user and a password"):
+        with pytest.raises(HttpProxyError, match="requires a user and a password"):
             await open_tunnel(proxy_at(port), None, AWS)
 
 
@@ -294,6 +301,6 @@ async def test_the_dates_of_a_proxys_certificate_are_told(tmp_path: Path, days: 
     tls.load_cert_chain(file)
     async with answering(b"", [], tls) as port:
         route = find_route(AWS, {"HTTPS_PROXY": f"https://127.0.0.1:{port}"}, capath=str(file))
-        with pytest.raises(LinkLost, match=rf"the certificate of the web proxy 127.0.0.1:{port} {words}") as caught:
+        with pytest.raises(LinkLost, match=rf"the certificate of the HTTP proxy 127.0.0.1:{port} {words}") as caught:
             await connect(route, TunnelCredentials(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
         assert caught.value.permanent is (days[1] < 0)

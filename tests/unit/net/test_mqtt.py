@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lasting MQTT connection, with brokers that do what Mosquitto never would."""
+"""The MQTT session that reconnects, with brokers that do what Mosquitto never does."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import asyncio
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
 
 from peers.certificate import make_server_certificate
+from peers.event_loop import until
 from peers.process import free_port
 from tunnelproxy.agent.config import read_config
 from tunnelproxy.net import mqtt
+from tunnelproxy.net.backoff import Backoff
 from tunnelproxy.net.happy_eyeballs import open_socket
-from tunnelproxy.net.mqtt import Broker, MqttSession, try_once
-from tunnelproxy.net.mqtt_client import ClientOfSocket
+from tunnelproxy.net.mqtt import BrokerLogin, MqttSession, try_once
+from tunnelproxy.net.mqtt_client import ConnectedSocketClient
 from tunnelproxy.service.state.certificates import Certificates, server_context
 
 CONNACK = b"\x20\x02\x00\x00"
@@ -52,21 +58,13 @@ class Owner:
         self.told.append(number)
 
     async def hears(self, *expected: object) -> None:
-        await until(lambda: list(expected) == self.told[: len(expected)], lambda: f"{expected} of {self.told}")
-
-
-async def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "the condition") -> None:
-    """Wait until a condition is true; fail when the deadline passes."""
-    deadline = asyncio.get_running_loop().time() + 10
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not within 10 s: {what()}"
-        await asyncio.sleep(0.01)
+        await until(lambda: list(expected) == self.told[: len(expected)])
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "MOST_DELAY_SECONDS", 0.2)
-    monkeypatch.setattr(mqtt, "LET_IN_SECONDS", 2.0)
+    monkeypatch.setattr(mqtt, "Backoff", lambda most: Backoff(0.05, 0.05))
+    monkeypatch.setattr(mqtt, "_LOGIN_SECONDS", 2.0)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -90,7 +88,7 @@ async def broker(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIter
 
 
 @asynccontextmanager
-async def session(broker: Broker, topic: str | None = None) -> AsyncIterator[tuple[MqttSession, Owner]]:
+async def session(broker: BrokerLogin, topic: str | None = None) -> AsyncIterator[tuple[MqttSession, Owner]]:
     owner = Owner()
     made = MqttSession(broker, owner, topic)
     task = asyncio.ensure_future(made.run())
@@ -120,7 +118,7 @@ def publish(payload: bytes, mid: int = 1) -> bytes:
     return bytes([0x32, len(body)]) + body
 
 
-def test_a_message_is_acknowledged_after_it_was_taken() -> None:
+def test_a_message_is_acknowledged_after_it_was_handled() -> None:
     acknowledged: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +128,7 @@ def test_a_message_is_acknowledged_after_it_was_taken() -> None:
         await reader.read()
 
     async def test() -> None:
-        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC) as (_, owner):
+        async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me"), TOPIC) as (_, owner):
             # A broker that has kept the session does not wait for the subscription either.
             await until(lambda: {"connected", b"hello"} == set(owner.told))
             await until(lambda: acknowledged)
@@ -150,7 +148,7 @@ def test_the_broker_is_asked_to_keep_the_session_of_a_subscriber_only() -> None:
 
     async def test() -> None:
         for topic in (TOPIC, None):
-            async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), topic):
+            async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me"), topic):
                 flags.clear()
                 await until(lambda: flags)
                 kept.append(flags[0] & clean_session)
@@ -170,7 +168,7 @@ def test_the_broker_is_asked_to_keep_the_session_of_a_subscriber_only() -> None:
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
     ],
 )
-def test_a_broker_that_talks_nonsense_is_left_and_tried_again(nonsense: bytes) -> None:
+def test_a_broker_that_breaks_the_protocol_is_left_and_tried_again(nonsense: bytes) -> None:
     times: list[None] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,7 +181,7 @@ def test_a_broker_that_talks_nonsense_is_left_and_tried_again(nonsense: bytes) -
             await reader.read()
 
     async def test() -> None:
-        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC) as (_, owner):
+        async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me"), TOPIC) as (_, owner):
             await owner.hears("connected")
 
     run(test())
@@ -196,7 +194,9 @@ def test_a_broker_that_talks_nonsense_is_left_and_tried_again(nonsense: bytes) -
         (b"", "the connection is lost"),
     ],
 )
-def test_what_is_wrong_is_logged_once(caplog: pytest.LogCaptureFixture, answer_bytes: bytes, complaint: str) -> None:
+def test_a_failure_that_repeats_is_logged_once(
+    caplog: pytest.LogCaptureFixture, answer_bytes: bytes, complaint: str
+) -> None:
     times: list[None] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,7 +205,7 @@ def test_what_is_wrong_is_logged_once(caplog: pytest.LogCaptureFixture, answer_b
         writer.write(answer_bytes)
 
     async def test() -> None:
-        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me", user="joe", password="HIDDEN")):
+        async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me", user="joe", password="HIDDEN")):
             await until(lambda: len(times) >= 4)
 
     run(test())
@@ -224,7 +224,7 @@ def test_a_refused_subscription_is_named(caplog: pytest.LogCaptureFixture) -> No
         await reader.read()
 
     async def test() -> None:
-        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC) as (_, owner):
+        async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me"), TOPIC) as (_, owner):
             await until(lambda: "does not let" in caplog.text)
             assert owner.told == []
 
@@ -232,12 +232,12 @@ def test_a_refused_subscription_is_named(caplog: pytest.LogCaptureFixture) -> No
     assert f"it does not let me subscribe to {TOPIC}; see its access rules" in caplog.text
 
 
-def test_a_broker_that_fell_silent_is_found_out(
+def test_a_broker_that_fell_silent_is_noticed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mqtt, "_TICK_SECONDS", 0.1)
-    # It is not taken for one that prefers another client of the same ID.
-    monkeypatch.setattr(mqtt, "TAKEN_OVER_TIMES", 1)
+    # So that this does not count as another client with the same ID.
+    monkeypatch.setattr(mqtt, "_TAKEN_OVER_TIMES", 1)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await let_in_and_subscribed(reader, writer)
@@ -247,7 +247,7 @@ def test_a_broker_that_fell_silent_is_found_out(
     async def test() -> None:
         async with (
             broker(answer) as port,
-            session(Broker("127.0.0.1", port, "me", keepalive=1), TOPIC) as (_, owner),
+            session(BrokerLogin("127.0.0.1", port, "me", keepalive=1), TOPIC) as (_, owner),
         ):
             await owner.hears("connected", "disconnected", "connected")
 
@@ -255,7 +255,7 @@ def test_a_broker_that_fell_silent_is_found_out(
     assert "it has been silent for 2 s" in caplog.text
 
 
-def test_a_broker_that_ends_one_connection_after_the_other_is_told_with_the_likely_cause(
+def test_a_broker_that_closes_one_connection_after_the_other_is_reported_with_the_likely_cause(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     times: list[None] = []
@@ -266,8 +266,8 @@ def test_a_broker_that_ends_one_connection_after_the_other_is_told_with_the_like
         times.append(None)
 
     async def test() -> None:
-        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me"), TOPIC):
-            await until(lambda: "it has ended 3 connections of me within 120 s" in caplog.text)
+        async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me"), TOPIC):
+            await until(lambda: "it has closed 3 connections of me within 120 s" in caplog.text)
         assert len(times) == 3
 
     run(test())
@@ -280,7 +280,7 @@ def test_a_broker_that_ends_one_connection_after_the_other_is_told_with_the_like
     [((1, 3), "is not valid yet: it is valid from "), ((-3, -1), "has expired: it was valid until ")],
     ids=["not yet valid", "expired"],
 )
-def test_the_dates_of_a_brokers_certificate_are_told(
+def test_the_dates_of_a_brokers_certificate_are_reported(
     tmp_path: Path, days: tuple[int, int], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = make_server_certificate(tmp_path / "broker.pem", *days)
@@ -293,7 +293,7 @@ def test_the_dates_of_a_brokers_certificate_are_told(
     async def test() -> None:
         async with broker(answer, server) as port:
             trusted = ssl.create_default_context(cafile=str(file))
-            async with session(Broker("127.0.0.1", port, "me", tls=trusted)):
+            async with session(BrokerLogin("127.0.0.1", port, "me", tls=trusted)):
                 await until(lambda: "trying again" in caplog.text)
 
     run(test())
@@ -308,7 +308,7 @@ def test_the_dates_of_a_brokers_certificate_are_told(
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what listens there does not speak TLS"),
     ],
 )
-def test_a_broker_that_ends_in_the_tls_handshake_is_told(
+def test_a_broker_that_closes_the_connection_in_the_tls_handshake_is_reported(
     answer_bytes: bytes, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -317,14 +317,14 @@ def test_a_broker_that_ends_in_the_tls_handshake_is_told(
 
     async def test() -> None:
         trusting = ssl.create_default_context()
-        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me", tls=trusting)):
+        async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me", tls=trusting)):
             await until(lambda: "trying again" in caplog.text)
 
     run(test())
     assert words in caplog.text
 
 
-def test_what_is_published_is_confirmed() -> None:
+def test_the_owner_learns_which_message_was_acknowledged() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await packet(reader)
         writer.write(CONNACK)
@@ -334,7 +334,7 @@ def test_what_is_published_is_confirmed() -> None:
         await reader.read()
 
     async def test() -> None:
-        async with broker(answer) as port, session(Broker("127.0.0.1", port, "me")) as (made, owner):
+        async with broker(answer) as port, session(BrokerLogin("127.0.0.1", port, "me")) as (made, owner):
             assert made.publish("a", b"too early") is None
             await owner.hears("connected")
             number = made.publish("a", b"hello")
@@ -347,13 +347,13 @@ def test_what_is_published_is_confirmed() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "host.invalid", "a..b"])
 def test_a_broker_that_cannot_be_reached_is_tried_again(host: str, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        async with session(Broker(host, free_port(), "me")):
+        async with session(BrokerLogin(host, free_port(), "me")):
             await until(lambda: "trying again in" in caplog.text)
 
     run(test())
 
 
-def test_a_broker_that_resets_each_connection_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_resets_each_connection_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
@@ -366,7 +366,7 @@ def test_a_broker_that_resets_each_connection_is_told_at_once(monkeypatch: pytes
     async def test() -> None:
         monkeypatch.setattr(mqtt, "open_socket", open_and_be_reset)
         async with broker(answer) as port:
-            refusal = await try_once(Broker("127.0.0.1", port, "me"), TOPIC)
+            refusal = await try_once(BrokerLogin("127.0.0.1", port, "me"), TOPIC)
         assert refusal is not None
         assert not refusal.startswith("no answer")
 
@@ -381,7 +381,7 @@ def is_reset(sock: socket.socket) -> bool:
     return False
 
 
-def test_a_connection_that_cannot_be_begun_is_told_and_logged(
+def test_a_connection_that_cannot_be_started_is_reported_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def cannot_start(thread: threading.Thread) -> None:
@@ -394,7 +394,7 @@ def test_a_connection_that_cannot_be_begun_is_told_and_logged(
         async with broker(answer) as port:
             with monkeypatch.context() as patch:
                 patch.setattr(threading.Thread, "start", cannot_start)
-                assert await try_once(Broker("127.0.0.1", port, "me"), TOPIC) == "can't start new thread"
+                assert await try_once(BrokerLogin("127.0.0.1", port, "me"), TOPIC) == "can't start new thread"
             assert f"connecting to the MQTT broker 127.0.0.1:{port} has failed" in caplog.text
 
     run(test())
@@ -402,12 +402,12 @@ def test_a_connection_that_cannot_be_begun_is_told_and_logged(
 
 def test_a_connection_that_comes_too_late_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker would end the newer one, which has the same client ID."""
-    monkeypatch.setattr(mqtt, "LET_IN_SECONDS", 0.1)
+    monkeypatch.setattr(mqtt, "_LOGIN_SECONDS", 0.1)
     ended: list[None] = []
     shake = threading.Event()
-    connect = ClientOfSocket.connect
+    connect = ConnectedSocketClient.connect
 
-    def connect_late(client: ClientOfSocket, *where: Any) -> Any:
+    def connect_late(client: ConnectedSocketClient, *where: Any) -> Any:
         shake.wait(10)
         return connect(client, *where)
 
@@ -416,9 +416,9 @@ def test_a_connection_that_comes_too_late_is_closed(monkeypatch: pytest.MonkeyPa
         ended.append(None)
 
     async def test() -> None:
-        monkeypatch.setattr(ClientOfSocket, "connect", connect_late)
+        monkeypatch.setattr(ConnectedSocketClient, "connect", connect_late)
         async with broker(answer) as port:
-            held = mqtt._Conversation(Broker("127.0.0.1", port, "me"), Owner(), TOPIC)
+            held = mqtt._Connection(BrokerLogin("127.0.0.1", port, "me"), TOPIC, print, print)
             held.begin()
             await until(lambda: held.client.connected_socket is not None)
             held.end()
@@ -428,19 +428,7 @@ def test_a_connection_that_comes_too_late_is_closed(monkeypatch: pytest.MonkeyPa
     run(test())
 
 
-def test_paho_takes_a_socket_that_is_connected_already() -> None:
-    """By a method that is not public: a release without it would look the name up, and fail."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = ClientOfSocket(CallbackAPIVersion.VERSION2, client_id="me")
-        client.connected_socket = socket.create_connection(listener.getsockname())
-        client.connect("broker.invalid", 1883)
-        connection, _ = listener.accept()
-        with connection:
-            assert connection.recv(100)[:1] == b"\x10"
-        client.disconnect()
-
-
-def test_mutual_tls_on_443_says_so_as_aws_wants_it(tmp_path: Path) -> None:
+def test_mutual_tls_on_port_443_uses_the_alpn_name_of_aws(tmp_path: Path) -> None:
     made = Certificates(tmp_path / "keys", tmp_path / "ca")
     made.ensure("127.0.0.1")
     server = server_context(made)
@@ -462,7 +450,7 @@ def test_mutual_tls_on_443_says_so_as_aws_wants_it(tmp_path: Path) -> None:
                 f"broker: {{host: 127.0.0.1, port: 443, ca: ca/ca.pem, cert: {cert}, key: {key}}}\n"
             )
             configured = read_config(tmp_path / "agent.yml", {}).broker
-            here = Broker("127.0.0.1", port, configured.client_id, tls=configured.tls)
+            here = BrokerLogin("127.0.0.1", port, configured.client_id, tls=configured.tls)
             async with session(here, TOPIC) as (_, owner):
                 await owner.hears("connected")
         assert seen[0][0] == "x-amzn-mqtt-ca"
@@ -472,15 +460,22 @@ def test_mutual_tls_on_443_says_so_as_aws_wants_it(tmp_path: Path) -> None:
 
 
 def device_certificate(authority: Certificates, folder: Path) -> tuple[Path, Path]:
-    """A certificate of the device, as AWS or one's own authority issues it."""
-    key, cert = folder / "device.key", folder / "device.pem"
-    request = folder / "device.csr"
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=pump"]
-    _openssl("req", "-new", *new_key, "-keyout", key, "-out", request)
-    signer = ["-CA", authority.ca / "ca.pem", "-CAkey", authority.keys / "ca-key.pem", "-CAcreateserial"]
-    _openssl("x509", "-req", "-in", request, *signer, "-days", "1", "-out", cert)
-    return cert, key
-
-
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+    """A certificate of the device, as AWS or a company's own CA issues it, and its key."""
+    issuer = x509.load_pem_x509_certificate((authority.ca / "ca.pem").read_bytes())
+    issuer_key = load_pem_private_key((authority.keys / "ca-key.pem").read_bytes(), None)
+    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(timezone.utc)
+    issued = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pump")]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(issuer_key, hashes.SHA256())
+    )
+    (folder / "device.pem").write_bytes(issued.public_bytes(Encoding.PEM))
+    (folder / "device.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder / "device.pem", folder / "device.key"

@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 
 from ...net import receive_buffer
 from ...net.connections import Reading
-from ...net.socket_options import ReceiveBuffer, keep_alive, unanswered_seconds
+from ...net.socket_options import ReceiveBuffer, keep_alive, limit_unsent, unanswered_seconds
 from ...protocol.framing import (
     MAX_WEBSOCKET_MESSAGE,
     Bytes,
@@ -431,5 +431,4 @@ def _tune(sock: socket.socket) -> None:
     """Keep the kernel's queues short, and find out about peers that vanished."""
     keep_alive(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+    limit_unsent(sock, _NOTSENT_LOWAT)

@@ -6,7 +6,6 @@ Source: V3WebSocketProtocolGuide.md of the reference local proxy, "WebSocket han
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
 
+from ...names import CLIENT_TOKEN
 from ..model import Mode, Tunnel
 
 __all__ = [
@@ -43,7 +43,6 @@ SUBPROTOCOLS: Mapping[str, int] = {
 }
 """Subprotocols by name with their version, the preferred one first."""
 
-_CLIENT_TOKEN = re.compile(r"[a-zA-Z0-9-]{32,128}")
 _COOKIE = "awsiot-tunnel-token"
 
 
@@ -142,7 +141,7 @@ def _client_token(headers: Headers) -> str | None:
         return None
     if len(tokens) > 1:
         raise HandshakeRejected(Cause.BAD_REQUEST, "Invalid client token: give one at most.")
-    if not _CLIENT_TOKEN.fullmatch(tokens[0]):
+    if not CLIENT_TOKEN.match(tokens[0]):
         raise HandshakeRejected(
             Cause.BAD_REQUEST, "Invalid client token: it is 32 to 128 letters, digits and hyphens; a UUIDv4 is one."
         )

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ...errors import ConfigurationError
+from ...files import replace_file
+from ...names import format_host_port
+from ...net.endpoint import tls_context
 from ..errors import ServiceError
-from ..state.directory import replace_file
 
 __all__ = ["BrokerAddress"]
 
@@ -38,8 +41,7 @@ class BrokerAddress:
     @property
     def url(self) -> str:
         """As ``--mqtt-broker`` takes it, without the user."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.encrypted else 'mqtt'}://{host}:{self.port}"
+        return f"{'mqtts' if self.encrypted else 'mqtt'}://{format_host_port(self.host, self.port)}"
 
     @classmethod
     def parse(cls, url: str, ca: str) -> BrokerAddress:
@@ -72,18 +74,10 @@ class BrokerAddress:
         """
         if not self.encrypted:
             return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            if not self.ca:
-                context.load_default_certs()
-            elif Path(self.ca).is_dir():
-                context.load_verify_locations(capath=self.ca)
-            else:
-                context.load_verify_locations(cafile=self.ca)
-        except (OSError, ssl.SSLError) as error:
+            return tls_context(self.ca or None)
+        except ConfigurationError as error:
             raise ServiceError(f"--mqtt-ca: there is no certificate to be read in {self.ca}") from error
-        return context
 
     def write(self, path: Path) -> None:
         """Remember it."""

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from ...net.mqtt import Broker, MqttSession
+from ...net.mqtt import BrokerLogin, MqttSession
 from .dynsec_rules import ANSWERS, COMMANDS, changes, refusals
 
 __all__ = ["DynsecClient"]
@@ -26,7 +26,7 @@ class DynsecClient:
         broker: where, and as whom.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: BrokerLogin) -> None:
         self._session = MqttSession(broker, self, ANSWERS)
         self._things: frozenset[str] = frozenset()
         self._sent: dict[int, asyncio.Future[None]] = {}

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from ...net.background_tasks import watched
+from ...net.background_tasks import spawn
 from ...net.connections import Reading
 from ..errors import ServiceError
 from ..events import EventHandler
@@ -120,7 +120,7 @@ class _Relay(asyncio.Protocol):
         self._before += data
         if self._connecting is None:
             self.hold("broker")
-            self._connecting = watched("joining a thing to the MQTT broker", self._join())
+            self._connecting = spawn("joining a thing to the MQTT broker", self._join())
 
     def eof_received(self) -> None:
         """The transport closes, which ends the broker's side too."""

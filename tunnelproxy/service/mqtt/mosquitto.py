@@ -20,11 +20,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...net.background_tasks import watched
+from ...files import replace_file
+from ...net.background_tasks import spawn
 from ...net.backoff import Backoff
-from ...net.mqtt import Broker
+from ...net.mqtt import BrokerLogin
+from ...net.reasons import reason
 from ..errors import ServiceError
-from ..state.directory import replace_file
 from .dynsec_client import DynsecClient
 from .dynsec_rules import ADMINISTRATOR, NOTIFIER, configuration
 from .listener import MqttListener
@@ -130,8 +131,8 @@ class Mosquitto:
     async def run(self) -> None:
         """Keep the broker running; ends when cancelled only, and the broker with it."""
         beside = [
-            watched("the MQTT broker's administration", self._administrator.run()),
-            watched("telling the MQTT broker of enrolments", self._follow_enrolments()),
+            spawn("the MQTT broker's administration", self._administrator.run()),
+            spawn("telling the MQTT broker of enrolments", self._follow_enrolments()),
         ]
         backoff = Backoff()
         loop = asyncio.get_running_loop()
@@ -170,9 +171,9 @@ class Mosquitto:
                 writer.close()
                 return
 
-    def _join_as(self, user: str) -> Broker:
+    def _join_as(self, user: str) -> BrokerLogin:
         # Of two clients with one name the broker disconnects the older; it takes users for names.
-        return Broker(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
+        return BrokerLogin(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
 
     async def _run_once(self) -> str:
         """Start the broker, and return why it ended, or did not start."""
@@ -267,8 +268,7 @@ def _writing() -> Iterator[None]:
 
 
 def _words(error: OSError) -> str:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return f"{error.filename}: {reason}" if error.filename else reason
+    return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...net.background_tasks import watched
-from ...net.mqtt import Broker
+from ...net.background_tasks import spawn
+from ...net.mqtt import BrokerLogin
 from ..events import EventHandler
 from ..limits import Limits
 from ..metrics import Figure
@@ -104,7 +104,7 @@ async def notifying(
                     yield _notifier(notifications, address, embedded.listener.open)
     elif settings.external is not None:
         address = settings.external
-        broker = Broker(
+        broker = BrokerLogin(
             address.host,
             address.port,
             f"tunneling-service-{identity.account_id}",
@@ -143,7 +143,7 @@ def _notifier(
 
 
 @contextlib.asynccontextmanager
-async def _session(broker: Broker, identity: Identity) -> AsyncIterator[Outbox]:
+async def _session(broker: BrokerLogin, identity: Identity) -> AsyncIterator[Outbox]:
     notifications = Outbox(broker, identity.region)
     async with _background("the connection to the MQTT broker", notifications.run()):
         yield notifications
@@ -151,7 +151,7 @@ async def _session(broker: Broker, identity: Identity) -> AsyncIterator[Outbox]:
 
 @contextlib.asynccontextmanager
 async def _background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = watched(name, work)
+    task = spawn(name, work)
     try:
         yield
     finally:

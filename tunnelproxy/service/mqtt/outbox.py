@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 
-from ...net.mqtt import Broker, MqttSession
+from ...net.mqtt import BrokerLogin, MqttSession
 from ..model import Tunnel
 
 __all__ = ["MAX_PENDING", "Outbox"]
@@ -27,7 +27,7 @@ class Outbox:
     rotating the token.
     """
 
-    def __init__(self, broker: Broker, region: str) -> None:
+    def __init__(self, broker: BrokerLogin, region: str) -> None:
         self._session = MqttSession(broker, self)
         self._region = region
         # By tunnel: a newer token makes the older one useless.

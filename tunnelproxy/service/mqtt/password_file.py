@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..state.directory import replace_file
+from ...files import replace_file
 
 __all__ = ["PasswordFile", "new_password", "password_line"]
 

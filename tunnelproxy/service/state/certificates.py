@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ...files import replace_file
 from ..errors import ServiceError
-from .directory import replace_file
 from .subject_hash import subject_hash
 
 __all__ = ["Certificates", "ProvidedCertificate", "not_after", "now", "reload", "server_context"]

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...files import replace_file
 from ..errors import ServiceError
 from .directory import user_name
 
@@ -67,12 +68,7 @@ class DeviceFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of mode 0600, in place of what was there."""
-        partial = f"{name}.partial"
-        self.remove(partial)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(partial, flags, 0o600, dir_fd=self._fd), "wb") as file:
-            file.write(content)
-        os.replace(partial, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        replace_file(name, content, dir_fd=self._fd)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...files import replace_file
+from ...names import format_host_port
 from ..errors import ServiceError
 
-__all__ = ["Endpoints", "StateDirectory", "acting_as_owner", "default_path", "replace_file", "user_name"]
+__all__ = ["Endpoints", "StateDirectory", "acting_as_owner", "default_path", "user_name"]
 
 
 def default_path() -> Path:
@@ -51,7 +53,7 @@ class Endpoints:
         return self._address(self.data_port)
 
     def _address(self, port: int) -> str:
-        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        return format_host_port(self.host, port)
 
 
 class StateDirectory:
@@ -200,26 +202,3 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 so that readers see the old content or the new, never a part.
-
-    Raises:
-        OSError: it cannot be written; the old content is still there.
-    """
-    partial = path.with_name(path.name + ".partial")
-    # One that a killed process left. Never written to: it may be a link, or open to others.
-    partial.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
-            file.write(content)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        if error.filename is None:
-            # As of write(2).
-            error.filename = str(path)
-        raise

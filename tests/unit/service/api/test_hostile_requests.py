@@ -26,7 +26,7 @@ from botocore.credentials import Credentials
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tunnelproxy.net.accept_loop import accept_for_ever
+from tunnelproxy.net.accept_loop import accept_connections
 from tunnelproxy.service.api.authorization import Authorizer
 from tunnelproxy.service.api.http import ControlApi, service_model
 from tunnelproxy.service.api.replay_guard import ReplayGuard
@@ -93,7 +93,7 @@ class Exposed:
         def admit(connection: socket.socket, _: Any) -> None:
             self.loop.create_task(self.loop.connect_accepted_socket(protocol, connection))
 
-        self.loop.create_task(accept_for_ever(listener, admit))
+        self.loop.create_task(accept_connections(listener, admit))
         return listener
 
     def send(self, listener: socket.socket, data: bytes, *, then_end: bool = False) -> bytes:

@@ -88,4 +88,4 @@ async def test_what_keeps_it_from_starting_is_said_once_and_tried_again(
     task.cancel()
     async with running(broker):
         assert caplog.text.count("mosquitto cannot be started") == 1
-        assert "dynamic-security.json.partial: Is a directory; starting it again until it runs" in caplog.text
+        assert "dynamic-security.json: Is a directory; starting it again until it runs" in caplog.text

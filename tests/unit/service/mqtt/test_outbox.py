@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tunnelproxy.net.mqtt import Broker
+from tunnelproxy.net.mqtt import BrokerLogin
 from tunnelproxy.service.model import Tunnel
 from tunnelproxy.service.mqtt import outbox as module
 from tunnelproxy.service.mqtt.outbox import Outbox
@@ -39,7 +39,7 @@ def session() -> RecordingSession:
 @pytest.fixture
 def notifications(session: RecordingSession, monkeypatch: pytest.MonkeyPatch) -> Outbox:
     monkeypatch.setattr(module, "MqttSession", lambda broker, owner: session)
-    return Outbox(Broker("127.0.0.1", 1, "me"), "us-east-1")
+    return Outbox(BrokerLogin("127.0.0.1", 1, "me"), "us-east-1")
 
 
 TOPIC = "$aws/things/pump/tunnels/notify"

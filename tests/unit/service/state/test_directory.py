@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import signal
 import stat
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tunnelproxy.files import replace_file
 from tunnelproxy.service.errors import ServiceError
-from tunnelproxy.service.state.directory import Endpoints, StateDirectory, default_path, replace_file
+from tunnelproxy.service.state.directory import Endpoints, StateDirectory, default_path
 
 
 @pytest.fixture
@@ -69,29 +68,6 @@ def test_damaged_endpoints_are_reported(state: StateDirectory) -> None:
 def test_the_default_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPatch, variable: str, below: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", variable)
     assert default_path() == below.expanduser() / "tunnelproxy" / "service"
-
-
-def test_a_link_in_the_place_of_the_partial_file_is_not_followed(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.touch()
-    (tmp_path / "file.partial").symlink_to(elsewhere)
-    replace_file(tmp_path / "file", b"secret")
-    assert (tmp_path / "file").read_bytes() == b"secret"
-    assert elsewhere.read_bytes() == b""
-
-
-def test_a_full_disk_leaves_the_old_content_and_no_part_of_the_new(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            replace_file(tmp_path / "file", b"new" * 10)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

@@ -10,25 +10,25 @@ from typing import Any
 
 import pytest
 
-from tunnelproxy.cli.settings import Settings, export_defaults, read_settings
+from tunnelproxy.cli.proxy_settings import ProxySettings, export_defaults, read_settings
 from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.proxy.reconnect import RetryPolicy
 
 
-def settings(folder: Path, tree: Any) -> Settings:
+def settings(folder: Path, tree: Any) -> ProxySettings:
     path = folder / "settings.json"
     path.write_text(json.dumps({"tunneling": {"proxy": tree}}))
     return read_settings(path)
 
 
 def test_what_is_not_set_keeps_its_default(tmp_path: Path) -> None:
-    assert settings(tmp_path, {}) == Settings()
+    assert settings(tmp_path, {}) == ProxySettings()
 
 
 def test_the_exported_ones_are_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "exported.json"
     export_defaults(path)
-    read, default = read_settings(path), Settings()
+    read, default = read_settings(path), ProxySettings()
     assert {**vars(read), "endpoint_format": None, "region_endpoints": {}} == vars(default)
     for region in ("us-east-1", "eu-central-1", "cn-north-1", "cn-northwest-1"):
         assert read.endpoint_of(region) == default.endpoint_of(region)
@@ -65,7 +65,7 @@ def test_they_are_exported_in_the_references_form(tmp_path: Path) -> None:
     ],
 )
 def test_each_setting(tmp_path: Path, tree: Any, changed: dict[str, Any]) -> None:
-    assert settings(tmp_path, tree) == Settings(**changed)
+    assert settings(tmp_path, tree) == ProxySettings(**changed)
 
 
 def test_endpoints_of_regions(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_references_own_export_is_taken(tmp_path: Path, caplog: pytest.LogCa
             },
         )
     assert found.retry_policy == RetryPolicy(first_delay=2.5)
-    assert "these settings of the reference have no meaning here: message.data_length_size" in caplog.text
+    assert "these settings of the reference are ignored: message.data_length_size" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_who_does_not_mind_gets_the_defaults_for_what_is_amiss(tmp_path: Path) -
     tree = {"speed": 5, "tcp": {"max_active_connections": "many", "connection_retry_count": 3}}
     path.write_text(json.dumps({"tunneling": {"proxy": tree}}))
     found = read_settings(path, lambda problem, instead: amiss.append(f"{problem}; {instead}"))
-    assert found == Settings(connect_attempts=3)
-    assert [text.rpartition("; ")[2] for text in amiss] == ["it counts for nothing", "the default counts"]
+    assert found == ProxySettings(connect_attempts=3)
+    assert [text.rpartition("; ")[2] for text in amiss] == ["it is ignored", "the default is used"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "5", "\xff"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening where that is possible already, and trying the other addresses again, as the reference does."""
+"""Listen on the local addresses of a source; retry those that are not free yet, as the reference does."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..proxy.addresses import Address, TcpAddress
 from ..proxy.source import SourceProxy
 from ..proxy.tunnel_end import Plan
 
-__all__ = ["PatientListening"]
+__all__ = ["RetryingListener"]
 
 log = logging.getLogger(__name__)
 
 
-class PatientListening:
-    """Has a source listen, one service after the other; a port in use, or an address that is not here, is tried again.
+class RetryingListener:
+    """Makes a source listen for one service after the other; retries a port in use, or an address that is not here.
 
     Args:
-        plan: gives each service its address.
-        bind_address: the host to listen on where that gives none.
-        retries: how often to try again before giving up, where not one service has a port; None for ever.
+        plan: returns the address of each service.
+        bind_address: the host to listen on for an address without one.
+        retries: how often to retry before giving up if no service could listen; None to retry forever.
         pause: seconds between two attempts.
     """
 
@@ -39,7 +39,7 @@ class PatientListening:
         self._waiting: dict[str, TcpAddress] = {}
 
     def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
-        """What the source is to be told: to listen nowhere by itself."""
+        """The plan for the source: it listens nowhere by itself."""
         planned = self._plan(offered)
         self._waiting = {
             name: TcpAddress(address.host or self._bind_address, address.port)
@@ -49,10 +49,10 @@ class PatientListening:
         return dict.fromkeys(planned)
 
     async def run(self, source: SourceProxy) -> None:
-        """Listen as soon as the services are known, and until each has its port.
+        """Start when the services are known; return when every service has its port.
 
         Raises:
-            ConfigurationError: no service got one.
+            ConfigurationError: no service could listen, and the retries are used up.
         """
         await source.end.ready.wait()
         count = len(self._waiting)
@@ -71,7 +71,7 @@ class PatientListening:
             await asyncio.sleep(self._pause)
 
     async def _try_all(self, source: SourceProxy) -> dict[str, str]:
-        """Listen for those services that have no port yet; return why those that still have none do not."""
+        """Listen for the services that have no port yet; return the problems of those that still have none."""
         problems: dict[str, str] = {}
         for name, address in list(self._waiting.items()):
             try:

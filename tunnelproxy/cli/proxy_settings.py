@@ -21,7 +21,7 @@ from ..proxy.destination import CONNECT_ATTEMPTS, CONNECT_PAUSE_SECONDS
 from ..proxy.reconnect import PATIENT, RetryPolicy
 from ..proxy.tunnel_end import MAX_CONNECTIONS
 
-__all__ = ["Settings", "export_defaults", "read_settings"]
+__all__ = ["ProxySettings", "export_defaults", "read_settings"]
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +30,18 @@ _REGIONS = "region_endpoint_overrides"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What can be set finely.
+class ProxySettings:
+    """Fine-grained settings of a proxy.
 
     Attributes:
         bind_address: where a source listens without ``-b``.
-        endpoint_format: the host of a region's data plane, with ``%s`` for the region; None for AWS's.
-        region_endpoints: hosts of certain regions' data planes, which win over the format.
-        connect_attempts: how often a destination tries to connect to a service's address; None for ever.
+        endpoint_format: the host of a region's data plane, with ``%s`` for the region; None for AWS.
+        region_endpoints: the data plane's host for certain regions; overrides the format.
+        connect_attempts: how often a destination tries to connect to a service's address; None to retry forever.
         connect_pause: seconds between two of these attempts.
-        max_connections: how many connections each service may have at once.
+        max_connections: concurrent connections of each service.
         ping_seconds: time between two pings.
-        retry_policy: how long to go on trying to connect to the data plane.
+        retry_policy: how to retry connecting to the data plane.
     """
 
     bind_address: str = "localhost"
@@ -54,7 +54,7 @@ class Settings:
     retry_policy: RetryPolicy = PATIENT
 
     def endpoint_of(self, region: str) -> Endpoint:
-        """Where the data plane of a region is."""
+        """The data plane of a region."""
         if region in self.region_endpoints:
             return Endpoint.parse(self.region_endpoints[region])
         if self.endpoint_format is not None:
@@ -119,7 +119,7 @@ _KINDS = {
 
 _WITHOUT_MEANING = frozenset(
     {
-        # The wire's own numbers. A smaller payload than the other end's is no error in our code.
+        # Sizes of the protocol. Our code accepts a smaller payload than the other end's.
         "message.data_length_size",
         "message.data_frame_max_size",
         "message.max_payload_size",
@@ -136,11 +136,11 @@ _WITHOUT_MEANING = frozenset(
 )
 
 
-def read_settings(path: Path, amiss: Objection = refuse) -> Settings:
-    """Read the file of ``--settings-json``. What it does not set keeps its default.
+def read_settings(path: Path, amiss: Objection = refuse) -> ProxySettings:
+    """Read the file of ``--settings-json``; settings that it lacks keep their defaults.
 
     Args:
-        amiss: what to do about a setting that there is not, or that has no such value.
+        amiss: what to do about an unknown setting, or an invalid value.
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -152,8 +152,8 @@ def read_settings(path: Path, amiss: Objection = refuse) -> Settings:
     except ValueError as error:
         raise ConfigurationError(f"--settings-json: {path} is not JSON: {error}") from error
     if not isinstance(tree, dict):
-        amiss(f"--settings-json: {path} holds no JSON object", "the defaults count")
-        return Settings()
+        amiss(f"--settings-json: {path} holds no JSON object", "the defaults are used")
+        return ProxySettings()
     found: dict[str, Any] = {}
     regions: dict[str, str] = {}
     ignored = []
@@ -163,26 +163,25 @@ def read_settings(path: Path, amiss: Objection = refuse) -> Settings:
             ignored.append(key)
         elif key not in _KINDS and not key.startswith(f"{_REGIONS}."):
             amiss(
-                f"--settings-json: {path}: there is no setting {name}; --export-default-settings writes those there "
-                "are",
-                "it counts for nothing",
+                f"--settings-json: {path}: there is no setting {name}; --export-default-settings writes all that exist",
+                "it is ignored",
             )
         else:
             kind = _KINDS.get(key, _WORD)
             try:
                 value = kind.read(text)
             except (ValueError, KeyError):
-                amiss(f"--settings-json: {path}: {name} is '{text}', but should be {kind.words}", "the default counts")
+                amiss(f"--settings-json: {path}: {name} is '{text}', but should be {kind.words}", "the default is used")
             else:
                 (found if key in _KINDS else regions)[key.removeprefix(f"{_REGIONS}.")] = value
     if ignored:
-        log.info("%s: these settings of the reference have no meaning here: %s", path, ", ".join(ignored))
+        log.info("%s: these settings of the reference are ignored: %s", path, ", ".join(ignored))
     return _settings(found, regions)
 
 
-def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> Settings:
-    default = Settings()
-    return Settings(
+def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> ProxySettings:
+    default = ProxySettings()
+    return ProxySettings(
         bind_address=found.get("default_bind_address", default.bind_address),
         endpoint_format=found.get("endpoint_format", default.endpoint_format),
         region_endpoints=regions,
@@ -199,7 +198,7 @@ def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> Settings:
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """The values of nested objects as strings, by their dotted names."""
+    """The values of nested objects, as strings, by their dotted names."""
     found: dict[str, str] = {}
     for name, value in tree.items():
         dotted = f"{prefix}.{name}" if prefix else name
@@ -211,12 +210,12 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def export_defaults(path: Path) -> None:
-    """Write the settings that have a meaning here, with their defaults, in the reference's form.
+    """Write the supported settings, with their defaults, in the format of the reference.
 
     Raises:
         ConfigurationError: the file cannot be written.
     """
-    default = Settings()
+    default = ProxySettings()
     values = {
         "default_bind_address": default.bind_address,
         "endpoint_format": Endpoint.of_region("us-east-1").host.replace("us-east-1", "%s"),

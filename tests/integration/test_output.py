@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commands whose output nobody takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from peers.process import REPOSITORY
+
+# What printing() does is for a whole process: its descriptors, and what the interpreter says as it ends.
+COMMAND = """
+import socket, sys
+from tunnelproxy.cli.output import printing
+
+def many_lines():
+    for number in range(100_000):
+        print(number)
+    return 3
+
+def few_lines():
+    print("one line, which is still in the buffer when the command is done")
+    return 3
+
+def complains():
+    print("tunnelproxy: error", file=sys.stderr, flush=True)
+    return 3
+
+def talks():
+    near, far = socket.socketpair()
+    far.close()
+    near.sendall(b"x")
+
+sys.exit(printing(globals()[sys.argv[1]]))
+"""
+
+
+def run(command: str, redirection: str, *, first: str = "") -> tuple[int, str]:
+    """Run a command with bash's redirection; return its exit status, and what it said on stderr."""
+    script = f'{first} exec "$0" -c "$1" "$2" {redirection}'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, COMMAND, command],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["many_lines", "few_lines"])
+def test_a_reader_that_goes_ends_it_without_a_word(command: str) -> None:
+    # bash has ended the reader before the command begins.
+    gone = "exec 9> >(:); wait $!;"
+    assert run(command, ">&9", first=gone) == (141, "")
+    assert run("complains", "2>&9", first=gone) == (141, "")
+
+
+def test_output_that_cannot_be_written_is_told() -> None:
+    said = "tunnelproxy: error: cannot write the output: No space left on device\n"
+    assert run("few_lines", "> /dev/full") == (1, said)
+
+
+def test_without_standard_output_it_works() -> None:
+    assert run("few_lines", ">&-") == (3, "")
+
+
+def test_its_status_is_that_of_the_command() -> None:
+    assert run("few_lines", "> /dev/null") == (3, "")
+
+
+def test_another_connection_that_ends_is_no_reader() -> None:
+    status, said = run("talks", "> /dev/null")
+    assert (status, said.splitlines()[-1]) == (1, "BrokenPipeError: [Errno 32] Broken pipe")
