@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import string
 from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
+
+from .errors import ServiceError
 
 __all__ = [
     "DEFAULT_LIFETIME",
+    "AccessKey",
     "AccessToken",
     "Credentials",
     "EndState",
@@ -19,6 +24,7 @@ __all__ = [
     "NewTunnel",
     "Thing",
     "Tunnel",
+    "check_key_name",
     "digest",
     "new_access_token",
     "new_key_pair",
@@ -27,6 +33,7 @@ __all__ = [
 DEFAULT_LIFETIME = 720
 """Minutes that a tunnel lives when ``OpenTunnel`` names no lifetime; also the most it may name."""
 
+_KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN_BYTES = 48
 
 
@@ -109,6 +116,30 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class AccessKey:
+    """A key pair, its name, and its limits.
+
+    Attributes:
+        name: what the operator calls it; the audit log names it.
+        credentials: the pair that signs requests.
+        read_only: whether it may only look.
+        things: patterns of the things that it may deal with, as in a shell's file names; none stand for all things,
+            and then for tunnels without a thing, too.
+    """
+
+    name: str
+    credentials: Credentials
+    read_only: bool = False
+    things: tuple[str, ...] = ()
+
+    def covers(self, thing_name: str | None) -> bool:
+        """Whether it may deal with tunnels of this thing; None for a tunnel without one."""
+        if not self.things:
+            return True
+        return thing_name is not None and any(fnmatchcase(thing_name, pattern) for pattern in self.things)
+
+
+@dataclass(frozen=True)
 class Identity:
     """The account and region that the service's ARNs and signatures name."""
 
@@ -142,6 +173,18 @@ def new_key_pair() -> Credentials:
     return Credentials(
         "AKIA" + _random(string.ascii_uppercase + "234567", 16), _random(string.ascii_letters + string.digits, 40)
     )
+
+
+def check_key_name(name: str) -> None:
+    """Refuse a name that would not do in an ARN or an AWS profile.
+
+    Raises:
+        ServiceError: it would not.
+    """
+    if not _KEY_NAME.fullmatch(name):
+        raise ServiceError(
+            f"{name!r} cannot be the name of an access key: use 1 to 64 letters, digits, dots, hyphens and underscores"
+        )
 
 
 def digest(token: str) -> bytes:

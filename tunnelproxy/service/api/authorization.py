@@ -6,43 +6,15 @@ A refusal is worded as AWS words it. Source: "Troubleshoot access denied error m
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from ..errors import ApiError, ServiceError
-from ..model import Credentials, Identity, Tunnel
+from ..errors import ApiError
+from ..model import AccessKey, Identity, Tunnel
 
-__all__ = ["AccessKey", "Authorizer", "check_key_name"]
+__all__ = ["Authorizer"]
 
 _READING = frozenset({"DescribeThing", "DescribeTunnel", "ListTagsForResource", "ListThings", "ListTunnels"})
-_KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass(frozen=True)
-class AccessKey:
-    """A key pair, its name, and its limits.
-
-    Attributes:
-        name: what the operator calls it; the audit log names it.
-        credentials: the pair that signs requests.
-        read_only: whether it may only look.
-        things: patterns of the things that it may deal with, as in a shell's file names; none stand for all things,
-            and then for tunnels without a thing, too.
-    """
-
-    name: str
-    credentials: Credentials
-    read_only: bool = False
-    things: tuple[str, ...] = ()
-
-    def covers(self, thing_name: str | None) -> bool:
-        """Whether it may deal with tunnels of this thing; None for a tunnel without one."""
-        if not self.things:
-            return True
-        return thing_name is not None and any(fnmatchcase(thing_name, pattern) for pattern in self.things)
 
 
 class Authorizer:
@@ -107,16 +79,4 @@ class Authorizer:
             f"User: {user} is not authorized to perform: {action} on resource: {arn} "
             f"because no identity-based policy allows the {action} action",
             403,
-        )
-
-
-def check_key_name(name: str) -> None:
-    """Refuse a name that would not do in an ARN or an AWS profile.
-
-    Raises:
-        ServiceError: it would not.
-    """
-    if not _KEY_NAME.fullmatch(name):
-        raise ServiceError(
-            f"{name!r} cannot be the name of an access key: use 1 to 64 letters, digits, dots, hyphens and underscores"
         )

@@ -24,8 +24,9 @@ from botocore.model import OperationNotFoundError, ServiceModel
 
 from ..errors import ApiError, StoreError
 from ..events import ControlCall, EventHandler
-from ..unexpected_errors import UnexpectedErrors
-from .authorization import AccessKey, Authorizer
+from ..logs.unexpected_errors import UnexpectedErrors
+from ..model import AccessKey
+from .authorization import Authorizer
 from .replay_guard import ReplayGuard
 from .sigv4 import REGISTRY_NAME, SignedRequest, claimed_key_id, verify
 from .things import ThingOperations, read_request
@@ -87,37 +88,37 @@ class ControlApi:
     """Answers HTTP requests with operations.
 
     Args:
-        operations: what carries out those about tunnels.
-        registry: what carries out those about things.
-        access: who decides what each key may do.
-        find_key: gives the access key of an access key ID, or None.
+        tunnels: carries out the operations on tunnels.
+        things: carries out the operations on things.
+        authorizer: decides what each access key may do.
+        find_key: returns the access key with an ID, or None.
         region: the region that signatures must name.
-        account_id: that of the service's ARNs.
-        clock: gives seconds since the epoch.
-        replays: who knows the signatures used lately.
-        notify: is told of every request that was answered.
-        failures: logs what should not have happened.
-        authenticated: is told of the connection of every request that was signed with a known key.
+        account_id: the account ID in the service's ARNs.
+        clock: returns seconds since the epoch.
+        replay_guard: rejects signatures that are used again.
+        notify: called with each request that was answered.
+        failures: logs unexpected errors.
+        authenticated: called with the connection of each request that was signed with a known key.
     """
 
     def __init__(
         self,
-        operations: TunnelOperations,
-        registry: ThingOperations,
-        access: Authorizer,
+        tunnels: TunnelOperations,
+        things: ThingOperations,
+        authorizer: Authorizer,
         *,
         find_key: Callable[[str], AccessKey | None],
         region: str,
         account_id: str,
         clock: Callable[[], float],
-        replays: ReplayGuard,
+        replay_guard: ReplayGuard,
         notify: EventHandler,
         failures: UnexpectedErrors | None = None,
         authenticated: Callable[[object], None] = lambda connection: None,
     ) -> None:
-        self._operations = operations
-        self._registry = registry
-        self._access = access
+        self._tunnels = tunnels
+        self._things = things
+        self._authorizer = authorizer
         self._find_key = find_key
         self._region = region
         self._account_id = account_id
@@ -125,7 +126,7 @@ class ControlApi:
         self._notify = notify
         self._failures = failures or UnexpectedErrors()
         self._authenticated = authenticated
-        self._replays = replays
+        self._replay_guard = replay_guard
         self._model = service_model()
         self._running: set[_Call] = set()
         self._one_ended = asyncio.Event()
@@ -201,7 +202,7 @@ class ControlApi:
         )
         call.key = verified.key
         call.about_things = verified.service == REGISTRY_NAME
-        self._replays.check(verified.signature)
+        self._replay_guard.check(verified.signature)
         self._authenticated(request.protocol)
 
     def _carry_out(self, request: web.Request, body: bytes, call: _Call) -> dict[str, Any]:
@@ -210,11 +211,11 @@ class ControlApi:
         else:
             call.operation = self._operation_name(request)
             params = self._params(call.operation, body)
-        call.tunnel, call.thing = self._access.subject(params)
+        call.tunnel, call.thing = self._authorizer.subject(params)
         assert call.key is not None  # noqa: S101  _authenticate has set it
-        self._access.check(call.key, call.operation, params)
-        answers = self._registry if call.about_things else self._operations
-        answer = answers.call(call.operation, params, call.key)
+        self._authorizer.check(call.key, call.operation, params)
+        operations = self._things if call.about_things else self._tunnels
+        answer = operations.call(call.operation, params, call.key)
         call.tunnel = answer.get("tunnelId", call.tunnel)
         return answer
 

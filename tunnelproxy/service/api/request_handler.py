@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..events import CutOff, EventHandler
-from ..unexpected_errors import UnexpectedErrors
+from ..logs.unexpected_errors import UnexpectedErrors
 from .http import refusal_of_malformed
 
 __all__ = ["RequestHandler"]

@@ -21,7 +21,7 @@ from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials as BotocoreCredentials
 
 from ..errors import ApiError
-from .authorization import AccessKey
+from ..model import AccessKey
 
 __all__ = ["REGISTRY_NAME", "SERVICE_NAME", "SignedRequest", "Verified", "claimed_key_id", "verify"]
 

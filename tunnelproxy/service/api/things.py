@@ -16,9 +16,8 @@ from urllib.parse import unquote
 from botocore.model import ServiceModel
 
 from ..errors import ApiError
-from ..model import Identity, Thing
+from ..model import AccessKey, Identity, Thing
 from ..state.store import Store
-from .authorization import AccessKey
 from .validation import validate
 
 __all__ = ["MODEL", "ThingOperations", "read_request"]

@@ -11,15 +11,14 @@ import binascii
 import logging
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import ApiError, limit_exceeded, not_found, validation_failed
 from ..limits import DEFAULT_LIMITS, Limits
-from ..model import DEFAULT_LIFETIME, Mode, NewTunnel, Tunnel, digest, new_access_token
+from ..model import DEFAULT_LIFETIME, AccessKey, Mode, NewTunnel, Tunnel, digest, new_access_token
 from ..state.store import Store
-from .authorization import AccessKey
 
-__all__ = ["MAX_TAGS", "Ends", "TunnelOperations"]
+__all__ = ["MAX_TAGS", "TunnelOperations"]
 
 MAX_TAGS = 50
 """Tags per resource: AWS's quota."""
@@ -32,46 +31,36 @@ _PAGE = re.compile(rb"before:([0-9]{1,18})")
 _log = logging.getLogger(__name__)
 
 
-class Ends(Protocol):
-    """What the operations ask of the data plane."""
-
-    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        """Disconnect both ends of a tunnel that is closed."""
-
-    def revoke(self, tunnel_id: str, mode: Mode) -> None:
-        """Disconnect the end whose access token has been revoked."""
-
-
 class TunnelOperations:
-    """Carries out operations.
+    """Carries out operations on tunnels.
 
     Args:
         store: the state.
-        ends: who holds the connections.
-        clock: gives seconds since the epoch.
-        tunnel_opened: called when a tunnel was opened, so that its expiry can be awaited.
-        deliver: called with a tunnel and its new access token for the destination, to be brought to the tunnel's thing.
-        closed_reason: what the ends of a tunnel are told when it is closed.
-        limits: how many tunnels may be open, with how many services each.
+        disconnect: disconnects both ends of a tunnel that was closed.
+        revoke: disconnects an end of a tunnel whose access token was revoked.
+        clock: returns seconds since the epoch.
+        tunnel_opened: called when a tunnel was opened, to schedule its expiry.
+        deliver: delivers a tunnel's new access token for the destination to the tunnel's thing.
+        limits: limits the open tunnels, and the services of each.
     """
 
     def __init__(
         self,
         store: Store,
-        ends: Ends,
         *,
+        disconnect: Callable[[str], None],
+        revoke: Callable[[str, Mode], None],
         clock: Callable[[], float],
         tunnel_opened: Callable[[], None],
         deliver: Callable[[Tunnel, str], None],
-        closed_reason: str,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._store = store
-        self._ends = ends
+        self._disconnect = disconnect
+        self._revoke = revoke
         self._clock = clock
         self._tunnel_opened = tunnel_opened
         self._deliver = deliver
-        self._closed_reason = closed_reason
         self._limits = limits
         self._identity = store.identity()
         self._operations: dict[str, Callable[[dict[str, Any], AccessKey | None], dict[str, Any]]] = {
@@ -142,7 +131,7 @@ class TunnelOperations:
         elif tunnel.is_open:
             self._store.close_tunnel(tunnel.tunnel_id, self._clock())
         if tunnel.is_open:
-            self._ends.close_tunnel(tunnel.tunnel_id, self._closed_reason)
+            self._disconnect(tunnel.tunnel_id)
             _log.info("tunnel %s closed", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         if delete:
             _log.info("tunnel %s deleted", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
@@ -185,7 +174,7 @@ class TunnelOperations:
         tokens = {mode: new_access_token() for mode in modes}
         self._store.rotate_tokens(tunnel, _digests(tokens), destination, self._clock(), _name(key))
         for mode in modes:
-            self._ends.revoke(tunnel.tunnel_id, mode)
+            self._revoke(tunnel.tunnel_id, mode)
         if Mode.DESTINATION in tokens:
             # As it is now: the rotation may have changed whom to tell.
             self._deliver(self._find(tunnel.tunnel_id), tokens[Mode.DESTINATION])

@@ -109,9 +109,9 @@ class Mosquitto:
             # Of earlier versions, where Mosquitto did the TLS.
             for copy in ("server.pem", "server-key.pem"):
                 (directory / copy).unlink(missing_ok=True)
-            self.notifier = self._join_as(NOTIFIER)
-            """The way by which the service notifies."""
-            self._administrator = DynsecClient(self._join_as(ADMINISTRATOR))
+            self.notifier_login = self._login_of(NOTIFIER)
+            """How the service connects to publish notifications."""
+            self._administrator = DynsecClient(self._login_of(ADMINISTRATOR))
             self._write_configuration(directory)
         self.listener = MqttListener(host, port, self._socket)
         """Where things connect."""
@@ -170,7 +170,7 @@ class Mosquitto:
                 writer.close()
                 return
 
-    def _join_as(self, user: str) -> Broker:
+    def _login_of(self, user: str) -> Broker:
         # Of two clients with one name the broker disconnects the older; it takes users for names.
         return Broker(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
 

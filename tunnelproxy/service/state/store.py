@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..api.authorization import AccessKey
+from ...outage import Outage
 from ..errors import ServiceError, StoreError
-from ..model import AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Thing, Tunnel
-from ..outage import Outage
+from ..model import AccessKey, AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Thing, Tunnel
 from .schema import DEFAULT_KEY, SCHEMA_VERSION, upgrade
 
 __all__ = ["Store"]

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from tunnelproxy.service.api.authorization import AccessKey, Authorizer, check_key_name
+from tunnelproxy.service.api.authorization import Authorizer
 from tunnelproxy.service.errors import ApiError, ServiceError
-from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token, new_key_pair
+from tunnelproxy.service.model import (
+    AccessKey,
+    Mode,
+    NewTunnel,
+    Tunnel,
+    check_key_name,
+    digest,
+    new_access_token,
+    new_key_pair,
+)
 from tunnelproxy.service.state.store import Store
 
 CHANGING = ("OpenTunnel", "CloseTunnel", "RotateTunnelAccessToken", "TagResource", "UntagResource")

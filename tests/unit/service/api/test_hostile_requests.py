@@ -36,8 +36,8 @@ from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.data_plane.admission import Admissions
 from tunnelproxy.service.data_plane.client_connection import Connection
 from tunnelproxy.service.data_plane.server import TUNNEL_CLOSED, DataPlane
+from tunnelproxy.service.logs.unexpected_errors import UnexpectedErrors
 from tunnelproxy.service.state.store import Store
-from tunnelproxy.service.unexpected_errors import UnexpectedErrors
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -59,11 +59,11 @@ class Exposed:
         control = ControlApi(
             TunnelOperations(
                 self.store,
-                data_plane,
+                disconnect=lambda tunnel_id: data_plane.close_tunnel(tunnel_id, TUNNEL_CLOSED),
+                revoke=data_plane.revoke,
                 clock=time.time,
                 tunnel_opened=lambda: None,
                 deliver=lambda tunnel, token: None,
-                closed_reason=TUNNEL_CLOSED,
             ),
             ThingOperations(self.store),
             Authorizer(identity, self.store.find_tunnel),
@@ -71,7 +71,7 @@ class Exposed:
             region=identity.region,
             account_id=identity.account_id,
             clock=time.time,
-            replays=ReplayGuard(time.monotonic),
+            replay_guard=ReplayGuard(time.monotonic),
             notify=self.events.append,
             failures=self.failures,
         )

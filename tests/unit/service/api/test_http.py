@@ -16,22 +16,14 @@ from aiohttp import web
 from peers.event_loop import in_event_loop
 from peers.signing import now, post, sign
 from tunnelproxy.service.api import http
-from tunnelproxy.service.api.authorization import AccessKey, Authorizer
+from tunnelproxy.service.api.authorization import Authorizer
 from tunnelproxy.service.api.http import ControlApi
 from tunnelproxy.service.api.replay_guard import GRACE, ReplayGuard
 from tunnelproxy.service.api.things import ThingOperations
 from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.events import ControlCall, Event
-from tunnelproxy.service.model import Mode, new_key_pair
+from tunnelproxy.service.model import AccessKey, new_key_pair
 from tunnelproxy.service.state.store import Store
-
-
-class NoEnds:
-    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        """Nobody is connected."""
-
-    def revoke(self, tunnel_id: str, mode: Mode) -> None:
-        """Nobody is connected."""
 
 
 @dataclass
@@ -67,11 +59,11 @@ async def running(folder: Path) -> AsyncIterator[Api]:
     api = Api("", store)
     operations = TunnelOperations(
         store,
-        NoEnds(),
+        disconnect=lambda tunnel_id: None,
+        revoke=lambda tunnel_id, mode: None,
         clock=time.time,
         tunnel_opened=lambda: None,
         deliver=lambda tunnel, token: None,
-        closed_reason="closed",
     )
     identity = store.identity()
     control = ControlApi(
@@ -82,10 +74,10 @@ async def running(folder: Path) -> AsyncIterator[Api]:
         region=identity.region,
         account_id=identity.account_id,
         clock=time.time,
-        replays=ReplayGuard(lambda: api.elapsed),
+        replay_guard=ReplayGuard(lambda: api.elapsed),
         notify=api.events.append,
     )
-    runner = web.AppRunner(control.application(), access_log=None)
+    runner = web.AppRunner(control.application(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

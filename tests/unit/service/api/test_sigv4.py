@@ -12,9 +12,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from tunnelproxy.service.api.authorization import AccessKey
 from tunnelproxy.service.api.sigv4 import SERVICE_NAME, SignedRequest, verify
 from tunnelproxy.service.errors import ApiError
+from tunnelproxy.service.model import AccessKey
 from tunnelproxy.service.model import Credentials as AccessKeyPair
 
 KEY, SECRET, REGION = "AKIAEXAMPLEEXAMPLE22", "secret" * 6 + "four", "us-east-1"

@@ -11,10 +11,9 @@ from botocore import __version__
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
-from tunnelproxy.service.api.authorization import AccessKey
 from tunnelproxy.service.api.things import MODEL, ThingOperations, read_request
 from tunnelproxy.service.errors import ApiError
-from tunnelproxy.service.model import new_key_pair
+from tunnelproxy.service.model import AccessKey, new_key_pair
 from tunnelproxy.service.state.store import Store
 
 OWNER = AccessKey("owner", new_key_pair())

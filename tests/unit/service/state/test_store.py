@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from peers.full_disk import SmallDisk, why_impossible
-from tunnelproxy.service.api.authorization import AccessKey
 from tunnelproxy.service.errors import ServiceError
-from tunnelproxy.service.model import Mode, NewTunnel, digest, new_access_token, new_key_pair
+from tunnelproxy.service.model import AccessKey, Mode, NewTunnel, digest, new_access_token, new_key_pair
 from tunnelproxy.service.state.schema import _VERSION_1
 from tunnelproxy.service.state.store import Store
 

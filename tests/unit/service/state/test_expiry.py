@@ -12,12 +12,12 @@ import pytest
 
 from peers.event_loop import in_event_loop, until
 from peers.full_disk import SmallDisk, why_impossible
-from tunnelproxy.service import expiry
+from tunnelproxy.outage import Outage
 from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.errors import StoreError
-from tunnelproxy.service.expiry import Expiry
 from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token
-from tunnelproxy.service.outage import Outage
+from tunnelproxy.service.state import expiry
+from tunnelproxy.service.state.expiry import Expiry
 from tunnelproxy.service.state.store import Store
 
 NOW = 1_700_000_000.0
@@ -38,7 +38,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def store(disk: SmallDisk, said: list[str]) -> Iterator[Store]:
-    opened = Store(disk.path / "service.db", Outage("the database", "…", say=lambda level, text: said.append(text)))
+    opened = Store(disk.path / "service.db", Outage("the database", "…", report=lambda level, text: said.append(text)))
     yield opened
     opened.close()
 
@@ -107,30 +107,17 @@ def test_nothing_is_brought_to_a_thing_that_was_not_stored(before: Tunnel, full:
     revoked: list[Mode] = []
     operations = TunnelOperations(
         store,
-        Ends(revoked),
+        disconnect=lambda tunnel_id: None,
+        revoke=lambda tunnel_id, mode: revoked.append(mode),
         clock=lambda: NOW,
         tunnel_opened=lambda: None,
         deliver=lambda tunnel, token: delivered.append(tunnel),
-        closed_reason="closed",
     )
     with pytest.raises(StoreError):
         operations.call("OpenTunnel", {"destinationConfig": {"thingName": "pump", "services": ["SSH1"]}})
     with pytest.raises(StoreError):
         operations.call("RotateTunnelAccessToken", {"tunnelId": before.tunnel_id, "clientMode": "ALL"})
     assert (delivered, revoked) == ([], [])
-
-
-class Ends:
-    """Those of all tunnels."""
-
-    def __init__(self, revoked: list[Mode]) -> None:
-        self._revoked = revoked
-
-    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        """Nobody is connected."""
-
-    def revoke(self, tunnel_id: str, mode: Mode) -> None:
-        self._revoked.append(mode)
 
 
 def test_tunnels_expire_once_there_is_space_again(

@@ -8,8 +8,8 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from .errors import StoreError
-from .state.store import Store
+from ..errors import StoreError
+from .store import Store
 
 __all__ = ["Expiry"]
 

@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .events import ControlCall, Event, EventHandler, Refused, Suppressed
-from .limits import TokenBucket
+from ..events import ControlCall, Event, EventHandler, Refused, Suppressed
+from ..limits import TokenBucket
 
 __all__ = ["SUMMARY_SECONDS", "LogLimits"]
 
@@ -59,7 +59,7 @@ class LogLimits:
             if len(count.addresses) < _MOST_ADDRESSES:
                 count.addresses.add(event.address)
 
-    def sum_up(self) -> None:
+    def summarize(self) -> None:
         """Write how many events were only counted since the last time."""
         counts, self._counts = self._counts, {}
         now = self._clock()
@@ -71,7 +71,7 @@ class LogLimits:
         """Sum up every minute."""
         while True:
             await asyncio.sleep(SUMMARY_SECONDS)
-            self.sum_up()
+            self.summarize()
 
     def _may_write(self, address: str | None) -> bool:
         bucket = self._by_address.get(address)
@@ -81,7 +81,7 @@ class LogLimits:
             if len(self._by_address) > _MOST_ADDRESSES:
                 self._by_address.popitem(last=False)
         self._by_address.move_to_end(address)
-        return bucket.has_one() and self._all.take() and bucket.take()
+        return bucket.has_token() and self._all.try_take() and bucket.try_take()
 
 
 def _kind(event: Event) -> tuple[str, str] | None:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from .errors import ServiceError
-from .events import Connected, ControlCall, Disconnected, Event, Refused, Suppressed
-from .outage import Outage
-from .rotating_file import DEFAULT_KEPT, DEFAULT_SIZE, RotatingFile
+from ...log_file import DEFAULT_KEPT, DEFAULT_SIZE, RotatingFile
+from ...outage import Outage
+from ..errors import ServiceError
+from ..events import Connected, ControlCall, Disconnected, Event, Refused, Suppressed
 
 __all__ = ["AuditLog"]
 
@@ -51,8 +51,9 @@ class AuditLog:
     ) -> None:
         self.outage = Outage(f"the audit log {path}", "its lines are lost until it can be written again")
         self._clock = clock
+        self._file = RotatingFile(path, self.outage, size=size, kept=kept)
         try:
-            self._file = RotatingFile(path, self.outage, size=size, kept=kept)
+            self._file.open()
         except OSError as error:
             raise ServiceError(
                 f"cannot write the audit log {path}: {error.strerror}; give --audit-log another file"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tunnelproxy.service.audit_log import AuditLog
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.events import ControlCall, CutOff, Disconnected
+from tunnelproxy.service.logs.audit_log import AuditLog
 
 CALL = ControlCall("r-1", "192.0.2.7", "ci", "AKIA", "OpenTunnel", "pümp\n", "t-1", "ok", 200, 0.0123456789)
 END = Disconnected("c-1", "192.0.2.8", "ci", None, "t-1", "source", 3, "1000 Tunnel closed", 10, 20, 61.5)

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from tunnelproxy.service.unexpected_errors import UnexpectedErrors
+from tunnelproxy.service.logs.unexpected_errors import UnexpectedErrors
 
 
 def fail_here() -> None:

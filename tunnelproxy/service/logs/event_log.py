@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 
-from .events import ControlCall, Event, Refused, Suppressed
+from ..events import ControlCall, Event, Refused, Suppressed
 
 __all__ = ["log_refusal"]
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..net.connections import is_failed_handshake
+from ...net.connections import is_failed_handshake
 
 __all__ = ["UnexpectedErrors"]
 
