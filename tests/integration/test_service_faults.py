@@ -203,7 +203,7 @@ def test_a_flood_of_unsigned_requests_writes_little_and_is_counted() -> None:
         assert len(audit) + len(service.log_text()) < MOST_BYTES
         (suppressed,) = re.findall(r'"event": "suppressed".*"count": (\d+), "addresses": 1', audit)
         assert audit.count('"event": "control"') + int(suppressed) == FLOOD
-        assert f"{suppressed} more requests were refused within " in service.log_text()
+        assert f"{suppressed} more requests from 1 address were refused within " in service.log_text()
 
 
 # A clock

@@ -35,11 +35,11 @@ class DynsecClient:
         """Stay connected; ends when cancelled only."""
         await self._session.run()
 
-    def knows(self, things: Iterable[str]) -> None:
+    def assume(self, things: Iterable[str]) -> None:
         """The broker is started with rules for these things."""
         self._things = frozenset(things)
 
-    async def tell(self, things: Iterable[str]) -> bool:
+    async def update(self, things: Iterable[str]) -> bool:
         """See that the broker has rules for these things and for no others.
 
         Returns:

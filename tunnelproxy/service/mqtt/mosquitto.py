@@ -189,7 +189,7 @@ class Mosquitto:
     async def _run_process(self) -> int:
         things = self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
         replace_file(self._rules, configuration(things))
-        self._administrator.knows(things)
+        self._administrator.assume(things)
         self._socket.unlink(missing_ok=True)
         command = [sys.executable, "-c", _EXEC, str(os.getpid()), self._program, "-c", str(self._configuration)]
         process = await asyncio.create_subprocess_exec(
@@ -222,7 +222,7 @@ class Mosquitto:
         with contextlib.suppress(OSError):
             self._saved.replace(aside)
             _log.error(
-                "%s is damaged, and set aside as %s: notifications for devices that are offline are lost; rotate the "
+                "%s is damaged, and renamed to %s: notifications for devices that are offline are lost; rotate the "
                 "destination tokens of their tunnels",
                 self._saved,
                 aside.name,
@@ -238,7 +238,7 @@ class Mosquitto:
             try:
                 version = self._passwords.version()
                 # The rules first, so that a thing that is let in is also let subscribe.
-                if version != seen and await self._administrator.tell(
+                if version != seen and await self._administrator.update(
                     self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
                 ):
                     seen = version

@@ -1,139 +1,125 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tunnels expire whatever the disk did before: on a real disk that is full, and has space again."""
+"""When tunnels expire, and what happens to those that cannot be stored as closed."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from peers.event_loop import in_event_loop, until
-from peers.full_disk import SmallDisk, why_impossible
-from tunnelproxy.outage import Outage
-from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.errors import StoreError
 from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token
-from tunnelproxy.service.state import expiry
+from tunnelproxy.service.state import expiry as module
 from tunnelproxy.service.state.expiry import Expiry
 from tunnelproxy.service.state.store import Store
 
 NOW = 1_700_000_000.0
-
-pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with SmallDisk(tmp_path / "disk", kib=512) as small:
-        yield small
+DAY = 24 * 3600.0
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
-def store(disk: SmallDisk, said: list[str]) -> Iterator[Store]:
-    opened = Store(disk.path / "service.db", Outage("the database", "…", report=lambda level, text: said.append(text)))
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "service.db")
     yield opened
     opened.close()
 
 
-def open_tunnel(store: Store, minutes: int = 1) -> Tunnel:
-    return store.open_tunnel(NewTunnel("d" * 200, lifetime=minutes), digests(), NOW)
-
-
-def digests() -> dict[Mode, bytes]:
-    return {mode: digest(new_access_token()) for mode in Mode}
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def full(disk: SmallDisk, store: Store) -> None:
-    """There is no space, neither on the disk nor in what SQLite has reserved of it."""
-    disk.fill()
-    with suppress(StoreError):
-        while True:
-            open_tunnel(store)
+def disconnected() -> list[str]:
+    return []
 
 
 @pytest.fixture
-def before(store: Store) -> Tunnel:
-    return open_tunnel(store)
+def expiry(store: Store, disconnected: list[str], clock: Clock) -> Expiry:
+    return Expiry(store, disconnected.append, clock=clock)
 
 
-def test_a_full_disk_changes_nothing_by_half(before: Tunnel, full: None, store: Store) -> None:
-    tunnels = store.list_tunnels(thing_name=None, before=None, limit=1000)
-    with pytest.raises(StoreError, match="database or disk is full; free space on its disk"):
-        open_tunnel(store)
-    with pytest.raises(StoreError):
-        store.rotate_tokens(before, digests(), ("other", ("SSH1",)), NOW)
-    with pytest.raises(StoreError):
-        store.close_tunnel(before.tunnel_id, NOW)
-    assert store.list_tunnels(thing_name=None, before=None, limit=1000) == tunnels
+def open_tunnel(store: Store, minutes: int) -> Tunnel:
+    digests = {mode: digest(new_access_token()) for mode in Mode}
+    return store.open_tunnel(NewTunnel("d" * 200, lifetime=minutes), digests, NOW)
 
 
-def test_who_is_connected_is_known_though_it_cannot_be_written(
-    before: Tunnel, full: None, store: Store, disk: SmallDisk
+def is_open(store: Store, tunnel: Tunnel) -> bool:
+    found = store.find_tunnel(tunnel.tunnel_id)
+    assert found is not None
+    return found.is_open
+
+
+def make_read_only(store: Store, read_only: bool) -> None:
+    store._db.execute(f"PRAGMA query_only = {int(read_only)}")
+
+
+def test_a_tunnel_is_closed_when_its_lifetime_is_over(
+    store: Store, expiry: Expiry, disconnected: list[str], clock: Clock
 ) -> None:
-    store.set_connected(before.tunnel_id, Mode.SOURCE, True, NOW + 1)
-    assert store.end_states(before.tunnel_id)[Mode.SOURCE].connected
-    disk.empty()
-    store.write_ends()
-    store.close()
-    again = Store(disk.path / "service.db")
-    assert again.end_states(before.tunnel_id)[Mode.SOURCE].connected
-    again.close()
+    short, long = open_tunnel(store, 1), open_tunnel(store, 2)
+    assert expiry.close_due() == pytest.approx(60)
+    clock.now += 61
+    assert expiry.close_due() == pytest.approx(59)
+    assert disconnected == [short.tunnel_id]
+    assert (is_open(store, short), is_open(store, long)) == (False, True)
 
 
-def test_the_operator_is_told_when_it_begins_and_when_it_ends(
-    before: Tunnel, full: None, store: Store, disk: SmallDisk, said: list[str]
+def test_without_a_tunnel_it_looks_again_after_an_hour(expiry: Expiry) -> None:
+    assert expiry.close_due() == 3600
+
+
+def test_a_closed_tunnel_is_forgotten_after_a_day(store: Store, expiry: Expiry, clock: Clock) -> None:
+    tunnel = open_tunnel(store, 1)
+    clock.now += 61
+    expiry.close_due()
+    clock.now += DAY - 1
+    expiry.close_due()
+    assert store.find_tunnel(tunnel.tunnel_id) is not None
+    clock.now += 2
+    expiry.close_due()
+    assert store.find_tunnel(tunnel.tunnel_id) is None
+
+
+def test_a_tunnel_that_cannot_be_stored_as_closed_is_disconnected_all_the_same(
+    store: Store, expiry: Expiry, disconnected: list[str], clock: Clock
 ) -> None:
-    for _ in range(3):
+    tunnel = open_tunnel(store, 1)
+    make_read_only(store, True)
+    clock.now += 61
+    for _ in range(2):
         with pytest.raises(StoreError):
-            store.close_tunnel(before.tunnel_id, NOW)
-    disk.empty()
-    store.close_tunnel(before.tunnel_id, NOW)
-    assert said[0].startswith("cannot write to the database: database or disk is full; ")
-    assert said[1].startswith("the database can be written again; writing failed ")
-    assert len(said) == 2
+            expiry.close_due()
+    assert disconnected == [tunnel.tunnel_id] * 2
+    make_read_only(store, False)
+    expiry.close_due()
+    assert not is_open(store, tunnel)
 
 
-def test_nothing_is_brought_to_a_thing_that_was_not_stored(before: Tunnel, full: None, store: Store) -> None:
-    delivered: list[Tunnel] = []
-    revoked: list[Mode] = []
-    operations = TunnelOperations(
-        store,
-        disconnect=lambda tunnel_id: None,
-        revoke=lambda tunnel_id, mode: revoked.append(mode),
-        clock=lambda: NOW,
-        tunnel_opened=lambda: None,
-        deliver=lambda tunnel, token: delivered.append(tunnel),
-    )
-    with pytest.raises(StoreError):
-        operations.call("OpenTunnel", {"destinationConfig": {"thingName": "pump", "services": ["SSH1"]}})
-    with pytest.raises(StoreError):
-        operations.call("RotateTunnelAccessToken", {"tunnelId": before.tunnel_id, "clientMode": "ALL"})
-    assert (delivered, revoked) == ([], [])
-
-
-def test_tunnels_expire_once_there_is_space_again(
-    before: Tunnel, full: None, store: Store, disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+@in_event_loop
+async def test_it_runs_on_through_failures_and_until_new_tunnels_are_due(
+    store: Store, expiry: Expiry, disconnected: list[str], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry, "_WAIT_AFTER_FAILURE", 0.02)
-    disconnected: list[str] = []
-
-    @in_event_loop
-    async def run() -> None:
-        task = asyncio.ensure_future(Expiry(store, disconnected.append, clock=lambda: NOW + 61).run())
-        # Their ends are disconnected at once, and every time again.
-        await until(lambda: disconnected.count(before.tunnel_id) >= 2)
-        assert store.count_open_tunnels() > 0
-        disk.empty()
-        await until(lambda: store.count_open_tunnels() == 0)
-        task.cancel()
-
-    run()
+    monkeypatch.setattr(module, "_WAIT_AFTER_FAILURE", 0.01)
+    task = asyncio.ensure_future(expiry.run())
+    tunnel = open_tunnel(store, 1)
+    clock.now += 61
+    make_read_only(store, True)
+    expiry.tunnel_opened()
+    await until(lambda: len(disconnected) >= 2)
+    make_read_only(store, False)
+    await until(lambda: not is_open(store, tunnel))
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The database and the log on a real disk that is full, and has space again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from peers.event_loop import in_event_loop, until
+from peers.full_disk import SmallDisk, why_impossible
+from tunnelproxy.log_file import LogFile
+from tunnelproxy.outage import Outage
+from tunnelproxy.service.api.tunnels import TunnelOperations
+from tunnelproxy.service.errors import StoreError
+from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token
+from tunnelproxy.service.state import expiry
+from tunnelproxy.service.state.expiry import Expiry
+from tunnelproxy.service.state.store import Store
+
+NOW = 1_700_000_000.0
+
+pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with SmallDisk(tmp_path / "disk", kib=512) as small:
+        yield small
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def store(disk: SmallDisk, said: list[str]) -> Iterator[Store]:
+    opened = Store(disk.path / "service.db", Outage("the database", "…", report=lambda level, text: said.append(text)))
+    yield opened
+    opened.close()
+
+
+def open_tunnel(store: Store, minutes: int = 1) -> Tunnel:
+    return store.open_tunnel(NewTunnel("d" * 200, lifetime=minutes), digests(), NOW)
+
+
+def digests() -> dict[Mode, bytes]:
+    return {mode: digest(new_access_token()) for mode in Mode}
+
+
+@pytest.fixture
+def full(disk: SmallDisk, store: Store) -> None:
+    """There is no space, neither on the disk nor in what SQLite has reserved of it."""
+    disk.fill()
+    with suppress(StoreError):
+        while True:
+            open_tunnel(store)
+
+
+@pytest.fixture
+def before(store: Store) -> Tunnel:
+    return open_tunnel(store)
+
+
+def test_a_full_disk_changes_nothing_by_half(before: Tunnel, full: None, store: Store) -> None:
+    tunnels = store.list_tunnels(thing_name=None, before=None, limit=1000)
+    with pytest.raises(StoreError, match="database or disk is full; free space on its disk"):
+        open_tunnel(store)
+    with pytest.raises(StoreError):
+        store.rotate_tokens(before, digests(), ("other", ("SSH1",)), NOW)
+    with pytest.raises(StoreError):
+        store.close_tunnel(before.tunnel_id, NOW)
+    assert store.list_tunnels(thing_name=None, before=None, limit=1000) == tunnels
+
+
+def test_who_is_connected_is_known_though_it_cannot_be_written(
+    before: Tunnel, full: None, store: Store, disk: SmallDisk
+) -> None:
+    store.set_connected(before.tunnel_id, Mode.SOURCE, True, NOW + 1)
+    assert store.end_states(before.tunnel_id)[Mode.SOURCE].connected
+    disk.empty()
+    store.write_ends()
+    store.close()
+    again = Store(disk.path / "service.db")
+    assert again.end_states(before.tunnel_id)[Mode.SOURCE].connected
+    again.close()
+
+
+def test_the_operator_is_told_when_it_begins_and_when_it_ends(
+    before: Tunnel, full: None, store: Store, disk: SmallDisk, said: list[str]
+) -> None:
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            store.close_tunnel(before.tunnel_id, NOW)
+    disk.empty()
+    store.close_tunnel(before.tunnel_id, NOW)
+    assert said[0].startswith("cannot write to the database: database or disk is full; ")
+    assert said[1].startswith("the database can be written again; writing failed ")
+    assert len(said) == 2
+
+
+def test_nothing_is_brought_to_a_thing_that_was_not_stored(before: Tunnel, full: None, store: Store) -> None:
+    delivered: list[Tunnel] = []
+    revoked: list[Mode] = []
+    operations = TunnelOperations(
+        store,
+        disconnect=lambda tunnel_id: None,
+        revoke=lambda tunnel_id, mode: revoked.append(mode),
+        clock=lambda: NOW,
+        tunnel_opened=lambda: None,
+        deliver=lambda tunnel, token: delivered.append(tunnel),
+    )
+    with pytest.raises(StoreError):
+        operations.call("OpenTunnel", {"destinationConfig": {"thingName": "pump", "services": ["SSH1"]}})
+    with pytest.raises(StoreError):
+        operations.call("RotateTunnelAccessToken", {"tunnelId": before.tunnel_id, "clientMode": "ALL"})
+    assert (delivered, revoked) == ([], [])
+
+
+def test_tunnels_expire_once_there_is_space_again(
+    before: Tunnel, full: None, store: Store, disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry, "_WAIT_AFTER_FAILURE", 0.02)
+    disconnected: list[str] = []
+
+    @in_event_loop
+    async def run() -> None:
+        task = asyncio.ensure_future(Expiry(store, disconnected.append, clock=lambda: NOW + 61).run())
+        # Their ends are disconnected at once, and every time again.
+        await until(lambda: disconnected.count(before.tunnel_id) >= 2)
+        assert store.count_open_tunnels() > 0
+        disk.empty()
+        await until(lambda: store.count_open_tunnels() == 0)
+        task.cancel()
+
+    run()
+
+
+def test_the_log_loses_complete_lines_and_reports_it_twice(disk: SmallDisk, said: list[str]) -> None:
+    path = disk.path / "log"
+    handler = LogFile(path, report=lambda level, text: said.append(text))
+
+    def write(text: str) -> None:
+        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, text, None, None))
+
+    write("before")
+    disk.fill()
+    for _ in range(30):
+        write("lost" * 100)
+    disk.empty()
+    write("after")
+    handler.close()
+    lines = path.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert set(lines[1:-1]) <= {"lost" * 100}
+    assert len(said) == 2
