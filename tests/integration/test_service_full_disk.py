@@ -16,9 +16,13 @@ from peers.full_disk import SmallDisk, why_impossible
 from tunnelproxy.log_file import LogFile
 from tunnelproxy.outage import Outage
 from tunnelproxy.service.api.tunnels import TunnelOperations
-from tunnelproxy.service.errors import StoreError
+from tunnelproxy.service.enrolment import add_thing
+from tunnelproxy.service.errors import ServiceError, StoreError
 from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token
+from tunnelproxy.service.mqtt.broker_address import BrokerAddress
 from tunnelproxy.service.state import expiry
+from tunnelproxy.service.state.certificates import Certificates
+from tunnelproxy.service.state.directory import Endpoints, StateDirectory
 from tunnelproxy.service.state.expiry import Expiry
 from tunnelproxy.service.state.store import Store
 
@@ -159,3 +163,31 @@ def test_the_log_loses_complete_lines_and_reports_it_twice(disk: SmallDisk, said
     assert (lines[0], lines[-1]) == ("before", "after")
     assert set(lines[1:-1]) <= {"lost" * 100}
     assert len(said) == 2
+
+
+def test_on_a_full_disk_what_is_there_can_be_read_and_why_it_cannot_be_changed_is_said_once(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "disk") as disk:
+        path = disk.path / "service.db"
+        running = Store(path)
+        disk.fill()
+        beside = Store(path)
+        assert beside.keys() == running.keys()
+        beside.close()
+        with pytest.raises(ServiceError) as refused:
+            Store(disk.path / "new.db")
+        assert str(refused.value).count("free space on its disk") == 1
+        running.close()
+
+
+def test_a_full_disk_of_the_service_is_not_taken_for_that_of_the_output(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "disk") as disk:
+        full = StateDirectory(disk.path / "state")
+        full.create()
+        Certificates(full.keys, full.ca).ensure("example.com")
+        full.write_endpoints(Endpoints("example.com", 1, 2))
+        full.broker_files.mkdir()
+        BrokerAddress("example.com", 3, embedded=True).write(full.broker_address)
+        disk.fill()
+        with pytest.raises(OSError, match="No space left on device") as refused:
+            add_thing(full, "pump", {"SSH1": "localhost:22"}, tmp_path / "pump")
+        assert refused.value.filename == str(full.broker_files / "passwords")

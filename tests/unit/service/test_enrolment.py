@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from peers.full_disk import SmallDisk, why_impossible
 from tunnelproxy.agent.config import read_config
 from tunnelproxy.proxy.addresses import TcpAddress, UnixAddress
 from tunnelproxy.service.enrolment import Description, add_thing, describe_thing, remove_thing
@@ -145,14 +144,3 @@ def test_what_the_registry_of_aws_would_refuse_is_refused(
     with pytest.raises(ServiceError, match=said):
         add_thing(state, "pump", SERVICES, tmp_path / "pump", description=description)
     assert not (tmp_path / "pump").exists()
-
-
-@pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
-def test_a_full_disk_of_the_service_is_not_taken_for_that_of_the_output(tmp_path: Path) -> None:
-    with SmallDisk(tmp_path / "disk") as disk:
-        full = prepared(disk.path / "state")
-        BrokerAddress("example.com", 3, embedded=True).write(full.broker_address)
-        disk.fill()
-        with pytest.raises(OSError, match="No space left on device") as refused:
-            add_thing(full, "pump", {"SSH1": "localhost:22"}, tmp_path / "pump")
-        assert refused.value.filename == str(full.broker_files / "passwords")

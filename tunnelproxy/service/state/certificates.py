@@ -115,8 +115,8 @@ class Certificates:
             )
         if authority.not_valid_before_utc > moment:
             raise ServiceError(
-                f"the service's certificate authority {self.authority} is valid from "
-                f"{authority.not_valid_before_utc:%Y-%m-%d} on, and this machine's clock says {moment:%Y-%m-%d}: "
+                f"the service's certificate authority {self.authority} is not valid before "
+                f"{authority.not_valid_before_utc:%Y-%m-%d}, and this machine's clock says {moment:%Y-%m-%d}: "
                 "set the clock"
             )
 
