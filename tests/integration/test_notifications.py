@@ -371,7 +371,9 @@ def test_opening_does_not_wait_for_a_dead_broker_and_its_thing_is_told_later(
 
 def test_no_token_is_in_the_log_of_the_service(beside: TunnelingService, broker: Mosquitto) -> None:
     tunnel = tunnel_for(beside, "pump")
-    wait_for(lambda: "the MQTT broker has the notification for pump" in beside.log_text(), "the broker is told")
+    wait_for(
+        lambda: "the MQTT broker has accepted the notification for pump" in beside.log_text(), "the broker is told"
+    )
     assert tunnel.destination_token not in beside.log_text()
     assert broker.passwords[SERVICE_USER] not in beside.log_text()
 
@@ -384,7 +386,7 @@ def test_no_token_is_in_the_log_of_the_service(beside: TunnelingService, broker:
         (["--mqtt-broker", "https://a"], "'https://a' is not like mqtts://USER@HOST:8883"),
         (["--mqtt-broker", "mqtts://a:HIDDEN@b"], "--mqtt-password-file"),
         (["--mqtt-broker", "xmqtts://a:HIDDEN@b"], "is not like mqtts://"),
-        (["--mqtt-broker", "mqtt://b", "--mqtt-ca", "x"], "--mqtt-ca has no use with mqtt://"),
+        (["--mqtt-broker", "mqtt://b", "--mqtt-ca", "x"], "--mqtt-ca has no effect with mqtt://"),
         (["--mqtt-broker", "mqtts://b", "--mqtt-ca", "/nowhere"], "--mqtt-ca: there is no certificate"),
         (["--mqtt-broker", "mqtts://a@b", "--mqtt-password-file", "/nowhere"], "cannot read /nowhere"),
         (["--mqtt-port", "1", "--host", "192.0.2.1"], "192.0.2.1"),

@@ -101,7 +101,7 @@ def test_with_a_certificate_of_an_authority_that_the_operator_names(state: State
 
 def test_an_authority_that_makes_no_sense_is_refused(state: StateDirectory, tmp_path: Path) -> None:
     BrokerAddress("example.com", 3, embedded=True).write(state.broker_address)
-    with pytest.raises(ServiceError, match="--ca: the service has its own authority"):
+    with pytest.raises(ServiceError, match="--ca: the service has its own certificate authority"):
         add_thing(state, "pump", SERVICES, tmp_path / "pump", authority=state.ca / "ca.pem")
     state.write_endpoints(Endpoints("example.com", 1, 2, own_certificate=True))
     with pytest.raises(ServiceError, match="--ca: cannot read /nowhere: No such file"):
@@ -134,7 +134,7 @@ def test_the_registry_knows_a_thing_from_its_enrolment_to_its_removal(state: Sta
         (Description("a b"), "--type: 'a b' is not the name of a thing type"),
         (Description(attributes={"a b": ""}), "--attribute: 'a b=' has characters"),
         (Description(attributes={"site": "{{ x }}"}), "--attribute: 'site={{ x }}' has characters"),
-        (Description(attributes={"site": "x" * 801}), "or too many of them"),
+        (Description(attributes={"site": "x" * 801}), "or is too long"),
     ],
 )
 def test_what_the_registry_of_aws_would_refuse_is_refused(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The eight operations of the control API, on checked input, without HTTP.
+"""The operations on tunnels, on validated input, without HTTP.
 
 Source: botocore's ``iotsecuretunneling`` service model and its documentation, "AWS IoT Secure Tunneling API Reference".
 """
@@ -25,7 +25,7 @@ MAX_TAGS = 50
 
 _MAX_PAGE = 100
 
-# As many digits as SQLite's integers have for certain.
+# As many digits as always fit into SQLite's integers.
 _PAGE = re.compile(rb"before:([0-9]{1,18})")
 
 _log = logging.getLogger(__name__)
@@ -75,18 +75,18 @@ class TunnelOperations:
         }
 
     def call(self, operation: str, params: dict[str, Any], key: AccessKey | None = None) -> dict[str, Any]:
-        """Carry out one operation.
+        """Carry out an operation.
 
         Args:
             operation: its name in the model.
-            params: its input, checked against the model.
-            key: the access key that asks for it, and may; None for the service itself.
+            params: its input, validated against the model.
+            key: the authorized access key; None for the service itself.
 
         Returns:
-            Its output, ready for JSON; times are seconds since the epoch.
+            Its output, ready to be encoded as JSON; times are seconds since the epoch.
 
         Raises:
-            ApiError: the operation refuses.
+            ApiError: the operation fails.
             KeyError: there is no such operation.
         """
         return self._operations[operation](params, key)
@@ -94,9 +94,7 @@ class TunnelOperations:
     def _open_tunnel(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
         thing_name, services = _destination(params.get("destinationConfig", {}), self._limits.services)
         if 0 < self._limits.tunnels <= self._store.count_open_tunnels():
-            raise limit_exceeded(
-                f"This service has at most {self._limits.tunnels} open tunnels, and has them; close one first."
-            )
+            raise limit_exceeded(f"The limit of {self._limits.tunnels} open tunnels is reached; close a tunnel first.")
         new = NewTunnel(
             description=params.get("description"),
             thing_name=thing_name,
@@ -125,7 +123,7 @@ class TunnelOperations:
     def _close_tunnel(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         delete = params.get("delete", False)
-        # One change of the store, so that it is done or not done.
+        # One change of the store, so that it is made or not made.
         if delete:
             self._store.delete_tunnel(tunnel.tunnel_id)
         elif tunnel.is_open:
@@ -167,7 +165,7 @@ class TunnelOperations:
     def _rotate_tunnel_access_token(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         if not tunnel.is_open:
-            raise not_found(f"Tunnel {tunnel.tunnel_id} is closed, so its access tokens cannot be rotated.")
+            raise not_found(f"Tunnel {tunnel.tunnel_id} is closed: its access tokens cannot be rotated.")
         wanted = params["clientMode"]
         modes = [mode for mode in Mode if wanted in (mode.value.upper(), "ALL")]
         destination = _changed_destination(tunnel, modes, params.get("destinationConfig"), self._limits.services)
@@ -176,7 +174,7 @@ class TunnelOperations:
         for mode in modes:
             self._revoke(tunnel.tunnel_id, mode)
         if Mode.DESTINATION in tokens:
-            # As it is now: the rotation may have changed whom to tell.
+            # The current tunnel: the rotation may have changed its thing.
             self._deliver(self._find(tunnel.tunnel_id), tokens[Mode.DESTINATION])
         _log.info(
             "tunnel %s: access token rotated for %s", tunnel.tunnel_id, wanted, extra={"tunnel": tunnel.tunnel_id}
@@ -239,19 +237,20 @@ def _destination(config: dict[str, Any], max_services: int) -> tuple[str | None,
 def _changed_destination(
     tunnel: Tunnel, modes: list[Mode], config: dict[str, Any] | None, max_services: int
 ) -> tuple[str | None, tuple[str, ...]] | None:
-    """The thing and services after a rotation, or None if it names none.
+    """The thing and services after a rotation, or None if it does not change them.
 
-    A rotation may tell whom to deliver the new token to. It may not change services that a connected end already knows.
+    A rotation may change the thing that the new token is delivered to. It may not change services, which a connected
+    end already knows.
     """
     if config is None:
         return None
     if Mode.DESTINATION not in modes:
-        raise validation_failed("destinationConfig is for a clientMode of DESTINATION or ALL.")
+        raise validation_failed("destinationConfig requires a clientMode of DESTINATION or ALL.")
     thing_name, services = _destination(config, max_services)
     if tunnel.services and set(services) != set(tunnel.services):
         raise validation_failed(
-            f"The services of tunnel {tunnel.tunnel_id} are {', '.join(tunnel.services)} and cannot change; "
-            "open another tunnel for others."
+            f"The services of tunnel {tunnel.tunnel_id} are {', '.join(tunnel.services)} and cannot be changed; "
+            "open another tunnel for other services."
         )
     return thing_name or tunnel.thing_name, tunnel.services or services
 
@@ -300,4 +299,4 @@ def _read_page(token: str | None) -> int | None:
 
 
 def _bad_page() -> ApiError:
-    return validation_failed("The nextToken is not one that ListTunnels returned.")
+    return validation_failed("The nextToken was not returned by ListTunnels.")

@@ -154,7 +154,7 @@ def test_rotation_may_name_the_thing_but_not_other_services(service: Service) ->
     assert described["destinationConfig"] == {"thingName": "pump", "services": ["SSH1"]}
     refusal = service.refusal("RotateTunnelAccessToken", **rotate, destinationConfig={"services": ["VNC"]})
     assert refusal.kind == "ValidationException"
-    assert "cannot change" in refusal.message
+    assert "cannot be changed" in refusal.message
 
 
 def test_rotation_of_the_source_takes_no_destination(service: Service) -> None:
