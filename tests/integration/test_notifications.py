@@ -387,7 +387,7 @@ def test_no_token_is_in_the_log_of_the_service(beside: TunnelingService, broker:
         (["--mqtt-broker", "mqtts://a:HIDDEN@b"], "--mqtt-password-file"),
         (["--mqtt-broker", "xmqtts://a:HIDDEN@b"], "is not like mqtts://"),
         (["--mqtt-broker", "mqtt://b", "--mqtt-ca", "x"], "--mqtt-ca has no effect with mqtt://"),
-        (["--mqtt-broker", "mqtts://b", "--mqtt-ca", "/nowhere"], "--mqtt-ca: there is no certificate"),
+        (["--mqtt-broker", "mqtts://b", "--mqtt-ca", "/nowhere"], "--mqtt-ca: cannot read a certificate"),
         (["--mqtt-broker", "mqtts://a@b", "--mqtt-password-file", "/nowhere"], "cannot read /nowhere"),
         (["--mqtt-port", "1", "--host", "192.0.2.1"], "192.0.2.1"),
     ],

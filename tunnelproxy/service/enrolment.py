@@ -57,7 +57,7 @@ class Description:
         """
         if self.thing_type is not None and not _THING.match(self.thing_type):
             raise ServiceError(
-                f"--type: '{self.thing_type}' is not a valid name of a thing type: use letters, digits, ':', '_' and "
+                f"--type: '{self.thing_type}' is not the name of a thing type: use letters, digits, ':', '_' and "
                 "'-', 128 at most"
             )
         for name, value in (self.attributes or {}).items():
