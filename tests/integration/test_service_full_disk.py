@@ -170,9 +170,9 @@ def test_on_a_full_disk_what_is_there_can_be_read_and_why_it_cannot_be_changed_i
         path = disk.path / "service.db"
         running = Store(path)
         disk.fill()
-        beside = Store(path)
-        assert beside.keys() == running.keys()
-        beside.close()
+        second = Store(path)
+        assert second.keys() == running.keys()
+        second.close()
         with pytest.raises(ServiceError) as refused:
             Store(disk.path / "new.db")
         assert str(refused.value).count("free space on its disk") == 1

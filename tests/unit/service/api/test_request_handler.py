@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
 from peers.event_loop import in_event_loop
 from tunnelproxy.service.api.request_handler import RequestHandler
@@ -24,11 +25,11 @@ class Server:
     def __init__(self, port: int, events: list[Event], failures: UnexpectedErrors) -> None:
         self.events = events
         self.failures = failures
-        self._port = port
+        self.port = port
 
     async def answer(self, request: bytes) -> tuple[int, dict[str, Any]]:
         """The status and the content of the answer; the connection must be closed after it."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
         head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
         writer.close()
@@ -95,3 +96,46 @@ async def test_a_well_formed_request_is_answered() -> None:
     async with serving(ok) as server:
         assert await server.answer(HEAD + b"Connection: close\r\n\r\n") == (200, {})
         assert server.events == []
+
+
+@in_event_loop
+async def test_what_aiohttps_parser_raises_is_an_error_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As aiohttp 3.9 does for "GET //[".
+    def fail(_handler: object, _data: bytes) -> None:
+        raise ValueError("not a URL")
+
+    monkeypatch.setattr(web.RequestHandler, "data_received", fail)
+    async with serving(ok) as server:
+        status, content = await server.answer(HEAD + b"\r\n")
+        assert (status, content["__type"]) == (400, "InvalidRequestException")
+        assert server.events == [CutOff("127.0.0.1", "http")]
+        assert server.failures.total == 0
+
+
+@in_event_loop
+async def test_malformed_data_after_a_request_is_an_error_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As aiohttp up to 3.13 does for what follows a CONNECT.
+    async def fail(*_: object) -> None:
+        raise BadHttpMessage("malformed")
+
+    monkeypatch.setattr(web.RequestHandler, "finish_response", fail)
+    async with serving(ok) as server:
+        status, content = await server.answer(HEAD + b"\r\n")
+        assert (status, content["__type"]) == (400, "InvalidRequestException")
+        assert server.events == [CutOff("127.0.0.1", "http")]
+
+
+@in_event_loop
+async def test_an_answer_that_breaks_off_half_way_is_not_followed_by_another() -> None:
+    async def breaks_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"half")
+        raise RuntimeError("a fault of ours")
+
+    async with serving(breaks_off) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HEAD + b"\r\n")
+        received = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert received.endswith(b"\r\n\r\nhalf")

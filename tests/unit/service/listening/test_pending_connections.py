@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who waits for a place, and who is next, with real sockets."""
+"""Which connections wait, and which is next, with real sockets."""
 
 from __future__ import annotations
 
