@@ -82,7 +82,7 @@ def test_a_full_disk_changes_nothing_by_half(before: Tunnel, full: None, store: 
     assert store.list_tunnels(thing_name=None, before=None, limit=1000) == tunnels
 
 
-def test_who_is_connected_is_known_though_it_cannot_be_written(
+def test_connected_ends_are_known_even_if_they_cannot_be_written(
     before: Tunnel, full: None, store: Store, disk: SmallDisk
 ) -> None:
     store.set_connected(before.tunnel_id, Mode.SOURCE, True, NOW + 1)

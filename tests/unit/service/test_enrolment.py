@@ -137,7 +137,7 @@ def test_the_registry_knows_a_thing_from_its_enrolment_to_its_removal(state: Sta
         (Description(attributes={"site": "x" * 801}), "or is too long"),
     ],
 )
-def test_what_the_registry_of_aws_would_refuse_is_refused(
+def test_descriptions_that_awss_registry_rejects_are_rejected(
     state: StateDirectory, tmp_path: Path, description: Description, said: str
 ) -> None:
     BrokerAddress("example.com", 3, embedded=True).write(state.broker_address)

@@ -110,7 +110,7 @@ def test_requests_are_read() -> None:
         ("/things/a/b", {}, "regular expression pattern"),
     ],
 )
-def test_what_the_model_forbids_is_refused(path: str, query: dict[str, str], said: str) -> None:
+def test_input_that_violates_the_model_is_rejected(path: str, query: dict[str, str], said: str) -> None:
     with pytest.raises(ApiError, match=said) as caught:
         read_request("GET", path, query)
     assert (caught.value.kind, caught.value.status) == ("InvalidRequestException", 400)

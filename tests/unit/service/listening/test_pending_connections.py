@@ -64,7 +64,7 @@ async def test_the_addresses_of_those_who_have_spoken_take_turns(clients: Client
 
 
 @in_event_loop
-async def test_who_says_nothing_is_cut_off_in_time_and_keeps_nobody_waiting(clients: Clients) -> None:
+async def test_idle_clients_are_cut_off_in_time_and_block_nobody(clients: Clients) -> None:
     pending = PendingConnections(0.2, clients.events.append, limit=100)
     silent = clients.come(pending, "a", b"")
     clients.come(pending, "b")

@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_is_named(tmp_path: Path) -> None:
         audit_log(tmp_path / "none" / "audit.log")
 
 
-def test_what_is_no_utf_8_is_written_as_escapes(tmp_path: Path) -> None:
+def test_invalid_utf_8_is_written_as_escapes(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     audit_log(path).write(dataclasses.replace(CALL, access_key_id="AK\udcff"))
     assert lines(path)[0]["access_key_id"] == "AK\udcff"

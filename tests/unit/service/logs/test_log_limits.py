@@ -81,7 +81,7 @@ def test_kinds_are_counted_apart() -> None:
     }
 
 
-def test_who_has_a_key_is_always_on_record() -> None:
+def test_holders_of_a_key_are_always_recorded() -> None:
     record = Record()
     record.flood(unsigned("192.0.2.1"), 1000)
     record.flood(signed(), 500)

@@ -41,7 +41,7 @@ def test_a_new_host_gets_a_new_server_certificate_from_the_same_authority(certif
     assert handshake(client, server_context(certificates), "tunnels.example.org")
 
 
-def test_nothing_is_made_anew_without_a_reason(certificates: Certificates) -> None:
+def test_a_valid_certificate_is_not_renewed(certificates: Certificates) -> None:
     before = certificates.server_chain.read_bytes()
     certificates.ensure("127.0.0.1")
     assert certificates.server_chain.read_bytes() == before
@@ -59,7 +59,7 @@ def test_a_damaged_certificate_is_reported_with_its_place(certificates: Certific
         certificates.ensure("127.0.0.1")
 
 
-def test_so_is_one_that_someone_else_has_issued(certificates: Certificates) -> None:
+def test_a_certificate_of_another_authority_is_reported(certificates: Certificates) -> None:
     make_certificate(certificates.server_chain, "mine", days=365)
     with pytest.raises(ServiceError, match="damaged"):
         certificates.ensure("127.0.0.1")

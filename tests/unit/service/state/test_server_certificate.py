@@ -70,7 +70,7 @@ def served(server: ssl.SSLContext) -> bytes:
     return found
 
 
-def test_the_services_own_is_made_anew_before_it_expires(made: Certificates, clock: Clock) -> None:
+def test_the_services_own_certificate_is_renewed_before_it_expires(made: Certificates, clock: Clock) -> None:
     service = Service(made, clock)
     before, authority = service.served, made.authority.read_bytes()
     clock.time += 300 * DAY
@@ -139,7 +139,7 @@ def test_it_warns_two_weeks_before_once_a_day(tmp_path: Path, clock: Clock, capl
 
 
 @pytest.mark.parametrize("which", ["authority", "server"])
-def test_what_has_expired_is_said_while_the_service_runs(
+def test_an_expired_certificate_is_reported_while_the_service_runs(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, which: str
 ) -> None:
     made = Certificates(tmp_path / "keys", tmp_path / "ca", clock)
