@@ -28,7 +28,7 @@ def client_environment(state: StateDirectory, key_name: str = DEFAULT_KEY) -> di
         raise ServiceError(f"there is no tunneling service in {state.path}; {start_it}")
     endpoints = state.read_endpoints()
     if endpoints is None:
-        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; {start_it}")
+        raise ServiceError(f"the tunneling service in {state.path} has never been started; {start_it}")
     store = Store(state.database)
     try:
         key, region = store.named_key(key_name), store.identity().region

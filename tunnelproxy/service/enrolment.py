@@ -96,7 +96,7 @@ def add_thing(
         ServiceError: the service has no broker, the thing is enrolled already, or the files cannot be written.
     """
     if not _THING.match(thing):
-        raise ServiceError(f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most")
+        raise ServiceError(f"'{thing}' is not the name of a thing: use letters, digits, ':', '_' and '-', 128 at most")
     description.check()
     given = None if authority is None else _read(authority, "--ca")
     with state.entered():
@@ -106,7 +106,9 @@ def add_thing(
         is_known = broker.embedded and passwords.has(thing)
     with DeviceFolder.opened(output) as folder:
         if not replace and (is_known or folder.has("agent.yml")):
-            raise ServiceError(f"{thing} is enrolled already; --replace gives it a new password, and the old one ends")
+            raise ServiceError(
+                f"{thing} is enrolled already; --replace gives it a new password and invalidates the old one"
+            )
         for name, content in ((_SERVICE_CA, authorities.service), (_BROKER_CA, authorities.of_broker)):
             # A file of an earlier enrolment may not be valid for this one.
             folder.remove(name) if content is None else folder.write(name, content)
@@ -163,7 +165,7 @@ def _broker(state: StateDirectory) -> BrokerAddress:
     broker = BrokerAddress.read(state.broker_address)
     if broker is None:
         raise ServiceError(
-            f"the tunneling service in {state.path} has no MQTT broker: run it with --mqtt-port, which brings one, or "
+            f"the tunneling service in {state.path} has no MQTT broker: run it with --mqtt-port, which starts one, or "
             "with --mqtt-broker"
         )
     return broker
@@ -172,7 +174,7 @@ def _broker(state: StateDirectory) -> BrokerAddress:
 def _endpoints(state: StateDirectory) -> Endpoints:
     endpoints = state.read_endpoints()
     if endpoints is None:
-        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
+        raise ServiceError(f"the tunneling service in {state.path} has never been started; start it first")
     if endpoints.host in _ANY_HOST:
         raise ServiceError(
             f"the service listens on {endpoints.host}, which is not an address that devices can connect to: run it "

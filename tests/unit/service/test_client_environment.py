@@ -25,7 +25,7 @@ def test_a_service_that_never_ran_is_named_with_the_remedy(state: StateDirectory
     with pytest.raises(ServiceError, match=r"there is no tunneling service in .*tunnelproxy service run --state-dir"):
         client_environment(state)
     Store(state.database).close()
-    with pytest.raises(ServiceError, match="has never listened anywhere; start it with"):
+    with pytest.raises(ServiceError, match="has never been started; start it with"):
         client_environment(state)
 
 

@@ -55,7 +55,7 @@ def bind_remembered(host: str, port: int, remembered: int, option: str) -> socke
         # Proxies and clients look for the service where it was.
         with contextlib.suppress(ServiceError):
             return bind(host, remembered, option)
-        _log.warning("port %d of the last run is in use now; choosing another one for %s", remembered, option)
+        _log.warning("port %d of the last run is in use; choosing another one for %s", remembered, option)
     return bind(host, port, option)
 
 

@@ -45,7 +45,7 @@ _MAX_SOCKET_PATH = 107
 # MqttListener. Mosquitto runs in that directory, because the path of a socket must not contain a space here. dlopen(3)
 # finds the plugin. use_username_as_clientid is an option of the listener above it, not of the broker.
 _CONFIGURATION = """\
-# Written by "tunnelproxy service run" at each start. docs/mosquitto.conf says why it is so.
+# Written by "tunnelproxy service run" at each start. docs/mosquitto.conf explains the settings.
 listener 0 {socket}
 use_username_as_clientid true
 allow_anonymous false

@@ -64,7 +64,7 @@ def test_another_port_is_chosen_when_that_of_the_last_run_is_in_use(caplog: pyte
         port = port_of(taken)
         with contextlib.closing(bind_remembered("127.0.0.1", 0, port, "--api-port")) as bound:
             assert port_of(bound) != port
-    assert f"port {port} of the last run is in use now; choosing another one for --api-port" in caplog.text
+    assert f"port {port} of the last run is in use; choosing another one for --api-port" in caplog.text
 
 
 def test_a_given_port_takes_precedence_over_that_of_the_last_run() -> None:
