@@ -44,7 +44,7 @@ class CommandLines:
         self._done = threading.Event()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def spawn(self) -> Iterator[None]:
         thread = threading.Thread(target=self._watch)
         thread.start()
         try:
@@ -96,7 +96,7 @@ def test_no_secret_is_shown(fleet: Fleet, tmp_path: Path, debug: str) -> None:
     environment = fleet.service.environment
     secrets = secrets_of(fleet)
     lines = CommandLines()
-    with lines.watched():
+    with lines.spawn():
         done = fleet.controller.playbook(
             playbook,
             "-vvvvv",

@@ -168,7 +168,7 @@ def test_a_killed_broker_is_started_again_and_what_came_meanwhile_is_delivered(
 
 
 # Prints a line when all its connections are there; half of them send the first bytes of a handshake.
-_STRANGER = """
+_IDLE_CLIENT = """
 import resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (3000, 3000))
 held = []
@@ -181,20 +181,18 @@ time.sleep(600)
 """
 
 
-def test_a_stranger_who_holds_2000_idle_connections_keeps_no_thing_out(
-    service: TunnelingService, tmp_path: Path
-) -> None:
+def test_two_thousand_idle_connections_keep_no_thing_out(service: TunnelingService, tmp_path: Path) -> None:
     service.add_thing("pump", tmp_path / "pump")
     port = service.mqtt.rpartition(":")[2]
     pump = ThingClient("pump", tmp_path / "pump", int(port))
     wait_for(pump.is_let_in, "the broker knows the thing")
-    with Process([sys.executable, "-c", _STRANGER, port], tmp_path / "stranger.log") as stranger:
-        stranger.wait_for_output("holding 2000")
+    with Process([sys.executable, "-c", _IDLE_CLIENT, port], tmp_path / "idle_client.log") as idle_client:
+        idle_client.wait_for_output("holding 2000")
         began = time.monotonic()
         assert pump.is_let_in()
         took = time.monotonic() - began
-        assert stranger.popen.poll() is None
-    print(f"let in after {took:.1f} s beside 2000 idle connections")
+        assert idle_client.popen.poll() is None
+    print(f"accepted after {took:.1f} s, with 2000 idle connections")
     assert took < 8
 
 
@@ -218,7 +216,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield small
 
 
-def figure(port: int, name: str) -> float:
+def read_metric(port: int, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
@@ -234,17 +232,17 @@ def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(d
         service.add_thing("pump", tmp_path / "pump")
         pump = ThingClient("pump", tmp_path / "pump", int(service.mqtt.rpartition(":")[2]))
         wait_for(pump.is_let_in, "the broker knows the thing")
-        assert figure(metrics, "tunnelproxy_mqtt_broker_connected") == 1
+        assert read_metric(metrics, "tunnelproxy_mqtt_broker_connected") == 1
         disk.fill()
         broker_process(service).kill()
         said = wait_for(
             lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()), "it says why"
         )
         assert_documented("Service: broker cannot be started", said[0])
-        assert figure(metrics, "tunnelproxy_mqtt_broker_connected") == 0
+        assert read_metric(metrics, "tunnelproxy_mqtt_broker_connected") == 0
         disk.empty()
         began = time.monotonic()
-        wait_for(lambda: figure(metrics, "tunnelproxy_mqtt_broker_connected") == 1, "the broker is back")
+        wait_for(lambda: read_metric(metrics, "tunnelproxy_mqtt_broker_connected") == 1, "the broker is back")
         print(f"back {time.monotonic() - began:.1f} s after there was space")
         assert pump.is_let_in()
         assert service.log_text().count("mosquitto cannot be started") == 1
@@ -326,7 +324,7 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 @pytest.fixture
-def beside(broker: Mosquitto, tmp_path: Path) -> Iterator[TunnelingService]:
+def with_external_broker(broker: Mosquitto, tmp_path: Path) -> Iterator[TunnelingService]:
     """A service that uses a broker which it does not run."""
     password = tmp_path / "service-password"
     password.write_text(broker.passwords[SERVICE_USER])
@@ -337,43 +335,46 @@ def beside(broker: Mosquitto, tmp_path: Path) -> Iterator[TunnelingService]:
 
 
 def test_a_broker_that_runs_elsewhere_serves_as_well(
-    beside: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
+    with_external_broker: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
 ) -> None:
-    line = beside.add_thing("pump", tmp_path / "pump", "--services", f"HTTP1={http.port}")
+    line = with_external_broker.add_thing("pump", tmp_path / "pump", "--services", f"HTTP1={http.port}")
     broker.add_line(line)
     with AgentProcess(tmp_path / "pump"):
-        assert fetch(beside, tunnel_for(beside, "pump"), tmp_path) == PAGE
+        assert fetch(with_external_broker, tunnel_for(with_external_broker, "pump"), tmp_path) == PAGE
 
 
 def test_opening_does_not_wait_for_a_dead_broker_and_its_thing_is_told_later(
-    beside: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
+    with_external_broker: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
 ) -> None:
-    folder = write_agent_configuration("pump", tmp_path, broker, beside, {"HTTP1": http.port})
+    folder = write_agent_configuration("pump", tmp_path, broker, with_external_broker, {"HTTP1": http.port})
     with AgentProcess(folder):
         # Stopped, not killed: it accepts connections, and says nothing.
         assert broker.process is not None
         broker.process.popen.send_signal(signal.SIGSTOP)
-        client = beside.boto3_client()
+        client = with_external_broker.boto3_client()
         client.list_tunnels()
         began = time.monotonic()
-        tunnels = [tunnel_for(beside, "pump") for _ in range(3)]
+        tunnels = [tunnel_for(with_external_broker, "pump") for _ in range(3)]
         took = time.monotonic() - began
         broker.process.popen.send_signal(signal.SIGCONT)
         print(f"three tunnels opened in {took:.2f} s")
         assert took < 5
         for tunnel in tunnels:
-            wait_connected(beside, tunnel, 40)
+            wait_connected(with_external_broker, tunnel, 40)
         broker.kill()
-        late = tunnel_for(beside, "pump")
+        late = tunnel_for(with_external_broker, "pump")
         broker.start()
-        wait_connected(beside, late, 40)
+        wait_connected(with_external_broker, late, 40)
 
 
-def test_no_token_is_in_the_log_of_the_service(beside: TunnelingService, broker: Mosquitto) -> None:
-    tunnel = tunnel_for(beside, "pump")
-    wait_for(lambda: "the MQTT broker has the notification for pump" in beside.log_text(), "the broker is told")
-    assert tunnel.destination_token not in beside.log_text()
-    assert broker.passwords[SERVICE_USER] not in beside.log_text()
+def test_no_token_is_in_the_log_of_the_service(with_external_broker: TunnelingService, broker: Mosquitto) -> None:
+    tunnel = tunnel_for(with_external_broker, "pump")
+    wait_for(
+        lambda: "the MQTT broker has accepted the notification for pump" in with_external_broker.log_text(),
+        "the broker has the notification",
+    )
+    assert tunnel.destination_token not in with_external_broker.log_text()
+    assert broker.passwords[SERVICE_USER] not in with_external_broker.log_text()
 
 
 @pytest.mark.parametrize(
@@ -384,8 +385,8 @@ def test_no_token_is_in_the_log_of_the_service(beside: TunnelingService, broker:
         (["--mqtt-broker", "https://a"], "'https://a' is not like mqtts://USER@HOST:8883"),
         (["--mqtt-broker", "mqtts://a:HIDDEN@b"], "--mqtt-password-file"),
         (["--mqtt-broker", "xmqtts://a:HIDDEN@b"], "is not like mqtts://"),
-        (["--mqtt-broker", "mqtt://b", "--mqtt-ca", "x"], "--mqtt-ca has no use with mqtt://"),
-        (["--mqtt-broker", "mqtts://b", "--mqtt-ca", "/nowhere"], "--mqtt-ca: there is no certificate"),
+        (["--mqtt-broker", "mqtt://b", "--mqtt-ca", "x"], "--mqtt-ca has no effect with mqtt://"),
+        (["--mqtt-broker", "mqtts://b", "--mqtt-ca", "/nowhere"], "--mqtt-ca: cannot read a certificate"),
         (["--mqtt-broker", "mqtts://a@b", "--mqtt-password-file", "/nowhere"], "cannot read /nowhere"),
         (["--mqtt-port", "1", "--host", "192.0.2.1"], "192.0.2.1"),
     ],

@@ -23,7 +23,7 @@ from tunnelproxy.service.state.store import Store
 
 @pytest.fixture(scope="module", autouse=True)
 def overheard(service: TunnelingService) -> dict[str, str]:
-    """The headers of a request that the service has answered, for whoever saw it pass: its time runs from here on."""
+    """The headers of a request that the service has answered, for an eavesdropper. Their grace period starts here."""
     headers = signed(service, "OpenTunnel")
     assert post(service.api, headers, context=trusting(service))[0] == 200
     return headers

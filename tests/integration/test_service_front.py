@@ -53,15 +53,15 @@ def test_a_token_of_one_service_is_refused_by_the_other_with_the_likely_reason(f
 
 
 def test_who_asks_for_no_service_of_the_front_gets_to_none(front: Front) -> None:
-    strangers = ssl.create_default_context()
-    strangers.check_hostname = False
-    strangers.verify_mode = ssl.CERT_NONE
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
     for name in ("three.tunnels.example.com", None):
         with (
             socket.create_connection(("127.0.0.1", front.data_port), timeout=10) as sock,
             pytest.raises((ssl.SSLEOFError, ConnectionError)),
         ):
-            strangers.wrap_socket(sock, server_hostname=name)
+            unverified.wrap_socket(sock, server_hostname=name)
     with socket.create_connection(("127.0.0.1", front.data_port), timeout=10) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert sock.recv(1) == b""

@@ -91,7 +91,7 @@ def test_a_renewed_certificate_is_served_after_a_hangup_and_a_damaged_one_is_not
         whole = own.server_chain.read_bytes()
         own.server_chain.write_bytes(whole[:200])
         os.kill(service.pid, signal.SIGHUP)
-        wait_for(lambda: "going on with the certificate from before" in service.log_text(), "a complaint")
+        wait_for(lambda: "still using the previous certificate" in service.log_text(), "a complaint")
         own.server_chain.write_bytes(whole)
         for address in addresses(service):
             assert served_certificate(address) == first_certificate(own.server_chain)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a running service has on record: its audit log and its figures."""
+"""What a running service records: its audit log and its metrics."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def audited(service: TunnelingService, tunnel: str, event: str) -> list[dict[str
     return [line for line in lines if line["event"] == event and line["tunnel"] == tunnel]
 
 
-def figures(port: int) -> dict[str, float]:
+def read_metrics(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -117,7 +117,7 @@ def test_after_a_hangup_both_logs_go_on_in_new_files(service: TunnelingService, 
 
 
 def test_figures_tell_what_goes_on(service: TunnelingService, metrics_port: int, opened: dict[str, str]) -> None:
-    before = figures(metrics_port)
+    before = read_metrics(metrics_port)
     start = frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))
     with (
         service.connect("source", opened["sourceAccessToken"]) as source,
@@ -128,7 +128,7 @@ def test_figures_tell_what_goes_on(service: TunnelingService, metrics_port: int,
         destination.recv(timeout=10)
         with pytest.raises(InvalidStatus), service.connect("source", "unknown"):
             pass
-        during = figures(metrics_port)
+        during = read_metrics(metrics_port)
     assert during['tunnelproxy_ends_connected{mode="source",version="V3"}'] == 1
     assert during['tunnelproxy_ends_connected{mode="destination",version="V2"}'] == 1
     assert during["tunnelproxy_tunnels_open"] == before["tunnelproxy_tunnels_open"] >= 1
@@ -137,7 +137,10 @@ def test_figures_tell_what_goes_on(service: TunnelingService, metrics_port: int,
     refused = 'tunnelproxy_refusals_total{cause="token-unknown"}'
     assert during[refused] - before.get(refused, 0) == 1
     assert during['tunnelproxy_control_call_seconds_count{operation="OpenTunnel",outcome="ok"}'] >= 1
-    wait_for(lambda: figures(metrics_port)["tunnelproxy_event_loop_lag_seconds_count"] >= 1, "a look at the event loop")
+    wait_for(
+        lambda: read_metrics(metrics_port)["tunnelproxy_event_loop_lag_seconds_count"] >= 1,
+        "a measurement of the event loop",
+    )
 
 
 def test_figures_name_no_key_tunnel_or_thing(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..hub import client
+from ..log_file import LogFile
 from . import libraries, logs
-from .log_file import LogFile
 from .process import run_until_signal
 from .readiness import SOCKET_VARIABLE, notify
 
@@ -23,6 +23,7 @@ __all__ = ["add_parser"]
 log = logging.getLogger(__name__)
 
 _LOG_NAME = "hub.log"
+_LOG_BYTES = 1024 * 1024
 _IDLE_SECONDS = 60.0
 
 
@@ -80,7 +81,7 @@ def _announce() -> None:
 def _be_background(options: argparse.Namespace) -> int:
     """Fork twice, into a new session; close standard output when ready, which is what the starter waits for."""
     folder = client.directory()
-    log_file = LogFile(Path(folder) / _LOG_NAME)
+    log_file = LogFile(Path(folder) / _LOG_NAME, size=_LOG_BYTES, kept=1, follow_path=True)
     if os.fork():
         return 0
     os.setsid()

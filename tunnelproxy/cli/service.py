@@ -100,14 +100,14 @@ def _path(arguments: argparse.Namespace) -> Path:
 
 def _run(arguments: argparse.Namespace) -> None:
     # Slow to import, and an extra.
-    from ..service.server import Settings, serve
+    from ..service.server import ServiceSettings, serve
     from ..service.state.directory import default_path
     from .process import run_until_signal
 
     log_file = service_options.log_file(arguments)
     configure(arguments.verbose, arguments.log_format, log_file)
     state_dir = arguments.state_dir or default_path()
-    settings = Settings(
+    settings = ServiceSettings(
         state_dir,
         arguments.host,
         arguments.api_port,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..service.api.authorization import AccessKey
+    from ..service.model import AccessKey
     from ..service.state.directory import StateDirectory
     from ..service.state.store import Store
 
@@ -79,8 +79,7 @@ def _open(state: StateDirectory) -> Iterator[Store]:
 
 
 def _add(arguments: argparse.Namespace, store: Store) -> None:
-    from ..service.api.authorization import AccessKey, check_key_name
-    from ..service.model import new_key_pair
+    from ..service.model import AccessKey, check_key_name, new_key_pair
 
     check_key_name(arguments.name)
     key = AccessKey(arguments.name, new_key_pair(), arguments.read_only, tuple(arguments.things))

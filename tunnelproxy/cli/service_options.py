@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..log_file import LogFile
 from ..names import REGION
 from .parser import seconds
 
 if TYPE_CHECKING:
     from ..service.limits import Limits
-    from ..service.log_file import LogFile
     from ..service.state.certificates import ProvidedCertificate
 
 __all__ = ["add_options", "log_file", "settings"]
@@ -105,7 +106,7 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The values of the options, as members of ``service.server.Settings``."""
+    """What the options say, as members of ``service.server.ServiceSettings``."""
     return {
         "public_name": arguments.public_name,
         "region": arguments.region,
@@ -121,11 +122,21 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def log_file(arguments: argparse.Namespace) -> LogFile | None:
     """The log file that the options name; None for standard error."""
-    from ..service.log_file import LogFile
+    from ..service.errors import ServiceError
 
-    if arguments.log_file is None:
+    path = arguments.log_file
+    if path is None:
         return None
-    return LogFile(arguments.log_file, size=arguments.log_size, kept=arguments.log_files)
+    handler = LogFile(path, size=arguments.log_size, kept=arguments.log_files, report=_report)
+    try:
+        handler.open()
+    except OSError as error:
+        raise ServiceError(f"cannot write the log {path}: {error.strerror}; give --log-file another file") from error
+    return handler
+
+
+def _report(_level: int, sentence: str) -> None:
+    print(f"tunnelproxy: {sentence}", file=sys.stderr, flush=True)
 
 
 def _certificate(arguments: argparse.Namespace) -> ProvidedCertificate | None:

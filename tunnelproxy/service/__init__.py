@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tunneling service: a control API and a data plane that speak the protocols of AWS IoT Secure Tunneling.
 
-Who knows whom, from the outside in: ``server`` assembles one process; ``control_api`` (HTTPS) checks signatures
-(``sigv4``) and input (``validation``) and calls ``operations``; ``data_plane`` (WSS) lets ends in (``handshake``,
-``admission``), checks what they send (``frame_rules``) and hands it to their ``relay``. Both work on one ``store``.
+``server`` assembles a process. ``api`` (HTTPS) verifies signatures, authorizes requests and carries out the operations
+on tunnels and things. ``data_plane`` (WSS) admits clients and relays what they send to the other end of their tunnel.
+``mqtt`` delivers access tokens to things. All of them use ``state`` (database, directory, certificates),
+``listening`` (TLS ports) and ``logs``, which depend on none of them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment by which clients find and use a service."""
+"""The environment variables with which clients find and use a service."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def client_environment(state: StateDirectory, key_name: str = DEFAULT_KEY) -> di
 
     Args:
         state: the service's state directory.
-        key_name: the access key to use.
+        key_name: the name of the access key to use.
 
     Raises:
-        ServiceError: no service has run with it yet, or it has no such key.
+        ServiceError: no service has run with this directory yet, or it has no such key.
     """
     start_it = f"start it with: tunnelproxy service run --state-dir {shlex.quote(str(state.path))}"
     if not state.database.exists():
         raise ServiceError(f"there is no tunneling service in {state.path}; {start_it}")
     endpoints = state.read_endpoints()
     if endpoints is None:
-        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; {start_it}")
+        raise ServiceError(f"the tunneling service in {state.path} has never been started; {start_it}")
     store = Store(state.database)
     try:
         key, region = store.named_key(key_name), store.identity().region
@@ -55,10 +55,10 @@ def client_environment(state: StateDirectory, key_name: str = DEFAULT_KEY) -> di
 
 
 def export_lines(environment: dict[str, str]) -> str:
-    """The variables as lines for a POSIX shell to evaluate."""
+    """The variables as lines that a POSIX shell can evaluate."""
     return "".join(f"export {name}={_quote(value)}\n" for name, value in environment.items())
 
 
 def _quote(value: str) -> str:
-    # Unlike shlex.quote, always in quotes, so that all lines look alike.
+    # Unlike shlex.quote, always quotes, so that all lines look alike.
     return "'" + value.replace("'", "'\"'\"'") + "'"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enrolling a device: its place in the registry, its credentials at the MQTT broker, and its agent's configuration."""
+"""Enrols devices: their entry in the registry, credentials for the MQTT broker, and the agent's configuration."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _ANY_HOST = ("0.0.0.0", "::")  # noqa: S104  to refuse them
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What came of enrolling a thing.
+    """The result of enrolling a thing.
 
     Attributes:
-        directory: what is to be brought to the device.
-        password_line: for the password file of a broker that the service does not run; else None.
+        directory: the directory to copy to the device.
+        password_line: the line for the password file of an external broker; None for an embedded one.
     """
 
     directory: Path
@@ -44,24 +44,27 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class Description:
-    """What the registry says of a thing beside its name; None for what it has said so far."""
+    """What the registry stores about a thing in addition to its name; None for no change."""
 
     thing_type: str | None = None
     attributes: Mapping[str, str] | None = None
 
     def check(self) -> None:
-        """Refuse what AWS IoT's registry would refuse.
+        """Check that AWS IoT's registry would accept the description.
 
         Raises:
-            ServiceError: it would.
+            ServiceError: it would not.
         """
         if self.thing_type is not None and not THING_NAME.match(self.thing_type):
-            raise ServiceError(f"--type: '{self.thing_type}' is not the name of a thing type: see those of things")
+            raise ServiceError(
+                f"--type: '{self.thing_type}' is not the name of a thing type: use letters, digits, ':', '_' and "
+                "'-', 128 at most"
+            )
         for name, value in (self.attributes or {}).items():
             if not _ATTRIBUTE_NAME.fullmatch(name) or not _ATTRIBUTE_VALUE.fullmatch(value):
                 raise ServiceError(
-                    f"--attribute: '{name}={value}' has characters that AWS IoT does not allow, or too many of them: "
-                    "letters, digits and _.,@/:#- are possible; 128 for the name, 800 for the value"
+                    f"--attribute: '{name}={value}' has characters that AWS IoT does not allow, or is too long: use "
+                    "letters, digits and _.,@/:#-, at most 128 for the name and 800 for the value"
                 )
 
 
@@ -78,21 +81,22 @@ def add_thing(
     replace: bool = False,
     description: Description = NO_DESCRIPTION,
 ) -> Enrolment:
-    """Enrol a device, and write what its agent needs.
+    """Enrol a device, and write the files that its agent needs.
 
     Args:
-        services: where each service leads on the device.
+        state: the service's state directory.
+        thing: the thing's name.
+        services: the address of each service on the device.
         output: the directory to write to.
-        authority: who signed the service's certificate, where that is the operator's own; None for one that the
-            device's system trusts.
-        replace: whether to give a thing that is enrolled a new password, and to overwrite the files.
-        description: what the registry is to say of it.
+        authority: the certificate authority of a certificate of the operator's; None if the device's system trusts it.
+        replace: whether to give a thing that is enrolled already a new password, and to overwrite the files.
+        description: what the registry stores about it.
 
     Raises:
         ServiceError: the service has no broker, the thing is enrolled already, or the files cannot be written.
     """
     if not THING_NAME.match(thing):
-        raise ServiceError(f"'{thing}' is not the name of a thing: letters, digits, ':', '_' and '-', 128 at most")
+        raise ServiceError(f"'{thing}' is not the name of a thing: use letters, digits, ':', '_' and '-', 128 at most")
     description.check()
     given = None if authority is None else _read(authority, "--ca")
     with state.entered():
@@ -102,9 +106,11 @@ def add_thing(
         is_known = broker.embedded and passwords.has(thing)
     with DeviceFolder.opened(output) as folder:
         if not replace and (is_known or folder.has("agent.yml")):
-            raise ServiceError(f"{thing} is enrolled already; --replace gives it a new password, and the old one ends")
+            raise ServiceError(
+                f"{thing} is enrolled already; --replace gives it a new password and invalidates the old one"
+            )
         for name, content in ((_SERVICE_CA, authorities.service), (_BROKER_CA, authorities.of_broker)):
-            # One that an earlier enrolment brought may not be for this one.
+            # A file of an earlier enrolment may not be valid for this one.
             folder.remove(name) if content is None else folder.write(name, content)
         with state.entered():
             password = passwords.set(thing) if broker.embedded else new_password()
@@ -115,10 +121,10 @@ def add_thing(
 
 
 def describe_thing(state: StateDirectory, thing: str, description: Description) -> None:
-    """Change what the registry says of a thing that is enrolled.
+    """Change what the registry stores about an enrolled thing.
 
     Raises:
-        ServiceError: it is not, or the description would not do.
+        ServiceError: the thing is not enrolled, or the description is not valid.
     """
     description.check()
 
@@ -132,15 +138,15 @@ def describe_thing(state: StateDirectory, thing: str, description: Description) 
 
 
 def remove_thing(state: StateDirectory, thing: str) -> None:
-    """Forget a thing, and its password: it cannot connect to the broker again.
+    """Remove a thing and its password: it can no longer connect to the broker.
 
     Raises:
-        ServiceError: there is no such thing, or the service does not run its broker and so cannot put it out.
+        ServiceError: there is no such thing, or the broker is external, so that the service cannot remove its user.
     """
     with state.entered():
         known = bool(THING_NAME.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
         if not _broker(state).embedded:
-            raise ServiceError("the service does not run its MQTT broker: remove the thing's user there")
+            raise ServiceError("the service uses an external MQTT broker: remove the thing's user there")
         if THING_NAME.match(thing):
             known = PasswordFile(state.broker_files / "passwords").remove(thing) or known
     if not known:
@@ -159,7 +165,7 @@ def _broker(state: StateDirectory) -> BrokerAddress:
     broker = BrokerAddress.read(state.broker_address)
     if broker is None:
         raise ServiceError(
-            f"the tunneling service in {state.path} has no MQTT broker: run it with --mqtt-port, which brings one, or "
+            f"the tunneling service in {state.path} has no MQTT broker: run it with --mqtt-port, which starts one, or "
             "with --mqtt-broker"
         )
     return broker
@@ -168,18 +174,18 @@ def _broker(state: StateDirectory) -> BrokerAddress:
 def _endpoints(state: StateDirectory) -> Endpoints:
     endpoints = state.read_endpoints()
     if endpoints is None:
-        raise ServiceError(f"the tunneling service in {state.path} has never listened anywhere; start it first")
+        raise ServiceError(f"the tunneling service in {state.path} has never been started; start it first")
     if endpoints.host in _ANY_HOST:
         raise ServiceError(
-            f"the service listens on {endpoints.host}, which tells no device where to find it: run it with "
-            "--public-name, and a name or address that devices can reach"
+            f"the service listens on {endpoints.host}, which is not an address that devices can connect to: run it "
+            "with --public-name and a name or address that devices can reach"
         )
     return endpoints
 
 
 @dataclass(frozen=True)
 class _Authorities:
-    """For the device, in PEM; None for those that its system trusts. The broker may have that of the service."""
+    """The certificate authorities for the device, in PEM; None for those that its system trusts."""
 
     service: bytes | None
     broker: bytes | None
@@ -187,12 +193,12 @@ class _Authorities:
 
     @property
     def of_broker(self) -> bytes | None:
-        """What is to be written for the broker alone."""
+        """The file for the broker alone; None if the broker has the service's authority."""
         return None if self.is_one else self.broker
 
     @property
     def broker_file(self) -> str:
-        """The name of the broker's file."""
+        """The name of the file with the broker's authority."""
         return _SERVICE_CA if self.is_one else _BROKER_CA
 
 
@@ -200,14 +206,16 @@ def _authorities(
     state: StateDirectory, given: bytes | None, broker: BrokerAddress, endpoints: Endpoints
 ) -> _Authorities:
     if given is not None and not endpoints.own_certificate:
-        raise ServiceError("--ca: the service has its own authority, not --certificate; omit --ca")
+        raise ServiceError("--ca: the service has its own certificate authority, not --certificate; omit --ca")
     service = given if endpoints.own_certificate else _read(state.ca / "ca.pem", "--ca")
     if broker.embedded:
         return _Authorities(service, service, is_one=True)
     if not broker.ca:
         return _Authorities(service, None, is_one=False)
     if Path(broker.ca).is_dir():
-        raise ServiceError(f"--mqtt-ca {broker.ca} is a directory: run the service with a file, to give it to devices")
+        raise ServiceError(
+            f"--mqtt-ca {broker.ca} is a directory: run the service with a file, which can be given to devices"
+        )
     return _Authorities(service, _read(Path(broker.ca), "--mqtt-ca"), is_one=False)
 
 
@@ -221,10 +229,10 @@ def _read(source: Path, option: str) -> bytes:
 def _configuration(
     thing: str, broker: BrokerAddress, authorities: _Authorities, endpoints: Endpoints, services: Mapping[str, str]
 ) -> str:
-    # JSON's texts are YAML's too, so whatever is in them stays what it is.
+    # JSON strings are YAML strings too, whatever they contain.
     lines = [
-        "# The agent of one device; docs/agent.md says what else can stand here.",
-        "# Bring this directory to the device, and run there: tunnelproxy agent run --config agent.yml",
+        "# The configuration of a device's agent; docs/agent.md describes all settings.",
+        "# Copy this directory to the device, and run there: tunnelproxy agent run --config agent.yml",
         f"thing: {json.dumps(thing)}",
         "broker:",
         f"  host: {json.dumps(broker.host)}",
@@ -243,5 +251,5 @@ def _configuration(
 
 
 def _allowed(services: Mapping[str, str]) -> list[str]:
-    """Who names the services here means them: allow them, and nothing else."""
+    """Allow exactly the services that are given here."""
     return ["allow:", *(f"  - {json.dumps(address)}" for address in services.values())]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong in the service, said for the two who may read it: its operator, and a client of its control API."""
+"""The service's errors, for its operator and for clients of its control API."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ __all__ = ["ApiError", "ServiceError", "StoreError", "limit_exceeded", "not_foun
 
 
 class ServiceError(Exception):
-    """The service cannot do what its operator asked; the text says why and what to do next."""
+    """The service cannot do what its operator asked for; the text says why, and what to do."""
 
 
 class StoreError(ServiceError):
-    """The service's state could not be read or written, and is what it was before. The text has SQLite's words."""
+    """The service's state could not be read or written, and is unchanged. The text includes SQLite's message."""
 
 
 class ApiError(Exception):
-    """A control API request is refused.
+    """A request to the control API is rejected.
 
     Args:
         kind: the error's name on the wire, such as ``ResourceNotFoundException``.
-        message: a sentence for the caller.
+        message: a sentence for the client.
         status: the HTTP status.
     """
 
@@ -31,15 +31,15 @@ class ApiError(Exception):
 
 
 def validation_failed(message: str) -> ApiError:
-    """An input that the operation's model does not allow."""
+    """The input violates the operation's model."""
     return ApiError("ValidationException", message)
 
 
 def not_found(message: str) -> ApiError:
-    """A tunnel that does not exist. The model gives it no HTTP status, so it has that of JSON 1.1's client errors."""
+    """The tunnel does not exist. The model defines no HTTP status, so this is the one of JSON 1.1's client errors."""
     return ApiError("ResourceNotFoundException", message)
 
 
 def limit_exceeded(message: str) -> ApiError:
-    """A request for more than a tunnel may have."""
+    """The request exceeds a quota."""
     return ApiError("LimitExceededException", message)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens in the service, as data, for those who keep account of it: the audit log and the metrics.
+"""What happens in the service, as data for the audit log, the log and the metrics.
 
-None of these holds a secret. A key is named, a token never.
+No event contains a secret: access keys appear by name, tokens never.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["Connected", "ControlCall", "CutOff", "Disconnected", "Event", "Event
 
 @dataclass(frozen=True)
 class ControlCall:
-    """A request to the control API has been answered.
+    """A request to the control API was answered.
 
     Attributes:
-        key: the name of the access key that signed it; None where no known key did.
-        access_key_id: the key ID that the request names, whether or not it was signed with it.
-        operation: None where the request names none that exists.
+        key: the name of the access key that signed it; None if no known key did.
+        access_key_id: the key ID in the request, whether or not the signature is valid.
+        operation: None if the request names none that exists.
         outcome: ``ok``, or the name of the error.
     """
 
@@ -38,7 +38,7 @@ class ControlCall:
 
 @dataclass(frozen=True)
 class Connected:
-    """A client joined a tunnel. ``key`` is the access key whose request made its token."""
+    """A client connected to a tunnel. ``key`` is the access key whose request created its token."""
 
     channel: str
     address: str | None
@@ -51,12 +51,12 @@ class Connected:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """A client left a tunnel.
+    """A client disconnected from a tunnel.
 
     Attributes:
-        outcome: the WebSocket close code and reason, or that there was none.
-        bytes_received: payload of its WebSocket messages.
-        bytes_sent: payload of the messages sent to it.
+        outcome: the WebSocket close code and reason, or a note that there was none.
+        bytes_received: payload of the WebSocket messages received from it.
+        bytes_sent: payload of the WebSocket messages sent to it.
     """
 
     channel: str
@@ -74,7 +74,7 @@ class Disconnected:
 
 @dataclass(frozen=True)
 class Refused:
-    """A client of the data plane was refused. ``cause`` is one of ``handshake.Cause``; ``reason`` is for people."""
+    """A client of the data plane was refused. ``cause`` is one of ``handshake.Cause``; ``reason`` is a sentence."""
 
     channel: str
     address: str | None
@@ -87,7 +87,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class CutOff:
-    """A connection ended before it had asked for anything. ``cause`` is a limit's name, ``tls``, or ``http``."""
+    """A connection was closed before its first valid request. ``cause`` is a limit's name, ``tls`` or ``http``."""
 
     address: str
     cause: str
@@ -95,14 +95,14 @@ class CutOff:
 
 @dataclass(frozen=True)
 class Suppressed:
-    """Events that strangers caused were counted, and not written one by one.
+    """Events caused by clients without an access key were counted, but not written individually.
 
     Attributes:
-        of: the kind of event, as the audit log names it.
-        outcome: what they have in common: the error's name, or the cause.
-        count: how many, without those that were written.
-        addresses: from how many addresses, as far as they were counted.
-        seconds: within which time.
+        of: the kind of event, as named in the audit log.
+        outcome: the error's name or the cause, which they have in common.
+        count: how many were not written.
+        addresses: how many addresses they came from, as far as addresses were counted.
+        seconds: the period.
     """
 
     of: str
@@ -115,4 +115,4 @@ class Suppressed:
 Event = Union[ControlCall, Connected, Disconnected, Refused, CutOff, Suppressed]
 
 EventHandler = Callable[[Event], None]
-"""Takes note of an event; must neither fail nor wait."""
+"""Records an event. It must not raise or block."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the service its clients may use, and how fast."""
+"""How much of the service its clients may use, and at what rate."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "Pace", "TokenBucket", "counted_address"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "TokenBucket", "client_network"]
 
 _BURST_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one service; 0 means none.
+    """The limits of a service; 0 means no limit.
 
     Attributes:
-        tunnels: open at once.
-        services: per tunnel; AWS's default quota is three.
-        bandwidth: bytes per second and tunnel, both ways together; AWS holds a tunnel to 800 KB/s.
-        connections_per_address: TCP connections of one address (:func:`counted_address`) to one port at once.
-        half_open: connections to one port at once whose handshake is not done.
-        handshake_seconds: how long a handshake may take, TLS included.
+        tunnels: open tunnels.
+        services: services per tunnel. AWS's default quota is three.
+        bandwidth: bytes per second and tunnel, both directions together. AWS limits a tunnel to 800 KB/s.
+        connections_per_address: TCP connections per port from one address, as :func:`client_network` counts it.
+        half_open: connections per port whose handshake is not complete.
+        handshake_seconds: how long a handshake may take, including TLS.
     """
 
     tunnels: int = 10_000
@@ -36,8 +36,8 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def counted_address(address: str) -> str:
-    """What an address is counted as: itself, or, for IPv6, its network of 64 bits, all of which one client can have.
+def client_network(address: str) -> str:
+    """The network that counts as one client: an IPv4 address, or for IPv6 the /64, since a client can have all of it.
 
     Source: RFC 4291, section 2.5.1.
     """
@@ -48,54 +48,49 @@ def counted_address(address: str) -> str:
     return str(mapped or ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
-class Pace:
-    """How fast a tunnel may go: a token bucket that may run into debt, which is then waited off.
-
-    Args:
-        rate: bytes per second.
-        clock: gives seconds, and never goes back.
-    """
-
-    def __init__(self, rate: int, clock: Callable[[], float]) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._credit = self._most = rate * _BURST_SECONDS
-        self._as_of = clock()
-
-    def take(self, size: int) -> float:
-        """Note that ``size`` bytes have passed, and return for how many seconds none should follow."""
-        now = self._clock()
-        self._credit = min(self._most, self._credit + (now - self._as_of) * self._rate) - size
-        self._as_of = now
-        return max(0.0, -self._credit / self._rate)
-
-
 class TokenBucket:
-    """How often something may be done: a burst at once, and then at a steady rate.
+    """A token bucket: allows a burst, then a steady rate.
+
+    :meth:`try_take` is for events that can be rejected. :meth:`take` is for bytes that have arrived already: it may
+    leave the bucket in debt, and the caller waits until the debt is paid.
 
     Args:
-        rate: times per second.
-        burst: how often at once, after a while of nothing.
-        clock: gives seconds, and never goes back.
+        rate: tokens per second.
+        burst: the size of the bucket, which starts full.
+        clock: returns seconds, monotonic.
     """
 
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._burst = burst
         self._clock = clock
         self._tokens = float(burst)
-        self._as_of = clock()
+        self._filled_at = clock()
 
-    def has_one(self) -> bool:
-        """Whether it may be done now."""
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._as_of) * self._rate)
-        self._as_of = now
+    @classmethod
+    def for_bandwidth(cls, bytes_per_second: float, clock: Callable[[], float]) -> TokenBucket:
+        """A bucket of bytes, with a burst of a quarter of a second."""
+        return cls(bytes_per_second, bytes_per_second * _BURST_SECONDS, clock)
+
+    def take(self, tokens: float) -> float:
+        """Take tokens, even if there are too few; return how many seconds to wait before taking more."""
+        self._refill()
+        self._tokens -= tokens
+        return max(0.0, -self._tokens / self._rate)
+
+    def has_token(self) -> bool:
+        """Whether there is a token."""
+        self._refill()
         return self._tokens >= 1
 
-    def take(self) -> bool:
-        """Whether it may be done now; it counts as done then."""
-        if not self.has_one():
+    def try_take(self) -> bool:
+        """Take a token if there is one; return whether there was."""
+        if not self.has_token():
             return False
         self._tokens -= 1
         return True
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now

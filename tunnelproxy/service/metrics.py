@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for Prometheus, and the HTTP server that it reads them from.
-
-What can be counted when it is asked for is counted then, and costs nothing in between.
-"""
+"""Metrics for Prometheus, and the HTTP server that exposes them."""
 
 from __future__ import annotations
 
@@ -14,73 +11,66 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, core, generate_latest
 from prometheus_client.registry import Collector
 
 from ..net.accept_loop import accept_connections
 from ..net.background_tasks import spawn, supervise
-from .data_plane.connected_clients import ConnectedClients
 from .events import ControlCall, CutOff, Event, Refused
 
-__all__ = ["Figure", "Metrics"]
+__all__ = ["Metric", "Metrics"]
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_MOST_CONNECTIONS = 64
-"""For figures, at once. Of more, the oldest is closed: every local user can connect there, and say nothing."""
+_MAX_CONNECTIONS = 64
+"""Concurrent scrapes. A further connection closes the oldest one: every local user can connect and send nothing."""
 
 _LAG_PERIOD = 0.5
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure that somebody else keeps.
+class Metric:
+    """A metric whose values are read at each scrape, and cost nothing in between.
 
     Attributes:
-        name: that of Prometheus, without ``_total``.
-        values: gives the value for each value of the label, when it is asked for; without a label, for "" alone.
-        label: what differs between the values, if there are several.
-        counts: whether it only ever grows.
+        name: the Prometheus name, without ``_total``.
+        help: the description.
+        read: returns the value for each combination of label values; for a metric without labels, the key is ``()``.
+        labels: the names of the labels.
+        is_counter: whether the values only ever grow; otherwise the metric is a gauge.
     """
 
     name: str
     help: str
-    values: Callable[[], Mapping[str, float]]
-    label: str = ""
-    counts: bool = True
+    read: Callable[[], Mapping[tuple[str, ...], float]]
+    labels: tuple[str, ...] = ()
+    is_counter: bool = False
 
 
 class Metrics:
-    """The figures of one service.
+    """The metrics of one service."""
 
-    Args:
-        connected_clients: who is connected.
-        count_open_tunnels: counts them.
-    """
-
-    def __init__(self, connected_clients: ConnectedClients, count_open_tunnels: Callable[[], int]) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Present(connected_clients, count_open_tunnels))
         self._calls = Histogram(
             "tunnelproxy_control_call_seconds",
-            "Control calls by operation and outcome, with the time that they took.",
+            "Duration of control calls, by operation and outcome.",
             ("operation", "outcome"),
             registry=self._registry,
         )
         self._refusals = Counter(
-            "tunnelproxy_refusals", "Connections refused, by cause.", ("cause",), registry=self._registry
+            "tunnelproxy_refusals", "Refused connections, by cause.", ("cause",), registry=self._registry
         )
         self._lag = Histogram(
             "tunnelproxy_event_loop_lag_seconds",
-            "How much later than asked for the event loop came back.",
+            "How much later than scheduled the event loop ran a timer.",
             buckets=_LAG_BUCKETS,
             registry=self._registry,
         )
 
-    def add_figures(self, figures: Iterable[Figure]) -> None:
-        """Serve further ones."""
-        self._registry.register(_Further(tuple(figures)))
+    def add(self, metrics: Iterable[Metric]) -> None:
+        """Expose further metrics."""
+        self._registry.register(_ScrapeCollector(tuple(metrics)))
 
     def note(self, event: Event) -> None:
         """Count an event."""
@@ -90,36 +80,36 @@ class Metrics:
             self._refusals.labels(event.cause).inc()
 
     @contextlib.asynccontextmanager
-    async def served(self, listener: socket.socket) -> AsyncIterator[None]:
-        """Serve ``/metrics`` over HTTP on a bound socket, and watch the event loop, for as long as the block runs."""
+    async def served(self, listening: socket.socket) -> AsyncIterator[None]:
+        """Serve ``/metrics`` over HTTP on a listening socket, and measure the event loop's lag, within the block."""
         application = web.Application()
         application.router.add_get("/metrics", self._answer)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         server = runner.server
-        assert server is not None  # noqa: S101  setup() has made it
+        assert server is not None  # noqa: S101  setup() has created it
         loop = asyncio.get_running_loop()
 
-        def admit(connection: socket.socket, _peer: Any) -> None:
-            present = server.connections
-            if len(present) >= _MOST_CONNECTIONS:
-                present[0].force_close()
-            # Not asyncio's own server: that of uvloop ends with the first error of accept(2).
-            spawn("a connection for figures", _serve(loop, server, connection))
+        def admit(sock: socket.socket, _peer: Any) -> None:
+            connections = server.connections
+            if len(connections) >= _MAX_CONNECTIONS:
+                connections[0].force_close()
+            # Not asyncio's own server: that of uvloop stops at the first error of accept(2).
+            spawn("a connection for metrics", _serve(loop, server, sock))
 
-        accepting = supervise("accepting connections for figures", lambda: accept_connections(listener, admit))
-        watching = supervise("watching the event loop", self._watch_loop)
+        accepting = supervise("accepting connections for metrics", lambda: accept_connections(listening, admit))
+        measuring = supervise("measuring the event loop's lag", self._measure_lag)
         try:
             yield
         finally:
             accepting.cancel()
-            watching.cancel()
+            measuring.cancel()
             await runner.cleanup()
 
     async def _answer(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": _CONTENT_TYPE})
 
-    async def _watch_loop(self) -> None:
+    async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + _LAG_PERIOD
@@ -127,47 +117,22 @@ class Metrics:
             self._lag.observe(max(0.0, loop.time() - due))
 
 
-async def _serve(loop: asyncio.AbstractEventLoop, server: web.Server, connection: socket.socket) -> None:
-    # One that is gone already is nobody's fault.
+async def _serve(loop: asyncio.AbstractEventLoop, server: web.Server, sock: socket.socket) -> None:
+    # A client that has already gone is not an error.
     with contextlib.suppress(OSError):
-        await loop.connect_accepted_socket(server, connection)
+        await loop.connect_accepted_socket(server, sock)
 
 
-class _Further(Collector):
-    """What others keep."""
+class _ScrapeCollector(Collector):
+    """Reads metrics when Prometheus asks for them."""
 
-    def __init__(self, figures: tuple[Figure, ...]) -> None:
-        self._figures = figures
+    def __init__(self, metrics: tuple[Metric, ...]) -> None:
+        self._metrics = metrics
 
-    def collect(self) -> Iterator[Metric]:
-        for figure in self._figures:
-            family = CounterMetricFamily if figure.counts else GaugeMetricFamily
-            metric = family(figure.name, figure.help, labels=(figure.label,) if figure.label else ())
-            for value, number in figure.values().items():
-                metric.add_metric((value,) if figure.label else (), number)
-            yield metric
-
-
-class _Present(Collector):
-    """What holds at the moment of asking."""
-
-    def __init__(self, connected_clients: ConnectedClients, count_open_tunnels: Callable[[], int]) -> None:
-        self._connected_clients = connected_clients
-        self._count_open_tunnels = count_open_tunnels
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("tunnelproxy_tunnels_open", "Open tunnels.", self._count_open_tunnels())
-        ends = GaugeMetricFamily(
-            "tunnelproxy_ends_connected",
-            "Clients connected, by mode and version of the protocol.",
-            labels=("mode", "version"),
-        )
-        for (mode, version), number in self._connected_clients.ends().items():
-            ends.add_metric((mode, f"V{version}"), number)
-        yield ends
-        relayed = CounterMetricFamily(
-            "tunnelproxy_bytes_relayed", "Bytes taken from clients for the other end, by mode.", labels=("mode",)
-        )
-        for mode, number in self._connected_clients.relayed().items():
-            relayed.add_metric((mode,), number)
-        yield relayed
+    def collect(self) -> Iterator[core.Metric]:
+        for metric in self._metrics:
+            family = core.CounterMetricFamily if metric.is_counter else core.GaugeMetricFamily
+            samples = family(metric.name, metric.help, labels=metric.labels)
+            for label_values, value in metric.read().items():
+                samples.add_metric(label_values, value)
+            yield samples

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of the tunneling service: puts the parts together, runs them, and takes them apart."""
+"""One process of the tunneling service: assembles the parts, runs them, and stops them in order."""
 
 from __future__ import annotations
 
@@ -7,67 +7,63 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import signal
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-
+from ..log_file import DEFAULT_KEPT, DEFAULT_SIZE
 from ..net.background_tasks import supervise
 from ..net.descriptor_limit import allow_many_files
+from ..outage import Outage
 from .api.authorization import Authorizer
-from .api.http import BODY_DEADLINE, ControlApi
+from .api.http import ControlApi
 from .api.replay_guard import ReplayGuard
-from .api.request_handler import RequestHandler
+from .api.server import ApiServer
 from .api.things import ThingOperations
 from .api.tunnels import TunnelOperations
-from .audit_log import AuditLog
 from .data_plane.server import TUNNEL_CLOSED, TUNNEL_EXPIRED, DataPlane
 from .errors import ServiceError
-from .event_log import log_refusal
 from .events import Event, EventHandler
-from .expiry import Expiry
 from .limits import DEFAULT_LIMITS, Limits
-from .listener import Listener
-from .log_limits import LogLimits
-from .metrics import Figure, Metrics
-from .mqtt.notifier import NO_BROKER, BrokerSettings, Notifier, notifying
-from .outage import Outage
-from .rotating_file import DEFAULT_KEPT, DEFAULT_SIZE
+from .listening.bound_socket import bind, bind_remembered
+from .logs.audit_log import AuditLog
+from .logs.event_log import log_refusal
+from .logs.log_limits import LogLimits
+from .logs.unexpected_errors import UnexpectedErrors
+from .metrics import Metric, Metrics
+from .mqtt.notifier import NO_BROKER, BrokerSettings, Notifier, connected_notifier
+from .mqtt.outbox import Outbox
 from .state.certificates import Certificates, ProvidedCertificate
 from .state.directory import Endpoints, StateDirectory
+from .state.expiry import Expiry
 from .state.server_certificate import ServerCertificate
 from .state.store import Store
-from .unexpected_errors import UnexpectedErrors
 
-__all__ = ["Settings", "serve"]
+__all__ = ["ServiceSettings", "serve"]
 
-_BACKLOG = 1024
-_API_STOP_DEADLINE = 3.0
-_API_IDLE = 75.0
+_FINISH_SECONDS = 3.0
+"""How long requests that have begun may take when the service stops."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to run the service. A port of 0 means the one of the last run where it is free, else any.
+class ServiceSettings:
+    """How to run the service. A port of 0 is that of the last run if it is free, or else any free port.
 
     Attributes:
-        public_name: the name or address by which clients reach the service; where None, ``host``.
-        region: that of a new service, or the one that a service is expected to have; None for the default, or for
-            the one that it has.
-        certificate: one of the operator's own, in place of one that the service makes.
-        audit_log: where to write it; where None, in the state directory.
-        audit_size: bytes at which it is full, and another is begun; 0 for never.
-        audit_files: how many full ones are kept.
-        metrics_port: where to serve figures for Prometheus; where None, nowhere.
-        reopen_log: begins a new log, as the audit log and at the same time; where None, nothing does.
+        public_name: the name or address by which clients reach the service; None for ``host``.
+        region: the region of a new service, or the one that an existing service must have; None for the default, or
+            for the region that it has.
+        certificate: a certificate of the operator's; None for one that the service issues itself.
+        audit_log: the audit log; None for one in the state directory.
+        audit_size: bytes at which the audit log is rotated; 0 for never.
+        audit_files: how many rotated audit logs are kept.
+        metrics_port: the port of the metrics for Prometheus; None for no metrics.
+        reopen_log: reopens the service's log, at the same time as the audit log; None if there is no file.
     """
 
     state_dir: Path
@@ -88,78 +84,113 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """By what clients reach the service."""
+        """The name by which clients reach the service."""
         return self.public_name or self.host
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class _Sockets:
+    """The listening sockets."""
+
+    api: socket.socket
+    data: socket.socket
+    metrics: socket.socket | None
+
+    @classmethod
+    def bound(cls, settings: ServiceSettings, last: Endpoints | None, stack: contextlib.ExitStack) -> _Sockets:
+        """Bind them all; the stack closes them."""
+        api = bind_remembered(settings.host, settings.api_port, last.api_port if last else 0, "--api-port")
+        stack.callback(api.close)
+        data = bind_remembered(settings.host, settings.data_port, last.data_port if last else 0, "--data-port")
+        stack.callback(data.close)
+        if settings.metrics_port is None:
+            return cls(api, data, None)
+        metrics = bind(settings.metrics_host, settings.metrics_port, "--metrics-port")
+        stack.callback(metrics.close)
+        return cls(api, data, metrics)
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The ports that clients use."""
+        return self.api.getsockname()[1], self.data.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class _Resources:
+    """What is opened before the service answers anyone, and closed last."""
+
+    state: StateDirectory
+    store: Store
+    audit: AuditLog
+    certificate: ServerCertificate
+    sockets: _Sockets
+
+
+async def serve(settings: ServiceSettings, announce: Callable[[str], None]) -> None:
     """Run the service until cancelled.
 
     Args:
-        settings: where, and with what state.
-        announce: is given the one line that tells that the service is ready.
+        settings: how to run it.
+        announce: called with the line that says that the service is ready.
 
     Raises:
-        ServiceError: it cannot start.
+        ServiceError: the service cannot start.
     """
-    state = StateDirectory(settings.state_dir)
     with contextlib.ExitStack() as stack:
-        with _in_sentences(state):
-            state.create()
-            stack.enter_context(state.locked())
-            store = Store(
-                state.database,
-                Outage(
-                    f"the service's database {state.database}",
-                    "calls that change something are refused until it can be written again",
-                ),
-            )
-            stack.callback(store.close)
-            _settle_region(settings, state, store)
-            audit = AuditLog(
-                settings.audit_log or state.audit_log,
-                clock=time.time,
-                size=settings.audit_size,
-                kept=settings.audit_files,
-            )
-            stack.callback(audit.close)
-            certificate = ServerCertificate(settings.certificate or Certificates(state.keys, state.ca), settings.name)
-            listeners = _Listeners.bound(settings, state.read_endpoints(), stack)
-        own = settings.certificate is not None
-        endpoints = Endpoints(settings.name, *listeners.ports, own)
+        resources = _opened(settings, stack)
+        state, store, certificate = resources.state, resources.store, resources.certificate
+        is_provided = settings.certificate is not None
+        endpoints = Endpoints(settings.name, *resources.sockets.ports, is_provided)
         allow_many_files()
 
         def on_hangup() -> None:
             if settings.reopen_log is not None:
                 settings.reopen_log()
-            audit.reopen()
+            resources.audit.reopen()
             certificate.renew()
 
         async with contextlib.AsyncExitStack() as running:
             notifier = await running.enter_async_context(
-                notifying(
-                    settings.broker,
-                    state,
-                    store.identity(),
-                    host=settings.host,
-                    name=settings.name,
-                )
+                connected_notifier(settings.broker, state, store.identity(), host=settings.host, name=settings.name)
             )
-            await running.enter_async_context(
-                _running(settings, store, certificate, audit, listeners, notifier=notifier)
-            )
+            await running.enter_async_context(_running(settings.limits, resources, notifier))
             running.enter_context(_on_hangup(on_hangup))
-            running.enter_context(_background("looking after the certificate", certificate.run))
-            with _in_sentences(state):
+            running.enter_context(_background("renewing the certificate", certificate.run))
+            with _explained(state):
                 state.write_endpoints(endpoints)
-            authority = "system" if own else state.ca
+            authority = "system" if is_provided else state.ca
             announce(f"ready api={endpoints.api} data={endpoints.data} ca={authority}{notifier.announcement}")
             await asyncio.Event().wait()
 
 
+def _opened(settings: ServiceSettings, stack: contextlib.ExitStack) -> _Resources:
+    """Open the service's files and sockets; the stack closes them."""
+    state = StateDirectory(settings.state_dir)
+    with _explained(state):
+        state.create()
+        stack.enter_context(state.locked())
+        outage = Outage(
+            f"the service's database {state.database}",
+            "calls that change something are refused until it can be written again",
+        )
+        store = Store(state.database, outage)
+        stack.callback(store.close)
+        _settle_region(settings.region, state, store)
+        audit = AuditLog(
+            settings.audit_log or state.audit_log,
+            clock=time.time,
+            size=settings.audit_size,
+            kept=settings.audit_files,
+        )
+        stack.callback(audit.close)
+        certificate = ServerCertificate(settings.certificate or Certificates(state.keys, state.ca), settings.name)
+        sockets = _Sockets.bound(settings, state.read_endpoints(), stack)
+    return _Resources(state, store, audit, certificate, sockets)
+
+
 @contextlib.contextmanager
-def _in_sentences(state: StateDirectory) -> Iterator[None]:
-    """Tell the operator what the system says of the state directory, while the service starts."""
+def _explained(state: StateDirectory) -> Iterator[None]:
+    """Turn an OSError about the state directory into a sentence for the operator."""
     try:
         yield
     except OSError as error:
@@ -176,7 +207,7 @@ def _in_sentences(state: StateDirectory) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _background(name: str, run: Callable[[], Awaitable[None]]) -> Iterator[None]:
-    """A task that is there as long as the block runs, whatever happens in it."""
+    """Run a task within the block, and restart it whenever it fails."""
     task = supervise(name, run)
     try:
         yield
@@ -184,13 +215,13 @@ def _background(name: str, run: Callable[[], Awaitable[None]]) -> Iterator[None]
         task.cancel()
 
 
-def _settle_region(settings: Settings, state: StateDirectory, store: Store) -> None:
-    """Give a service that starts for the first time its region, and hold one that has started before to its own.
+def _settle_region(wanted: str | None, state: StateDirectory, store: Store) -> None:
+    """Give a new service its region, and check that an existing service has the wanted one.
 
     Raises:
-        ServiceError: it has another than the one that the operator names.
+        ServiceError: an existing service has another region.
     """
-    region, wanted = store.identity().region, settings.region
+    region = store.identity().region
     if wanted is None or wanted == region:
         return
     if state.read_endpoints() is not None:
@@ -201,216 +232,139 @@ def _settle_region(settings: Settings, state: StateDirectory, store: Store) -> N
     store.set_region(wanted)
 
 
-@dataclass(frozen=True)
-class _Listeners:
-    """The sockets that the service listens on."""
-
-    api: socket.socket
-    data: socket.socket
-    metrics: socket.socket | None
-
-    @classmethod
-    def bound(cls, settings: Settings, last: Endpoints | None, stack: contextlib.ExitStack) -> _Listeners:
-        """Bind them all; the stack closes them."""
-        api = _listen(settings.host, settings.api_port, last.api_port if last else 0, "--api-port")
-        stack.callback(api.close)
-        data = _listen(settings.host, settings.data_port, last.data_port if last else 0, "--data-port")
-        stack.callback(data.close)
-        if settings.metrics_port is None:
-            return cls(api, data, None)
-        metrics = _bind(settings.metrics_host, settings.metrics_port, "--metrics-port")
-        stack.callback(metrics.close)
-        return cls(api, data, metrics)
-
-    @property
-    def ports(self) -> tuple[int, int]:
-        """The ports that clients use."""
-        return self.api.getsockname()[1], self.data.getsockname()[1]
-
-
 @contextlib.asynccontextmanager
-async def _running(
-    settings: Settings,
-    store: Store,
-    certificate: ServerCertificate,
-    audit: AuditLog,
-    listeners: _Listeners,
-    *,
-    notifier: Notifier,
-) -> AsyncIterator[None]:
-    """Both servers and the clock that ends tunnels, for as long as the block runs."""
+async def _running(limits: Limits, resources: _Resources, notifier: Notifier) -> AsyncIterator[None]:
+    """Run both servers, and the tasks that expire tunnels and summarize refusals, within the block."""
+    store, certificate, sockets = resources.store, resources.certificate, resources.sockets
     store.disconnect_all(time.time())
     failures = UnexpectedErrors()
     asyncio.get_running_loop().set_exception_handler(failures.of_loop)
-
-    def write(event: Event) -> None:
-        audit.write(event)
-        log_refusal(event)
-
-    strangers = LogLimits(write, time.monotonic)
-    accounts: list[EventHandler] = [strangers.note]
+    metrics = Metrics()
+    log_limits = LogLimits(_event_writer(resources.audit), time.monotonic)
 
     def record(event: Event) -> None:
-        for account in accounts:
-            account(event)
+        log_limits.note(event)
+        metrics.note(event)
 
-    limits = settings.limits
     data_plane = DataPlane(store, clock=time.time, limits=limits, notify=record, failures=failures)
-    metrics = Metrics(data_plane.connected_clients, store.count_open_tunnels)
-    metrics.add_figures(_figures(store, audit, failures, certificate))
-    metrics.add_figures(notifier.figures)
-    accounts.append(metrics.note)
+    metrics.add(_metrics(resources, data_plane, failures))
+    if notifier.outbox is not None:
+        metrics.add(_broker_metrics(notifier.outbox))
     expiry = Expiry(store, lambda tunnel_id: data_plane.close_tunnel(tunnel_id, TUNNEL_EXPIRED), clock=time.time)
-    operations = TunnelOperations(
+    tunnels = TunnelOperations(
         store,
-        data_plane,
+        disconnect=lambda tunnel_id: data_plane.close_tunnel(tunnel_id, TUNNEL_CLOSED),
+        revoke=data_plane.revoke,
         clock=time.time,
         tunnel_opened=expiry.tunnel_opened,
         deliver=notifier.deliver,
-        closed_reason=TUNNEL_CLOSED,
         limits=limits,
     )
-    api = _ApiServer(certificate.context, limits, record, failures)
+    server = ApiServer(certificate.context, limits, record, failures)
     identity = store.identity()
     control = ControlApi(
-        operations,
+        tunnels,
         ThingOperations(store),
         Authorizer(identity, store.find_tunnel),
         find_key=store.find_key,
         region=identity.region,
         account_id=identity.account_id,
         clock=time.time,
-        replays=ReplayGuard(time.monotonic),
+        replay_guard=ReplayGuard(time.monotonic),
         notify=record,
         failures=failures,
-        authenticated=api.settle,
+        authenticated=server.settle,
     )
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(strangers.sum_up)
-        if listeners.metrics is not None:
-            await stack.enter_async_context(metrics.served(listeners.metrics))
+        stack.callback(log_limits.summarize)
+        if sockets.metrics is not None:
+            await stack.enter_async_context(metrics.served(sockets.metrics))
         stack.enter_context(_background("closing expired tunnels", expiry.run))
-        stack.enter_context(_background("summing up refusals", strangers.run))
+        stack.enter_context(_background("summarizing refusals", log_limits.run))
         try:
-            await data_plane.start(listeners.data, certificate.context)
-            await api.start(control.application(), listeners.api)
+            await data_plane.start(sockets.data, certificate.context)
+            await server.start(control.application(), sockets.api)
             notifier.open(certificate.context, limits, record)
             yield
         finally:
             _log.info("stopping")
-            # Calls that have begun are answered, while the data plane can still do what they ask.
-            api.stop_accepting()
-            await control.finish(_API_STOP_DEADLINE)
-            await api.stop()
+            # Requests that have begun are answered while the data plane can still do what they ask for.
+            server.stop_accepting()
+            await control.finish(_FINISH_SECONDS)
+            await server.stop()
             await data_plane.stop()
 
 
-def _figures(
-    store: Store, audit: AuditLog, failures: UnexpectedErrors, certificate: ServerCertificate
-) -> tuple[Figure, ...]:
+def _event_writer(audit: AuditLog) -> EventHandler:
+    def write(event: Event) -> None:
+        audit.write(event)
+        log_refusal(event)
+
+    return write
+
+
+def _metrics(resources: _Resources, data_plane: DataPlane, failures: UnexpectedErrors) -> tuple[Metric, ...]:
+    store, audit, certificate = resources.store, resources.audit, resources.certificate
+    clients = data_plane.connected_clients
     return (
-        Figure(
+        Metric("tunnelproxy_tunnels_open", "Open tunnels.", lambda: {(): store.count_open_tunnels()}),
+        Metric(
+            "tunnelproxy_ends_connected",
+            "Connected clients, by mode and protocol version.",
+            lambda: {(mode, f"V{version}"): number for (mode, version), number in clients.ends().items()},
+            ("mode", "version"),
+        ),
+        Metric(
+            "tunnelproxy_bytes_relayed",
+            "Bytes received from clients for the other end, by mode.",
+            lambda: {(mode,): number for mode, number in clients.relayed().items()},
+            ("mode",),
+            is_counter=True,
+        ),
+        Metric(
             "tunnelproxy_writes_failed",
-            "Changes and lines that could not be written.",
-            lambda: {"database": store.failed_writes, "audit": audit.outage.total},
-            "file",
+            "Changes and log lines that could not be written.",
+            lambda: {("database",): store.failed_writes, ("audit",): audit.outage.total},
+            ("file",),
+            is_counter=True,
         ),
-        Figure(
+        Metric(
             "tunnelproxy_failures",
-            "Faults of the service itself; its log has them.",
-            lambda: {"any": failures.total},
-            "kind",
+            "Unexpected errors in the service; its log has the details.",
+            lambda: {("any",): failures.total},
+            ("kind",),
+            is_counter=True,
         ),
-        Figure(
+        Metric(
             "tunnelproxy_certificate_not_after_timestamp_seconds",
             "When the certificates expire, in seconds since the epoch.",
-            lambda: {which: ends.timestamp() for which, ends in certificate.expires.items()},
-            "certificate",
-            counts=False,
+            lambda: {(which,): expires.timestamp() for which, expires in certificate.expires.items()},
+            ("certificate",),
         ),
     )
 
 
-class _ApiServer:
-    """aiohttp behind a door.
-
-    Args:
-        context: for TLS.
-        limits: how many connections there may be.
-        notify: is told of every connection that is cut off.
-        failures: logs what should not have happened.
-    """
-
-    def __init__(
-        self, context: ssl.SSLContext, limits: Limits, notify: EventHandler, failures: UnexpectedErrors
-    ) -> None:
-        self._notify = notify
-        self._failures = failures
-        deadline = limits.handshake_seconds + BODY_DEADLINE
-        self._door = Listener(self._make_protocol, context, limits, notify, deadline=deadline)
-        self._runner: web.AppRunner | None = None
-
-    async def start(self, application: web.Application, listener: socket.socket) -> None:
-        """Answer requests on a bound socket."""
-        self._runner = web.AppRunner(application, shutdown_timeout=_API_STOP_DEADLINE)
-        await self._runner.setup()
-        self._door.open(listener)
-
-    def stop_accepting(self) -> None:
-        """Let nobody else connect."""
-        self._door.stop_accepting()
-
-    async def stop(self) -> None:
-        """Close all connections once their answers are out."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self._door.close()
-
-    def settle(self, protocol: object) -> None:
-        """A connection has shown that its client has a key."""
-        self._door.settle(protocol)
-
-    def _make_protocol(self) -> asyncio.BaseProtocol:
-        assert self._runner is not None  # noqa: S101  the door opens after that
-        assert self._runner.server is not None  # noqa: S101  and after its setup
-        return RequestHandler(
-            self._runner.server, notify=self._notify, failures=self._failures, keepalive_timeout=_API_IDLE
-        )
+def _broker_metrics(outbox: Outbox) -> tuple[Metric, ...]:
+    return (
+        Metric(
+            "tunnelproxy_mqtt_broker_connected",
+            "Whether the service is connected to the MQTT broker: 1 or 0.",
+            lambda: {(): outbox.is_connected},
+        ),
+        Metric(
+            "tunnelproxy_notifications_waiting",
+            "Notifications that the MQTT broker has not confirmed.",
+            lambda: {(): outbox.waiting},
+        ),
+    )
 
 
 @contextlib.contextmanager
 def _on_hangup(action: Callable[[], object]) -> Iterator[None]:
-    """Act on SIGHUP for as long as the block runs."""
+    """Call the action on SIGHUP, within the block."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, action)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
-
-
-def _listen(host: str, port: int, remembered: int, option: str) -> socket.socket:
-    """Bind a port: the one that was asked for, else the one of the last run, else any."""
-    if port == 0 and remembered:
-        # Proxies and clients look for the service where it was.
-        with contextlib.suppress(ServiceError):
-            return _bind(host, remembered, option)
-        _log.warning("port %d of the last run is taken now; picking another for %s", remembered, option)
-    return _bind(host, port, option)
-
-
-def _bind(host: str, port: int, option: str) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise ServiceError(f"cannot find the address of --host {host}: {error.strerror}") from error
-    try:
-        return socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ServiceError(f"port {port} of {host} is in use; give {option} another one, or 0 for any") from error
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise ServiceError(f"this machine has no address {host}; give --host one that it has") from error
-        raise ServiceError(
-            f"cannot listen on port {port} of {host} ({option}): {os.strerror(error.errno or 0)}"
-        ) from error

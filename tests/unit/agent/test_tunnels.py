@@ -46,11 +46,11 @@ class Service:
         self.data_plane = DataPlane(store, clock=time.time)
         self._operations = TunnelOperations(
             store,
-            self.data_plane,
+            disconnect=lambda tunnel_id: self.data_plane.close_tunnel(tunnel_id, TUNNEL_CLOSED),
+            revoke=self.data_plane.revoke,
             clock=time.time,
             tunnel_opened=lambda: None,
             deliver=lambda tunnel, token: self.notifications.append(notification(token, *tunnel.services)),
-            closed_reason=TUNNEL_CLOSED,
         )
 
     def call(self, operation: str, **params: Any) -> dict[str, Any]:

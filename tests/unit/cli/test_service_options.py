@@ -9,9 +9,9 @@ import pytest
 
 from tunnelproxy.cli.parser import Parser
 from tunnelproxy.cli.service_options import add_options, settings
+from tunnelproxy.log_file import DEFAULT_KEPT, DEFAULT_SIZE
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.limits import DEFAULT_LIMITS
-from tunnelproxy.service.rotating_file import DEFAULT_KEPT, DEFAULT_SIZE
 from tunnelproxy.service.state.certificates import ProvidedCertificate
 
 

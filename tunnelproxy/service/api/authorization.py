@@ -1,56 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each access key may do: read only or everything, with all things or with some.
+"""What each access key may do: read or everything, for all things or for some.
 
-A refusal is worded as AWS words it. Source: "Troubleshoot access denied error messages", IAM User Guide.
+Error messages are worded like AWS's. Source: "Troubleshoot access denied error messages", IAM User Guide.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from ..errors import ApiError, ServiceError
-from ..model import Credentials, Identity, Tunnel
+from ..errors import ApiError
+from ..model import AccessKey, Identity, Tunnel
 
-__all__ = ["AccessKey", "Authorizer", "check_key_name"]
+__all__ = ["Authorizer"]
 
-_READING = frozenset({"DescribeThing", "DescribeTunnel", "ListTagsForResource", "ListThings", "ListTunnels"})
-_KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass(frozen=True)
-class AccessKey:
-    """A key pair, its name, and its limits.
-
-    Attributes:
-        name: what the operator calls it; the audit log names it.
-        credentials: the pair that signs requests.
-        read_only: whether it may only look.
-        things: patterns of the things that it may deal with, as in a shell's file names; none stand for all things,
-            and then for tunnels without a thing, too.
-    """
-
-    name: str
-    credentials: Credentials
-    read_only: bool = False
-    things: tuple[str, ...] = ()
-
-    def covers(self, thing_name: str | None) -> bool:
-        """Whether it may deal with tunnels of this thing; None for a tunnel without one."""
-        if not self.things:
-            return True
-        return thing_name is not None and any(fnmatchcase(thing_name, pattern) for pattern in self.things)
+_READ_OPERATIONS = frozenset({"DescribeThing", "DescribeTunnel", "ListTagsForResource", "ListThings", "ListTunnels"})
 
 
 class Authorizer:
-    """Decides on the requests to one service.
+    """Authorizes requests.
 
     Args:
-        identity: the service's, for the names in refusals.
-        find_tunnel: gives the tunnel of an ID, or None.
+        identity: the service's account and region, for the ARNs in error messages.
+        find_tunnel: returns the tunnel with an ID, or None.
     """
 
     def __init__(self, identity: Identity, find_tunnel: Callable[[str], Tunnel | None]) -> None:
@@ -58,24 +30,24 @@ class Authorizer:
         self._find_tunnel = find_tunnel
 
     def check(self, key: AccessKey, operation: str, params: dict[str, Any]) -> None:
-        """Let a request pass.
+        """Check that a key may make a request.
 
-        What does not exist is for the operation to report. ``ListTunnels`` and ``ListThings`` show a key its own things
-        only.
+        A tunnel that does not exist is reported by the operation. ``ListTunnels`` and ``ListThings`` filter by key
+        themselves.
 
         Args:
-            key: the key that signed it.
+            key: the key that signed the request.
             operation: the operation's name in the model.
-            params: its input, checked against the model.
+            params: its input, validated against the model.
 
         Raises:
-            ApiError: ``AccessDeniedException``, as the key may not do that.
+            ApiError: ``AccessDeniedException``: the key may not make it.
         """
         tunnel = self._tunnel(params)
         arn = self._identity.arn("*" if tunnel is None else tunnel.tunnel_id)
         if operation == "DescribeThing":
             arn = self._identity.thing_arn(params["thingName"])
-        if key.read_only and operation not in _READING:
+        if key.read_only and operation not in _READ_OPERATIONS:
             raise self._denied(key, operation, arn)
         things: list[str | None] = [] if tunnel is None else [tunnel.thing_name]
         named = params.get("destinationConfig", {}).get("thingName")
@@ -88,7 +60,7 @@ class Authorizer:
             raise self._denied(key, operation, arn)
 
     def subject(self, params: dict[str, Any]) -> tuple[str | None, str | None]:
-        """The IDs of the tunnel and the thing that a request is about, as far as it is about one, for the record."""
+        """The tunnel ID and the thing's name that a request refers to, if any, for the audit log."""
         tunnel = self._tunnel(params)
         named = params.get("destinationConfig", {}).get("thingName") or params.get("thingName")
         if tunnel is None:
@@ -107,16 +79,4 @@ class Authorizer:
             f"User: {user} is not authorized to perform: {action} on resource: {arn} "
             f"because no identity-based policy allows the {action} action",
             403,
-        )
-
-
-def check_key_name(name: str) -> None:
-    """Refuse a name that would not do in an ARN or an AWS profile.
-
-    Raises:
-        ServiceError: it would not.
-    """
-    if not _KEY_NAME.fullmatch(name):
-        raise ServiceError(
-            f"{name!r} cannot be the name of an access key: use 1 to 64 letters, digits, dots, hyphens and underscores"
         )

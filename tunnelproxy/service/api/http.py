@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control API over HTTPS, every request signed: JSON 1.1 in and out for tunnels, REST with JSON for things.
+"""The control API over HTTPS: signed requests, as JSON 1.1 for tunnels, and as REST with JSON for things.
 
 Source: "AWS JSON 1.1 protocol" and "AWS REST JSON 1 protocol", Smithy specification.
 """
@@ -24,21 +24,22 @@ from botocore.model import OperationNotFoundError, ServiceModel
 
 from ..errors import ApiError, StoreError
 from ..events import ControlCall, EventHandler
-from ..unexpected_errors import UnexpectedErrors
-from .authorization import AccessKey, Authorizer
+from ..logs.unexpected_errors import UnexpectedErrors
+from ..model import AccessKey
+from .authorization import Authorizer
 from .replay_guard import ReplayGuard
 from .sigv4 import REGISTRY_NAME, SignedRequest, claimed_key_id, verify
 from .things import ThingOperations, read_request
 from .tunnels import TunnelOperations
 from .validation import validate
 
-__all__ = ["BODY_DEADLINE", "MAX_BODY", "ControlApi", "refusal_of_malformed", "service_model"]
+__all__ = ["BODY_DEADLINE", "MAX_BODY", "ControlApi", "malformed_answer", "service_model"]
 
 MAX_BODY = 64 * 1024
-"""Most bytes of a request's body; the largest that the model allows is far smaller."""
+"""Bytes of a request's body. The largest that the model allows is far smaller."""
 
 BODY_DEADLINE = 10.0
-"""Seconds that a client has for a request's body."""
+"""Seconds within which a request's body must arrive."""
 
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _REGISTRY_CONTENT_TYPE = "application/json"
@@ -50,13 +51,13 @@ _log = logging.getLogger(__name__)
 
 
 def service_model() -> ServiceModel:
-    """botocore's model of the service: the reference for operations, their input and their output."""
+    """botocore's model of the service, the reference for its operations, their input and their output."""
     return ServiceModel(Loader().load_service_model("iotsecuretunneling", "service-2"), "iotsecuretunneling")
 
 
 @dataclass(eq=False)
 class _Call:
-    """What is known so far of a request."""
+    """What is known about a request so far."""
 
     request_id: str
     address: str | None
@@ -84,40 +85,40 @@ class _Call:
 
 
 class ControlApi:
-    """Answers HTTP requests with operations.
+    """Answers HTTP requests.
 
     Args:
-        operations: what carries out those about tunnels.
-        registry: what carries out those about things.
-        access: who decides what each key may do.
-        find_key: gives the access key of an access key ID, or None.
+        tunnels: carries out the operations on tunnels.
+        things: carries out the operations on things.
+        authorizer: decides what each access key may do.
+        find_key: returns the access key with an ID, or None.
         region: the region that signatures must name.
-        account_id: that of the service's ARNs.
-        clock: gives seconds since the epoch.
-        replays: who knows the signatures used lately.
-        notify: is told of every request that was answered.
-        failures: logs what should not have happened.
-        authenticated: is told of the connection of every request that was signed with a known key.
+        account_id: the account ID in the service's ARNs.
+        clock: returns seconds since the epoch.
+        replay_guard: rejects signatures that are used again.
+        notify: called with each request that was answered.
+        failures: logs unexpected errors.
+        authenticated: called with the connection of each request that was signed with a known key.
     """
 
     def __init__(
         self,
-        operations: TunnelOperations,
-        registry: ThingOperations,
-        access: Authorizer,
+        tunnels: TunnelOperations,
+        things: ThingOperations,
+        authorizer: Authorizer,
         *,
         find_key: Callable[[str], AccessKey | None],
         region: str,
         account_id: str,
         clock: Callable[[], float],
-        replays: ReplayGuard,
+        replay_guard: ReplayGuard,
         notify: EventHandler,
         failures: UnexpectedErrors | None = None,
         authenticated: Callable[[object], None] = lambda connection: None,
     ) -> None:
-        self._operations = operations
-        self._registry = registry
-        self._access = access
+        self._tunnels = tunnels
+        self._things = things
+        self._authorizer = authorizer
         self._find_key = find_key
         self._region = region
         self._account_id = account_id
@@ -125,13 +126,13 @@ class ControlApi:
         self._notify = notify
         self._failures = failures or UnexpectedErrors()
         self._authenticated = authenticated
-        self._replays = replays
+        self._replay_guard = replay_guard
         self._model = service_model()
         self._running: set[_Call] = set()
         self._one_ended = asyncio.Event()
 
     def application(self) -> web.Application:
-        """The aiohttp application. Everything leads to :meth:`handle`, not to a router, so that errors look alike."""
+        """The aiohttp application. All requests go to :meth:`handle`, not to a router, so that errors look alike."""
 
         @web.middleware
         async def answer(request: web.Request, handler: object) -> web.Response:
@@ -140,7 +141,7 @@ class ControlApi:
         return web.Application(client_max_size=MAX_BODY, middlewares=[cast(Any, answer)])
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one request."""
+        """Answer a request."""
         call = _Call(str(uuid.uuid4()), request.remote)
         started = time.perf_counter()
         self._running.add(call)
@@ -153,14 +154,14 @@ class ControlApi:
         content_type = _REGISTRY_CONTENT_TYPE if call.about_things else _CONTENT_TYPE
         answer = _response(content, status, call.request_id, content_type)
         if status == HTTPStatus.OK:
-            # Only those whose key is known are told. Of AWS's, its Security Token Service tells them.
+            # Only for clients whose key is known. AWS's clients get it from AWS's Security Token Service.
             answer.headers[_ACCOUNT] = self._account_id
         return answer
 
     async def finish(self, seconds: float) -> None:
-        """Wait for the requests that have begun, for so long at most.
+        """Wait for the requests that have begun, up to a number of seconds.
 
-        aiohttp waits for them too when it is shut down, but takes nothing of their bodies any more.
+        aiohttp waits for them too when it shuts down, but by then it no longer reads their bodies.
         """
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._none_running(), seconds)
@@ -171,7 +172,7 @@ class ControlApi:
             await self._one_ended.wait()
 
     async def _answer(self, request: web.Request, call: _Call) -> tuple[dict[str, Any], str, int]:
-        """Content, outcome and status of the answer."""
+        """The content, outcome and status of the answer."""
         try:
             body = await _read_body(request)
             self._authenticate(request, body, call)
@@ -179,13 +180,13 @@ class ControlApi:
         except ApiError as error:
             return _error_content(error.kind, error.message), error.kind, error.status
         except StoreError:
-            # The log has the reason, once.
+            # The reason is in the log, once.
             kind = "ServiceUnavailableException"
-            message = "The service cannot keep its state at present, and has changed nothing; its log says why."
+            message = "The service cannot store its state at present, and has changed nothing; its log says why."
             return _error_content(kind, message), kind, HTTPStatus.SERVICE_UNAVAILABLE
         except Exception as error:
             self._failures.report(f"{call.operation or 'a request'} has failed (request {call.request_id})", error)
-            message = f"The service failed; its log has more under request {call.request_id}."
+            message = f"The service failed; its log has the details of request {call.request_id}."
             return _error_content(_INTERNAL_FAILURE, message), _INTERNAL_FAILURE, HTTPStatus.INTERNAL_SERVER_ERROR
         _log.debug("%s answered (request %s)", call.operation, call.request_id)
         return answer, "ok", 200
@@ -201,7 +202,7 @@ class ControlApi:
         )
         call.key = verified.key
         call.about_things = verified.service == REGISTRY_NAME
-        self._replays.check(verified.signature)
+        self._replay_guard.check(verified.signature)
         self._authenticated(request.protocol)
 
     def _carry_out(self, request: web.Request, body: bytes, call: _Call) -> dict[str, Any]:
@@ -210,11 +211,11 @@ class ControlApi:
         else:
             call.operation = self._operation_name(request)
             params = self._params(call.operation, body)
-        call.tunnel, call.thing = self._access.subject(params)
+        call.tunnel, call.thing = self._authorizer.subject(params)
         assert call.key is not None  # noqa: S101  _authenticate has set it
-        self._access.check(call.key, call.operation, params)
-        answers = self._registry if call.about_things else self._operations
-        answer = answers.call(call.operation, params, call.key)
+        self._authorizer.check(call.key, call.operation, params)
+        operations = self._things if call.about_things else self._tunnels
+        answer = operations.call(call.operation, params, call.key)
         call.tunnel = answer.get("tunnelId", call.tunnel)
         return answer
 
@@ -241,22 +242,22 @@ async def _read_body(request: web.Request) -> bytes:
         return await asyncio.wait_for(request.read(), BODY_DEADLINE)
     except asyncio.TimeoutError:
         raise ApiError(
-            "RequestTimeoutException", f"The request's body did not come within {BODY_DEADLINE:.0f} seconds.", 408
+            "RequestTimeoutException", f"The request's body did not arrive within {BODY_DEADLINE:.0f} seconds.", 408
         ) from None
     except web.HTTPRequestEntityTooLarge:
         raise ApiError(
             "RequestEntityTooLargeException", f"The request's body is larger than {MAX_BODY} bytes.", 413
         ) from None
-    except Exception as error:  # none of our code runs here: aiohttp has many names for a body that is no good
-        raise ApiError("InvalidRequestException", "The request's body is incomplete, or damaged.") from error
+    except Exception as error:  # none of our code runs here, and aiohttp has many exceptions for a malformed body
+        raise ApiError("InvalidRequestException", "The request's body is incomplete or malformed.") from error
 
 
 def _unknown_operation() -> ApiError:
-    return ApiError("UnknownOperationException", "X-Amz-Target names no operation of IoT Secure Tunneling.")
+    return ApiError("UnknownOperationException", "X-Amz-Target does not name an operation of IoT Secure Tunneling.")
 
 
-def refusal_of_malformed(message: str, status: int) -> web.Response:
-    """The answer to what cannot be parsed as an HTTP request."""
+def malformed_answer(message: str, status: int) -> web.Response:
+    """The answer to data that cannot be parsed as an HTTP request."""
     kind = "InvalidRequestException" if status < HTTPStatus.INTERNAL_SERVER_ERROR else _INTERNAL_FAILURE
     return _response(_error_content(kind, message), status, str(uuid.uuid4()), _CONTENT_TYPE)
 
@@ -268,6 +269,6 @@ def _error_content(kind: str, message: str) -> dict[str, Any]:
 def _response(content: dict[str, Any], status: int, request_id: str, content_type: str) -> web.Response:
     headers = {_REQUEST_ID: request_id}
     if status != 200:
-        # Where clients other than botocore look for the error's name.
+        # Clients other than botocore look for the error's name here.
         headers["x-amzn-ErrorType"] = str(content["__type"])
     return web.Response(body=json.dumps(content).encode(), status=status, headers=headers, content_type=content_type)

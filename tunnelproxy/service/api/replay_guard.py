@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuses signed requests that come again.
+"""Rejects replayed requests.
 
-AWS accepts a signed request for five minutes, however often it comes; who gets hold of one, say from a debug log, can
-open tunnels with it meanwhile. Refusing every second use would break honest clients, though: the date that is signed
-has whole seconds, and botocore signs nothing that tells two calls apart, so that two equal calls within one second bear
-the same signature, and so does a call that botocore sends again within that second. A signature is therefore good for
-a few seconds from its first use: long enough for those to arrive, and no longer.
+AWS accepts a signed request for five minutes, however often it is sent; whoever obtains one, for example from a debug
+log, can open tunnels with it during that time. But rejecting every second use would break honest clients: the signed
+date has a resolution of one second and botocore signs nothing that distinguishes two calls, so equal calls within a
+second have the same signature, and so does a call that botocore retries within that second. Therefore a signature
+stays valid for a few seconds after its first use, which is long enough for those.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ..errors import ApiError
 __all__ = ["GRACE", "ReplayGuard"]
 
 GRACE = 5.0
-"""Seconds for which a signature may be used again."""
+"""Seconds within which a signature may be used again."""
 
 _MEMORY = 660.0
-"""Seconds for which a signature is remembered: the ten minutes that its date may be accepted, and one to spare."""
+"""Seconds for which a signature is remembered: its date is accepted for ten minutes; one more minute to be safe."""
 
 
 class ReplayGuard:
-    """The signatures used lately. It forgets them when the service ends.
+    """Remembers recently used signatures, in memory only.
 
     Args:
-        clock: gives seconds, and never goes back.
+        clock: returns seconds, monotonic.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -36,10 +36,10 @@ class ReplayGuard:
         self._first_uses: OrderedDict[bytes, float] = OrderedDict()
 
     def check(self, signature: bytes) -> None:
-        """Note the use of a signature that has been found genuine.
+        """Record the use of a valid signature.
 
         Raises:
-            ApiError: its time is over.
+            ApiError: it was first used too long ago.
         """
         now = self._clock()
         self._forget_before(now - _MEMORY)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""aiohttp's handler of one connection to the control API, which takes what it cannot parse for a fault of the client's.
+"""aiohttp's handler of a connection to the control API, which treats malformed requests as errors of the client.
 
-aiohttp itself answers with plain text, and logs a traceback for each.
+aiohttp's own handler answers them with plain text, and logs a traceback for each.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..events import CutOff, EventHandler
-from ..unexpected_errors import UnexpectedErrors
-from .http import refusal_of_malformed
+from ..logs.unexpected_errors import UnexpectedErrors
+from .http import malformed_answer
 
 __all__ = ["RequestHandler"]
 
-_MOST_WORDS = 200
+_MAX_MESSAGE = 200
 
 
 class RequestHandler(web.RequestHandler):
     """One connection.
 
     Args:
-        server: aiohttp's.
-        notify: is told of requests that cannot be parsed.
-        failures: logs what should not have happened.
-        keepalive_timeout: seconds for which an idle connection stays.
+        server: aiohttp's server.
+        notify: called with each request that cannot be parsed.
+        failures: logs unexpected errors.
+        keepalive_timeout: seconds after which an idle connection is closed.
     """
 
     __slots__ = ("_failures", "_notify")
@@ -42,27 +42,27 @@ class RequestHandler(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             access_log=cast(Any, None),
             keepalive_timeout=keepalive_timeout,
-            # A client signs the body as it is sent: a compressed one would not fit its signature.
+            # The signature covers the body as sent: a decompressed one would not match it.
             auto_decompress=False,
         )
         self._notify = notify
         self._failures = failures
 
     def data_received(self, data: bytes) -> None:
-        """Parse what a client has sent."""
+        """Parse data from the client."""
         try:
             super().data_received(data)
-        except Exception:  # aiohttp 3.9 lets through what its parser's parts raise, such as yarl's of "GET //["
-            self._hang_up()
+        except Exception:  # aiohttp 3.9 does not catch what yarl raises for "GET //["
+            self._reject_and_close()
 
-    def _hang_up(self) -> None:
-        """Answer what cannot be parsed where aiohttp has no request to answer."""
+    def _reject_and_close(self) -> None:
+        """Answer malformed data for which aiohttp has no request object."""
         transport = self.transport
         if transport is None:
             return
         peer = transport.get_extra_info("peername") or [""]
         self._notify(CutOff(str(peer[0]), "http"))
-        body = refusal_of_malformed("Malformed request.", HTTPStatus.BAD_REQUEST)
+        body = malformed_answer("Malformed request.", HTTPStatus.BAD_REQUEST)
         lines = ["HTTP/1.1 400 Bad Request", "Connection: close", f"Content-Length: {body.content_length}"]
         lines += [f"{name}: {value}" for name, value in body.headers.items() if name != "Content-Length"]
         head = "\r\n".join(lines).encode() + b"\r\n\r\n"
@@ -70,15 +70,15 @@ class RequestHandler(web.RequestHandler):
         transport.close()
 
     async def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse, *more: Any) -> Any:
-        """Send an answer: in AWS's form, too, where aiohttp refuses a request itself, as for an unknown ``Expect``."""
+        """Send an answer, in AWS's form even if aiohttp itself rejects the request, as for an unknown ``Expect``."""
         if isinstance(resp, web.HTTPException):
-            resp = self._refuse(request, resp.text, resp.status)
+            resp = self._reject(request, resp.text, resp.status)
         try:
             return await super().finish_response(request, resp, *more)
         except HttpProcessingError as error:
             # aiohttp up to 3.13 parses what follows a CONNECT before it sends the answer.
-            self._hang_up()
-            raise ConnectionError("what follows the request is none") from error
+            self._reject_and_close()
+            raise ConnectionError("malformed data follows the request") from error
 
     def handle_error(
         self,
@@ -87,26 +87,26 @@ class RequestHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no request, or to one that failed without an answer."""
+        """The answer to a malformed request, or to one that failed without an answer."""
         if request.writer.output_size > 0:
-            raise ConnectionError("half of an answer is sent already")
+            raise ConnectionError("a part of the answer is sent already")
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            return self._refuse(request, message, status)
+            return self._reject(request, message, status)
         if isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
-            # aiohttp quotes an unknown one in its answer, and fails where that is not UTF-8.
-            return self._refuse(request, "unknown Expect", HTTPStatus.EXPECTATION_FAILED)
+            # aiohttp quotes an unknown value in its answer, and fails if that is not UTF-8.
+            return self._reject(request, "unknown Expect", HTTPStatus.EXPECTATION_FAILED)
         self._failures.report("a connection to the control API has failed", exc)
-        answer = refusal_of_malformed("The service failed; its log has more.", status)
+        answer = malformed_answer("The service failed; its log has the details.", status)
         answer.force_close()
         return answer
 
-    def _refuse(self, request: web.BaseRequest, message: str | None, status: int) -> web.Response:
+    def _reject(self, request: web.BaseRequest, message: str | None, status: int) -> web.Response:
         self._notify(CutOff(request.remote or "", "http"))
-        words = " ".join((message or "").split())[:_MOST_WORDS]
-        answer = refusal_of_malformed(f"Malformed request: {words}", status)
+        words = " ".join((message or "").split())[:_MAX_MESSAGE]
+        answer = malformed_answer(f"Malformed request: {words}", status)
         answer.force_close()
         return answer
 
     def log_exception(self, *arguments: Any, **settings: Any) -> None:
-        """What aiohttp would log for each connection, is logged once."""
+        """Log what aiohttp would log for each connection, but at a limited rate."""
         self._failures.report(str(arguments[0]) if arguments else "aiohttp", settings.get("exc_info"))

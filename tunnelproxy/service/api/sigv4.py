@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the signature of a control API request, the way AWS does.
+"""Verifies the signature of a request to the control API, like AWS.
 
-The canonical request and its signature are computed by botocore's own signer, over exactly the headers that the client
-says it signed. Source: "AWS Signature Version 4 for API requests", IAM User Guide.
+botocore's own signer computes the canonical request and its signature, over exactly the headers that the client says it
+signed. Source: "AWS Signature Version 4 for API requests", IAM User Guide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials as BotocoreCredentials
 
 from ..errors import ApiError
-from .authorization import AccessKey
+from ..model import AccessKey
 
 __all__ = ["REGISTRY_NAME", "SERVICE_NAME", "SignedRequest", "Verified", "claimed_key_id", "verify"]
 
@@ -35,7 +35,7 @@ _MAX_SKEW = dt.timedelta(minutes=5)
 _DATE = "%Y%m%dT%H%M%SZ"
 _MAX_KEY_ID = 128
 _ALGORITHM = "AWS4-HMAC-SHA256"
-# Printable ASCII but for what divides the parts.
+# Printable ASCII except the separators.
 _PART = r"[!-+\-.0-~]+"
 _AUTHORIZATION = re.compile(
     rf"{_ALGORITHM}\s+Credential=(?P<key>{_PART})/(?P<day>[0-9]{{8}})/(?P<region>{_PART})/(?P<service>{_PART})"
@@ -45,11 +45,11 @@ _AUTHORIZATION = re.compile(
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """A request as it came.
+    """A request as received.
 
     Attributes:
-        target: path and query, undecoded.
-        headers: by lower-case name; values of a repeated header joined by commas.
+        target: path and query, not decoded.
+        headers: by lower-case name; the values of a repeated header are joined by commas.
     """
 
     method: str
@@ -60,7 +60,7 @@ class SignedRequest:
 
 @dataclass(frozen=True)
 class Verified:
-    """Who signed a request, for which of the two APIs, and the signature."""
+    """The key that signed a request, which of the two APIs it was signed for, and the signature."""
 
     key: AccessKey
     service: str
@@ -69,7 +69,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class _Claim:
-    """What the ``Authorization`` header says."""
+    """The content of the ``Authorization`` header."""
 
     access_key_id: str
     day: str
@@ -82,22 +82,19 @@ class _Claim:
 def verify(
     request: SignedRequest, *, find_key: Callable[[str], AccessKey | None], region: str, now: dt.datetime
 ) -> Verified:
-    """Check that the request was signed, lately and for this service, with a key that is known.
+    """Verify that a request was signed recently, for this service, with a known key.
 
-    A session token must be signed like every ``x-amz-`` header, and means nothing beyond that: keys that a client has
-    from STS, SSO or an instance's metadata always come with one. What a key may do is known of the key alone.
+    A session token must be signed like every ``x-amz-`` header, and is otherwise ignored: clients whose keys come from
+    STS, SSO or an instance's metadata always send one. What a key may do depends on the key alone.
 
     Args:
         request: the request.
-        find_key: gives the access key of an access key ID, or None.
-        region: the region that the signature must be made for.
-        now: the time, with its zone.
-
-    Returns:
-        The key that signed it, the signing name that it was signed for, and the signature.
+        find_key: returns the access key with an ID, or None.
+        region: the region for which the request must be signed.
+        now: the time, with its time zone.
 
     Raises:
-        ApiError: it was not; with AWS's name, HTTP status and sentence for the case.
+        ApiError: it was not; with AWS's name, HTTP status and message for the case.
     """
     claim = _read_claim(request.headers)
     _check_target(request.target)
@@ -112,13 +109,13 @@ def verify(
             "The request signature we calculated does not match the signature you provided. Check your AWS Secret "
             "Access Key and signing method. Consult the service documentation for details."
         )
-    # After the signature, as a date that someone else wrote says nothing.
+    # After the signature: a date that is not authentic means nothing.
     _check_date(date, now)
     return Verified(key, claim.service, bytes.fromhex(claim.signature))
 
 
 def claimed_key_id(headers: Mapping[str, str]) -> str | None:
-    """The access key ID that a request names, for the record: nothing is checked."""
+    """The access key ID in a request, for the audit log; nothing is verified."""
     found = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
     return None if found is None else found["key"][:_MAX_KEY_ID]
 
@@ -145,7 +142,7 @@ def _read_claim(headers: Mapping[str, str]) -> _Claim:
 
 
 def _check_target(target: str) -> None:
-    """Refuse what cannot be signed: a path that is not percent-encoded, or none at all."""
+    """Reject what cannot be signed: a path that is missing or not percent-encoded."""
     if not target.startswith("/") or not target.isascii():
         raise ApiError("InvalidRequestException", "The request's path must begin with / and be percent-encoded.", 400)
 
@@ -188,7 +185,7 @@ def _check_date(date: str, now: dt.datetime) -> None:
 
 
 def _body_is_signed(request: SignedRequest) -> bool:
-    """Where the client names a hash of the body, botocore's signer takes it as it is: see that it is this body's."""
+    """Whether the body matches the hash that the client sent, if any: botocore's signer uses that hash unchecked."""
     named = request.headers.get("x-amz-content-sha256")
     return named is None or hmac.compare_digest(named, hashlib.sha256(request.body).hexdigest())
 
@@ -197,7 +194,7 @@ def _signature(request: SignedRequest, claim: _Claim, key: AccessKey) -> str:
     signer = _Signer(BotocoreCredentials(claim.access_key_id, key.credentials.secret_access_key), claim)
     again = AWSRequest(
         method=request.method,
-        # The host is signed as a header; the one in the URL plays no part.
+        # The host is signed as a header; the one in the URL is not used.
         url=f"https://service.invalid{request.target}",
         headers={name: request.headers[name] for name in claim.signed_headers},
         data=request.body,
@@ -207,7 +204,7 @@ def _signature(request: SignedRequest, claim: _Claim, key: AccessKey) -> str:
 
 
 class _Signer(SigV4Auth):
-    """botocore's signer, told by the client rather than by its own list which headers are signed."""
+    """botocore's signer, which signs the headers that the client has signed, not those of its own list."""
 
     def __init__(self, credentials: BotocoreCredentials, claim: _Claim) -> None:
         super().__init__(credentials, claim.service, claim.region)

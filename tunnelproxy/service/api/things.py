@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two calls of AWS IoT's registry by which clients find the service's things: ``ListThings`` and ``DescribeThing``.
+"""The operations on things: ``ListThings`` and ``DescribeThing`` of AWS IoT's registry.
 
-They are REST with JSON, unlike the calls about tunnels, and signed for another name (``sigv4.REGISTRY_NAME``).
+Unlike the operations on tunnels, they are REST with JSON, and signed for another name (``sigv4.REGISTRY_NAME``).
 Source: botocore's ``iot`` service model, "AWS IoT API Reference".
 """
 
@@ -16,9 +16,8 @@ from urllib.parse import unquote
 from botocore.model import ServiceModel
 
 from ..errors import ApiError
-from ..model import Identity, Thing
+from ..model import AccessKey, Identity, Thing
 from ..state.store import Store
-from .authorization import AccessKey
 from .validation import validate
 
 __all__ = ["MODEL", "ThingOperations", "read_request"]
@@ -27,7 +26,7 @@ _MAX_PAGE = 250
 
 _NAME = {"type": "string", "min": 1, "max": 128, "pattern": "[a-zA-Z0-9:_-]+"}
 
-# What botocore's model says of the input. The whole of it, 400 operations, would take 6 MB and a tenth of a second.
+# The input as in botocore's model. The whole model, with 400 operations, would take 6 MB and a tenth of a second.
 MODEL = ServiceModel(
     {
         "metadata": {"protocol": "rest-json", "serviceId": "IoT"},
@@ -65,21 +64,21 @@ MODEL = ServiceModel(
 
 
 def read_request(method: str, path: str, query: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    """The operation that a request names, and its input, checked.
+    """The operation that a request names, and its validated input.
 
     Args:
-        method: that of HTTP.
-        path: the path, undecoded.
-        query: the query's parameters, decoded.
+        method: the HTTP method.
+        path: the path, not decoded.
+        query: the query parameters, decoded.
 
     Raises:
-        ApiError: there is no such operation, or it does not take this.
+        ApiError: there is no such operation, or its input is not valid.
     """
     top, _, name = path.removeprefix("/").partition("/") if path.startswith("/") else ("", "", "")
     if method != "GET" or top != "things" or path == "/things/":
         raise ApiError(
             "UnknownOperationException",
-            "Of AWS IoT's registry, this service answers ListThings and DescribeThing. It has no thing groups, and no "
+            "Of AWS IoT's registry, this service supports ListThings and DescribeThing. It has no thing groups and no "
             "fleet index.",
             404,
         )
@@ -96,7 +95,7 @@ def read_request(method: str, path: str, query: Mapping[str, str]) -> tuple[str,
 
 
 class ThingOperations:
-    """Carries out the operations.
+    """Carries out operations on things.
 
     Args:
         store: the state.
@@ -107,7 +106,7 @@ class ThingOperations:
         self._identity = store.identity()
 
     def call(self, operation: str, params: dict[str, Any], key: AccessKey) -> dict[str, Any]:
-        """Carry out one operation; see ``operations.TunnelOperations.call``."""
+        """Carry out an operation; see ``tunnels.TunnelOperations.call``."""
         if operation == "DescribeThing":
             return self._describe_thing(params["thingName"])
         return self._list_things(params, key)
@@ -156,7 +155,7 @@ def _matches(thing: Thing, params: dict[str, Any]) -> bool:
 
 
 def _typed(value: str, kind: str) -> object:
-    """What a query's text stands for; text that stands for none is left for the model to refuse."""
+    """A query parameter as its type; text that does not match the type is left for the validation to reject."""
     if kind == "integer" and value.isdecimal():
         return int(value[:9])
     if kind == "boolean":
@@ -176,7 +175,7 @@ def _read_page(token: str | None) -> str:
     except (binascii.Error, ValueError):
         word = name = ""
     if word != "after":
-        raise _invalid("The nextToken is not one that ListThings returned.")
+        raise _invalid("The nextToken was not returned by ListThings.")
     return name
 
 

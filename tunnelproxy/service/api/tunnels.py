@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The eight operations of the control API, on checked input, without HTTP.
+"""The operations on tunnels, on validated input, without HTTP.
 
 Source: botocore's ``iotsecuretunneling`` service model and its documentation, "AWS IoT Secure Tunneling API Reference".
 """
@@ -11,67 +11,56 @@ import binascii
 import logging
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import ApiError, limit_exceeded, not_found, validation_failed
 from ..limits import DEFAULT_LIMITS, Limits
-from ..model import DEFAULT_LIFETIME, Mode, NewTunnel, Tunnel, digest, new_access_token
+from ..model import DEFAULT_LIFETIME, AccessKey, Mode, NewTunnel, Tunnel, digest, new_access_token
 from ..state.store import Store
-from .authorization import AccessKey
 
-__all__ = ["MAX_TAGS", "Ends", "TunnelOperations"]
+__all__ = ["MAX_TAGS", "TunnelOperations"]
 
 MAX_TAGS = 50
 """Tags per resource: AWS's quota."""
 
 _MAX_PAGE = 100
 
-# As many digits as SQLite's integers have for certain.
+# As many digits as always fit into SQLite's integers.
 _PAGE = re.compile(rb"before:([0-9]{1,18})")
 
 _log = logging.getLogger(__name__)
 
 
-class Ends(Protocol):
-    """What the operations ask of the data plane."""
-
-    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        """Disconnect both ends of a tunnel that is closed."""
-
-    def revoke(self, tunnel_id: str, mode: Mode) -> None:
-        """Disconnect the end whose access token has been revoked."""
-
-
 class TunnelOperations:
-    """Carries out operations.
+    """Carries out operations on tunnels.
 
     Args:
         store: the state.
-        ends: who holds the connections.
-        clock: gives seconds since the epoch.
-        tunnel_opened: called when a tunnel was opened, so that its expiry can be awaited.
-        deliver: called with a tunnel and its new access token for the destination, to be brought to the tunnel's thing.
-        closed_reason: what the ends of a tunnel are told when it is closed.
-        limits: how many tunnels may be open, with how many services each.
+        disconnect: disconnects both ends of a tunnel that was closed.
+        revoke: disconnects an end of a tunnel whose access token was revoked.
+        clock: returns seconds since the epoch.
+        tunnel_opened: called when a tunnel was opened, to schedule its expiry.
+        deliver: delivers a tunnel's new access token for the destination to the tunnel's thing.
+        limits: limits the open tunnels, and the services of each.
     """
 
     def __init__(
         self,
         store: Store,
-        ends: Ends,
         *,
+        disconnect: Callable[[str], None],
+        revoke: Callable[[str, Mode], None],
         clock: Callable[[], float],
         tunnel_opened: Callable[[], None],
         deliver: Callable[[Tunnel, str], None],
-        closed_reason: str,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._store = store
-        self._ends = ends
+        self._disconnect = disconnect
+        self._revoke = revoke
         self._clock = clock
         self._tunnel_opened = tunnel_opened
         self._deliver = deliver
-        self._closed_reason = closed_reason
         self._limits = limits
         self._identity = store.identity()
         self._operations: dict[str, Callable[[dict[str, Any], AccessKey | None], dict[str, Any]]] = {
@@ -86,18 +75,18 @@ class TunnelOperations:
         }
 
     def call(self, operation: str, params: dict[str, Any], key: AccessKey | None = None) -> dict[str, Any]:
-        """Carry out one operation.
+        """Carry out an operation.
 
         Args:
             operation: its name in the model.
-            params: its input, checked against the model.
-            key: the access key that asks for it, and may; None for the service itself.
+            params: its input, validated against the model.
+            key: the authorized access key; None for the service itself.
 
         Returns:
-            Its output, ready for JSON; times are seconds since the epoch.
+            Its output, ready to be encoded as JSON; times are seconds since the epoch.
 
         Raises:
-            ApiError: the operation refuses.
+            ApiError: the operation fails.
             KeyError: there is no such operation.
         """
         return self._operations[operation](params, key)
@@ -105,9 +94,7 @@ class TunnelOperations:
     def _open_tunnel(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
         thing_name, services = _destination(params.get("destinationConfig", {}), self._limits.services)
         if 0 < self._limits.tunnels <= self._store.count_open_tunnels():
-            raise limit_exceeded(
-                f"This service has at most {self._limits.tunnels} open tunnels, and has them; close one first."
-            )
+            raise limit_exceeded(f"The limit of {self._limits.tunnels} open tunnels is reached; close a tunnel first.")
         new = NewTunnel(
             description=params.get("description"),
             thing_name=thing_name,
@@ -136,13 +123,13 @@ class TunnelOperations:
     def _close_tunnel(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         delete = params.get("delete", False)
-        # One change of the store, so that it is done or not done.
+        # One change of the store, so that it is made or not made.
         if delete:
             self._store.delete_tunnel(tunnel.tunnel_id)
         elif tunnel.is_open:
             self._store.close_tunnel(tunnel.tunnel_id, self._clock())
         if tunnel.is_open:
-            self._ends.close_tunnel(tunnel.tunnel_id, self._closed_reason)
+            self._disconnect(tunnel.tunnel_id)
             _log.info("tunnel %s closed", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         if delete:
             _log.info("tunnel %s deleted", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
@@ -178,16 +165,16 @@ class TunnelOperations:
     def _rotate_tunnel_access_token(self, params: dict[str, Any], key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         if not tunnel.is_open:
-            raise not_found(f"Tunnel {tunnel.tunnel_id} is closed, so its access tokens cannot be rotated.")
+            raise not_found(f"Tunnel {tunnel.tunnel_id} is closed: its access tokens cannot be rotated.")
         wanted = params["clientMode"]
         modes = [mode for mode in Mode if wanted in (mode.value.upper(), "ALL")]
         destination = _changed_destination(tunnel, modes, params.get("destinationConfig"), self._limits.services)
         tokens = {mode: new_access_token() for mode in modes}
         self._store.rotate_tokens(tunnel, _digests(tokens), destination, self._clock(), _name(key))
         for mode in modes:
-            self._ends.revoke(tunnel.tunnel_id, mode)
+            self._revoke(tunnel.tunnel_id, mode)
         if Mode.DESTINATION in tokens:
-            # As it is now: the rotation may have changed whom to tell.
+            # The current tunnel: the rotation may have changed its thing.
             self._deliver(self._find(tunnel.tunnel_id), tokens[Mode.DESTINATION])
         _log.info(
             "tunnel %s: access token rotated for %s", tunnel.tunnel_id, wanted, extra={"tunnel": tunnel.tunnel_id}
@@ -250,19 +237,20 @@ def _destination(config: dict[str, Any], max_services: int) -> tuple[str | None,
 def _changed_destination(
     tunnel: Tunnel, modes: list[Mode], config: dict[str, Any] | None, max_services: int
 ) -> tuple[str | None, tuple[str, ...]] | None:
-    """The thing and services after a rotation, or None if it names none.
+    """The thing and services after a rotation, or None if it does not change them.
 
-    A rotation may tell whom to deliver the new token to. It may not change services that a connected end already knows.
+    A rotation may change the thing that the new token is delivered to. It may not change services, which a connected
+    end already knows.
     """
     if config is None:
         return None
     if Mode.DESTINATION not in modes:
-        raise validation_failed("destinationConfig is for a clientMode of DESTINATION or ALL.")
+        raise validation_failed("destinationConfig requires a clientMode of DESTINATION or ALL.")
     thing_name, services = _destination(config, max_services)
     if tunnel.services and set(services) != set(tunnel.services):
         raise validation_failed(
-            f"The services of tunnel {tunnel.tunnel_id} are {', '.join(tunnel.services)} and cannot change; "
-            "open another tunnel for others."
+            f"The services of tunnel {tunnel.tunnel_id} are {', '.join(tunnel.services)} and cannot be changed; "
+            "open another tunnel for other services."
         )
     return thing_name or tunnel.thing_name, tunnel.services or services
 
@@ -311,4 +299,4 @@ def _read_page(token: str | None) -> int | None:
 
 
 def _bad_page() -> ApiError:
-    return validation_failed("The nextToken is not one that ListTunnels returned.")
+    return validation_failed("The nextToken was not returned by ListTunnels.")

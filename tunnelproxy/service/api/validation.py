@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the input of an operation against its shape in botocore's service model, in AWS's wording.
+"""Validates the input of an operation against its shape in botocore's service model, with AWS's messages.
 
-botocore's own validator serves clients: it knows neither maxima nor patterns nor enumerations.
+botocore's own validator is made for clients: it checks neither maxima nor patterns nor enumerations.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _MAX_ECHO = 128
 
 
 def validate(params: object, shape: Shape) -> dict[str, Any]:
-    """Check the input of an operation.
+    """Validate the input of an operation.
 
     Args:
         params: the decoded JSON body.
         shape: the operation's input shape.
 
     Returns:
-        The input without members that are null or that the model does not know, which AWS ignores too.
+        The input without the members that are null or not in the model, which AWS ignores too.
 
     Raises:
-        ApiError: a ``ValidationException`` that lists everything that is wrong.
+        ApiError: a ``ValidationException`` that lists all errors.
     """
     faults = list(_faults(params, shape, ""))
     if faults:
@@ -105,7 +105,7 @@ def _fault(value: object, shape: Shape, path: str, constraint: str) -> str:
 
 
 def _has_type(value: object, shape: Shape) -> bool:
-    # In Python, but not in JSON, true is an integer.
+    # In Python, unlike JSON, true is an integer.
     if isinstance(value, bool) and shape.type_name != "boolean":
         return False
     return isinstance(value, _TYPES[shape.type_name])
@@ -123,13 +123,13 @@ def _known(value: Any, shape: Shape) -> Any:
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    r"""A pattern of the model for Python's ``re``, which does not know ``\p{L}``."""
+    r"""A pattern of the model for Python's ``re``, which does not support ``\p{L}``."""
     return re.compile(re.sub(r"\\p\{([A-Z])\}", lambda found: _categories()[found[1]], pattern))
 
 
 @functools.cache
 def _categories() -> dict[str, str]:
-    """The inside of a character class for each major Unicode category, such as ``L`` for letters."""
+    """The content of a character class for each major Unicode category, such as ``L`` for letters."""
     ranges: dict[str, list[list[int]]] = {}
     for code in range(sys.maxunicode + 1):
         of_category = ranges.setdefault(unicodedata.category(chr(code))[0], [])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ...protocol.framing import Bytes, Message, frame
-from ..limits import Pace
+from ..limits import TokenBucket
 from ..model import Mode
 
 __all__ = ["End", "Relay"]
@@ -46,7 +46,7 @@ class Relay:
         pace: how fast both ends together may send; None for as fast as they like.
     """
 
-    def __init__(self, pace: Pace | None = None) -> None:
+    def __init__(self, pace: TokenBucket | None = None) -> None:
         self.pace = pace
         self._ends: dict[Mode, End] = {}
         # The current stream ID of each service; "" is the one service of peers that name none.

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from websockets.frames import CloseCode
 
 from ..events import EventHandler
-from ..limits import DEFAULT_LIMITS, Limits, Pace
-from ..listener import Listener
+from ..limits import DEFAULT_LIMITS, Limits, TokenBucket
+from ..listening.listener import Listener
+from ..logs.unexpected_errors import UnexpectedErrors
 from ..model import Mode, Tunnel
 from ..state.store import Store
-from ..unexpected_errors import UnexpectedErrors
 from .admission import Admission, Admissions
 from .client_connection import Connection
 from .connected_clients import ConnectedClients
@@ -161,7 +161,7 @@ class DataPlane:
         relay = self._relays.get(tunnel.tunnel_id)
         if relay is None:
             bandwidth = self._limits.bandwidth
-            relay = Relay(Pace(bandwidth, time.monotonic) if bandwidth else None)
+            relay = Relay(TokenBucket.for_bandwidth(bandwidth, time.monotonic) if bandwidth else None)
             self._relays[tunnel.tunnel_id] = relay
         replaced = relay.attach(connection)
         if replaced is not None:

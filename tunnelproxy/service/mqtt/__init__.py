@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MQTT: how devices get their tokens, and the embedded broker."""
+"""MQTT: the delivery of access tokens to things, and the embedded broker."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which MQTT broker brings the notifications, remembered for ``service add-thing``."""
+"""Where the MQTT broker is; kept in the state directory for ``service add-thing``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PORTS = {"mqtts": 8883, "mqtt": 1883}
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """Where a broker is.
+    """Where a broker is, and how the service connects to it.
 
     Attributes:
-        encrypted: whether it speaks TLS.
-        user: as whom the service joins it.
-        ca: the authorities to trust, a file or an OpenSSL hashed directory; empty for the system's.
-        embedded: whether the service runs it.
+        encrypted: whether it uses TLS.
+        user: the service's user name there; empty for none.
+        ca: the certificate authorities, a file or an OpenSSL hashed directory; empty for the system's.
+        embedded: whether the service runs the broker.
     """
 
     host: str
@@ -40,15 +40,15 @@ class BrokerAddress:
 
     @property
     def url(self) -> str:
-        """As ``--mqtt-broker`` takes it, without the user."""
+        """The URL for ``--mqtt-broker``, without the user."""
         return f"{'mqtts' if self.encrypted else 'mqtt'}://{format_host_port(self.host, self.port)}"
 
     @classmethod
     def parse(cls, url: str, ca: str) -> BrokerAddress:
-        """Read ``mqtts://USER@HOST:PORT``.
+        """Parse ``mqtts://USER@HOST:PORT``.
 
         Raises:
-            ServiceError: it is something else.
+            ServiceError: the URL has another form.
         """
         try:
             parts = urlsplit(url)
@@ -59,33 +59,33 @@ class BrokerAddress:
             raise ServiceError(f"--mqtt-broker: '{_without_password(url)}' is not like mqtts://USER@HOST:8883")
         if parts.password is not None:
             raise ServiceError(
-                "--mqtt-broker: a password in the URL is there for every user to see; give --mqtt-password-file"
+                "--mqtt-broker: a password in the URL is visible to every user; use --mqtt-password-file"
             )
         if ca and parts.scheme == "mqtt":
-            raise ServiceError("--mqtt-ca has no use with mqtt://, which has no TLS; give mqtts://")
+            raise ServiceError("--mqtt-ca has no effect with mqtt://, which does not use TLS; use mqtts://")
         encrypted = parts.scheme == "mqtts"
         return cls(parts.hostname, port or _PORTS[parts.scheme], encrypted, unquote(parts.username or ""), ca)
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """The TLS settings for it; None where it has no TLS.
+        """The TLS context for connections to it; None if it does not use TLS.
 
         Raises:
-            ServiceError: there is no authority in the file or directory.
+            ServiceError: there are no certificate authorities in the file or directory.
         """
         if not self.encrypted:
             return None
         try:
             return tls_context(self.ca or None)
         except ConfigurationError as error:
-            raise ServiceError(f"--mqtt-ca: there is no certificate to be read in {self.ca}") from error
+            raise ServiceError(f"--mqtt-ca: cannot read a certificate from {self.ca}") from error
 
     def write(self, path: Path) -> None:
-        """Remember it."""
+        """Write it to a file."""
         replace_file(path, json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, path: Path) -> BrokerAddress | None:
-        """The one that was remembered; None if there was none.
+        """The address in a file; None if there is no file.
 
         Raises:
             ServiceError: the file is damaged.

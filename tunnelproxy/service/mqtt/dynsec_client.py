@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells the embedded broker, while it runs, which things there are."""
+"""Updates the embedded broker's access rules while it runs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .dynsec_rules import ANSWERS, COMMANDS, changes, refusals
 __all__ = ["DynsecClient"]
 
 _CONFIRM_SECONDS = 5.0
-_MOST_AT_ONCE = 12
-"""Things in one message: each takes 1 kB at most, and the broker's max_packet_size is 16 kB."""
+_MAX_PER_MESSAGE = 12
+"""Things per message: each takes up to 1 kB, and the broker's max_packet_size is 16 kB."""
 
 _log = logging.getLogger(__name__)
 
 
 class DynsecClient:
-    """A session that may change the broker's rules.
+    """An MQTT session of the user that may change the broker's rules.
 
     Args:
-        broker: where, and as whom.
+        broker: where and how to connect.
     """
 
     def __init__(self, broker: BrokerLogin) -> None:
@@ -32,18 +32,18 @@ class DynsecClient:
         self._sent: dict[int, asyncio.Future[None]] = {}
 
     async def run(self) -> None:
-        """Stay connected; ends when cancelled only."""
+        """Stay connected until cancelled."""
         await self._session.run()
 
-    def knows(self, things: Iterable[str]) -> None:
-        """The broker is started with rules for these things."""
+    def assume(self, things: Iterable[str]) -> None:
+        """Assume that the broker was started with rules for these things."""
         self._things = frozenset(things)
 
-    async def tell(self, things: Iterable[str]) -> bool:
-        """See that the broker has rules for these things and for no others.
+    async def update(self, things: Iterable[str]) -> bool:
+        """Make the broker have rules for these things and no others.
 
         Returns:
-            Whether it has; if not, because it is away, ask again.
+            Whether it has them. If not, because it cannot be reached, call again.
         """
         wanted = frozenset(things)
         while self._things != wanted:
@@ -61,14 +61,14 @@ class DynsecClient:
         self._sent.pop(number, None)
         if not done or confirmed.cancelled():
             return False
-        # Only then: a broker that has died meanwhile is started with rules for whoever is there by then.
+        # Not earlier: a broker that has died is started again with rules for the things of that moment.
         self._things = wanted
         return True
 
-    # What the session reports.
+    # Callbacks of the session
 
     def connected(self) -> None:
-        """Nothing waits for it."""
+        """Nothing to do: updates are retried by the caller."""
 
     def disconnected(self) -> None:
         for waiting in self._sent.values():
@@ -81,11 +81,11 @@ class DynsecClient:
     def published(self, number: int) -> None:
         waiting = self._sent.get(number)
         if waiting is not None and not waiting.done():
-            # The plugin acts before the broker confirms.
+            # The plugin acts before the broker confirms the message.
             waiting.set_result(None)
 
 
 def _towards(before: frozenset[str], after: frozenset[str]) -> frozenset[str]:
-    """Some of the way from some things to others: what one message can tell."""
-    differing = sorted(before ^ after)[:_MOST_AT_ONCE]
+    """The things after as many changes as fit into one message."""
+    differing = sorted(before ^ after)[:_MAX_PER_MESSAGE]
     return before.symmetric_difference(differing)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may do what at the embedded broker: the rules of Mosquitto's dynamic security plugin.
+"""The embedded broker's access rules, for Mosquitto's dynamic security plugin.
 
-With access rules in a file, Mosquitto 2.0 grants every subscription, and checks when it delivers. The plugin refuses a
-subscription outright, and so tells an agent that it asks for the wrong thing. Passwords stay in Mosquitto's password
-file, which is asked for users that have none here: so what is written and sent here holds no secret.
+With an ACL file, Mosquitto 2.0 grants every subscription and checks only when it delivers. The plugin rejects a
+subscription immediately, so an agent learns that it asks for the wrong topic. The passwords are in Mosquitto's password
+file, which Mosquitto consults for users that have no password here; so these rules contain no secrets.
 
 Source: the plugin's own documentation, mosquitto.org/documentation/dynamic-security.
 """
@@ -17,23 +17,23 @@ from typing import Any
 __all__ = ["ADMINISTRATOR", "ANSWERS", "COMMANDS", "NOTIFIER", "changes", "configuration", "refusals"]
 
 NOTIFIER = "tunnel.notifier"
-"""As whom the service notifies; no thing can have this name."""
+"""The user that publishes notifications. No thing can have this name."""
 
 ADMINISTRATOR = "tunnel.administrator"
-"""As whom the service changes the rules; no thing can have this name."""
+"""The user that changes the rules. No thing can have this name."""
 
 COMMANDS = "$CONTROL/dynamic-security/v1"
-"""The topic of the plugin's commands."""
+"""The topic for commands to the plugin."""
 
 ANSWERS = f"{COMMANDS}/response"
-"""The topic of its answers."""
+"""The topic of the plugin's answers."""
 
-# What a repeated command gets, which changes nothing.
-_ALREADY_SO = frozenset({"Role already exists", "Client already exists", "Role not found", "Client not found"})
+# The errors of a repeated command, which changes nothing.
+_ALREADY_DONE = frozenset({"Role already exists", "Client already exists", "Role not found", "Client not found"})
 
 
 def configuration(things: Iterable[str]) -> bytes:
-    """The plugin's file, for a broker that is about to start."""
+    """The plugin's configuration file, for a broker that is about to start."""
     rules = {
         NOTIFIER: [_allow("publishClientSend", _notify_topic("+"))],
         ADMINISTRATOR: [
@@ -58,27 +58,27 @@ def configuration(things: Iterable[str]) -> bytes:
 
 
 def changes(before: Iterable[str], after: Iterable[str]) -> bytes | None:
-    """The commands that lead from some things to others; None where there is nothing to do."""
+    """The commands that replace the rules for some things by those for others; None if nothing changes."""
     old, new = set(before), set(after)
     commands: list[dict[str, Any]] = []
     for thing in sorted(new - old):
         commands.append({"command": "createRole", "rolename": thing, "acls": _rules_of(thing)})
         commands.append({"command": "createClient", "username": thing, "roles": [{"rolename": thing}]})
     for thing in sorted(old - new):
-        # Which disconnects it, too.
+        # This disconnects the thing, too.
         commands.append({"command": "deleteClient", "username": thing})
         commands.append({"command": "deleteRole", "rolename": thing})
     return json.dumps({"commands": commands}).encode() if commands else None
 
 
 def refusals(answer: bytes) -> list[str]:
-    """What the plugin did not do of what it was told, and why."""
+    """The commands that the plugin did not execute, and why."""
     try:
         responses = json.loads(answer)["responses"]
         failed = [(response["command"], response["error"]) for response in responses if "error" in response]
     except (ValueError, KeyError, TypeError):
-        return ["its answer is not understood"]
-    return [f"{command}: {error}" for command, error in failed if error not in _ALREADY_SO]
+        return ["its answer cannot be parsed"]
+    return [f"{command}: {error}" for command, error in failed if error not in _ALREADY_DONE]
 
 
 def _rules_of(thing: str) -> list[dict[str, Any]]:

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TLS port by which things reach the embedded MQTT broker.
+"""The TLS port through which things reach the embedded MQTT broker.
 
-Mosquitto has no deadline for a handshake: whoever connects and says nothing keeps a place for a minute and a half, and
-when its descriptors are used up, it refuses everybody. So strangers stay outside: the service accepts the connections,
-by the same rules as on its other ports, and Mosquitto sees one only when its client has begun to speak, by a Unix
-socket. A connection counts as half-open until the broker has let its client in: one that is refused, and does not hang
-up, is cut off with the others.
+Mosquitto has no deadline for handshakes: an idle connection keeps a descriptor for a minute and a half, and once its
+descriptors are used up, Mosquitto rejects everyone. So the service accepts the connections, under the same limits as on
+its other ports, and Mosquitto sees a connection, over a Unix socket, only after its client has begun to send. The
+connection counts as half-open until the broker has accepted the client: a client that is rejected and does not hang up
+is cut off like any other half-open connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +19,15 @@ from typing import cast
 
 from ...net.background_tasks import spawn
 from ...net.connections import Reading
-from ..errors import ServiceError
 from ..events import EventHandler
-from ..limits import Limits, Pace
-from ..listener import Listener
+from ..limits import Limits, TokenBucket
+from ..listening.bound_socket import bind
+from ..listening.listener import Listener
 
 __all__ = ["MqttListener"]
 
-_BACKLOG = 1024
 _BYTES_PER_SECOND = 64 * 1024
-"""Of one thing. An agent sends a few bytes in half a minute; a device that floods takes a bounded share."""
+"""Per thing. An agent sends a few bytes every half minute; a device that floods gets a bounded share."""
 
 _CONNACK = 0x20
 _SUCCESS = 0
@@ -38,11 +36,11 @@ _log = logging.getLogger(__name__)
 
 
 class MqttListener:
-    """A listening socket, and the connections that it passes on to the broker.
+    """A listening socket, and the connections that it relays to the broker.
 
     Args:
         host: the address or name to listen on.
-        port: the port; 0 for any.
+        port: the port; 0 for any free one.
         broker: the path of the broker's Unix socket.
 
     Raises:
@@ -51,26 +49,27 @@ class MqttListener:
 
     def __init__(self, host: str, port: int, broker: Path) -> None:
         self._broker = broker
-        self._socket = _bind(host, port)
+        # No fallback to another port: the agents are configured with this one.
+        self._socket = bind(host, port, "--mqtt-port")
         self.port: int = self._socket.getsockname()[1]
-        self._door: Listener | None = None
+        self._listener: Listener | None = None
         self._relays: set[_Relay] = set()
 
     def open(self, context: ssl.SSLContext, limits: Limits, notify: EventHandler) -> None:
         """Accept connections.
 
         Args:
-            context: for TLS.
-            limits: how many connections, and how long a handshake may take, that of MQTT included.
-            notify: is told of every connection that is cut off.
+            context: the TLS context.
+            limits: limits the connections, and the duration of a handshake, including that of MQTT.
+            notify: called with each connection that is cut off.
         """
-        self._door = Listener(self._make_relay, context, limits, notify)
-        self._door.open(self._socket)
+        self._listener = Listener(self._make_relay, context, limits, notify)
+        self._listener.open(self._socket)
 
     def close(self) -> None:
-        """End all connections, and give the port back."""
-        if self._door is not None:
-            self._door.close()
+        """Close all connections and the port."""
+        if self._listener is not None:
+            self._listener.close()
         for relay in list(self._relays):
             relay.abort()
         self._socket.close()
@@ -79,24 +78,24 @@ class MqttListener:
         return _Relay(self._broker, self._settle, self._relays)
 
     def _settle(self, relay: _Relay) -> None:
-        if self._door is not None:
-            self._door.settle(relay)
+        if self._listener is not None:
+            self._listener.settle(relay)
 
 
 class _Relay(asyncio.Protocol):
-    """One thing's connection, decrypted, and the broker's side of it."""
+    """The decrypted connection of a thing, joined to a connection to the broker."""
 
-    def __init__(self, path: Path, let_in: Callable[[_Relay], None], all_of_them: set[_Relay]) -> None:
+    def __init__(self, path: Path, accepted: Callable[[_Relay], None], relays: set[_Relay]) -> None:
         self._path = path
-        self._let_in = let_in
-        self._is_let_in = False
-        self._all = all_of_them
-        self._pace = Pace(_BYTES_PER_SECOND, asyncio.get_running_loop().time)
-        self._before = bytearray()
+        self._accepted = accepted
+        self._is_accepted = False
+        self._relays = relays
+        self._bandwidth = TokenBucket.for_bandwidth(_BYTES_PER_SECOND, asyncio.get_running_loop().time)
+        self._unsent = bytearray()
         self._connecting: asyncio.Task[None] | None = None
         # Why nothing is read from the thing now.
-        self._held: set[str] = set()
-        self._rest: asyncio.TimerHandle | None = None
+        self._pauses: set[str] = set()
+        self._bandwidth_timer: asyncio.TimerHandle | None = None
         self._reading: Reading
         self.thing: asyncio.Transport | None = None
         self.broker: asyncio.Transport | None = None
@@ -104,32 +103,32 @@ class _Relay(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.thing = cast(asyncio.Transport, transport)
         self._reading = Reading(self.thing)
-        self._all.add(self)
+        self._relays.add(self)
 
     def data_received(self, data: bytes) -> None:
-        pause = self._pace.take(len(data))
-        if pause:
-            self.hold("pace")
-            # One timer, for the latest debt: that of an earlier read would end the rest too soon.
-            if self._rest is not None:
-                self._rest.cancel()
-            self._rest = asyncio.get_running_loop().call_later(pause, self.let_go, "pace")
+        seconds = self._bandwidth.take(len(data))
+        if seconds:
+            self.pause("bandwidth")
+            # One timer, for the latest debt: that of an earlier read would end the pause too soon.
+            if self._bandwidth_timer is not None:
+                self._bandwidth_timer.cancel()
+            self._bandwidth_timer = asyncio.get_running_loop().call_later(seconds, self.resume, "bandwidth")
         if self.broker is not None:
             self.broker.write(data)
             return
-        self._before += data
+        self._unsent += data
         if self._connecting is None:
-            self.hold("broker")
-            self._connecting = spawn("joining a thing to the MQTT broker", self._join())
+            self.pause("connecting")
+            self._connecting = spawn("connecting a thing to the MQTT broker", self._connect())
 
     def eof_received(self) -> None:
-        """The transport closes, which ends the broker's side too."""
+        """The transport closes, and with it the connection to the broker."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._all.discard(self)
+        self._relays.discard(self)
         self.thing = None
-        if self._rest is not None:
-            self._rest.cancel()
+        if self._bandwidth_timer is not None:
+            self._bandwidth_timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         if self.broker is not None:
@@ -143,47 +142,47 @@ class _Relay(asyncio.Protocol):
         if self.broker is not None:
             self.broker.resume_reading()
 
-    def hold(self, cause: str) -> None:
-        """Read nothing from the thing until :meth:`let_go` is called for this cause and all others."""
-        self._held.add(cause)
+    def pause(self, cause: str) -> None:
+        """Read nothing from the thing until :meth:`resume` is called for this cause and all others."""
+        self._pauses.add(cause)
         self._reading.pause()
 
-    def let_go(self, cause: str) -> None:
-        """A cause of :meth:`hold` is gone."""
-        if cause in self._held:
-            self._held.remove(cause)
-            if not self._held:
+    def resume(self, cause: str) -> None:
+        """End a :meth:`pause`."""
+        if cause in self._pauses:
+            self._pauses.remove(cause)
+            if not self._pauses:
                 self._reading.resume()
 
     def from_broker(self, data: bytes) -> None:
-        """Pass the broker's words on."""
+        """Relay data from the broker."""
         if self.thing is not None:
             self.thing.write(data)
-            if not self._is_let_in and _is_welcome(data):
-                self._is_let_in = True
-                self._let_in(self)
+            if not self._is_accepted and _is_accepting(data):
+                self._is_accepted = True
+                self._accepted(self)
 
     def abort(self) -> None:
-        """End both sides at once."""
+        """Abort both connections."""
         for transport in (self.thing, self.broker):
             if transport is not None:
                 transport.abort()
 
-    async def _join(self) -> None:
+    async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             self.broker, _ = await loop.create_unix_connection(lambda: _BrokerSide(self), str(self._path))
         except OSError as error:
-            _log.debug("the MQTT broker takes no connection: %s", error)
+            _log.debug("the MQTT broker accepts no connection: %s", error)
             if self.thing is not None:
                 self.thing.abort()
             return
         if self.thing is None:
             self.broker.abort()
             return
-        self.broker.write(bytes(self._before))
-        self._before.clear()
-        self.let_go("broker")
+        self.broker.write(bytes(self._unsent))
+        self._unsent.clear()
+        self.resume("connecting")
 
 
 class _BrokerSide(asyncio.Protocol):
@@ -195,32 +194,21 @@ class _BrokerSide(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._relay.thing is not None:
-            # Not before the last words are out: they say why a thing is refused.
+            # close(), not abort(): the broker's last packet says why it rejects a thing.
             self._relay.thing.close()
 
     def pause_writing(self) -> None:
-        self._relay.hold("slow")
+        self._relay.pause("broker")
 
     def resume_writing(self) -> None:
-        self._relay.let_go("slow")
+        self._relay.resume("broker")
 
 
-def _is_welcome(data: bytes) -> bool:
-    """Whether a broker's first words let the client in: a CONNACK that says success.
+def _is_accepting(data: bytes) -> bool:
+    """Whether the broker's first packet accepts the client: a CONNACK with the code for success.
 
     Source: MQTT 3.1.1 and MQTT 5, section 3.2.
     """
-    # The kind, the length (which takes more than a byte where the last bit is set), flags, and the reason.
+    # The type, the length (which has a further byte while the top bit is set), the flags, and the code.
     length = next((place for place in range(1, len(data)) if data[place] < 0x80), len(data))
     return data[:1] == bytes((_CONNACK,)) and data[length + 2 : length + 3] == bytes((_SUCCESS,))
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        # Not another port: the agents look for the broker at this one.
-        raise ServiceError(
-            f"cannot listen on port {port} of {host} for MQTT ({error.strerror}); give --mqtt-port another one"
-        ) from error

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MQTT broker that the service runs: Mosquitto, as a child process.
+"""The embedded MQTT broker: Mosquitto, as a child process.
 
-No broker in Python would do: amqtt, the one that is kept up, does not run on Python 3.9, wants one exact version of
-websockets, and is known to leak memory (its issue 123). Mosquitto is small, in every distribution, and what an operator
-would use anyhow.
+There is no suitable broker in Python: amqtt, the only maintained one, does not run on Python 3.9, requires an exact
+version of websockets, and is known to leak memory (its issue 123). Mosquitto is small, in every distribution, and what
+an operator would use anyway.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = ["Mosquitto"]
 
 _START_SECONDS = 10.0
 _STABLE_SECONDS = 10.0
-"""A broker that ran this long had started: when it ends, the next start is quick again."""
+"""After running this long, the broker counts as started: when it ends, the backoff begins again."""
 
 _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 3.0
-_LONGEST_SOCKET_PATH = 107
+_MAX_SOCKET_PATH = 107
 """Bytes; unix(7)."""
 
-# Everybody comes by the Unix socket, in a directory that is the service's own: things by the TLS port of MqttListener.
-# Mosquitto runs in that directory, as the path of a socket must have no space here. dlopen(3) finds the plugin.
-# use_username_as_clientid belongs to the listener above it, not to the broker.
+# All clients connect through the Unix socket, which is in a directory of the service: things through the TLS port of
+# MqttListener. Mosquitto runs in that directory, because the path of a socket must not contain a space here. dlopen(3)
+# finds the plugin. use_username_as_clientid is an option of the listener above it, not of the broker.
 _CONFIGURATION = """\
-# Written by "tunnelproxy service run" at each start. docs/mosquitto.conf says why it is so.
+# Written by "tunnelproxy service run" at each start. docs/mosquitto.conf explains the settings.
 listener 0 {socket}
 use_username_as_clientid true
 allow_anonymous false
@@ -67,7 +67,7 @@ log_type warning
 {user}
 """
 
-# The kernel ends the broker with the service, also when that is killed: 1 is PR_SET_PDEATHSIG (prctl(2)).
+# The kernel terminates the broker with the service, even if that is killed: 1 is PR_SET_PDEATHSIG (prctl(2)).
 _EXEC = """\
 import ctypes, os, signal, sys
 try:
@@ -82,12 +82,12 @@ _log = logging.getLogger(__name__)
 
 
 class Mosquitto:
-    """Runs Mosquitto, and runs it again when it ends.
+    """Runs Mosquitto, and restarts it when it ends.
 
     Args:
-        directory: for its files.
+        directory: the directory of its files.
         host: the address to listen on.
-        port: the port to listen on; 0 for any.
+        port: the port to listen on; 0 for any free one.
 
     Raises:
         ServiceError: Mosquitto is not installed, the port is taken, or the files cannot be written.
@@ -96,26 +96,26 @@ class Mosquitto:
     def __init__(self, directory: Path, host: str, port: int) -> None:
         self._program = _find_mosquitto()
         self._socket = directory / "socket"
-        if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
+        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
             raise ServiceError(f"{self._socket} is too long for a socket; give --state-dir a shorter path")
         self._passwords = PasswordFile(directory / "passwords")
         self._rules = directory / "dynamic-security.json"
         self._configuration = directory / "mosquitto.conf"
-        self._saved = directory / "mosquitto.db"
+        self._database = directory / "mosquitto.db"
         self._process: asyncio.subprocess.Process | None = None
         self._last_error = ""
-        self._last_complaint = ""
+        self._last_warning = ""
         with _writing():
             directory.mkdir(mode=0o700, exist_ok=True)
-            # Of earlier versions, where Mosquitto did the TLS.
+            # From earlier versions, in which Mosquitto terminated TLS.
             for copy in ("server.pem", "server-key.pem"):
                 (directory / copy).unlink(missing_ok=True)
-            self.notifier = self._join_as(NOTIFIER)
-            """The way by which the service notifies."""
-            self._administrator = DynsecClient(self._join_as(ADMINISTRATOR))
+            self.notifier_login = self._login_of(NOTIFIER)
+            """How the service connects to publish notifications."""
+            self._administrator = DynsecClient(self._login_of(ADMINISTRATOR))
             self._write_configuration(directory)
         self.listener = MqttListener(host, port, self._socket)
-        """Where things connect."""
+        """The port that things connect to."""
 
     def _write_configuration(self, directory: Path) -> None:
         content = _CONFIGURATION.format(
@@ -123,16 +123,16 @@ class Mosquitto:
             passwords=self._passwords.path,
             rules=self._rules,
             directory=directory,
-            # As root it would become a user who can read none of this.
+            # As root, it would switch to a user who cannot read these files.
             user="user root" if os.geteuid() == 0 else "",
         )
         replace_file(self._configuration, content.encode())
 
     async def run(self) -> None:
-        """Keep the broker running; ends when cancelled only, and the broker with it."""
-        beside = [
-            spawn("the MQTT broker's administration", self._administrator.run()),
-            spawn("telling the MQTT broker of enrolments", self._follow_enrolments()),
+        """Keep the broker running until cancelled, then stop it."""
+        tasks = [
+            spawn("updating the MQTT broker's rules", self._administrator.run()),
+            spawn("watching for enrolments", self._follow_enrolments()),
         ]
         backoff = Backoff()
         loop = asyncio.get_running_loop()
@@ -143,14 +143,14 @@ class Mosquitto:
                 if loop.time() - began > _STABLE_SECONDS:
                     backoff.reset()
                 delay = backoff.next_delay()
-                self._complain(f"{cause}; starting it again until it runs")
+                self._warn(f"{cause}; starting it again until it runs")
                 await asyncio.sleep(delay)
         finally:
-            for task in beside:
+            for task in tasks:
                 task.cancel()
 
     async def wait_until_it_listens(self) -> None:
-        """Wait for the broker's start.
+        """Wait until the broker has started.
 
         Raises:
             ServiceError: it does not start.
@@ -158,7 +158,7 @@ class Mosquitto:
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
-                # It listens here last.
+                # The last thing that it does when it starts.
                 _, writer = await asyncio.open_unix_connection(str(self._socket))
             except OSError as error:
                 if time.monotonic() > deadline:
@@ -171,12 +171,12 @@ class Mosquitto:
                 writer.close()
                 return
 
-    def _join_as(self, user: str) -> BrokerLogin:
-        # Of two clients with one name the broker disconnects the older; it takes users for names.
+    def _login_of(self, user: str) -> BrokerLogin:
+        # User names are client IDs, and of two clients with one ID the broker disconnects the older: hence two users.
         return BrokerLogin(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
 
     async def _run_once(self) -> str:
-        """Start the broker, and return why it ended, or did not start."""
+        """Run the broker, and return why it ended or did not start."""
         self._last_error = ""
         try:
             status = await self._run_process()
@@ -184,13 +184,13 @@ class Mosquitto:
             self._last_error = f" ({_words(error)})"
             return f"mosquitto cannot be started: {_words(error)}"
         if "database" in self._last_error:
-            self._set_saved_aside()
+            self._rename_damaged_database()
         return f"mosquitto ended with status {status}{self._last_error}"
 
     async def _run_process(self) -> int:
         things = self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
         replace_file(self._rules, configuration(things))
-        self._administrator.knows(things)
+        self._administrator.assume(things)
         self._socket.unlink(missing_ok=True)
         command = [sys.executable, "-c", _EXEC, str(os.getpid()), self._program, "-c", str(self._configuration)]
         process = await asyncio.create_subprocess_exec(
@@ -213,24 +213,24 @@ class Mosquitto:
     def _note(self, said: str) -> None:
         if "Error" in said:
             self._last_error = f" ({said})"
-            self._complain(f"mosquitto: {said}")
+            self._warn(f"mosquitto: {said}")
         else:
             _log.debug("mosquitto: %s", said)
 
-    def _set_saved_aside(self) -> None:
-        """Let the broker start without what it had saved: a full disk can leave half a file, which it refuses."""
-        aside = self._saved.with_name(f"{self._saved.name}.damaged")
+    def _rename_damaged_database(self) -> None:
+        """Let the broker start without its database: a full disk can leave half a file, which it rejects."""
+        renamed = self._database.with_name(f"{self._database.name}.damaged")
         with contextlib.suppress(OSError):
-            self._saved.replace(aside)
+            self._database.replace(renamed)
             _log.error(
-                "%s is damaged, and set aside as %s: notifications for devices that are offline are lost; rotate the "
+                "%s is damaged, and renamed to %s: notifications for devices that are offline are lost; rotate the "
                 "destination tokens of their tunnels",
-                self._saved,
-                aside.name,
+                self._database,
+                renamed.name,
             )
 
     async def _follow_enrolments(self) -> None:
-        """Tell the broker when ``service add-thing``, another process, has changed the passwords."""
+        """Update the broker when ``service add-thing``, another process, has changed the passwords."""
         seen: tuple[int, int] | None = None
         with contextlib.suppress(OSError):
             seen = self._passwords.version()
@@ -238,25 +238,25 @@ class Mosquitto:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
                 version = self._passwords.version()
-                # The rules first, so that a thing that is let in is also let subscribe.
-                if version != seen and await self._administrator.tell(
+                # The rules first, so that a thing that can connect can also subscribe.
+                if version != seen and await self._administrator.update(
                     self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
                 ):
                     seen = version
-                    self._have_files_read_again()
+                    self._reload()
             except OSError as error:
-                self._complain(f"the MQTT broker cannot be told of enrolments: {_words(error)}")
+                self._warn(f"cannot pass new enrolments to the MQTT broker: {_words(error)}")
 
-    def _have_files_read_again(self) -> None:
+    def _reload(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGHUP)
 
-    def _complain(self, complaint: str) -> None:
-        """Once, not every few seconds of a night with a full disk."""
-        level = logging.DEBUG if complaint == self._last_complaint else logging.WARNING
-        self._last_complaint = complaint
-        _log.log(level, "%s", complaint)
+    def _warn(self, warning: str) -> None:
+        """Log a warning, but not again every few seconds of a night with a full disk."""
+        level = logging.DEBUG if warning == self._last_warning else logging.WARNING
+        self._last_warning = warning
+        _log.log(level, "%s", warning)
 
 
 @contextlib.contextmanager
@@ -285,12 +285,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _find_mosquitto() -> str:
-    # A plain user's PATH has no sbin.
+    # The PATH of an ordinary user has no sbin.
     program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin")
     if program is None:
         raise ServiceError(
-            "mosquitto is not installed, which --mqtt-port needs: install it (Debian: sudo apt-get install mosquitto), "
-            "or name a broker that runs elsewhere with --mqtt-broker"
+            "mosquitto is not installed, but --mqtt-port requires it: install it (Debian: sudo apt-get install "
+            "mosquitto), or use an external broker with --mqtt-broker"
         )
-    # It is started in another directory.
+    # It is started in another working directory.
     return os.path.abspath(program)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins the service to the MQTT broker that brings tokens to things: one of its own, one elsewhere, or none."""
+"""Delivers access tokens to things through an MQTT broker: an embedded one, an external one, or none."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,28 +14,25 @@ from ...net.background_tasks import spawn
 from ...net.mqtt import BrokerLogin
 from ..events import EventHandler
 from ..limits import Limits
-from ..metrics import Figure
 from ..model import Identity, Tunnel
 from ..state.directory import StateDirectory
 from .broker_address import BrokerAddress
 from .dynsec_rules import NOTIFIER
+from .listener import MqttListener
 from .mosquitto import Mosquitto
 from .outbox import Outbox
 
-__all__ = ["NO_BROKER", "BrokerSettings", "Deliver", "Notifier", "notifying"]
-
-Deliver = Callable[[Tunnel, str], None]
-"""Brings a tunnel's new access token for the destination to the tunnel's thing."""
+__all__ = ["NO_BROKER", "BrokerSettings", "Notifier", "connected_notifier"]
 
 
 @dataclass(frozen=True)
 class BrokerSettings:
-    """What brings the notifications.
+    """Which MQTT broker delivers the notifications.
 
     Attributes:
-        port: where to run a broker; 0 for the port of the last run, else any; None not to run one.
-        external: the broker that runs elsewhere; None if there is none.
-        password: the service's password there.
+        port: the port of an embedded broker; 0 for that of the last run, or else any; None to run none.
+        external: an external broker; None if there is none.
+        password: the service's password at the external broker.
     """
 
     port: int | None = None
@@ -44,64 +41,72 @@ class BrokerSettings:
 
 
 NO_BROKER = BrokerSettings()
-"""The tokens reach nobody by themselves."""
-
-
-def _deliver_nothing(tunnel: Tunnel, token: str) -> None:
-    """Without a broker, whoever opened the tunnel brings the token to the device."""
-
-
-def _open_nothing(context: ssl.SSLContext, limits: Limits, notify: EventHandler) -> None:
-    """A broker that runs elsewhere listens there."""
+"""Nothing is delivered: whoever opens a tunnel brings the token to the device."""
 
 
 @dataclass(frozen=True)
 class Notifier:
-    """The way to things.
+    """Delivers access tokens, if there is a broker.
 
     Attributes:
-        deliver: brings a token.
-        announcement: what the ready line says of the broker.
-        open: lets things connect to a broker of the service's own: with the service's TLS context, within its
-            limits; the last argument is told of every connection that is cut off.
-        figures: what there is to tell of the broker.
+        outbox: the notifications on their way to the broker; None without a broker.
+        address: where the broker is; None without a broker.
+        listener: where things connect to an embedded broker; None for an external one, which has its own.
     """
 
-    deliver: Deliver = _deliver_nothing
-    announcement: str = ""
-    open: Callable[[ssl.SSLContext, Limits, EventHandler], None] = _open_nothing
-    figures: tuple[Figure, ...] = ()
+    outbox: Outbox | None = None
+    address: BrokerAddress | None = None
+    listener: MqttListener | None = None
+
+    @property
+    def announcement(self) -> str:
+        """The broker's part of the line that announces that the service is ready."""
+        return "" if self.address is None else f" mqtt={self.address.url}"
+
+    def deliver(self, tunnel: Tunnel, token: str) -> None:
+        """Deliver a tunnel's new access token for the destination to the tunnel's thing."""
+        if self.outbox is not None:
+            self.outbox.send(tunnel, token)
+
+    def open(self, context: ssl.SSLContext, limits: Limits, notify: EventHandler) -> None:
+        """Let things connect to an embedded broker.
+
+        Args:
+            context: the service's TLS context.
+            limits: limits the connections.
+            notify: called with each connection that is cut off.
+        """
+        if self.listener is not None:
+            self.listener.open(context, limits, notify)
 
 
 @contextlib.asynccontextmanager
-async def notifying(
-    settings: BrokerSettings,
-    state: StateDirectory,
-    identity: Identity,
-    *,
-    host: str,
-    name: str,
+async def connected_notifier(
+    settings: BrokerSettings, state: StateDirectory, identity: Identity, *, host: str, name: str
 ) -> AsyncIterator[Notifier]:
-    """Bring tokens to things, for as long as the block runs.
+    """Run the embedded broker, if there is one, and stay connected to the broker, within the block.
 
     Args:
-        host: where the service listens, and so a broker of its own.
-        name: by what clients reach the service, and things a broker of its own.
+        settings: which broker.
+        state: where the embedded broker's files are, and where the broker's address is kept for ``add-thing``.
+        identity: the service's.
+        host: the address that the service, and therefore an embedded broker, listens on.
+        name: the name by which clients reach the service, and things an embedded broker.
 
     Raises:
-        ServiceError: the broker cannot be run, or its authorities cannot be read.
+        ServiceError: the broker does not start, or its certificate authorities cannot be read.
     """
     if settings.port is not None:
         remembered = BrokerAddress.read(state.broker_address)
         port = settings.port or (remembered.port if remembered is not None and remembered.embedded else 0)
-        embedded = Mosquitto(state.broker_files, host, port)
-        address = BrokerAddress(name, embedded.listener.port, user=NOTIFIER, embedded=True)
-        with contextlib.closing(embedded.listener):
-            async with _background("the MQTT broker", embedded.run()):
-                await embedded.wait_until_it_listens()
-                async with _session(embedded.notifier, identity) as notifications:
+        mosquitto = Mosquitto(state.broker_files, host, port)
+        address = BrokerAddress(name, mosquitto.listener.port, user=NOTIFIER, embedded=True)
+        with contextlib.closing(mosquitto.listener):
+            async with _background("the MQTT broker", mosquitto.run()):
+                await mosquitto.wait_until_it_listens()
+                async with _connected(mosquitto.notifier_login, identity) as outbox:
                     address.write(state.broker_address)
-                    yield _notifier(notifications, address, embedded.listener.open)
+                    yield Notifier(outbox, address, mosquitto.listener)
     elif settings.external is not None:
         address = settings.external
         broker = BrokerLogin(
@@ -112,41 +117,19 @@ async def notifying(
             user=address.user or None,
             password=settings.password,
         )
-        async with _session(broker, identity) as notifications:
+        async with _connected(broker, identity) as outbox:
             address.write(state.broker_address)
-            yield _notifier(notifications, address)
+            yield Notifier(outbox, address)
     else:
         state.broker_address.unlink(missing_ok=True)
         yield Notifier()
 
 
-def _notifier(
-    notifications: Outbox,
-    address: BrokerAddress,
-    open_listener: Callable[[ssl.SSLContext, Limits, EventHandler], None] = _open_nothing,
-) -> Notifier:
-    figures = (
-        Figure(
-            "tunnelproxy_mqtt_broker_connected",
-            "Whether the service is connected to the MQTT broker: 1 or 0.",
-            lambda: {"": notifications.is_connected},
-            counts=False,
-        ),
-        Figure(
-            "tunnelproxy_notifications_waiting",
-            "Notifications that the MQTT broker has not confirmed.",
-            lambda: {"": notifications.waiting},
-            counts=False,
-        ),
-    )
-    return Notifier(notifications.send, f" mqtt={address.url}", open_listener, figures)
-
-
 @contextlib.asynccontextmanager
-async def _session(broker: BrokerLogin, identity: Identity) -> AsyncIterator[Outbox]:
-    notifications = Outbox(broker, identity.region)
-    async with _background("the connection to the MQTT broker", notifications.run()):
-        yield notifications
+async def _connected(broker: BrokerLogin, identity: Identity) -> AsyncIterator[Outbox]:
+    outbox = Outbox(broker, identity.region)
+    async with _background("the connection to the MQTT broker", outbox.run()):
+        yield outbox
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling a thing's agent of its access token by MQTT, as AWS does.
+"""Notifies things of their access tokens by MQTT, like AWS.
 
 Source: "IoT agent snippet", AWS IoT Developer Guide.
 """
@@ -15,38 +15,44 @@ from ..model import Tunnel
 __all__ = ["MAX_PENDING", "Outbox"]
 
 MAX_PENDING = 1000
-"""Notifications that wait for the broker; when there are more, the oldest is dropped."""
+"""Notifications that may wait for the broker. One more drops the oldest."""
 
 _log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Hands notifications to a broker. Nobody waits for that: what the broker has not confirmed is sent again.
+    """Sends notifications to a broker in the background, and again until the broker has confirmed them.
 
-    They wait in memory only, because an access token is nowhere else: one that is lost with this process is replaced by
-    rotating the token.
+    They wait in memory only, because an access token is never stored: if one is lost with this process, rotate the
+    token.
+
+    Args:
+        broker: where and how to connect.
+        region: the region in the notifications.
+
+    Attributes:
+        is_connected: whether the broker is connected.
     """
 
     def __init__(self, broker: BrokerLogin, region: str) -> None:
         self._session = MqttSession(broker, self)
         self._region = region
-        # By tunnel: a newer token makes the older one useless.
+        # By tunnel: a newer token invalidates the older one.
         self._pending: dict[str, tuple[str, bytes]] = {}
         self._sent: dict[int, tuple[str, bytes]] = {}
         self.is_connected = False
-        """Whether the broker is there."""
 
     @property
     def waiting(self) -> int:
-        """How many the broker has not confirmed."""
+        """How many notifications the broker has not confirmed."""
         return len(self._pending)
 
     async def run(self) -> None:
-        """Stay connected to the broker; ends when cancelled only."""
+        """Stay connected to the broker until cancelled."""
         await self._session.run()
 
     def send(self, tunnel: Tunnel, token: str) -> None:
-        """Tell the tunnel's thing its access token, if the tunnel has a thing."""
+        """Notify the tunnel's thing of an access token, if the tunnel has a thing."""
         if tunnel.thing_name is None:
             return
         payload = {
@@ -61,11 +67,13 @@ class Outbox:
             dropped = next(iter(self._pending))
             del self._pending[dropped]
             _log.warning(
-                "tunnel %s: its notification is dropped, as the broker takes none", dropped, extra={"tunnel": dropped}
+                "tunnel %s: its notification is dropped: too many wait for the MQTT broker",
+                dropped,
+                extra={"tunnel": dropped},
             )
         self._publish(tunnel.tunnel_id)
 
-    # What the session reports.
+    # Callbacks of the session
 
     def connected(self) -> None:
         self.is_connected = True
@@ -79,14 +87,14 @@ class Outbox:
             _log.warning("%d notifications wait for the MQTT broker", len(self._pending))
 
     def received(self, payload: bytes) -> None:
-        """The service subscribes to nothing."""
+        """Never called: the service subscribes to no topic."""
 
     def published(self, number: int) -> None:
         tunnel_id, payload = self._sent.pop(number, ("", b""))
         if tunnel_id in self._pending and self._pending[tunnel_id][1] == payload:
             thing, _ = self._pending.pop(tunnel_id)
             about = {"tunnel": tunnel_id, "thing": thing}
-            _log.info("tunnel %s: the MQTT broker has the notification for %s", tunnel_id, thing, extra=about)
+            _log.info("tunnel %s: the MQTT broker has accepted the notification for %s", tunnel_id, thing, extra=about)
 
     def _publish(self, tunnel_id: str) -> None:
         thing, payload = self._pending[tunnel_id]

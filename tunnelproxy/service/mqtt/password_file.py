@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mosquitto's password file: one line per user, with a salted hash."""
+"""Mosquitto's password file: a line per user, with a salted hash."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["PasswordFile", "new_password", "password_line"]
 _PASSWORD_BYTES = 32
 _SALT_BYTES = 12
 _ROUNDS = 101
-"""Mosquitto's own number. It would be little for a word that people choose; these have 256 random bits."""
+"""Mosquitto's default. It would be too few for passwords that people choose; these have 256 random bits."""
 
 
 def new_password() -> str:
-    """A password that nobody has to remember."""
+    """A random password."""
     return secrets.token_urlsafe(_PASSWORD_BYTES)
 
 
@@ -38,7 +38,7 @@ def password_line(user: str, password: str) -> str:
 
 
 class PasswordFile:
-    """A password file that several processes change."""
+    """A password file that several processes can change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,12 +51,12 @@ class PasswordFile:
         return password
 
     def remove(self, user: str) -> bool:
-        """Forget a user; whether there was one."""
+        """Remove a user; return whether there was one."""
         with self._changing() as lines:
             return lines.pop(user, None) is not None
 
     def has(self, user: str) -> bool:
-        """Whether there is such a user."""
+        """Whether there is a user of this name."""
         return user in self._read()
 
     def users(self) -> frozenset[str]:
@@ -64,7 +64,7 @@ class PasswordFile:
         return frozenset(self._read())
 
     def version(self) -> tuple[int, int]:
-        """Changes with each change of the file."""
+        """A value that changes whenever the file is replaced."""
         try:
             status = self.path.stat()
         except FileNotFoundError:

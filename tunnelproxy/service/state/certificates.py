@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service's own certificate authority, and the server certificate that it signs.
+"""The service's certificate authority, and the server certificate that it issues.
 
-Both are made on first start (ECDSA P-256). Their extensions are those that RFC 5280 asks of them, because OpenSSL with
-``X509_V_FLAG_X509_STRICT``, the default of Python 3.13, refuses certificates without.
+Both are created on the first start (ECDSA P-256). They have the extensions that RFC 5280 requires, because OpenSSL with
+``X509_V_FLAG_X509_STRICT``, the default in Python 3.13, rejects certificates without them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["Certificates", "ProvidedCertificate", "not_after", "now", "reload", 
 _CA_LIFETIME = dt.timedelta(days=3650)
 _SERVER_LIFETIME = dt.timedelta(days=397)
 _RENEW_BEFORE = dt.timedelta(days=30)
-# A client whose clock runs behind by less than this still accepts a certificate made just now.
+# A client whose clock is slow by less than this accepts a certificate that was just issued.
 _CLOCK_TOLERANCE = dt.timedelta(hours=1)
 
 
 def now() -> dt.datetime:
-    """The time by this machine's clock, with its zone."""
+    """The current time, in UTC."""
     return dt.datetime.now(dt.timezone.utc)
 
 
 @dataclass(frozen=True)
 class ProvidedCertificate:
-    """A server certificate of the operator's own: the chain, server certificate first, and its key, both in PEM."""
+    """A server certificate of the operator's: the chain, server certificate first, and the key, both in PEM."""
 
     server_chain: Path
     server_key: Path
@@ -48,12 +48,12 @@ class ProvidedCertificate:
 
 @dataclass(frozen=True)
 class Certificates:
-    """Where the certificates of one service lie.
+    """The certificates that a service issues itself.
 
     Attributes:
-        keys: the directory of what only the service reads.
-        ca: the directory that clients are given: ``ca.pem``, and the same under the name that OpenSSL looks for.
-        clock: gives the time, with its zone.
+        keys: the directory with the files that only the service reads.
+        ca: the directory for clients: ``ca.pem``, and a copy under the name that OpenSSL looks for.
+        clock: returns the time, with its time zone.
     """
 
     keys: Path
@@ -67,7 +67,7 @@ class Certificates:
 
     @property
     def server_key(self) -> Path:
-        """The server certificate's key, in PEM."""
+        """The key of the server certificate, in PEM."""
         return self.keys / "server-key.pem"
 
     @property
@@ -76,31 +76,31 @@ class Certificates:
 
     @property
     def authority(self) -> Path:
-        """The authority's certificate, in PEM."""
+        """The certificate of the authority, in PEM."""
         return self.ca / "ca.pem"
 
     def ensure(self, host: str) -> None:
-        """Make what is missing: the authority once, the server certificate also for a new host and before it expires.
+        """Create what is missing: the authority once, the server certificate also for a new host and before it expires.
 
         Args:
-            host: the name or address by which clients reach the service, beside the loopback ones.
+            host: the name or address by which clients reach the service, in addition to the loopback ones.
 
         Raises:
-            ServiceError: a file that is there is no certificate or key, or the authority has expired.
+            ServiceError: a file is damaged, or the authority has expired.
             OSError: a file cannot be written.
         """
         self.keys.mkdir(mode=0o700, exist_ok=True)
         self.ca.mkdir(mode=0o700, exist_ok=True)
         try:
             if not (self._ca_key.exists() and self.authority.exists()):
-                self._make_authority()
+                self._create_authority()
             self._check_authority()
             if not self._server_certificate_serves(host):
                 self._issue_server_certificate(host)
         except (ValueError, x509.ExtensionNotFound) as error:
             raise ServiceError(
                 f"a certificate or key in {self.keys} or {self.ca} is damaged; restore it, or remove both directories "
-                "to get a new authority, which every client must then be given"
+                "to get a new authority, and give its ca.pem to every client"
             ) from error
 
     def _check_authority(self) -> None:
@@ -115,14 +115,14 @@ class Certificates:
             )
         if authority.not_valid_before_utc > moment:
             raise ServiceError(
-                f"the service's certificate authority {self.authority} is valid from "
-                f"{authority.not_valid_before_utc:%Y-%m-%d} on, and this machine's clock says {moment:%Y-%m-%d}: "
+                f"the service's certificate authority {self.authority} is not valid before "
+                f"{authority.not_valid_before_utc:%Y-%m-%d}, and this machine's clock says {moment:%Y-%m-%d}: "
                 "set the clock"
             )
 
-    def _make_authority(self) -> None:
+    def _create_authority(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        # A name of its own, so that the authorities of two services can lie in one directory.
+        # A unique name, so that one directory can contain the authorities of two services.
         name = _name(f"iotops tunneling service CA {secrets.token_hex(4)}")
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         certificate = (
@@ -160,7 +160,7 @@ class Certificates:
         authority = x509.load_pem_x509_certificate(self.authority.read_bytes())
         authority_key = serialization.load_pem_private_key(self._ca_key.read_bytes(), password=None)
         if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
-            # One that this service did not make; ensure() tells the operator, as for a damaged one.
+            # Not created by this service; ensure() reports it like a damaged one.
             raise ValueError("not an EC key")  # noqa: TRY004
         key = ec.generate_private_key(ec.SECP256R1())
         ends = min(self.clock() + _SERVER_LIFETIME, authority.not_valid_after_utc)
@@ -181,10 +181,10 @@ class Certificates:
 
 
 def not_after(path: Path) -> dt.datetime:
-    """When the first certificate of a file expires.
+    """When the first certificate in a file expires.
 
     Raises:
-        ServiceError: the file cannot be read, or has no certificate.
+        ServiceError: the file cannot be read, or contains no certificate.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
@@ -193,21 +193,21 @@ def not_after(path: Path) -> dt.datetime:
 
 
 def server_context(certificates: Certificates | ProvidedCertificate) -> ssl.SSLContext:
-    """A TLS context that serves the certificate, for TLS 1.2 and newer.
+    """A TLS context with the certificate, for TLS 1.2 and newer.
 
     Raises:
-        ServiceError: a file cannot be read, or the key is not the certificate's.
+        ServiceError: a file cannot be read, or the key does not match the certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Connections here are long or few, so resuming sessions saves nothing; and tickets, which follow the handshake,
-    # have been seen to race with the first write of clients that read in another thread (websockets.sync on Python
-    # 3.11: 6 of some 770 handshakes hung with tickets, none of 1,800 without).
+    # Connections are long-lived or few, so resuming sessions saves nothing; and tickets, which follow the handshake,
+    # can race with the first write of clients that read in another thread (websockets.sync on Python 3.11: 6 of 770
+    # handshakes hung with tickets, none of 1,800 without).
     context.num_tickets = 0
     try:
         context.load_cert_chain(certificates.server_chain, certificates.server_key, password=_refuse_password)
     except (OSError, ServiceError) as error:
-        # OpenSSL names neither of the files.
+        # OpenSSL names neither file.
         raise ServiceError(
             f"cannot use the certificate {certificates.server_chain} with the key {certificates.server_key}: {error}"
         ) from error
@@ -215,18 +215,18 @@ def server_context(certificates: Certificates | ProvidedCertificate) -> ssl.SSLC
 
 
 def reload(context: ssl.SSLContext, certificates: Certificates | ProvidedCertificate) -> None:
-    """Make a context serve what the files hold now; connections that are there keep what they have.
+    """Load the files into a context again; existing connections are not affected.
 
     Raises:
-        ServiceError: the files are not fit for use, and the context goes on with what it had.
+        ServiceError: the files cannot be used, and the context keeps its certificate.
     """
-    # A context that fails to load is left with half of a pair: try with another one first.
+    # A context that fails to load has half of a pair afterwards: try with another one first.
     server_context(certificates)
     context.load_cert_chain(certificates.server_chain, certificates.server_key)
 
 
 def _refuse_password() -> str:
-    # Without this, OpenSSL would ask on the terminal.
+    # Without this callback, OpenSSL would prompt on the terminal.
     raise ServiceError("the key is encrypted; remove its passphrase")
 
 

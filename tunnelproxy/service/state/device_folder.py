@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory that ``service add-thing`` writes for a device, which holds a password."""
+"""The directory that ``service add-thing`` writes for a device, which contains a password."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["DeviceFolder"]
 
 
 class DeviceFolder:
-    """A directory that only its owner, who runs this, can change; what is at its path later does not matter.
+    """An open directory that only this user can change. What is at its path later does not matter.
 
     Args:
-        path: what the operator calls it, for messages.
-        fd: the directory, open.
+        path: its path, for messages.
+        fd: its open descriptor.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -32,10 +32,10 @@ class DeviceFolder:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, path: Path) -> Iterator[DeviceFolder]:
-        """Open the directory, made with mode 0700 where it is not there.
+        """Open the directory; if it is missing, create it with mode 0700.
 
         Raises:
-            ServiceError: it cannot be made, it is a link, or somebody else could read or change what is written there.
+            ServiceError: it cannot be created, it is a link, or other users could read or change what is written there.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,8 +43,7 @@ class DeviceFolder:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
                 raise ServiceError(
-                    f"{path} is a symbolic link, and a password is to be written there; give --output the directory "
-                    "itself"
+                    f"{path} is a symbolic link, and will contain a password; give --output the directory itself"
                 ) from error
             raise _cannot_write(path, error) from error
         try:
@@ -52,7 +51,7 @@ class DeviceFolder:
             yield cls(path, fd)
         except OSError as error:
             if os.path.isabs(error.filename or ""):
-                # Of the state directory: what is written here has names within it.
+                # About the state directory: the files written here have relative names.
                 raise
             raise _cannot_write(path, error) from error
         finally:
@@ -67,7 +66,7 @@ class DeviceFolder:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file of mode 0600, in place of what was there."""
+        """Write a file of mode 0600, replacing an existing one."""
         replace_file(name, content, dir_fd=self._fd)
 
     def remove(self, name: str) -> None:
@@ -79,12 +78,12 @@ class DeviceFolder:
 def _refuse_one_of_others(path: Path, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
         raise ServiceError(
-            f"the directory {path} belongs to {user_name(status.st_uid)}, who could read the password that is to be "
+            f"the directory {path} belongs to {user_name(status.st_uid)}, who could read the password that will be "
             "written there; give --output one of your own, or one that does not exist yet"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ServiceError(
-            f"others may write to the directory {path}, and so could read the password that is to be written there; "
+            f"others may write to the directory {path}, and so could read the password that will be written there; "
             f"remove that permission (chmod go-w {path}), or give --output another one"
         )
 

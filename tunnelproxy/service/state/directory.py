@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory that holds all state of one service, readable by its owner only."""
+"""The directory with the state of a service, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Endpoints", "StateDirectory", "acting_as_owner", "default_path", "us
 def default_path() -> Path:
     """``$XDG_STATE_HOME/tunnelproxy/service``, or the same below ``~/.local/state`` (XDG Base Directories)."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    # The specification tells to ignore relative paths.
+    # The specification says to ignore relative paths.
     root = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
     return root / "tunnelproxy" / "service"
 
@@ -34,7 +34,7 @@ class Endpoints:
 
     Attributes:
         host: the name or address for clients.
-        own_certificate: whether it has a certificate of the operator's own, rather than of its own authority.
+        own_certificate: whether it has a certificate of the operator's, not of its own authority.
     """
 
     host: str
@@ -57,10 +57,10 @@ class Endpoints:
 
 
 class StateDirectory:
-    """Names and guards the files of one service.
+    """The paths of a service's files, and access to them.
 
     Args:
-        path: the directory; it need not exist yet.
+        path: the directory, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,10 +75,10 @@ class StateDirectory:
         self._lock = self.path / "lock"
 
     def create(self) -> None:
-        """Make the directory, with mode 0700, unless it is there.
+        """Create the directory with mode 0700 if it is missing.
 
         Raises:
-            ServiceError: it cannot be made, or belongs to another user.
+            ServiceError: it cannot be created, or belongs to another user.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,10 +91,10 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Use the directory as the user to whom it belongs, who root can be, as long as the block runs.
+        """Act as the owner of the directory, which root can do, within the block.
 
         Raises:
-            ServiceError: it belongs to another user, or cannot be looked at.
+            ServiceError: it belongs to another user, or cannot be accessed.
         """
         try:
             with acting_as_owner(self.path):
@@ -102,8 +102,8 @@ class StateDirectory:
                 yield
         except PermissionError as error:
             raise ServiceError(
-                f"cannot use {error.filename or self.path}, of the state directory {self.path}: {error.strerror}; run "
-                "this as the user to whom it belongs, or give --state-dir another one"
+                f"cannot use {error.filename or self.path} in the state directory {self.path}: {error.strerror}; run "
+                "this as the owner of the directory, or give --state-dir another one"
             ) from error
 
     def _refuse_others(self) -> None:
@@ -117,10 +117,10 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Claim the directory for this process as long as the block runs.
+        """Lock the directory for this process within the block.
 
         Raises:
-            ServiceError: another process has it.
+            ServiceError: another process has locked it.
         """
         fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -139,11 +139,11 @@ class StateDirectory:
         try:
             yield
         finally:
-            # Which lets go of the lock. The file stays: removing it would race with the next one to lock it.
+            # This releases the lock. The file stays: removing it would race with the next process that locks it.
             os.close(fd)
 
     def write_endpoints(self, endpoints: Endpoints) -> None:
-        """Remember where the service listens, for ``service env`` and for the next run."""
+        """Write where the service listens, for ``service env`` and for the next run."""
         replace_file(self._endpoints, json.dumps(asdict(endpoints)).encode())
 
     def read_endpoints(self) -> Endpoints | None:
@@ -168,10 +168,10 @@ class StateDirectory:
 
 @contextlib.contextmanager
 def acting_as_owner(path: Path) -> Iterator[None]:
-    """As root, be the user to whom a directory belongs, as long as the block runs; else change nothing.
+    """If the process runs as root, act as the owner of a directory within the block.
 
-    What is written there then belongs to that user, who can read it; and a link that this user has put there leads root
-    nowhere.
+    Files written there then belong to that user, who can read them; and a symbolic link that this user has put there
+    cannot lead root elsewhere.
     """
     owner = _status(path) if os.geteuid() == 0 else None
     if owner is None or owner.st_uid == 0:
@@ -197,7 +197,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number where it has none."""
+    """The name of a user, or the number if there is no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

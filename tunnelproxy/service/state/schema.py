@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of the service's database, and how those of an older version become those of this one."""
+"""The tables of the service's database, and how a database of an older version is upgraded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..model import new_key_pair
 __all__ = ["DEFAULT_KEY", "DEFAULT_REGION", "SCHEMA_VERSION", "upgrade"]
 
 DEFAULT_REGION = "us-east-1"
-"""The region of a service whose operator names none: clients insist on one of AWS's form."""
+"""The region of a service whose operator chooses none: clients require one of AWS's form."""
 
 DEFAULT_KEY = "default"
-"""The name of the access key that is made on first start; it may do everything."""
+"""The name of the access key that is created on the first start. It may do everything."""
 
 _VERSION_1 = """
 CREATE TABLE identity (account_id TEXT NOT NULL, region TEXT NOT NULL);
@@ -87,11 +87,11 @@ SCHEMA_VERSION = len(_STEPS)
 
 
 def upgrade(db: sqlite3.Connection, version: int) -> None:
-    """Bring a database to :data:`SCHEMA_VERSION`, in the transaction that the caller has begun.
+    """Upgrade a database to :data:`SCHEMA_VERSION`, within the caller's transaction.
 
     Args:
         db: the database.
-        version: the one that it has; 0 for an empty file, which also gets an account and its first key.
+        version: its version; 0 for an empty file, which also gets an account and its first access key.
     """
     for step, statements in enumerate(_STEPS[version:], start=version + 1):
         for statement in statements.split(";"):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the certificate that the service shows a valid one, for as long as the service runs.
+"""Keeps the server certificate valid while the service runs.
 
-One of the service's own authority is made anew before it expires; files of the operator's are read again when they
-change. Connections that are there keep what they have. What the service cannot do itself it says, well before.
+A certificate that the service issues itself is renewed before it expires; files of the operator's are reloaded when
+they change. Existing connections are not affected. If the operator has to act, the log says so well in advance.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .certificates import Certificates, ProvidedCertificate, not_after, now, rel
 __all__ = ["ServerCertificate"]
 
 CHECK_SECONDS = 5.0
-"""Seconds between two looks at the files and the clock, which may be set meanwhile; one takes some 20 µs."""
+"""Seconds between two checks of the files and the clock, which can be set at any time. A check takes 20 µs."""
 
-_SAY_AGAIN = dt.timedelta(days=1)
+_REPEAT_AFTER = dt.timedelta(days=1)
 _WARN_BEFORE = dt.timedelta(days=14)
-# Every client and device must be given another one.
+# Every client and device will need another one.
 _WARN_OF_AUTHORITY_BEFORE = dt.timedelta(days=90)
-# The service's own is made anew with 30 days left.
-_LOOK_AGAIN = dt.timedelta(hours=1)
+# The service renews its own certificate 30 days before it expires.
+_RENEWAL_PERIOD = dt.timedelta(hours=1)
 
 _log = logging.getLogger(__name__)
 
@@ -34,16 +34,16 @@ class ServerCertificate:
     """The TLS context of all ports, and the certificate in it.
 
     Args:
-        certificate: the operator's own, or the service's.
-        name: by what clients reach the service.
-        clock: gives the time, with its zone.
+        certificate: the operator's certificate, or those that the service issues.
+        name: the name by which clients reach the service.
+        clock: returns the time, with its time zone.
 
     Attributes:
-        context: to serve TLS with.
+        context: the TLS context.
 
     Raises:
-        ServiceError: the certificate is not fit for use, or has expired.
-        OSError: the service's own cannot be made.
+        ServiceError: the certificate cannot be used, or has expired.
+        OSError: a certificate of the service cannot be written.
     """
 
     def __init__(
@@ -53,57 +53,55 @@ class ServerCertificate:
         self._name = name
         self._clock = clock
         if isinstance(certificate, Certificates) and name in ("0.0.0.0", "::"):  # noqa: S104  nothing is bound to it
-            _log.warning("clients cannot reach a service at %s; give --public-name", name)
+            _log.warning("clients cannot reach a service at %s; set --public-name", name)
         self._ensure()
         self.context = server_context(certificate)
         self._expires = self._read_expiry()
-        self._seen = self._look_of_files()
-        self._look_again = clock() + _LOOK_AGAIN
+        self._loaded = self._file_versions()
+        self._next_renewal = clock() + _RENEWAL_PERIOD
         self._said: dict[str, dt.datetime] = {}
         if self._expires["server"] <= clock():
-            raise ServiceError(
-                f"{self._sentence('server', self._expires['server'])}: put a new one in its place, with its key"
-            )
+            raise ServiceError(f"{self._sentence('server', self._expires['server'])}: replace it, and its key")
 
     @property
     def expires(self) -> dict[str, dt.datetime]:
-        """When they expire: ``server``, and ``authority`` where it is the service's own."""
+        """When the certificates expire: ``server``, and ``authority`` if the service issues its own."""
         return self._expires
 
     async def run(self) -> None:
-        """Look after the certificate until cancelled."""
+        """Check the certificate until cancelled."""
         while True:
             self.check()
             await asyncio.sleep(CHECK_SECONDS)
 
     def check(self) -> None:
-        """Renew the certificate if it is time, use files that have changed, and warn of what expires soon."""
-        # Of the service's own, the authority: the certificate is made anew while that is valid.
+        """Renew the certificate if it is due, load files that have changed, and warn before a certificate expires."""
+        # If the service issues its own, the authority: the certificate is renewed as long as that is valid.
         which = "authority" if "authority" in self._expires else "server"
         has_expired = self._expires[which] <= self._clock()
-        if self._look_of_files() != self._seen or (self._clock() >= self._look_again and not has_expired):
+        if self._file_versions() != self._loaded or (self._clock() >= self._next_renewal and not has_expired):
             self._renew()
         self._warn(which, self._expires[which])
 
     def renew(self) -> None:
-        """Read the certificate again at once, or make the service's own anew when it is about to expire."""
+        """Load the certificate again now, after renewing it if it is about to expire."""
         self._said.clear()
         self._renew(always=True)
 
     def _renew(self, *, always: bool = False) -> None:
         try:
             self._ensure()
-            look = self._look_of_files()
-            if always or look != self._seen:
+            versions = self._file_versions()
+            if always or versions != self._loaded:
                 reload(self.context, self.certificate)
                 self._expires = self._read_expiry()
-                _log.info("certificate read again; it expires on %s", f"{self._expires['server']:%Y-%m-%d}")
+                _log.info("certificate loaded again; it expires on %s", f"{self._expires['server']:%Y-%m-%d}")
         except (ServiceError, OSError) as error:
-            # The files are tried at each look: they may be half of a pair, or the disk full.
-            self._say(logging.ERROR, f"{error}; going on with the certificate from before")
+            # Tried again at each check: the files may be half of a pair, or the disk may be full.
+            self._say(logging.ERROR, f"{error}; still using the previous certificate")
             return
-        self._seen = look
-        self._look_again = self._clock() + _LOOK_AGAIN
+        self._loaded = versions
+        self._next_renewal = self._clock() + _RENEWAL_PERIOD
 
     def _ensure(self) -> None:
         if isinstance(self.certificate, Certificates):
@@ -115,10 +113,10 @@ class ServerCertificate:
             found["authority"] = not_after(self.certificate.authority)
         return found
 
-    def _look_of_files(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(self._looks())
+    def _file_versions(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(self._versions())
 
-    def _looks(self) -> Iterator[tuple[int, int, int] | None]:
+    def _versions(self) -> Iterator[tuple[int, int, int] | None]:
         for path in (self.certificate.server_chain, self.certificate.server_key):
             try:
                 found = path.stat()
@@ -134,11 +132,11 @@ class ServerCertificate:
         level = logging.WARNING if left > dt.timedelta() else logging.ERROR
         if which == "authority":
             remedy = (
-                "move the directories keys and ca of the state directory away, start the service again, and give "
-                "every client and device the new ca.pem"
+                "move the directories keys and ca out of the state directory, restart the service, and give the new "
+                "ca.pem to every client and device"
             )
         else:
-            remedy = "replace it; the service reads the new one by itself"
+            remedy = "replace it; the service loads the new one automatically"
         self._say(level, f"{self._sentence(which, ends)}: {remedy}")
 
     def _sentence(self, which: str, ends: dt.datetime) -> str:
@@ -156,9 +154,9 @@ class ServerCertificate:
         return f"{what} expires on {ends:%Y-%m-%d}"
 
     def _say(self, level: int, sentence: str) -> None:
-        """Once a day, not at each look."""
+        """Log a sentence, but not again within a day."""
         moment = self._clock()
-        if moment - self._said.get(sentence, dt.datetime.min.replace(tzinfo=dt.timezone.utc)) >= _SAY_AGAIN:
-            self._said = {text: said for text, said in self._said.items() if moment - said < _SAY_AGAIN}
+        if moment - self._said.get(sentence, dt.datetime.min.replace(tzinfo=dt.timezone.utc)) >= _REPEAT_AFTER:
+            self._said = {text: said for text, said in self._said.items() if moment - said < _REPEAT_AFTER}
             self._said[sentence] = moment
             _log.log(level, "%s", sentence)

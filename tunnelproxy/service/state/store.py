@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service's state in SQLite: tunnels, their tags and ends, the digests of their tokens, things, and signing keys.
+"""The service's state in SQLite: tunnels with their tags, ends and token digests, things, and access keys.
 
-Every change is committed before its caller answers a client, so a service that is killed loses none. A change that
-cannot be written, as on a full disk, is not made at all, and its caller is told; the next one may be. Access tokens and
-client tokens are kept as SHA-256 digests only. The secret access key has to be kept as it is, because a signature can
-only be checked with it: hence the file's mode 0600.
+Each change is committed before its caller answers a client, so a killed service loses none. A change that cannot be
+written, for example on a full disk, is not made at all and raises an error; later changes may succeed. Access tokens
+and client tokens are stored as SHA-256 digests only. Secret access keys must be stored as they are, because signatures
+are verified with them: hence the file's mode 0600.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..api.authorization import AccessKey
+from ...outage import Outage
 from ..errors import ServiceError, StoreError
-from ..model import AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Thing, Tunnel
-from ..outage import Outage
+from ..model import AccessKey, AccessToken, Credentials, EndState, Identity, Mode, NewTunnel, Thing, Tunnel
 from .schema import DEFAULT_KEY, SCHEMA_VERSION, upgrade
 
 __all__ = ["Store"]
@@ -39,30 +38,30 @@ _SELECT_THING = "SELECT name, thing_type, attributes, version FROM things"
 
 
 class Store:
-    """The database of one service. Times are seconds since the epoch.
+    """The database of a service. Times are seconds since the epoch.
 
-    Its methods raise :class:`errors.StoreError` where SQLite can neither read nor write.
+    Its methods raise :class:`errors.StoreError` if SQLite cannot read or write.
 
     Args:
-        path: the database file; made, with new keys and a new account, when it is not there.
-        outage: is told whether changes can be written.
+        path: the database file. If it is missing, it is created with a new account and a new access key.
+        outage: records whether changes can be written.
 
     Raises:
-        ServiceError: the file is no database of a service, or of a newer one.
+        ServiceError: the file is not the database of a service, or that of a newer version.
     """
 
     def __init__(self, path: Path, outage: Outage | None = None) -> None:
         self._path = path
         self._outage = outage
-        # Who is connected, as far as it is not written yet. It is known anyway, and no client waits for it.
+        # Which ends are connected, as far as that is not written yet. No client waits for it to be written.
         self._unwritten: dict[tuple[str, str], EndState] = {}
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            # Transactions are begun by this class alone: the module's own habit differs between Python versions.
+            # Only this class begins transactions: when the module begins them differs between Python versions.
             self._db = sqlite3.connect(str(path), isolation_level=None, factory=_Connection)
             self._db.execute("PRAGMA journal_mode = WAL")
-            # What was committed survives the end of this process, however it ends. Surviving a loss of power as well
-            # would take an fsync in every handshake, and every tunnel's data would wait for the disk.
+            # Committed changes survive the end of this process, however it ends. To survive a power failure as well
+            # would require an fsync in each handshake, and the data of all tunnels would wait for the disk.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
@@ -89,21 +88,21 @@ class Store:
         return Identity(account_id, region)
 
     def set_region(self, region: str) -> None:
-        """Give the service another region. Only before its first start: clients and ARNs name it from then on."""
+        """Change the region; only before the first start, since clients and ARNs depend on it afterwards."""
         with self._transaction():
             self._db.execute("UPDATE identity SET region = ?", (region,))
 
     def keys(self) -> list[AccessKey]:
-        """All access keys, in the order of their names."""
+        """All access keys, sorted by name."""
         return [_access_key(row) for row in self._db.execute(_SELECT_KEY + " ORDER BY name")]
 
     def find_key(self, access_key_id: str) -> AccessKey | None:
-        """The access key with this ID."""
+        """The access key with this ID, or None."""
         row = self._db.execute(_SELECT_KEY + " WHERE access_key_id = ?", (access_key_id,)).fetchone()
         return None if row is None else _access_key(row)
 
     def named_key(self, name: str = DEFAULT_KEY) -> AccessKey | None:
-        """The access key of this name."""
+        """The access key of this name, or None."""
         row = self._db.execute(_SELECT_KEY + " WHERE name = ?", (name,)).fetchone()
         return None if row is None else _access_key(row)
 
@@ -111,7 +110,7 @@ class Store:
         """Add an access key.
 
         Raises:
-            ServiceError: there is one of its name.
+            ServiceError: there is one of the same name.
         """
         try:
             with self._transaction():
@@ -132,7 +131,7 @@ class Store:
             ) from None
 
     def remove_key(self, name: str) -> None:
-        """Remove an access key; what it signs from now on is refused.
+        """Remove an access key: requests signed with it are rejected.
 
         Raises:
             ServiceError: there is none of this name.
@@ -144,7 +143,7 @@ class Store:
     # Things
 
     def put_thing(self, name: str, thing_type: str | None = None, attributes: Mapping[str, str] | None = None) -> None:
-        """Add a thing, or change what is known of it; what is None stays as it is."""
+        """Add or change a thing; what is None stays unchanged."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO things (name, thing_type, attributes) VALUES (:name, :type, coalesce(:attributes, '{}'))"
@@ -158,16 +157,16 @@ class Store:
             )
 
     def find_thing(self, name: str) -> Thing | None:
-        """The thing of this name."""
+        """The thing of this name, or None."""
         row = self._db.execute(_SELECT_THING + " WHERE name = ?", (name,)).fetchone()
         return None if row is None else _thing(row)
 
     def things_after(self, name: str) -> Iterator[Thing]:
-        """The things whose names come after this one, in their order."""
+        """The things whose names come after this one, in alphabetical order."""
         return map(_thing, self._db.execute(_SELECT_THING + " WHERE name > ? ORDER BY name", (name,)))
 
     def remove_thing(self, name: str) -> bool:
-        """Forget a thing; whether there was one."""
+        """Remove a thing; return whether there was one."""
         with self._transaction():
             return self._db.execute("DELETE FROM things WHERE name = ?", (name,)).rowcount > 0
 
@@ -176,7 +175,7 @@ class Store:
     def open_tunnel(
         self, new: NewTunnel, token_digests: dict[Mode, bytes], now: float, issued_to: str | None = None
     ) -> Tunnel:
-        """Add a tunnel, both ends disconnected, with one access token for each."""
+        """Add a tunnel with both ends disconnected, and an access token for each."""
         tunnel_id = str(uuid.uuid4())
         with self._transaction():
             self._db.execute(
@@ -203,7 +202,7 @@ class Store:
         return self._find_existing(tunnel_id)
 
     def find_tunnel(self, tunnel_id: str) -> Tunnel | None:
-        """The tunnel with this ID, open or closed."""
+        """The tunnel with this ID, open or closed, or None."""
         row = self._db.execute(_SELECT_TUNNEL + " WHERE tunnel_id = ?", (tunnel_id,)).fetchone()
         return None if row is None else _tunnel(row)
 
@@ -215,8 +214,8 @@ class Store:
         Args:
             thing_name: only those of this thing.
             before: only those opened before the tunnel of this number.
-            limit: how many at most.
-            key: only those of the things that this access key covers.
+            limit: the maximum number.
+            key: only those of things that this access key covers.
         """
         rows = self._db.execute(
             _SELECT_TUNNEL + " WHERE (:thing IS NULL OR thing_name = :thing) AND (:before IS NULL OR number < :before)"
@@ -231,43 +230,43 @@ class Store:
         return int(self._db.execute("SELECT count(*) FROM tunnels WHERE is_open").fetchone()[0])
 
     def close_tunnel(self, tunnel_id: str, now: float) -> None:
-        """Mark a tunnel as closed, for good."""
+        """Mark a tunnel as closed."""
         with self._transaction():
             self._db.execute("UPDATE tunnels SET is_open = 0, updated_at = ? WHERE tunnel_id = ?", (now, tunnel_id))
 
     def delete_tunnel(self, tunnel_id: str) -> None:
-        """Forget a tunnel and all that belongs to it."""
+        """Delete a tunnel and all that belongs to it."""
         with self._transaction():
             self._db.execute("DELETE FROM tunnels WHERE tunnel_id = ?", (tunnel_id,))
 
     def delete_closed_before(self, moment: float) -> None:
-        """Forget the tunnels that have been closed since before ``moment``."""
+        """Delete the tunnels that were closed before ``moment``."""
         with self._transaction():
             self._db.execute("DELETE FROM tunnels WHERE NOT is_open AND updated_at < ?", (moment,))
 
     def expired(self, now: float) -> list[str]:
-        """The IDs of the open tunnels whose time is up."""
+        """The IDs of the open tunnels whose lifetime is over."""
         query = "SELECT tunnel_id FROM tunnels WHERE is_open AND expires_at <= ?"
         return [str(row[0]) for row in self._db.execute(query, (now,))]
 
     def next_expiry(self) -> float | None:
-        """When the first of the open tunnels expires."""
+        """When the next open tunnel expires, or None."""
         moment: float | None = self._db.execute("SELECT min(expires_at) FROM tunnels WHERE is_open").fetchone()[0]
         return moment
 
     # Tags
 
     def tags(self, tunnel_id: str) -> list[tuple[str, str]]:
-        """The tags of a tunnel, in the order of their keys."""
+        """The tags of a tunnel, sorted by key."""
         return list(self._db.execute("SELECT key, value FROM tags WHERE tunnel_id = ? ORDER BY key", (tunnel_id,)))
 
     def set_tags(self, tunnel_id: str, tags: Iterable[tuple[str, str]]) -> None:
-        """Add tags to a tunnel; one of the same key is replaced."""
+        """Add tags to a tunnel, replacing those with the same keys."""
         with self._transaction():
             self._insert_tags(tunnel_id, tags)
 
     def remove_tags(self, tunnel_id: str, keys: Sequence[str]) -> None:
-        """Remove the tags with these keys, where they are there."""
+        """Remove the tags with these keys, if they exist."""
         with self._transaction():
             self._db.executemany("DELETE FROM tags WHERE tunnel_id = ? AND key = ?", [(tunnel_id, key) for key in keys])
 
@@ -280,14 +279,14 @@ class Store:
         return {Mode(mode): self._unwritten.get((tunnel_id, mode)) or EndState(bool(on), at) for mode, on, at in rows}
 
     def set_connected(self, tunnel_id: str, mode: Mode, connected: bool, now: float) -> None:
-        """Note that an end connected or disconnected. Where that cannot be written now, it is written later."""
+        """Record that an end connected or disconnected. If that cannot be written now, it is written later."""
         self._unwritten[tunnel_id, mode.value] = EndState(connected, now)
-        # The outage has been told.
+        # The outage has recorded it.
         with contextlib.suppress(StoreError):
             self.write_ends()
 
     def write_ends(self) -> None:
-        """Write what :meth:`set_connected` could not."""
+        """Write what :meth:`set_connected` could not write."""
         if not self._unwritten:
             return
         with self._transaction():
@@ -298,14 +297,14 @@ class Store:
         self._unwritten.clear()
 
     def disconnect_all(self, now: float) -> None:
-        """Note that no end is connected: what holds when a service starts, however the last one ended."""
+        """Record that no end is connected, which is the case whenever a service starts."""
         with self._transaction():
             self._db.execute("UPDATE ends SET connected = 0, updated_at = ? WHERE connected", (now,))
 
     # Tokens
 
     def find_token(self, token_digest: bytes) -> AccessToken | None:
-        """What is known of the access token with this digest."""
+        """The access token with this digest, or None."""
         row = self._db.execute(
             "SELECT tunnel_id, mode, used, revoked, client_token_digest, issued_to FROM access_tokens WHERE digest = ?",
             (token_digest,),
@@ -316,7 +315,7 @@ class Store:
         return AccessToken(tunnel_id, Mode(mode), bool(used), bool(revoked), client_token_digest, issued_to)
 
     def mark_token_used(self, token_digest: bytes, client_token_digest: bytes | None) -> None:
-        """Note the first successful handshake with a token, and the client token that came with it."""
+        """Record the first successful handshake with a token, and its client token."""
         with self._transaction():
             self._db.execute(
                 "UPDATE access_tokens SET used = 1, client_token_digest = ? WHERE digest = ?",
@@ -331,14 +330,14 @@ class Store:
         now: float,
         issued_to: str | None = None,
     ) -> None:
-        """Revoke the access tokens of some ends of a tunnel and add new ones.
+        """Revoke the access tokens of one or both ends of a tunnel, and add new ones.
 
         Args:
             tunnel: the tunnel.
-            token_digests: the new token of each end to rotate.
+            token_digests: the new token of each end whose token is rotated.
             destination: a new thing name and new services, if they change.
             now: the time.
-            issued_to: the name of the access key whose request it is.
+            issued_to: the name of the access key that made the request.
         """
         with self._transaction():
             self._db.executemany(
@@ -353,7 +352,7 @@ class Store:
             )
 
     def client_token_elsewhere(self, client_token_digest: bytes, tunnel_id: str) -> bool:
-        """Whether another open tunnel has been joined with this client token."""
+        """Whether this client token was used for another open tunnel."""
         row = self._db.execute(
             "SELECT 1 FROM access_tokens JOIN tunnels USING (tunnel_id)"
             " WHERE client_token_digest = ? AND tunnel_id != ? AND is_open LIMIT 1",
@@ -365,7 +364,7 @@ class Store:
 
     def _prepare(self) -> None:
         if self._version() == SCHEMA_VERSION:
-            # Whoever only reads needs no space on the disk.
+            # Reading requires no space on the disk.
             return
         with self._transaction():
             version = self._version()
@@ -400,7 +399,7 @@ class Store:
 
 
 class _Connection(sqlite3.Connection):
-    """Tells what SQLite cannot read or write as :class:`errors.StoreError`; mistakes in our SQL stay what they are."""
+    """Raises :class:`errors.StoreError` when SQLite cannot read or write. Errors in our SQL are not converted."""
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         try:
@@ -416,7 +415,7 @@ class _Connection(sqlite3.Connection):
 
 
 class _Transaction:
-    """All of the block's changes, or none."""
+    """Makes all changes of the block, or none."""
 
     def __init__(self, db: sqlite3.Connection, path: Path, outage: Outage | None) -> None:
         self._db = db
@@ -438,8 +437,8 @@ class _Transaction:
         except StoreError as failed:
             raise self._failed(failed) from failed
         finally:
-            # SQLite has rolled back by itself after some errors, and after others a COMMIT that failed leaves the
-            # transaction open, in which no other could ever begin.
+            # After some errors SQLite rolls back by itself. After others, a failed COMMIT leaves the transaction open,
+            # and no other transaction could ever begin.
             if self._db.in_transaction:
                 with contextlib.suppress(StoreError):
                     self._db.execute("ROLLBACK")
@@ -453,7 +452,7 @@ class _Transaction:
 
 
 def _remedy(error: Exception) -> str:
-    """What to do about SQLite's words, as far as they are clear."""
+    """What to do about SQLite's error, if that is clear from its message."""
     if "disk is full" in str(error):
         return "; free space on its disk"
     return "; see that its disk and folder can be written" if "readonly" in str(error) else ""

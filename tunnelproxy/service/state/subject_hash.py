@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file names that OpenSSL looks for in a directory of certificates.
 
-A client that is given a directory (``-CApath``, ``--capath``) opens ``<hash>.0``, where the hash is taken over the
-certificate's subject in a canonical form. Computed here, so that the service does not need the ``openssl`` program.
+A client that is given a directory (``-CApath``, ``--capath``) opens ``<hash>.0``, with a hash of the certificate's
+subject in a canonical form. It is computed here, so that the service does not need the ``openssl`` program.
 Source: ``X509_NAME_hash_ex`` and ``x509_name_canon`` of OpenSSL (crypto/x509).
 """
 
@@ -16,17 +16,17 @@ __all__ = ["subject_hash"]
 
 
 def subject_hash(name: x509.Name) -> str:
-    """The eight hexadecimal digits by which OpenSSL 1.0 and newer finds a certificate with this subject.
+    """The eight hexadecimal digits by which OpenSSL 1.0 and newer finds a certificate with a subject.
 
     Args:
-        name: a subject of common names and the like, encoded as UTF8String; those of all certificates made here are.
+        name: a subject whose attributes are encoded as UTF8String, as in all certificates issued here.
     """
     canonical = x509.Name(
         x509.RelativeDistinguishedName(x509.NameAttribute(item.oid, _canonical(item.value)) for item in part)
         for part in name.rdns
     )
     content = _without_header(canonical.public_bytes())
-    # SHA-1 is what OpenSSL takes for the file name; nothing is protected by it.
+    # OpenSSL uses SHA-1 for the file name; nothing depends on its security.
     start = hashlib.sha1(content, usedforsecurity=False).digest()[:4]
     return f"{int.from_bytes(start, 'little'):08x}"
 

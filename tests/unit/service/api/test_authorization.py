@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
-from tunnelproxy.service.api.authorization import AccessKey, Authorizer, check_key_name
-from tunnelproxy.service.errors import ApiError, ServiceError
-from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token, new_key_pair
+from tunnelproxy.service.api.authorization import Authorizer
+from tunnelproxy.service.errors import ApiError
+from tunnelproxy.service.model import (
+    AccessKey,
+    Mode,
+    NewTunnel,
+    Tunnel,
+    digest,
+    new_access_token,
+    new_key_pair,
+)
 from tunnelproxy.service.state.store import Store
 
 CHANGING = ("OpenTunnel", "CloseTunnel", "RotateTunnelAccessToken", "TagResource", "UntagResource")
@@ -106,7 +114,20 @@ def test_only_tunnels_of_its_things_are_listed_page_by_page(gate: Gate) -> None:
     assert gate.store.list_tunnels(thing_name="press", before=None, limit=9, key=some) == []
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "ü", "a]\n"])
-def test_a_name_that_would_break_an_arn_or_a_profile_is_refused(name: str) -> None:
-    with pytest.raises(ServiceError, match="cannot be the name"):
-        check_key_name(name)
+@pytest.mark.parametrize("by", ["tunnelId", "resourceArn"])
+def test_the_subject_of_a_request_is_its_tunnel_and_the_tunnels_thing(gate: Gate, by: str) -> None:
+    tunnel = gate.open("pump")
+    value = tunnel.tunnel_id if by == "tunnelId" else gate.identity.arn(tunnel.tunnel_id)
+    assert gate.access.subject({by: value}) == (tunnel.tunnel_id, "pump")
+
+
+def test_the_subject_of_a_request_may_be_unknown_or_a_thing_only(gate: Gate) -> None:
+    assert gate.access.subject({"tunnelId": "none"}) == ("none", None)
+    assert gate.access.subject({"destinationConfig": {"thingName": "pump"}}) == (None, "pump")
+    assert gate.access.subject({"thingName": "pump"}) == (None, "pump")
+    assert gate.access.subject({}) == (None, None)
+
+
+def test_a_thing_is_described_to_a_key_that_covers_it(gate: Gate) -> None:
+    assert gate.allows(key(read_only=True, things=("pump",)), "DescribeThing", thingName="pump")
+    assert not gate.allows(key(things=("pump",)), "DescribeThing", thingName="press")

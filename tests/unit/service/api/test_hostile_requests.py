@@ -36,8 +36,8 @@ from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.data_plane.admission import Admissions
 from tunnelproxy.service.data_plane.client_connection import Connection
 from tunnelproxy.service.data_plane.server import TUNNEL_CLOSED, DataPlane
+from tunnelproxy.service.logs.unexpected_errors import UnexpectedErrors
 from tunnelproxy.service.state.store import Store
-from tunnelproxy.service.unexpected_errors import UnexpectedErrors
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -59,11 +59,11 @@ class Exposed:
         control = ControlApi(
             TunnelOperations(
                 self.store,
-                data_plane,
+                disconnect=lambda tunnel_id: data_plane.close_tunnel(tunnel_id, TUNNEL_CLOSED),
+                revoke=data_plane.revoke,
                 clock=time.time,
                 tunnel_opened=lambda: None,
                 deliver=lambda tunnel, token: None,
-                closed_reason=TUNNEL_CLOSED,
             ),
             ThingOperations(self.store),
             Authorizer(identity, self.store.find_tunnel),
@@ -71,7 +71,7 @@ class Exposed:
             region=identity.region,
             account_id=identity.account_id,
             clock=time.time,
-            replays=ReplayGuard(time.monotonic),
+            replay_guard=ReplayGuard(time.monotonic),
             notify=self.events.append,
             failures=self.failures,
         )
@@ -199,7 +199,7 @@ words = st.one_of(one_line, one_line.map(authorization), st.sampled_from([b"gzip
 @example(b"GET", b"http://[", {}, b"")
 @example(b"CONNECT", b"x:1", {}, b"")
 @example(b"OPTIONS", b"*", {}, b"")
-def test_a_request_without_a_key_is_a_fault_of_its_client(
+def test_a_request_without_a_key_is_an_error_of_the_client(
     exposed: Exposed, method: bytes, target: bytes, headers: dict[str, bytes], body: bytes
 ) -> None:
     assert_a_fault_of_the_client(exposed, exposed.send(exposed.api, request(method, target, headers, body)))
@@ -209,7 +209,7 @@ def test_a_request_without_a_key_is_a_fault_of_its_client(
 @given(target=one_line, date=one_line)
 @example(target=b"/\xff", date=b"20260101T000000Z")
 @example(target=b"[x", date=b"20260101T000000Z")
-def test_nor_does_the_id_of_a_known_key_help(exposed: Exposed, target: bytes, date: bytes) -> None:
+def test_the_id_of_a_known_key_makes_no_difference(exposed: Exposed, target: bytes, date: bytes) -> None:
     headers = {"Authorization": authorization(exposed.credentials.access_key.encode()), "X-Amz-Date": date}
     answer = exposed.send(exposed.api, request(target=target.replace(b" ", b"") or b"/", headers=headers))
     assert_a_fault_of_the_client(exposed, answer)
@@ -221,7 +221,7 @@ def test_nor_does_the_id_of_a_known_key_help(exposed: Exposed, target: bytes, da
 @example(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nzz\r\n")
 @example(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{}")
 @example(b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"y" * 20_000 + b"\r\n\r\n")
-def test_what_is_no_request_at_all_does_no_harm_either(exposed: Exposed, data: bytes) -> None:
+def test_data_that_is_no_request_does_no_harm(exposed: Exposed, data: bytes) -> None:
     for listener in (exposed.api, exposed.data):
         answer = exposed.send(listener, data, then_end=True)
         assert not answer or 400 <= int(answer.split()[1]) < 500
@@ -233,7 +233,7 @@ def test_what_is_no_request_at_all_does_no_harm_either(exposed: Exposed, data: b
 @example(b"//[", {})
 @example(b"/tunnel?local-proxy-mode=source", {"access-token": b"\xff"})
 @example(b"/tunnel?local-proxy-mode=\xff", {"access-token": b"x"})
-def test_a_handshake_that_is_no_good_is_refused_or_hung_up_on(
+def test_an_invalid_handshake_is_rejected_or_the_connection_closed(
     exposed: Exposed, target: bytes, headers: dict[str, bytes]
 ) -> None:
     answer = exposed.send(exposed.data, request(b"GET", target, headers, b""), then_end=True)
@@ -241,7 +241,7 @@ def test_a_handshake_that_is_no_good_is_refused_or_hung_up_on(
     assert exposed.failures.total == 0
 
 
-def test_a_broken_handshake_is_said_to_be_one(exposed: Exposed) -> None:
+def test_a_malformed_handshake_is_reported_as_one(exposed: Exposed) -> None:
     answer = exposed.send(exposed.data, b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n", then_end=True)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"x-iotops-cause: bad-request" in answer
@@ -282,7 +282,7 @@ def calls(draw: Any) -> tuple[str, dict[str, Any]]:
 @example(("ListTunnels", {"nextToken": page("before:\ud7ff")}))
 @example(("TagResource", {"resourceArn": "arn:\ud800", "tags": [{"key": "\ud800", "value": "x"}]}))
 @example(("OpenTunnel", {"description": "\ud800"}))
-def test_odd_content_of_a_call_is_a_fault_of_the_caller(exposed: Exposed, call: tuple[str, dict[str, Any]]) -> None:
+def test_odd_content_of_a_call_is_an_error_of_the_caller(exposed: Exposed, call: tuple[str, dict[str, Any]]) -> None:
     operation, params = call
     body = json.dumps(params).encode()
     answer = exposed.send(exposed.api, signed(exposed, "POST", "/", body, f"IoTSecuredTunneling.{operation}"))
@@ -294,7 +294,9 @@ def test_odd_content_of_a_call_is_a_fault_of_the_caller(exposed: Exposed, call: 
 @given(query=st.dictionaries(st.sampled_from(["nextToken", "maxResults", "attributeName"]), texts), name=texts)
 @example({"nextToken": page("after:\x00")}, "")
 @example({"maxResults": "9" * 30}, "")
-def test_nor_does_an_odd_call_to_the_registry_fail(exposed: Exposed, query: dict[str, str], name: str) -> None:
+def test_an_odd_call_to_the_registry_is_an_error_of_the_caller(
+    exposed: Exposed, query: dict[str, str], name: str
+) -> None:
     def encoded(text: str) -> str:
         return quote(text.encode(errors="replace"), safe="")
 

@@ -13,31 +13,24 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from peers.event_loop import in_event_loop
+from peers.event_loop import in_event_loop, until
 from peers.signing import now, post, sign
 from tunnelproxy.service.api import http
-from tunnelproxy.service.api.authorization import AccessKey, Authorizer
+from tunnelproxy.service.api.authorization import Authorizer
 from tunnelproxy.service.api.http import ControlApi
 from tunnelproxy.service.api.replay_guard import GRACE, ReplayGuard
 from tunnelproxy.service.api.things import ThingOperations
 from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.events import ControlCall, Event
-from tunnelproxy.service.model import Mode, new_key_pair
+from tunnelproxy.service.model import AccessKey, new_key_pair
 from tunnelproxy.service.state.store import Store
-
-
-class NoEnds:
-    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        """Nobody is connected."""
-
-    def revoke(self, tunnel_id: str, mode: Mode) -> None:
-        """Nobody is connected."""
 
 
 @dataclass
 class Api:
     url: str
     store: Store
+    control: ControlApi = field(init=False)
     elapsed: float = 0.0
     events: list[Event] = field(default_factory=list)
 
@@ -67,14 +60,14 @@ async def running(folder: Path) -> AsyncIterator[Api]:
     api = Api("", store)
     operations = TunnelOperations(
         store,
-        NoEnds(),
+        disconnect=lambda tunnel_id: None,
+        revoke=lambda tunnel_id, mode: None,
         clock=time.time,
         tunnel_opened=lambda: None,
         deliver=lambda tunnel, token: None,
-        closed_reason="closed",
     )
     identity = store.identity()
-    control = ControlApi(
+    control = api.control = ControlApi(
         operations,
         ThingOperations(store),
         Authorizer(identity, store.find_tunnel),
@@ -82,10 +75,10 @@ async def running(folder: Path) -> AsyncIterator[Api]:
         region=identity.region,
         account_id=identity.account_id,
         clock=time.time,
-        replays=ReplayGuard(lambda: api.elapsed),
+        replay_guard=ReplayGuard(lambda: api.elapsed),
         notify=api.events.append,
     )
-    runner = web.AppRunner(control.application(), access_log=None)
+    runner = web.AppRunner(control.application(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -144,3 +137,62 @@ async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monke
         head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
         writer.close()
     assert head == b"HTTP/1.1 408 Request Timeout\r\n"
+
+
+@in_event_loop
+async def test_a_body_that_is_too_large_is_rejected(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        body = b"x" * (http.MAX_BODY + 1)
+        status, answer = await api.post(api.headers("OpenTunnel", body), body)
+        assert (status, answer["__type"]) == (413, "RequestEntityTooLargeException")
+
+
+@in_event_loop
+async def test_a_body_that_is_not_json_is_rejected(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        status, answer = await api.post(api.headers("OpenTunnel", b"{"), b"{")
+        assert (status, answer["__type"]) == (400, "SerializationException")
+
+
+@in_event_loop
+async def test_an_unknown_operation_is_rejected(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        status, answer = await api.post(api.headers("NoSuchOperation"))
+        assert (status, answer["__type"]) == (400, "UnknownOperationException")
+
+
+@in_event_loop
+async def test_while_the_store_cannot_be_written_changes_are_unavailable(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        api.store._db.execute("PRAGMA query_only = 1")
+        status, answer = await api.post(api.headers("OpenTunnel"))
+        assert (status, answer["__type"]) == (503, "ServiceUnavailableException")
+        assert (await api.post(api.headers("ListTunnels")))[0] == 200
+
+
+@in_event_loop
+async def test_an_unexpected_error_is_logged_under_the_request_id_and_its_details_are_not_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async with running(tmp_path) as api:
+        monkeypatch.setattr(api.store, "list_tunnels", fail)
+        status, answer = await api.post(api.headers("ListTunnels"))
+        assert (status, answer["__type"]) == (500, "InternalFailureException")
+        assert api.last.request_id in str(answer["message"])
+        assert f"ListTunnels has failed (request {api.last.request_id})" in caplog.text
+
+
+@in_event_loop
+async def test_requests_that_have_begun_are_waited_for(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        reader, writer = await asyncio.open_connection(*api.url.removeprefix("http://").split(":"))
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{")
+        await until(lambda: api.control._running)
+        finishing = asyncio.ensure_future(api.control.finish(10))
+        writer.write(b"}")
+        await asyncio.wait_for(finishing, 5)
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 403")
+        writer.close()

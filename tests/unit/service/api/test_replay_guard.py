@@ -56,7 +56,7 @@ def test_it_is_refused_for_as_long_as_its_date_is_good(later: float) -> None:
     assert is_refused(replays, b"one")
 
 
-def test_what_is_too_old_anyway_is_forgotten() -> None:
+def test_signatures_whose_date_has_expired_are_forgotten() -> None:
     clock = Clock()
     replays = ReplayGuard(clock)
     for number in range(100):

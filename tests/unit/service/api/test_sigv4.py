@@ -12,9 +12,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from tunnelproxy.service.api.authorization import AccessKey
 from tunnelproxy.service.api.sigv4 import SERVICE_NAME, SignedRequest, verify
 from tunnelproxy.service.errors import ApiError
+from tunnelproxy.service.model import AccessKey
 from tunnelproxy.service.model import Credentials as AccessKeyPair
 
 KEY, SECRET, REGION = "AKIAEXAMPLEEXAMPLE22", "secret" * 6 + "four", "us-east-1"
@@ -74,7 +74,7 @@ def test_headers_that_botocore_would_not_sign_count_where_a_client_signs_them() 
     ],
     ids=["body", "method", "path", "query", "host", "operation"],
 )
-def test_what_is_changed_after_signing_is_refused(tamper: Callable[[SignedRequest], SignedRequest]) -> None:
+def test_a_request_changed_after_signing_is_rejected(tamper: Callable[[SignedRequest], SignedRequest]) -> None:
     assert refusal(tamper(signed())).kind == "InvalidSignatureException"
 
 
@@ -125,7 +125,7 @@ def test_a_hash_of_the_body_that_the_client_names_must_be_the_body_s() -> None:
     assert refusal(signed(x_amz_content_sha256="UNSIGNED-PAYLOAD")).kind == "InvalidSignatureException"
 
 
-def test_a_session_token_beside_a_known_key_is_accepted_as_signed_and_adds_nothing() -> None:
+def test_a_signed_session_token_with_a_known_key_is_accepted_and_has_no_effect() -> None:
     request = signed(x_amz_security_token="from STS")
     assert check(request) == KEY
     assert refusal(with_header("x-amz-security-token", "another")(request)).kind == "InvalidSignatureException"

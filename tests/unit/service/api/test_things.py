@@ -11,10 +11,9 @@ from botocore import __version__
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
-from tunnelproxy.service.api.authorization import AccessKey
 from tunnelproxy.service.api.things import MODEL, ThingOperations, read_request
 from tunnelproxy.service.errors import ApiError
-from tunnelproxy.service.model import new_key_pair
+from tunnelproxy.service.model import AccessKey, new_key_pair
 from tunnelproxy.service.state.store import Store
 
 OWNER = AccessKey("owner", new_key_pair())
@@ -88,7 +87,7 @@ def test_a_thing_that_is_not_there(store: Store) -> None:
 
 @pytest.mark.parametrize("token", ["=", "abc", "YmVmb3JlOjE="])
 def test_a_next_token_made_up_is_refused(store: Store, token: str) -> None:
-    with pytest.raises(ApiError, match="not one that ListThings returned"):
+    with pytest.raises(ApiError, match="was not returned by ListThings"):
         names(store, nextToken=token)
 
 
@@ -111,7 +110,7 @@ def test_requests_are_read() -> None:
         ("/things/a/b", {}, "regular expression pattern"),
     ],
 )
-def test_what_the_model_forbids_is_refused(path: str, query: dict[str, str], said: str) -> None:
+def test_input_that_violates_the_model_is_rejected(path: str, query: dict[str, str], said: str) -> None:
     with pytest.raises(ApiError, match=said) as caught:
         read_request("GET", path, query)
     assert (caught.value.kind, caught.value.status) == ("InvalidRequestException", 400)
@@ -121,7 +120,7 @@ def test_what_the_model_forbids_is_refused(path: str, query: dict[str, str], sai
     ("method", "path"), [("POST", "/things/x"), ("GET", "/"), ("GET", "/things/"), ("GET", "/thing-groups/a/things")]
 )
 def test_other_calls_are_unknown(method: str, path: str) -> None:
-    with pytest.raises(ApiError, match="no thing groups, and no fleet index") as caught:
+    with pytest.raises(ApiError, match="no thing groups and no fleet index") as caught:
         read_request(method, path, {})
     assert (caught.value.kind, caught.value.status) == ("UnknownOperationException", 404)
 

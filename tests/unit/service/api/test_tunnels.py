@@ -14,31 +14,20 @@ from tunnelproxy.service.model import Mode
 from tunnelproxy.service.state.store import Store
 
 
-class RecordingEnds:
-    def __init__(self) -> None:
-        self.closed: list[tuple[str, str]] = []
-        self.revoked: list[tuple[str, Mode]] = []
-
-    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        self.closed.append((tunnel_id, reason))
-
-    def revoke(self, tunnel_id: str, mode: Mode) -> None:
-        self.revoked.append((tunnel_id, mode))
-
-
 class Service:
     def __init__(self, folder: Path) -> None:
         self.now = 1_700_000_000.0
-        self.ends = RecordingEnds()
+        self.disconnected: list[str] = []
+        self.revoked: list[tuple[str, Mode]] = []
         self.opened = 0
         self.notified: list[tuple[str | None, tuple[str, ...], str]] = []
         self.operations = TunnelOperations(
             Store(folder / "service.db"),
-            self.ends,
+            disconnect=self.disconnected.append,
+            revoke=lambda tunnel_id, mode: self.revoked.append((tunnel_id, mode)),
             clock=lambda: self.now,
             tunnel_opened=self.note_opened,
             deliver=lambda tunnel, token: self.notified.append((tunnel.thing_name, tunnel.services, token)),
-            closed_reason="closed",
         )
 
     def note_opened(self) -> None:
@@ -107,14 +96,14 @@ def test_closing_disconnects_once_and_keeps_the_tunnel(service: Service) -> None
     tunnel_id = service.open()["tunnelId"]
     for _ in range(2):
         assert service.call("CloseTunnel", tunnelId=tunnel_id) == {}
-    assert service.ends.closed == [(tunnel_id, "closed")]
+    assert service.disconnected == [tunnel_id]
     assert service.call("DescribeTunnel", tunnelId=tunnel_id)["tunnel"]["status"] == "CLOSED"
 
 
 def test_closing_with_delete_forgets_the_tunnel(service: Service) -> None:
     tunnel_id = service.open()["tunnelId"]
     service.call("CloseTunnel", tunnelId=tunnel_id, delete=True)
-    assert service.ends.closed == [(tunnel_id, "closed")]
+    assert service.disconnected == [tunnel_id]
     assert service.refusal("DescribeTunnel", tunnelId=tunnel_id).kind == "ResourceNotFoundException"
 
 
@@ -154,7 +143,7 @@ def test_rotation_returns_and_revokes_what_was_asked_for(service: Service, clien
     assert rotated.pop("tunnelArn") == opened["tunnelArn"]
     assert sorted(rotated) == sorted(f"{mode.value}AccessToken" for mode in modes)
     assert not set(rotated.values()) & set(opened.values())
-    assert service.ends.revoked == [(opened["tunnelId"], mode) for mode in modes]
+    assert service.revoked == [(opened["tunnelId"], mode) for mode in modes]
 
 
 def test_rotation_may_name_the_thing_but_not_other_services(service: Service) -> None:
@@ -165,7 +154,7 @@ def test_rotation_may_name_the_thing_but_not_other_services(service: Service) ->
     assert described["destinationConfig"] == {"thingName": "pump", "services": ["SSH1"]}
     refusal = service.refusal("RotateTunnelAccessToken", **rotate, destinationConfig={"services": ["VNC"]})
     assert refusal.kind == "ValidationException"
-    assert "cannot change" in refusal.message
+    assert "cannot be changed" in refusal.message
 
 
 def test_rotation_of_the_source_takes_no_destination(service: Service) -> None:

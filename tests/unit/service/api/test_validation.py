@@ -67,7 +67,7 @@ def test_null_and_unknown_members_are_left_out() -> None:
         ("ListTunnels", [], "must be of type structure"),
     ],
 )
-def test_what_the_model_forbids_is_refused_in_its_words(operation: str, params: object, said: str) -> None:
+def test_input_that_violates_the_model_is_rejected_in_awss_words(operation: str, params: object, said: str) -> None:
     message = faults(operation, params)
     assert message.startswith("1 validation error detected: ")
     assert said in message

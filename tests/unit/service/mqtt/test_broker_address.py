@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.mqtt.broker_address import BrokerAddress
+from tunnelproxy.service.state.certificates import Certificates
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,24 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "broker.json").write_text(content)
     with pytest.raises(ServiceError, match=r"broker\.json is damaged"):
         BrokerAddress.read(tmp_path / "broker.json")
+
+
+def test_an_authority_makes_no_sense_without_tls() -> None:
+    with pytest.raises(ServiceError, match="--mqtt-ca has no effect with mqtt://"):
+        BrokerAddress.parse("mqtt://b", "/ca")
+
+
+def test_without_encryption_there_is_no_tls_context() -> None:
+    assert BrokerAddress("b", 1883, encrypted=False).tls_context() is None
+
+
+def test_the_authority_is_a_file_a_directory_or_the_systems(certificates: Certificates) -> None:
+    for ca in (str(certificates.authority), str(certificates.ca), ""):
+        context = BrokerAddress("b", 8883, ca=ca).tls_context()
+        assert context is not None
+        assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_an_authority_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match=r"--mqtt-ca: cannot read a certificate from .*/none"):
+        BrokerAddress("b", 8883, ca=str(tmp_path / "none")).tls_context()

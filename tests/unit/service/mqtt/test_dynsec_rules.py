@@ -71,9 +71,9 @@ def test_where_nothing_changes_there_is_nothing_to_say() -> None:
             {"responses": [{"command": "createRole"}, {"command": "createClient", "error": "Out of memory"}]},
             ["createClient: Out of memory"],
         ),
-        ({"responses": 7}, ["its answer is not understood"]),
-        ([], ["its answer is not understood"]),
-        ({"responses": [7]}, ["its answer is not understood"]),
+        ({"responses": 7}, ["its answer cannot be parsed"]),
+        ([], ["its answer cannot be parsed"]),
+        ({"responses": [7]}, ["its answer cannot be parsed"]),
     ],
 )
 def test_answers_are_read(answer: object, expected: list[str]) -> None:
@@ -81,4 +81,4 @@ def test_answers_are_read(answer: object, expected: list[str]) -> None:
 
 
 def test_what_is_no_json_is_not_understood() -> None:
-    assert refusals(b"\xff") == ["its answer is not understood"]
+    assert refusals(b"\xff") == ["its answer cannot be parsed"]

@@ -50,14 +50,16 @@ def connect(notifications: Outbox, session: RecordingSession) -> None:
     notifications.connected()
 
 
-def test_what_came_without_a_broker_is_sent_when_there_is_one(notifications: Outbox, session: RecordingSession) -> None:
+def test_notifications_without_a_broker_are_sent_once_it_is_connected(
+    notifications: Outbox, session: RecordingSession
+) -> None:
     notifications.send(tunnel("a"), "first")
     notifications.send(tunnel("b"), "second")
     connect(notifications, session)
     assert session.published == [(TOPIC, "first"), (TOPIC, "second")]
 
 
-def test_what_the_broker_did_not_confirm_is_sent_again_and_the_rest_is_not(
+def test_unconfirmed_notifications_are_sent_again_and_confirmed_ones_are_not(
     notifications: Outbox, session: RecordingSession
 ) -> None:
     connect(notifications, session)

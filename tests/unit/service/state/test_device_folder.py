@@ -69,7 +69,7 @@ def test_a_link_that_lies_in_it_is_replaced_and_not_followed(folder: Path, tmp_p
     assert not (folder / "password").is_symlink()
 
 
-def test_what_takes_its_place_later_is_not_written_to(folder: Path, tmp_path: Path) -> None:
+def test_a_directory_that_replaces_it_later_is_not_written_to(folder: Path, tmp_path: Path) -> None:
     with DeviceFolder.opened(folder) as opened:
         folder.rename(tmp_path / "moved")
         folder.mkdir()

@@ -70,7 +70,7 @@ def served(server: ssl.SSLContext) -> bytes:
     return found
 
 
-def test_the_services_own_is_made_anew_before_it_expires(made: Certificates, clock: Clock) -> None:
+def test_the_services_own_certificate_is_renewed_before_it_expires(made: Certificates, clock: Clock) -> None:
     service = Service(made, clock)
     before, authority = service.served, made.authority.read_bytes()
     clock.time += 300 * DAY
@@ -95,7 +95,7 @@ def test_that_is_tried_again_until_it_can_be_written(
     for _ in range(3):
         service.look()
     assert service.served == before
-    assert ["going on with" in record.getMessage() for record in caplog.records].count(True) == 1
+    assert ["still using the previous" in record.getMessage() for record in caplog.records].count(True) == 1
     partial.rmdir()
     service.look()
     assert service.served != before
@@ -139,7 +139,7 @@ def test_it_warns_two_weeks_before_once_a_day(tmp_path: Path, clock: Clock, capl
 
 
 @pytest.mark.parametrize("which", ["authority", "server"])
-def test_what_has_expired_is_said_while_the_service_runs(
+def test_an_expired_certificate_is_reported_while_the_service_runs(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, which: str
 ) -> None:
     made = Certificates(tmp_path / "keys", tmp_path / "ca", clock)
@@ -161,7 +161,7 @@ def test_a_service_warns_of_its_authority_a_quarter_before(
     clock.time = not_after(made.authority) - 89 * DAY
     service.look()
     (said,) = warnings(caplog)
-    assert "give every client and device the new ca.pem" in said
+    assert "give the new ca.pem to every client and device" in said
 
 
 def test_no_certificate_outlives_its_authority(made: Certificates, clock: Clock) -> None:
@@ -199,7 +199,7 @@ def an_authority_of_the_future(folder: Path, clock: Clock) -> Certificates:
     ("unfit", "words"),
     [
         (an_expired_authority, "has expired on .*, start the service again, and give every client and device"),
-        (an_expired_certificate, "has expired on .*: put a new one in its place, with its key"),
+        (an_expired_certificate, "has expired on .*: replace it, and its key"),
         (an_authority_of_the_future, "clock says 1970-01-01: set the clock"),
     ],
 )

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from peers.full_disk import SmallDisk, why_impossible
-from tunnelproxy.service.api.authorization import AccessKey
-from tunnelproxy.service.errors import ServiceError
-from tunnelproxy.service.model import Mode, NewTunnel, digest, new_access_token, new_key_pair
+from tunnelproxy.outage import Outage
+from tunnelproxy.service.errors import ServiceError, StoreError
+from tunnelproxy.service.model import AccessKey, Mode, NewTunnel, Thing, digest, new_access_token, new_key_pair
 from tunnelproxy.service.state.schema import _VERSION_1
 from tunnelproxy.service.state.store import Store
 
@@ -194,16 +193,47 @@ def test_a_file_that_is_no_database_is_reported(path: Path) -> None:
         Store(path)
 
 
-@pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
-def test_on_a_full_disk_what_is_there_can_be_read_and_why_it_cannot_be_changed_is_said_once(tmp_path: Path) -> None:
-    with SmallDisk(tmp_path / "disk") as disk:
-        path = disk.path / "service.db"
-        running = Store(path)
-        disk.fill()
-        beside = Store(path)
-        assert beside.keys() == running.keys()
-        beside.close()
-        with pytest.raises(ServiceError) as refused:
-            Store(disk.path / "new.db")
-        assert str(refused.value).count("free space on its disk") == 1
-        running.close()
+def test_a_change_that_cannot_be_written_is_not_made_and_the_operator_is_told_once(path: Path) -> None:
+    said: list[str] = []
+    store = Store(path, Outage("the database", "…", report=lambda level, text: said.append(text)))
+    tunnel = store.open_tunnel(NewTunnel(), digests(store), NOW)
+    store._db.execute("PRAGMA query_only = 1")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="readonly database; see that its disk and folder can be written"):
+            store.close_tunnel(tunnel.tunnel_id, NOW)
+    store.set_connected(tunnel.tunnel_id, Mode.SOURCE, True, NOW)
+    assert store.end_states(tunnel.tunnel_id)[Mode.SOURCE].connected
+    assert store.failed_writes == 3
+    store._db.execute("PRAGMA query_only = 0")
+    store.write_ends()
+    store.close_tunnel(tunnel.tunnel_id, NOW)
+    assert [text.partition(":")[0] for text in said] == [
+        "cannot write to the database",
+        "the database can be written again; writing failed 3 times within 0 s",
+    ]
+    assert Store(path).end_states(tunnel.tunnel_id)[Mode.SOURCE].connected
+
+
+def test_things_are_changed_found_in_order_and_removed(path: Path) -> None:
+    store = Store(path)
+    store.put_thing("pump", "rotating", {"site": "north"})
+    store.put_thing("press")
+    store.put_thing("pump", attributes={"site": "south"})
+    pump = store.find_thing("pump")
+    assert pump == Thing("pump", "rotating", {"site": "south"}, 2)
+    assert [thing.name for thing in store.things_after("")] == ["press", "pump"]
+    assert [thing.name for thing in store.things_after("press")] == ["pump"]
+    assert (store.remove_thing("pump"), store.remove_thing("pump")) == (True, False)
+    assert store.find_thing("pump") is None
+
+
+def test_due_tunnels_expire_in_the_order_of_their_lifetimes(path: Path) -> None:
+    store = Store(path)
+    assert store.next_expiry() is None
+    long, short = (store.open_tunnel(NewTunnel(lifetime=minutes), digests(store), NOW) for minutes in (2, 1))
+    assert store.count_open_tunnels() == 2
+    assert store.next_expiry() == short.expires_at
+    assert store.expired(NOW + 61) == [short.tunnel_id]
+    store.close_tunnel(short.tunnel_id, NOW + 61)
+    store.delete_tunnel(long.tunnel_id)
+    assert store.count_open_tunnels() == 0

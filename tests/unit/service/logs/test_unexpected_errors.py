@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from tunnelproxy.service.unexpected_errors import UnexpectedErrors
+from tunnelproxy.service.logs.unexpected_errors import UnexpectedErrors
 
 
 def fail_here() -> None:
@@ -47,7 +47,7 @@ def test_it_is_logged_again_later_with_the_count(caplog: pytest.LogCaptureFixtur
     report(failures, *[fail_here] * 8)
     clock.time = 700.0
     report(failures, fail_here)
-    assert caplog.records[-1].getMessage() == "a request has failed (and 7 times more since it was last logged)"
+    assert caplog.records[-1].getMessage() == "a request has failed (7 more times since this was last logged)"
 
 
 def test_what_fails_in_a_callback_of_the_event_loop_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service's log says of those who were refused."""
+"""Writes refused requests and handshakes to the service's log."""
 
 from __future__ import annotations
 
 import logging
 
-from .events import ControlCall, Event, Refused, Suppressed
+from ..events import ControlCall, Event, Refused, Suppressed
 
 __all__ = ["log_refusal"]
 
 _log = logging.getLogger(__name__)
 
-_CLIENTS_FAULT = range(400, 500)
+_CLIENT_ERRORS = range(400, 500)
 
 
 def log_refusal(event: Event) -> None:
     """Log a refusal, or how many there were; other events are logged where they happen."""
-    if isinstance(event, ControlCall) and event.status in _CLIENTS_FAULT:
+    if isinstance(event, ControlCall) and event.status in _CLIENT_ERRORS:
         _log.info(
-            "%s of %s refused: %s (request %s)",
+            "%s from %s refused: %s (request %s)",
             event.operation or "a request",
             event.address,
             event.outcome,
@@ -26,7 +26,7 @@ def log_refusal(event: Event) -> None:
         )
     elif isinstance(event, Refused):
         _log.info(
-            "channel %s of %s: handshake refused: %s",
+            "channel %s from %s: handshake refused: %s",
             event.channel,
             event.address,
             event.reason,
@@ -35,10 +35,10 @@ def log_refusal(event: Event) -> None:
     elif isinstance(event, Suppressed):
         what = "requests" if event.of == "control" else "handshakes"
         _log.warning(
-            "%d more %s were refused within %.0f s, from %d addresses: %s; they are counted, not logged one by one",
+            "%d more %s from %s were refused within %.0f s: %s; they are counted, not logged individually",
             event.count,
             what,
+            "1 address" if event.addresses == 1 else f"{event.addresses} addresses",
             event.seconds,
-            event.addresses,
             event.outcome,
         )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tunnelproxy.service.audit_log import AuditLog
 from tunnelproxy.service.errors import ServiceError
 from tunnelproxy.service.events import ControlCall, CutOff, Disconnected
+from tunnelproxy.service.logs.audit_log import AuditLog
 
 CALL = ControlCall("r-1", "192.0.2.7", "ci", "AKIA", "OpenTunnel", "pümp\n", "t-1", "ok", 200, 0.0123456789)
 END = Disconnected("c-1", "192.0.2.8", "ci", None, "t-1", "source", 3, "1000 Tunnel closed", 10, 20, 61.5)
@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_is_named(tmp_path: Path) -> None:
         audit_log(tmp_path / "none" / "audit.log")
 
 
-def test_what_is_no_utf_8_is_written_as_escapes(tmp_path: Path) -> None:
+def test_invalid_utf_8_is_written_as_escapes(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     audit_log(path).write(dataclasses.replace(CALL, access_key_id="AK\udcff"))
     assert lines(path)[0]["access_key_id"] == "AK\udcff"

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tunnels expire whatever the disk did before: on a real disk that is full, and has space again."""
+"""The database and the log on a real disk that is full, and has space again."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +13,17 @@ import pytest
 
 from peers.event_loop import in_event_loop, until
 from peers.full_disk import SmallDisk, why_impossible
-from tunnelproxy.service import expiry
+from tunnelproxy.log_file import LogFile
+from tunnelproxy.outage import Outage
 from tunnelproxy.service.api.tunnels import TunnelOperations
-from tunnelproxy.service.errors import StoreError
-from tunnelproxy.service.expiry import Expiry
+from tunnelproxy.service.enrolment import add_thing
+from tunnelproxy.service.errors import ServiceError, StoreError
 from tunnelproxy.service.model import Mode, NewTunnel, Tunnel, digest, new_access_token
-from tunnelproxy.service.outage import Outage
+from tunnelproxy.service.mqtt.broker_address import BrokerAddress
+from tunnelproxy.service.state import expiry
+from tunnelproxy.service.state.certificates import Certificates
+from tunnelproxy.service.state.directory import Endpoints, StateDirectory
+from tunnelproxy.service.state.expiry import Expiry
 from tunnelproxy.service.state.store import Store
 
 NOW = 1_700_000_000.0
@@ -38,7 +44,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def store(disk: SmallDisk, said: list[str]) -> Iterator[Store]:
-    opened = Store(disk.path / "service.db", Outage("the database", "…", say=lambda level, text: said.append(text)))
+    opened = Store(disk.path / "service.db", Outage("the database", "…", report=lambda level, text: said.append(text)))
     yield opened
     opened.close()
 
@@ -76,7 +82,7 @@ def test_a_full_disk_changes_nothing_by_half(before: Tunnel, full: None, store: 
     assert store.list_tunnels(thing_name=None, before=None, limit=1000) == tunnels
 
 
-def test_who_is_connected_is_known_though_it_cannot_be_written(
+def test_connected_ends_are_known_even_if_they_cannot_be_written(
     before: Tunnel, full: None, store: Store, disk: SmallDisk
 ) -> None:
     store.set_connected(before.tunnel_id, Mode.SOURCE, True, NOW + 1)
@@ -107,30 +113,17 @@ def test_nothing_is_brought_to_a_thing_that_was_not_stored(before: Tunnel, full:
     revoked: list[Mode] = []
     operations = TunnelOperations(
         store,
-        Ends(revoked),
+        disconnect=lambda tunnel_id: None,
+        revoke=lambda tunnel_id, mode: revoked.append(mode),
         clock=lambda: NOW,
         tunnel_opened=lambda: None,
         deliver=lambda tunnel, token: delivered.append(tunnel),
-        closed_reason="closed",
     )
     with pytest.raises(StoreError):
         operations.call("OpenTunnel", {"destinationConfig": {"thingName": "pump", "services": ["SSH1"]}})
     with pytest.raises(StoreError):
         operations.call("RotateTunnelAccessToken", {"tunnelId": before.tunnel_id, "clientMode": "ALL"})
     assert (delivered, revoked) == ([], [])
-
-
-class Ends:
-    """Those of all tunnels."""
-
-    def __init__(self, revoked: list[Mode]) -> None:
-        self._revoked = revoked
-
-    def close_tunnel(self, tunnel_id: str, reason: str) -> None:
-        """Nobody is connected."""
-
-    def revoke(self, tunnel_id: str, mode: Mode) -> None:
-        self._revoked.append(mode)
 
 
 def test_tunnels_expire_once_there_is_space_again(
@@ -150,3 +143,51 @@ def test_tunnels_expire_once_there_is_space_again(
         task.cancel()
 
     run()
+
+
+def test_the_log_loses_complete_lines_and_reports_it_twice(disk: SmallDisk, said: list[str]) -> None:
+    path = disk.path / "log"
+    handler = LogFile(path, report=lambda level, text: said.append(text))
+
+    def write(text: str) -> None:
+        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, text, None, None))
+
+    write("before")
+    disk.fill()
+    for _ in range(30):
+        write("lost" * 100)
+    disk.empty()
+    write("after")
+    handler.close()
+    lines = path.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert set(lines[1:-1]) <= {"lost" * 100}
+    assert len(said) == 2
+
+
+def test_on_a_full_disk_what_is_there_can_be_read_and_why_it_cannot_be_changed_is_said_once(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "disk") as disk:
+        path = disk.path / "service.db"
+        running = Store(path)
+        disk.fill()
+        second = Store(path)
+        assert second.keys() == running.keys()
+        second.close()
+        with pytest.raises(ServiceError) as refused:
+            Store(disk.path / "new.db")
+        assert str(refused.value).count("free space on its disk") == 1
+        running.close()
+
+
+def test_a_full_disk_of_the_service_is_not_taken_for_that_of_the_output(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "disk") as disk:
+        full = StateDirectory(disk.path / "state")
+        full.create()
+        Certificates(full.keys, full.ca).ensure("example.com")
+        full.write_endpoints(Endpoints("example.com", 1, 2))
+        full.broker_files.mkdir()
+        BrokerAddress("example.com", 3, embedded=True).write(full.broker_address)
+        disk.fill()
+        with pytest.raises(OSError, match="No space left on device") as refused:
+            add_thing(full, "pump", {"SSH1": "localhost:22"}, tmp_path / "pump")
+        assert refused.value.filename == str(full.broker_files / "passwords")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit log: one line of JSON for every control call, and for every client that comes, leaves, or is refused."""
+"""The audit log: a line of JSON for each control call, and each client that connects, disconnects or is refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from .errors import ServiceError
-from .events import Connected, ControlCall, Disconnected, Event, Refused, Suppressed
-from .outage import Outage
-from .rotating_file import DEFAULT_KEPT, DEFAULT_SIZE, RotatingFile
+from ...log_file import DEFAULT_KEPT, DEFAULT_SIZE, RotatingFile
+from ...outage import Outage
+from ..errors import ServiceError
+from ..events import Connected, ControlCall, Disconnected, Event, Refused, Suppressed
 
 __all__ = ["AuditLog"]
 
@@ -29,18 +29,18 @@ _log = logging.getLogger(__name__)
 
 
 class AuditLog:
-    """Appends to a file; see :class:`rotating_file.RotatingFile`.
+    """Appends events to a :class:`~tunnelproxy.log_file.RotatingFile`.
 
-    A full disk does not stop the service: the lines are lost and counted, and the service's own log says so once.
+    A full disk does not stop the service: lines are dropped and counted, and the service's log says so once.
 
     Args:
-        path: the file; made when it is not there.
-        clock: gives seconds since the epoch.
-        size: bytes at which the file is full, and another is begun; 0 for never.
-        kept: how many full files to keep.
+        path: the file, created if missing.
+        clock: returns seconds since the epoch.
+        size: bytes at which the file is rotated; 0 for never.
+        kept: how many rotated files to keep.
 
     Attributes:
-        outage: counts the lines that are lost.
+        outage: counts the dropped lines.
 
     Raises:
         ServiceError: the file cannot be written.
@@ -51,15 +51,16 @@ class AuditLog:
     ) -> None:
         self.outage = Outage(f"the audit log {path}", "its lines are lost until it can be written again")
         self._clock = clock
+        self._file = RotatingFile(path, self.outage, size=size, kept=kept)
         try:
-            self._file = RotatingFile(path, self.outage, size=size, kept=kept)
+            self._file.open()
         except OSError as error:
             raise ServiceError(
                 f"cannot write the audit log {path}: {error.strerror}; give --audit-log another file"
             ) from error
 
     def write(self, event: Event) -> None:
-        """Add a line, unless the event is one that is counted only."""
+        """Append a line, unless the event is of a kind that is only counted."""
         name = _NAMES.get(type(event))
         if name is None:
             return
@@ -67,16 +68,16 @@ class AuditLog:
         content = {"time": moment.isoformat(timespec="milliseconds"), "event": name, **asdict(event)}
         if "seconds" in content:
             content["seconds"] = round(content["seconds"], 6)
-        # What clients send may hold bytes that are no UTF-8; as escapes of JSON they can be written all the same.
+        # What clients send may contain bytes that are not UTF-8; as JSON escapes they can be written nevertheless.
         self._file.write(json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
     def reopen(self) -> None:
-        """Go on in a new file, as the old one has been renamed; where that fails, in the old one."""
+        """Continue in a new file, because the old one was renamed; if that fails, in the old one."""
         try:
             self._file.reopen()
         except OSError as error:
-            _log.error("cannot begin a new audit log: %s; going on in the old file", error)
+            _log.error("cannot start a new audit log: %s; continuing in the old one", error)
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         self._file.close()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How much of what strangers do is written, and that what is not written is counted."""
+"""How much of what limits do is written, and that what is not written is counted."""
 
 from __future__ import annotations
 
 import pytest
 
 from tunnelproxy.service.events import Connected, ControlCall, Event, Refused, Suppressed
-from tunnelproxy.service.log_limits import SUMMARY_SECONDS, LogLimits
+from tunnelproxy.service.logs.log_limits import SUMMARY_SECONDS, LogLimits
 
 
 class Record:
@@ -15,11 +15,11 @@ class Record:
     def __init__(self) -> None:
         self.time = 0.0
         self.written: list[Event] = []
-        self.strangers = LogLimits(self.written.append, lambda: self.time)
+        self.limits = LogLimits(self.written.append, lambda: self.time)
 
     def flood(self, event: Event, times: int) -> None:
         for _ in range(times):
-            self.strangers.note(event)
+            self.limits.note(event)
 
     @property
     def lines(self) -> list[Event]:
@@ -47,7 +47,7 @@ def test_lines_and_counts_add_up(event: Event) -> None:
     record = Record()
     record.flood(event, 1000)
     record.time = SUMMARY_SECONDS
-    record.strangers.sum_up()
+    record.limits.summarize()
     assert 0 < len(record.lines) <= 20
     (summary,) = record.summaries
     assert len(record.lines) + summary.count == 1000
@@ -66,7 +66,7 @@ def test_many_addresses_together_fill_no_more_than_a_line_a_second() -> None:
     for minute in range(5):
         record.time = 60.0 * minute
         for number in range(1500):
-            record.strangers.note(unsigned(f"2001:db8::{number:x}"))
+            record.limits.note(unsigned(f"2001:db8::{number:x}"))
     assert len(record.lines) == 4 * 60 + 200
 
 
@@ -74,14 +74,14 @@ def test_kinds_are_counted_apart() -> None:
     record = Record()
     record.flood(unsigned("192.0.2.1"), 100)
     record.flood(unsigned("192.0.2.1", "UnrecognizedClientException"), 5)
-    record.strangers.sum_up()
+    record.limits.summarize()
     assert {summary.outcome: summary.count for summary in record.summaries} == {
         "MissingAuthenticationTokenException": 80,
         "UnrecognizedClientException": 5,
     }
 
 
-def test_who_has_a_key_is_always_on_record() -> None:
+def test_holders_of_a_key_are_always_recorded() -> None:
     record = Record()
     record.flood(unsigned("192.0.2.1"), 1000)
     record.flood(signed(), 500)
@@ -92,5 +92,5 @@ def test_who_has_a_key_is_always_on_record() -> None:
 def test_nothing_is_summed_up_where_everything_was_written() -> None:
     record = Record()
     record.flood(unsigned("192.0.2.1"), 3)
-    record.strangers.sum_up()
+    record.limits.summarize()
     assert record.summaries == []

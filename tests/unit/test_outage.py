@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from tunnelproxy.service.outage import Outage
+from tunnelproxy.outage import Outage
 
 
 def test_it_is_said_at_its_beginning_and_at_its_end() -> None:
     said: list[str] = []
     now = 0.0
-    outage = Outage("the file f", "lines are lost", say=lambda level, text: said.append(text), clock=lambda: now)
+    outage = Outage("the file f", "lines are lost", report=lambda level, text: said.append(text), clock=lambda: now)
     outage.worked()
     for _ in range(3):
         outage.failed("No space left on device")

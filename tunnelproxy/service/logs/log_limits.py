@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds how much those who have no key can write to the log and the audit log.
+"""Limits the rate at which clients without an access key can write to the log and the audit log.
 
-Each address has a share, so that one that floods does not hide another; all together have one, so that many addresses
-cannot do what one cannot. What is above that is counted, and told in one line a minute for each kind: the lines that
-are written, and the counts in these, add up to what happened.
+Each address has a limit, so that one that floods does not hide another; all together have one, so that many addresses
+cannot do what one cannot. Further events are counted and summarized once a minute for each kind: the lines written and
+the counts in the summaries add up to what happened.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .events import ControlCall, Event, EventHandler, Refused, Suppressed
-from .limits import TokenBucket
+from ..events import ControlCall, Event, EventHandler, Refused, Suppressed
+from ..limits import TokenBucket
 
 __all__ = ["SUMMARY_SECONDS", "LogLimits"]
 
 SUMMARY_SECONDS = 60.0
-"""Seconds between two summaries."""
+"""Seconds between summaries."""
 
 _RATE, _BURST = 1.0, 200
 _ADDRESS_RATE, _ADDRESS_BURST = 0.1, 20
-_MOST_ADDRESSES = 1000
+_MAX_ADDRESSES = 1000
 
 
 @dataclass
@@ -33,11 +33,11 @@ class _Count:
 
 
 class LogLimits:
-    """Stands before those who write events down.
+    """Passes events on at a limited rate.
 
     Args:
-        write: takes what is to be written.
-        clock: gives seconds, and never goes back.
+        write: called with each event to write.
+        clock: returns seconds, monotonic.
     """
 
     def __init__(self, write: EventHandler, clock: Callable[[], float]) -> None:
@@ -49,18 +49,18 @@ class LogLimits:
         self._since = clock()
 
     def note(self, event: Event) -> None:
-        """Write an event, or count it."""
+        """Write an event, or only count it."""
         kind = _kind(event)
         if kind is None or not isinstance(event, (ControlCall, Refused)) or self._may_write(event.address):
             self._write(event)
         else:
             count = self._counts.setdefault(kind, _Count())
             count.number += 1
-            if len(count.addresses) < _MOST_ADDRESSES:
+            if len(count.addresses) < _MAX_ADDRESSES:
                 count.addresses.add(event.address)
 
-    def sum_up(self) -> None:
-        """Write how many events were only counted since the last time."""
+    def summarize(self) -> None:
+        """Write how many events were only counted since the last summary."""
         counts, self._counts = self._counts, {}
         now = self._clock()
         for (of, outcome), count in counts.items():
@@ -68,26 +68,26 @@ class LogLimits:
         self._since = now
 
     async def run(self) -> None:
-        """Sum up every minute."""
+        """Write the summaries until cancelled."""
         while True:
             await asyncio.sleep(SUMMARY_SECONDS)
-            self.sum_up()
+            self.summarize()
 
     def _may_write(self, address: str | None) -> bool:
         bucket = self._by_address.get(address)
         if bucket is None:
             bucket = TokenBucket(_ADDRESS_RATE, _ADDRESS_BURST, self._clock)
             self._by_address[address] = bucket
-            if len(self._by_address) > _MOST_ADDRESSES:
+            if len(self._by_address) > _MAX_ADDRESSES:
                 self._by_address.popitem(last=False)
         self._by_address.move_to_end(address)
-        return bucket.has_one() and self._all.take() and bucket.take()
+        return bucket.has_token() and self._all.try_take() and bucket.try_take()
 
 
 def _kind(event: Event) -> tuple[str, str] | None:
-    """What is counted together; None for what only the holder of a key can cause.
+    """The kind by which an event is counted; None for an event that only the holder of an access key can cause.
 
-    Whoever was refused by the data plane may be anybody. So may whoever sends a signed request a second time.
+    Anyone can be refused by the data plane, and anyone can replay a signed request.
     """
     if isinstance(event, Refused):
         return "refused", event.cause

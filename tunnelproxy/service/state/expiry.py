@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closes each tunnel when its time is up, and forgets the closed ones after a day."""
+"""Closes tunnels when their lifetime is over, and deletes closed tunnels after a day."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from .errors import StoreError
-from .state.store import Store
+from ..errors import StoreError
+from .store import Store
 
 __all__ = ["Expiry"]
 
 _CLOSED_TUNNELS_KEPT = 24 * 3600.0
-# Not longer: the wall clock may be set meanwhile.
-_LONGEST_WAIT = 3600.0
-_SHORTEST_WAIT = 0.05
+# Not longer, because the wall clock may be set in the meantime.
+_MAX_WAIT = 3600.0
+_MIN_WAIT = 0.05
 _WAIT_AFTER_FAILURE = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class Expiry:
-    """The clock that ends tunnels.
+    """Expires tunnels.
 
     Args:
         store: the state.
-        disconnect: disconnects the ends of the tunnel with this ID.
-        clock: gives seconds since the epoch.
+        disconnect: disconnects both ends of the tunnel with this ID.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(self, store: Store, disconnect: Callable[[str], None], *, clock: Callable[[], float]) -> None:
@@ -38,30 +38,30 @@ class Expiry:
         self._opened = asyncio.Event()
 
     def tunnel_opened(self) -> None:
-        """Look anew for the tunnel that expires next."""
+        """Look again which tunnel expires next."""
         self._opened.set()
 
     async def run(self) -> None:
-        """Close tunnels until cancelled. While nothing can be stored, try again and again."""
+        """Close tunnels until cancelled. While the database cannot be written, keep trying."""
         while True:
             self._opened.clear()
             try:
                 wait = self.close_due()
             except StoreError as error:
-                _log.debug("tunnels that expire cannot be stored as closed: %s", error)
+                _log.debug("expired tunnels cannot be stored as closed: %s", error)
                 wait = _WAIT_AFTER_FAILURE
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._opened.wait(), wait)
 
     def close_due(self) -> float:
-        """Close what is due now.
+        """Close the tunnels that are due.
 
         Returns:
-            seconds until the next tunnel expires, or until it is time to look again.
+            Seconds until the next tunnel expires, or until the next check.
 
         Raises:
-            StoreError: that could not be stored. The ends are disconnected all the same, and stay so: no token of a
-                tunnel whose time is up is accepted.
+            StoreError: the tunnels could not be stored as closed. Their ends are disconnected nevertheless, and stay
+                disconnected: no token of an expired tunnel is accepted.
         """
         now = self._clock()
         due = self._store.expired(now)
@@ -72,5 +72,5 @@ class Expiry:
             _log.info("tunnel %s expired", tunnel_id, extra={"tunnel": tunnel_id})
         self._store.delete_closed_before(now - _CLOSED_TUNNELS_KEPT)
         self._store.write_ends()
-        wait = (self._store.next_expiry() or now + _LONGEST_WAIT) - now
-        return max(min(_LONGEST_WAIT, wait), _SHORTEST_WAIT)
+        wait = (self._store.next_expiry() or now + _MAX_WAIT) - now
+        return max(min(_MAX_WAIT, wait), _MIN_WAIT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last resort: what goes wrong that nobody has thought of is logged with its traceback, but not without end."""
+"""Logs errors that nobody has anticipated with their tracebacks, at a limited rate."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..net.connections import is_failed_handshake
+from ...net.connections import is_failed_handshake
 
 __all__ = ["UnexpectedErrors"]
 
-_AGAIN_AFTER = 600.0
-_MOST_PLACES = 200
+_REPEAT_AFTER = 600.0
+_MAX_PLACES = 200
 
 _log = logging.getLogger(__name__)
 
 
 class UnexpectedErrors:
-    """Logs one traceback for each place where something fails, and again after ten minutes with the count since then.
+    """Logs one traceback for each place that fails, and after ten minutes another one with the count since then.
 
     Args:
-        clock: gives seconds, and never goes back.
+        clock: returns seconds, monotonic.
 
     Attributes:
-        total: how many there were.
+        total: how many errors there were.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,42 +36,42 @@ class UnexpectedErrors:
         self._not_logged: dict[tuple[str, str, int], int] = {}
 
     def report(self, what: str, error: BaseException | None) -> None:
-        """Count a failure, and log it unless the same was logged lately.
+        """Count an error, and log it unless it was logged recently.
 
         Args:
             what: a sentence, such as ``"a request has failed"``.
-            error: what was raised.
+            error: the exception.
         """
         self.total += 1
         place = _place(what, error)
         now = self._clock()
-        if now - self._logged.get(place, -_AGAIN_AFTER) < _AGAIN_AFTER:
+        if now - self._logged.get(place, -_REPEAT_AFTER) < _REPEAT_AFTER:
             self._not_logged[place] = self._not_logged.get(place, 0) + 1
             return
-        if len(self._logged) >= _MOST_PLACES:
+        if len(self._logged) >= _MAX_PLACES:
             self._logged.clear()
             self._not_logged.clear()
         self._logged[place] = now
         before = self._not_logged.pop(place, 0)
-        more = f" (and {before} times more since it was last logged)" if before else ""
+        more = f" ({before} more times since this was last logged)" if before else ""
         _log.error("%s%s", what, more, exc_info=error)
 
     def of_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """For ``loop.set_exception_handler``: what failed in a callback, or in a task that nobody awaits.
+        """For ``loop.set_exception_handler``: an error in a callback, or in a task that nobody awaits.
 
-        A client that breaks off its TLS handshake is no failure: :class:`listener.Listener` counts it.
+        A client that aborts its TLS handshake is not an error: the listener counts it.
         """
         what, error = str(context.get("message", "a callback has failed")), context.get("exception")
         if not is_failed_handshake(what):
-            # A class where asyncio promises an instance, as aiofastnet 1.2 has it, must not fail here in turn: asyncio
-            # would log that each time.
+            # aiofastnet 1.2 passes a class where asyncio promises an instance. That must not fail here: asyncio would
+            # log it each time.
             self.report(what, error() if isinstance(error, type) else error)
 
 
 def _place(what: str, error: BaseException | None) -> tuple[str, str, int]:
     trace = None if error is None else error.__traceback__
     if trace is None:
-        # Without a traceback, texts of asyncio's differ by what they name.
+        # Without a traceback: asyncio's messages differ by what they name at their end.
         return type(error).__name__, what[:40], 0
     while trace.tb_next is not None:
         trace = trace.tb_next
