@@ -27,7 +27,7 @@ from peers.process import Process, free_port, wait_for
 from peers.proxies import OpenTunnel, ProxyPair, open_tunnel, start_proxy
 from peers.service import TunnelingService
 from tunnelproxy.protocol.session import Version
-from tunnelproxy.proxy.multiplexer import OLD_SECONDS
+from tunnelproxy.proxy.version_probe import SILENCE_SECONDS
 
 IN_A_ROW = 50
 AT_ONCE = 10
@@ -258,8 +258,8 @@ def check_late(
         assert server.requests == requests, far_end
         assert tunnel.far_end.exited is None, far_end
         # What does not say that it speaks V3 is tried in V1 then, and its server asked anew.
-        tried_v1 = far_end.version is not Version.V3 and list(tunnel.ports) == ["SSH"] and seconds >= OLD_SECONDS
-        assert took < seconds + 3 + (OLD_SECONDS if tried_v1 else 0), far_end
+        tried_v1 = far_end.version is not Version.V3 and list(tunnel.ports) == ["SSH"] and seconds >= SILENCE_SECONDS
+        assert took < seconds + 3 + (SILENCE_SECONDS if tried_v1 else 0), far_end
 
 
 def echoing(connect: Callable[[], socket.socket]) -> socket.socket:

@@ -272,7 +272,7 @@ def test_the_connection_over_the_limit_is_turned_away_alone(service: TunnelingSe
             assert echoes(sock)
         with connect(pair, "SSH1") as one_more:
             assert one_more.recv(1) == b""
-        pair.source.wait_for_output("SSH1: turned a connection away: there are 128 already")
+        pair.source.wait_for_output("SSH1: rejected a connection: there are 128 already")
         assert all(echoes(sock) for sock in socks)
         with connect(pair, "HTTP1") as other:
             assert echoes(other)

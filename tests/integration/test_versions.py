@@ -112,7 +112,7 @@ def test_a_v1_device_does_not_suit_a_source_that_was_told_otherwise(
             while sock.recv(65536):
                 pass
         pair.source.wait_for_output(
-            f"the destination speaks V1, but this source was told that it speaks {source}: give -y V1, or leave it out"
+            f"the destination speaks V1, but this source was told that it speaks {source}: pass -y V1, or omit -y"
         )
 
 
@@ -143,7 +143,7 @@ def test_a_second_connection_to_a_v2_device_is_turned_away(
         assert first.recv(1)
         with connect(pair, "SSH1") as second:
             assert second.recv(1) == b""
-        pair.source.wait_for_output("SSH1: turned a connection away: the destination speaks V2")
+        pair.source.wait_for_output("SSH1: rejected a connection: the destination speaks V2")
 
 
 def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: TunnelingService, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 
 from peers.event_loop import in_event_loop, until
+from tunnelproxy.proxy import flow_control
 from tunnelproxy.proxy.flow_control import FlowControl
 from tunnelproxy.proxy.link import Link
 from tunnelproxy.proxy.local_socket import RECEIVE_BUFFER, LocalSocket
-from tunnelproxy.proxy import flow_control
 
 MESSAGE = bytes(60 * 1024)
 
