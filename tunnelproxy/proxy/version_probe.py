@@ -139,7 +139,7 @@ class VersionProbe:
             self._trying_v1, self.answers_v1_only = False, version is Version.V1
         self.speaks_newer = version is not Version.V1
         if self.speaks_newer:
-            self.answers_v1_only = self._expects_v1 = False
+            self._expects_v1 = False
         self.refusal = self._explain_refusal(version)
         if self.refusal is not None:
             log.error("%s", self.refusal)

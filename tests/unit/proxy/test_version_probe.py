@@ -242,21 +242,6 @@ async def test_a_destination_that_answers_v1_and_shows_that_it_is_newer_is_spoke
     assert rig.version is Version.V3
 
 
-@in_event_loop
-async def test_a_newer_destination_in_the_place_of_one_that_answered_v1_only_is_spoken_to_in_v3() -> None:
-    rig = Rig(answers_v1_only=True)
-    connection, *_ = await rig.connect_and_say_hello()
-    rig.answer(connection, Version.V1)
-    # The link breaks, and meanwhile the device is replaced.
-    rig.multiplexer.link_down()
-    rig.link_up()
-    connection, _, peer = await rig.connect_and_say_hello()
-    rig.answer(connection, Version.V2)
-    peer.close()
-    await until(lambda: rig.reconnects == ["the destination speaks a newer version"])
-    assert (rig.version, rig.probe.answers_v1_only) == (Version.V3, False)
-
-
 @pytest.mark.parametrize(
     ("services", "told", "words"),
     [
