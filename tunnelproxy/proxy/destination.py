@@ -20,7 +20,7 @@ from .flow_control import STALL_SECONDS
 from .link import TunnelCredentials
 from .local_socket import LocalSocket
 from .multiplexer import Callbacks, Multiplexer
-from .reconnect import PATIENT, RetryPolicy
+from .reconnect import RETRY_FOREVER, RetryPolicy
 from .tunnel_end import MAX_CONNECTIONS, Plan, TunnelEnd
 
 __all__ = ["DestinationProxy"]
@@ -62,7 +62,7 @@ class DestinationProxy:
         max_connections: int = MAX_CONNECTIONS,
         connect_attempts: int | None = CONNECT_ATTEMPTS,
         connect_pause: float = CONNECT_PAUSE_SECONDS,
-        retry_policy: RetryPolicy = PATIENT,
+        retry_policy: RetryPolicy = RETRY_FOREVER,
         stall_seconds: float = STALL_SECONDS,
         permits: Callable[[TcpAddress, str], bool] | None = None,
     ) -> None:

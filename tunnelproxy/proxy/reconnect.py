@@ -14,7 +14,7 @@ from ..net.backoff import Backoff
 from ..net.route import Route
 from .link import Link, LinkLost, LinkTaken, Receiver, Reconnect, TunnelCredentials, connect
 
-__all__ = ["PATIENT", "RetryPolicy", "keep_linked"]
+__all__ = ["RETRY_FOREVER", "RetryPolicy", "keep_linked"]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class RetryPolicy:
     reconnect: bool = True
 
 
-PATIENT = RetryPolicy()
-"""Retries for ever."""
+RETRY_FOREVER = RetryPolicy()
+"""The default: no limit to attempts."""
 
 
 async def keep_linked(
@@ -46,7 +46,7 @@ async def keep_linked(
     credentials: TunnelCredentials,
     new_receiver: Callable[[], Receiver],
     report: Callable[[Link | Exception], None],
-    retry_policy: RetryPolicy = PATIENT,
+    retry_policy: RetryPolicy = RETRY_FOREVER,
 ) -> None:
     """Keep a link to the service up until the tunnel ends.
 

@@ -24,7 +24,7 @@ from .flow_control import STALL_SECONDS
 from .link import TunnelCredentials
 from .local_socket import Guard, LocalSocket
 from .multiplexer import Callbacks, Multiplexer
-from .reconnect import PATIENT, RetryPolicy
+from .reconnect import RETRY_FOREVER, RetryPolicy
 from .tunnel_end import MAX_CONNECTIONS, Plan, TunnelEnd
 from .version_probe import V1_ONLY_SERVICES, VersionProbe
 
@@ -118,7 +118,7 @@ class SourceProxy:
         *,
         bind_address: str = "localhost",
         max_connections: int = MAX_CONNECTIONS,
-        retry_policy: RetryPolicy = PATIENT,
+        retry_policy: RetryPolicy = RETRY_FOREVER,
         destination_version: Version | None = None,
         answers_v1_only: bool = False,
         expects_v1: bool = False,

@@ -17,7 +17,7 @@ from .addresses import Address
 from .link import Link, Reconnect, TunnelCredentials
 from .local_socket import LocalSocket
 from .multiplexer import Multiplexer
-from .reconnect import PATIENT, RetryPolicy, keep_linked
+from .reconnect import RETRY_FOREVER, RetryPolicy, keep_linked
 
 __all__ = ["MAX_CONNECTIONS", "Plan", "ServiceState", "TunnelEnd"]
 
@@ -71,7 +71,7 @@ class TunnelEnd:
         *,
         on_ready: Callable[[], None] = lambda: None,
         max_connections: int = MAX_CONNECTIONS,
-        retry_policy: RetryPolicy = PATIENT,
+        retry_policy: RetryPolicy = RETRY_FOREVER,
     ) -> None:
         self.endpoint = route.endpoint
         self.services: dict[str, ServiceState] = {}

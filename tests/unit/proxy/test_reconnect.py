@@ -18,7 +18,7 @@ from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
 from tunnelproxy.proxy.link import Link, LinkLost, LinkTaken, Reconnect, TunnelCredentials
-from tunnelproxy.proxy.reconnect import PATIENT, RetryPolicy, keep_linked
+from tunnelproxy.proxy.reconnect import RETRY_FOREVER, RetryPolicy, keep_linked
 from tunnelproxy.service.data_plane.server import REPLACED
 from tunnelproxy.service.state.certificates import Certificates, server_context
 
@@ -55,7 +55,7 @@ async def outcome(
     certificates: Certificates,
     steps: list[Step],
     close: tuple[int, str] = (1001, "later"),
-    policy: RetryPolicy = PATIENT,
+    policy: RetryPolicy = RETRY_FOREVER,
 ) -> list[Any]:
     """What a proxy reports while the service answers its attempts to connect one by one, and the error that ends it.
 
