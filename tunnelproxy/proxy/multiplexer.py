@@ -95,7 +95,6 @@ class Multiplexer:
     ) -> None:
         self.connections: dict[Connection, LocalSocket] = {}
         self._session = Session(mode, version, first_stream_id=first_stream_id, probing=probing)
-        self._given_up = False
         self._callbacks = callbacks
         self._flow_control = FlowControl(self._peer_stalled, stall_seconds)
         self._link: Link | None = None
@@ -171,7 +170,6 @@ class Multiplexer:
         Returns:
             the service ID and the local socket of each.
         """
-        self._given_up = True
         self._waiting.clear()
         carried = []
         for connection, local in list(self.connections.items()):
@@ -199,8 +197,6 @@ class Multiplexer:
         try:
             for event in self._session.receive(data):
                 self._handle(event)
-                if self._given_up:
-                    return
         except ProtocolError as error:
             if self._link is not None:
                 self._link.fail(LinkLost(f"the far end broke the protocol: it sent {error}"))

@@ -16,6 +16,7 @@ import pytest
 from peers.echo import EchoServer
 from peers.event_loop import in_event_loop, until
 from peers.links import FarEnd, link_server
+from tunnelproxy.errors import TunnelClosed
 from tunnelproxy.protocol.framing import Message
 from tunnelproxy.protocol.session import Connection, Mode
 from tunnelproxy.proxy import destination
@@ -55,7 +56,7 @@ def check(certificates: Certificates, address: Address | None, test: Test, **set
                 await test(proxy, source)
             finally:
                 running.cancel()
-                with suppress(asyncio.CancelledError):
+                with suppress(asyncio.CancelledError, TunnelClosed):
                     await running
 
     run()
@@ -160,16 +161,16 @@ def test_it_stops_retrying_when_the_source_has_closed_the_connection(
 
 
 def test_it_stops_retrying_when_the_tunnel_ends(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
-    connecting: list[asyncio.Task[None]] = []
-
     async def test(proxy: DestinationProxy, source: FarEnd) -> None:
         await source.send(Message.STREAM_START, SSH)
-        await source.send(Message.DATA, SSH, b"it is still worth connecting, for this")
+        await source.send(Message.DATA, SSH, b"for which it is still worth connecting")
         await until(lambda: "(attempt 1 of unlimited)" in caplog.text)
-        connecting.extend(proxy._connecting)
+        (connecting,) = proxy._connecting
+        await source.close(1000, "Tunnel closed")
+        await until(connecting.done)
+        assert connecting.cancelled()
 
     check(certificates, TcpAddress("127.0.0.1", unused_port()), test, connect_attempts=None)
-    assert [task.cancelled() for task in connecting] == [True]
 
 
 def test_an_address_that_is_not_permitted_is_not_retried(

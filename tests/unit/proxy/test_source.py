@@ -414,6 +414,22 @@ def test_a_second_connection_waits_until_the_device_has_shown_that_it_accepts_it
     check(certificates, test)
 
 
+def test_a_second_connection_is_opened_when_the_first_has_ended_without_an_answer(certificates: Certificates) -> None:
+    async def test(rig: Rig) -> None:
+        far_end = await rig.link()
+        first = rig.connect()
+        before = await far_end.receive_about(Message.STREAM_START)
+        rig.connect()
+        await rig.count(2)
+        first.close()
+        while (message := await far_end.receive()).type != Message.STREAM_START:
+            pass
+        assert message.streamId == before.stream_id + 1
+        await rig.count(1)
+
+    check(certificates, test)
+
+
 def test_a_second_connection_to_a_device_of_v2_is_closed(
     certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -314,6 +314,20 @@ async def test_nobody_waits_for_an_answer_to_a_connection_that_has_ended(monkeyp
 
 
 @in_event_loop
+async def test_the_next_connection_has_its_own_time_to_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, clock = Rig(), Clock(monkeypatch)
+    _, _, peer = await rig.connect()
+    await skip(clock, ASK_SECONDS - 1)
+    peer.close()
+    await until(lambda: not rig.multiplexer.connections)
+    await rig.connect()
+    await skip(clock, 2)
+    assert not any(message.ignorable for message in rig.link.messages)
+    await skip(clock, ASK_SECONDS - 1)
+    assert any(message.ignorable for message in rig.link.messages)
+
+
+@in_event_loop
 async def test_the_probe_needs_a_link() -> None:
     probe = VersionProbe(["SSH"], lambda _: None, lambda: None)
     with pytest.raises(RuntimeError, match="no link yet"):
