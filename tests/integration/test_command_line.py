@@ -203,7 +203,7 @@ def test_settings_are_exported_and_taken(service: TunnelingService, http: HttpSe
         )
         pair.source.wait_for_output("connection 1: opened")
         assert second.recv(1) == b""
-        pair.source.wait_for_output("HTTP1: turned a connection away: there are 1 already")
+        pair.source.wait_for_output("HTTP1: rejected a connection: there are 1 already")
         first.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert first.recv(4) == b"HTTP"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A source that is told nothing, with destinations of every make and version.
+"""A source that has to find out the version, with destinations of every make and version.
 
-With ``REFERENCE_LOCALPROXY=V3:/path/to/localproxy`` (and ``,V2:…,V1:…``) AWS's own are among them. A server is late by
-6 s, or by what ``TEST_LATE_SECONDS`` says, as in ``4,6,20,60``.
+``REFERENCE_LOCALPROXY=V3:/path/to/localproxy`` (and ``,V2:…,V1:…``) adds AWS's own. Servers are late by 6 s, or by the
+values in ``TEST_LATE_SECONDS``, such as ``4,6,20,60``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from peers.process import Process, free_port, wait_for
 from peers.proxies import OpenTunnel, ProxyPair, open_tunnel, start_proxy
 from peers.service import TunnelingService
 from tunnelproxy.protocol.session import Version
-from tunnelproxy.proxy.multiplexer import OLD_SECONDS
+from tunnelproxy.proxy.version_probe import SILENCE_SECONDS
 
 IN_A_ROW = 50
 AT_ONCE = 10
@@ -41,7 +41,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Server:
-    """Answers a request as HTTP does, or says who it is first as SSH does and then answers; both after a while."""
+    """Answers a request as HTTP does, or sends a banner first as SSH does and then answers; both after a delay."""
 
     def __init__(self, seconds: float = 0.0, *, speaks_first: bool = False) -> None:
         self.requests: list[bytes] = []
@@ -129,7 +129,7 @@ class Tunnel:
 
 
 def ask(tunnel: Tunnel, name: str) -> bytes:
-    """Send one request and return all that comes."""
+    """Send one request, and return everything received."""
     with tunnel.connect(name) as sock:
         sock.sendall(REQUEST)
         return read_all(sock)
@@ -257,13 +257,13 @@ def check_late(
         assert answered == answer, far_end
         assert server.requests == requests, far_end
         assert tunnel.far_end.exited is None, far_end
-        # What does not say that it speaks V3 is tried in V1 then, and its server asked anew.
-        tried_v1 = far_end.version is not Version.V3 and list(tunnel.ports) == ["SSH"] and seconds >= OLD_SECONDS
-        assert took < seconds + 3 + (OLD_SECONDS if tried_v1 else 0), far_end
+        # A destination that does not say that it speaks V3 is tried in V1 then, and its server is asked again.
+        tried_v1 = far_end.version is not Version.V3 and list(tunnel.ports) == ["SSH"] and seconds >= SILENCE_SECONDS
+        assert took < seconds + 3 + (SILENCE_SECONDS if tried_v1 else 0), far_end
 
 
 def echoing(connect: Callable[[], socket.socket]) -> socket.socket:
-    """A connection that has had an answer; one that comes at the very moment of a change may be ended."""
+    """Connect until a connection gets an answer; one that is made during the change may be closed."""
     deadline = time.monotonic() + BACK_WITHIN
     while True:
         sock = connect()
@@ -274,7 +274,7 @@ def echoing(connect: Callable[[], socket.socket]) -> socket.socket:
                 assert answer == b"hello"
                 return sock
         sock.close()
-        assert time.monotonic() < deadline, "connections are still ended"
+        assert time.monotonic() < deadline, "connections are still closed"
 
 
 @pytest.mark.parametrize("far_end", FAR_ENDS, ids=str)

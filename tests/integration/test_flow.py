@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What one connection does to the others: peers that stop reading, bulk beside a shell, and very many at once."""
+"""How connections affect each other: peers that stop reading, bulk data next to a shell, and very many at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def connect(pair: ProxyPair, service_id: str) -> socket.socket:
 
 
 class Worker:
-    """Echoes blocks over a connection, and notes when each came back."""
+    """Sends blocks to an echo server, and records when each came back."""
 
     def __init__(self, pair: ProxyPair) -> None:
         self.sock = connect(pair, "SSH1")
@@ -139,7 +139,7 @@ def send_until_reset(sock: socket.socket) -> None:
 
 
 def test_a_peer_that_reads_slowly_gets_everything(service: TunnelingService, tmp_path: Path) -> None:
-    """It has far more waiting than a buffer holds, and needs longer than a stalled one would be given."""
+    """Far more waits for it than a buffer holds, and it takes longer than a stalled peer would be given."""
     data = os.urandom(12 * MEGABYTE)
     options = ["--stall-seconds", "1"]
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
@@ -156,7 +156,7 @@ def test_a_peer_that_reads_slowly_gets_everything(service: TunnelingService, tmp
             began = time.monotonic()
             while piece := sock.recv(64 * 1024):
                 received += piece
-                # Not to wait for anything: this is how fast the peer reads.
+                # This is how fast the peer reads; it waits for nothing.
                 time.sleep(0.02)
             serving.result()
             assert received == data
@@ -165,7 +165,7 @@ def test_a_peer_that_reads_slowly_gets_everything(service: TunnelingService, tmp
 
 @pytest.mark.alone
 @pytest.mark.parametrize("direction", ["send", "receive"])
-def test_a_shell_stays_alive_beside_bulk_data(service: TunnelingService, tmp_path: Path, direction: str) -> None:
+def test_a_shell_stays_responsive_next_to_bulk_data(service: TunnelingService, tmp_path: Path, direction: str) -> None:
     seconds = 10
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
@@ -179,7 +179,7 @@ def test_a_shell_stays_alive_beside_bulk_data(service: TunnelingService, tmp_pat
         moved = int(client.wait_for_output(r"^(\d+)\n", 30)[1])
     p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
     print(
-        f"{len(taken)} echoes beside {moved / seconds / 1e6:.0f} MB/s: "
+        f"{len(taken)} echoes next to {moved / seconds / 1e6:.0f} MB/s: "
         f"p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, worst {taken[-1] * 1000:.1f} ms"
     )
     assert moved > seconds * 10 * MEGABYTE
@@ -187,7 +187,7 @@ def test_a_shell_stays_alive_beside_bulk_data(service: TunnelingService, tmp_pat
 
 
 async def short_connections(port: int, many: int) -> None:
-    """So many connections, some at a time, that each carry a kilobyte there and back."""
+    """Make so many connections, some at a time, and send a kilobyte to and fro on each."""
     left = iter(range(many))
 
     async def worker() -> None:
@@ -214,7 +214,7 @@ async def echo_kilobyte(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 def held(pid: int) -> tuple[int, int]:
-    """Bytes that a process has resident, and its open files."""
+    """The resident bytes and the open files of a process."""
     process = psutil.Process(pid)
     return process.memory_info().rss, process.num_fds()
 
@@ -264,7 +264,7 @@ def connections(pid: int, *ports: int) -> list[object]:
     ]
 
 
-def test_the_connection_over_the_limit_is_turned_away_alone(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_connection_over_the_limit_is_rejected_alone(service: TunnelingService, tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         pair = stack.enter_context(ProxyPair(service, tmp_path, {"SSH1": echo.port, "HTTP1": echo.port}))
@@ -273,7 +273,7 @@ def test_the_connection_over_the_limit_is_turned_away_alone(service: TunnelingSe
             assert echoes(sock)
         with connect(pair, "SSH1") as one_more:
             assert one_more.recv(1) == b""
-        pair.source.wait_for_output("SSH1: turned a connection away: there are 128 already")
+        pair.source.wait_for_output("SSH1: rejected a connection: there are 128 already")
         assert all(echoes(sock) for sock in socks)
         with connect(pair, "HTTP1") as other:
             assert echoes(other)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a source that was not told finds out what the device speaks: no byte is sent twice, and no device is driven out.
+"""How a source finds out which version the device speaks: no byte is sent twice, and no device is made to exit.
 
-The source runs in this process, so that it loses patience in a second.
+The source runs in this process, with time-outs below a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from peers.event_loop import in_event_loop, until
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.reference import ReferenceDestination
 from peers.service import TunnelingService
-from tunnelproxy.hub.tunnel import SavedTunnel, TunnelRecord, Way
+from tunnelproxy.hub.tunnel import ManagedTunnel, TunnelRecord, Way
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode, Version
@@ -31,18 +31,18 @@ from tunnelproxy.proxy.source import SourceProxy
 
 BANNER = b"SSH-2.0-server\r\n"
 HELLO = b"SSH-2.0-client\r\n"
-SILENCE_SECONDS = 0.3
-OLD_SECONDS = 0.8
+ASK_SECONDS = 0.3
+SILENCE_SECONDS = 0.8
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.SILENCE_SECONDS", SILENCE_SECONDS)
-    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", OLD_SECONDS)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelproxy.proxy.version_probe.ASK_SECONDS", ASK_SECONDS)
+    monkeypatch.setattr("tunnelproxy.proxy.version_probe.SILENCE_SECONDS", SILENCE_SECONDS)
 
 
 class SshLikeServer:
-    """Says who it is after a while, and then echoes; keeps what each client sent."""
+    """Sends its banner after a delay, then echoes; keeps what each client sent."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.received: list[bytes] = []
@@ -88,10 +88,10 @@ def destination(
 async def source(service: TunnelingService, tunnel: OpenTunnel, **known: bool) -> AsyncIterator[SourceProxy]:
     """A source that listens on any port for each service."""
     route = Route(Endpoint.parse(service.data), tls_context(service.ca))
-    access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, f"{tunnel.tunnel_id:a<32}"[:32])
+    credentials = TunnelCredentials(Mode.SOURCE, tunnel.source_token, f"{tunnel.tunnel_id:a<32}"[:32])
     proxy = SourceProxy(
         route,
-        access,
+        credentials,
         lambda names: {name: TcpAddress("127.0.0.1", 0) for name in names},
         **known,
     )
@@ -166,7 +166,7 @@ def test_a_device_that_answers_v1_only_gets_what_a_client_said_once(
 def test_what_was_found_spares_the_next_source_the_wait(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 60)
+    monkeypatch.setattr("tunnelproxy.proxy.version_probe.SILENCE_SECONDS", 60)
 
     @in_event_loop
     async def check() -> None:
@@ -181,7 +181,7 @@ def test_what_was_found_spares_the_next_source_the_wait(
 def test_the_hub_remembers_what_it_found(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hear_banner(held: SavedTunnel) -> TunnelRecord:
+    async def hear_banner(held: ManagedTunnel) -> TunnelRecord:
         try:
             await held.wait_linked(10)
             with await held.open_stream("SSH", 10, speaks_first=True) as stream:
@@ -202,11 +202,11 @@ def test_the_hub_remembers_what_it_found(
             way=Way(service.data, service.ca),
         )
         with destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True):
-            found = await hear_banner(SavedTunnel(record))
+            found = await hear_banner(ManagedTunnel(record))
             assert found.destination_version == "V1"
             assert found.known_of_device == {"expects_v1": True}
-            monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 60)
-            assert await hear_banner(SavedTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
+            monkeypatch.setattr("tunnelproxy.proxy.version_probe.SILENCE_SECONDS", 60)
+            assert await hear_banner(ManagedTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
 
     check()
 
@@ -277,7 +277,7 @@ def test_v1_is_never_tried_on_a_device_that_was_found_to_be_newer(
             with service.connect("destination", tunnel.destination_token), Client(proxy, "SSH") as client:
                 await client.say(HELLO)
                 await until(proxy.end.open_connections)
-                await asyncio.sleep(2 * OLD_SECONDS)  # nothing is to happen in that time
+                await asyncio.sleep(2 * SILENCE_SECONDS)  # nothing is to happen in that time
                 assert proxy.end.multiplexer
                 assert proxy.end.multiplexer.version is Version.V3
 
@@ -288,9 +288,9 @@ def test_v1_is_never_tried_on_a_device_that_was_found_to_be_newer(
 def test_a_thing_that_spoke_v1_only_in_its_last_tunnel_is_asked_sooner(
     service: TunnelingService, server: SshLikeServer, version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one that is newer by now is not driven out."""
-    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.SILENCE_SECONDS", 5.0)
-    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 15.0)
+    """And one that is newer by now does not exit."""
+    monkeypatch.setattr("tunnelproxy.proxy.version_probe.ASK_SECONDS", 5.0)
+    monkeypatch.setattr("tunnelproxy.proxy.version_probe.SILENCE_SECONDS", 15.0)
 
     @in_event_loop
     async def check() -> None:
@@ -313,7 +313,7 @@ def test_a_client_that_speaks_first_waits_for_a_slow_server_and_is_told_of_the_o
     async def check() -> None:
         tunnel = open_tunnel(service, ["HTTP1"])
         with ExitStack() as stack:
-            server = stack.enter_context(SshLikeServer(2 * OLD_SECONDS))
+            server = stack.enter_context(SshLikeServer(2 * SILENCE_SECONDS))
             device = stack.enter_context(destination(service, tunnel.destination_token, server.port, version))
             async with source(service, tunnel) as proxy:
                 client = stack.enter_context(Client(proxy, "HTTP1"))
@@ -323,7 +323,7 @@ def test_a_client_that_speaks_first_waits_for_a_slow_server_and_is_told_of_the_o
         assert server.received == [b"question"]
         assert f"the destination speaks {version}" in caplog.text
         # One of V3 says so when it is asked.
-        assert ("say it with -y V1" in caplog.text) is (version is not Version.V3)
+        assert ("pass -y V1" in caplog.text) is (version is not Version.V3)
 
     with caplog.at_level(logging.INFO):
         check()
@@ -339,7 +339,7 @@ def test_nothing_is_sent_again_to_a_device_that_answers_v1_only(
             async with source(service, tunnel) as proxy:
                 with Client(proxy, "HTTP1") as client:
                     await client.say(b"question")
-                    await until(lambda: "say it with -y V1" in caplog.text)
+                    await until(lambda: "pass -y V1" in caplog.text)
         assert server.received == []
 
     with caplog.at_level(logging.INFO):
@@ -347,7 +347,7 @@ def test_nothing_is_sent_again_to_a_device_that_answers_v1_only(
 
 
 @pytest.mark.parametrize("version", [Version.V1, Version.V2])
-def test_an_old_device_is_not_driven_out_by_connections_beside_the_first(
+def test_an_old_device_survives_connections_in_addition_to_the_first(
     service: TunnelingService, version: Version
 ) -> None:
     """They wait until it shows what it speaks, and then it can have one."""
@@ -356,7 +356,7 @@ def test_an_old_device_is_not_driven_out_by_connections_beside_the_first(
     async def check() -> None:
         tunnel = open_tunnel(service, ["HTTP1"])
         with ExitStack() as stack:
-            server = stack.enter_context(SshLikeServer(OLD_SECONDS))
+            server = stack.enter_context(SshLikeServer(SILENCE_SECONDS))
             device = stack.enter_context(destination(service, tunnel.destination_token, server.port, version))
             async with source(service, tunnel) as proxy:
                 first, second = (stack.enter_context(Client(proxy, "HTTP1")) for _ in range(2))
@@ -369,7 +369,7 @@ def test_an_old_device_is_not_driven_out_by_connections_beside_the_first(
 
 
 @in_event_loop
-async def test_connections_beside_the_first_need_no_answer_from_its_server(service: TunnelingService) -> None:
+async def test_connections_after_the_first_need_no_answer_from_its_server(service: TunnelingService) -> None:
     """Browsers connect ahead, and ask nothing yet."""
     tunnel = open_tunnel(service, ["SSH", "HTTP1"])
     with ExitStack() as stack:
@@ -379,5 +379,5 @@ async def test_connections_beside_the_first_need_no_answer_from_its_server(servi
         device = stack.enter_context(ReferenceDestination(service, tunnel.destination_token, ports, Version.V3))
         async with source(service, tunnel) as proxy:
             clients = [stack.enter_context(Client(proxy, "HTTP1")) for _ in range(5)]
-            await until(lambda: len(proxy.end.open_connections()) == len(clients), SILENCE_SECONDS)
+            await until(lambda: len(proxy.end.open_connections()) == len(clients), ASK_SECONDS)
         assert device.exited is None

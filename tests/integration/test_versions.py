@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sources and destinations of every version, joined by the service: the pairs that work, and what the others say."""
+"""Sources and destinations of every version, joined by the service: the pairs that work, and messages of the others."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_pair_that_works(
             assert f"the destination speaks {destination}" in pair.source.output()
 
 
-def test_one_after_the_other_through_an_old_pair(service: TunnelingService, tmp_path: Path) -> None:
+def test_connections_one_after_the_other_through_an_old_pair(service: TunnelingService, tmp_path: Path) -> None:
     with joined(service, tmp_path, "auto", "V1", ONE_CONNECTION, size=1000) as (pair, _):
         for seed in range(5):
             with connect(pair, "SSH1") as sock:
@@ -112,7 +112,7 @@ def test_a_v1_device_does_not_suit_a_source_that_was_told_otherwise(
             while sock.recv(65536):
                 pass
         pair.source.wait_for_output(
-            f"the destination speaks V1, but this source was told that it speaks {source}: give -y V1, or leave it out"
+            f"the destination speaks V1, but this source was told that it speaks {source}: pass -y V1, or omit -y"
         )
 
 
@@ -133,9 +133,7 @@ def test_a_v1_device_does_not_suit_a_tunnel_with_several_services(service: Tunne
 
 
 @pytest.mark.parametrize("source", ["V2", "auto"])
-def test_a_second_connection_to_a_v2_device_is_turned_away(
-    service: TunnelingService, tmp_path: Path, source: str
-) -> None:
+def test_a_second_connection_to_a_v2_device_is_rejected(service: TunnelingService, tmp_path: Path, source: str) -> None:
     with (
         joined(service, tmp_path, source, "V2", ONE_CONNECTION, size=1000) as (pair, _),
         connect(pair, "SSH1") as first,
@@ -143,11 +141,11 @@ def test_a_second_connection_to_a_v2_device_is_turned_away(
         assert first.recv(1)
         with connect(pair, "SSH1") as second:
             assert second.recv(1) == b""
-        pair.source.wait_for_output("SSH1: turned a connection away: the destination speaks V2")
+        pair.source.wait_for_output("SSH1: rejected a connection: the destination speaks V2")
 
 
 def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: TunnelingService, tmp_path: Path) -> None:
-    """As browsers do: they connect, ask nothing, and ask on another connection."""
+    """As browsers do: they connect, send nothing, and send their request on another connection."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         addresses = {"HTTP1": listener.getsockname()[1]}

@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, Objection, refuse
 from ..net.endpoint import Endpoint
 from ..net.route import PING_SECONDS
 from ..proxy.destination import CONNECT_ATTEMPTS, CONNECT_PAUSE_SECONDS
-from ..proxy.reconnect import PATIENT, RetryPolicy
+from ..proxy.reconnect import RETRY_FOREVER, RetryPolicy
 from ..proxy.tunnel_end import MAX_CONNECTIONS
 
 __all__ = ["ProxySettings", "export_defaults", "read_settings"]
@@ -51,7 +51,7 @@ class ProxySettings:
     connect_pause: float = CONNECT_PAUSE_SECONDS
     max_connections: int = MAX_CONNECTIONS
     ping_seconds: float = PING_SECONDS
-    retry_policy: RetryPolicy = PATIENT
+    retry_policy: RetryPolicy = RETRY_FOREVER
 
     def endpoint_of(self, region: str) -> Endpoint:
         """The data plane of a region."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which service ID stands for which address: the command line's lists and the files below ``config/``.
+"""The addresses of services, from the command line's lists and the files below ``config/``.
 
 Source: the AWS IoT guide "Multiplex data streams in a secure tunnel"; the reference local proxy's ``-s`` and ``-d``.
 """
@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 ANY_SERVICE = ""
-"""Key of an address that was given without a service ID: it is for the only service of the tunnel."""
+"""The key of an address that was given without a service ID, for the only service of a tunnel."""
 
 _COMMENT = re.compile(r"\s[#;].*")
 _HOST_PORT = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\s/]+):)?(?P<port>\d{1,5})\Z")
 
 
 class TcpAddress(NamedTuple):
-    """A host, or None for the default one, and a port; port 0 stands for any free one."""
+    """A host, or None for the default, and a port; port 0 means any free port."""
 
     host: str | None
     port: int
@@ -56,22 +56,24 @@ class UnixAddress(NamedTuple):
 
 Address = Union[TcpAddress, UnixAddress]
 
-
-LONGEST_SHOWN = 40
-"""Characters of a service ID that messages show."""
+_LONGEST_SHOWN = 40
+"""Messages show service IDs of up to this many characters in full."""
 
 
 class BadAddress(NamedTuple):
-    """What a file has for a service, and is no address: an error only if the tunnel carries that service."""
+    """An invalid value that a file has for a service: an error only if the tunnel carries that service."""
 
     problem: str
 
 
 def parse_address(text: str, where: str, mode: Mode) -> Address:
-    """Read ``PORT``, ``HOST:PORT``, ``[IPV6]:PORT``, or, at the destination, the path of a Unix socket.
+    """Parse ``PORT``, ``HOST:PORT``, ``[IPV6]:PORT``, or, at a destination, the path of a Unix socket.
 
     Args:
-        where: what to name in the error: an option or a file.
+        where: the option or file to name in an error.
+
+    Raises:
+        ConfigurationError: the text is none of these.
     """
     if "/" in text and mode is Mode.DESTINATION:
         return UnixAddress(text)
@@ -84,13 +86,21 @@ def parse_address(text: str, where: str, mode: Mode) -> Address:
 
 
 def parse_list(text: str, option: str, mode: Mode, amiss: Objection = refuse) -> dict[str, Address]:
-    """Read the value of ``-s`` or ``-d``: ``[ID=]ADDRESS`` with commas between."""
+    """Parse the value of ``-s`` or ``-d``: ``[ID=]ADDRESS``, separated by commas.
+
+    Args:
+        option: the option to name in an error.
+        amiss: what to do about an empty item, or a service that is given twice.
+
+    Raises:
+        ConfigurationError: an item cannot be parsed, or several services lack their IDs.
+    """
     addresses: dict[str, Address] = {}
     for item in map(str.strip, text.split(",")):
         if not item:
             amiss(
-                f"{option}: '' is not an address: a comma there has nothing before or behind it",
-                "it counts for nothing",
+                f"{option}: '' is not an address: there is a comma too many",
+                "it is ignored",
             )
             continue
         name, equals, address = (part.strip() for part in item.rpartition("="))
@@ -100,7 +110,7 @@ def parse_list(text: str, option: str, mode: Mode, amiss: Objection = refuse) ->
         if name in addresses and name == ANY_SERVICE:
             raise ConfigurationError(f"{option}: an address without a service ID is given twice")
         if name in addresses:
-            amiss(f"{option}: {name} is given twice", f"{addresses[name]}, the first, counts")
+            amiss(f"{option}: {name} is given twice", f"the first, {addresses[name]}, is used")
         addresses.setdefault(name, found)
     if ANY_SERVICE in addresses and len(addresses) > 1:
         raise ConfigurationError(f"{option}: with several services, each needs its service ID, as in SSH1=22,HTTP1=80")
@@ -108,22 +118,29 @@ def parse_list(text: str, option: str, mode: Mode, amiss: Objection = refuse) ->
 
 
 def read_directory(directory: Path, mode: Mode, amiss: Objection = refuse) -> dict[str, Address | BadAddress]:
-    """Read every file below a directory, in the order of their names, which mean nothing."""
+    """Read every file below a directory, in the order of their names, which have no meaning.
+
+    Args:
+        amiss: what to do about a file or a line that is not as it should be.
+
+    Returns:
+        the address of each service.
+    """
     addresses: dict[str, Address | BadAddress] = {}
     origin: dict[str, Path] = {}
     for path in _files_below(directory):
         try:
             lines = _read_ini(path, amiss)
         except ConfigurationError as error:
-            amiss(str(error), "the file counts for nothing")
+            amiss(str(error), "the file is ignored")
             continue
-        # Any file is read, also one that is about something else, and has secrets: what it says is not told.
+        # Every file is read, even one about something else, with secrets in it: messages do not show its content.
         for name, (number, value) in lines.items():
             where = f"{path}, line {number}"
             if not SERVICE_ID.match(name):
-                amiss(f"{where}: it does not begin with a service ID, such as SSH1", "the line counts for nothing")
+                amiss(f"{where}: it does not begin with a service ID, such as SSH1", "the line is ignored")
             elif name in addresses:
-                amiss(f"{path}: {_shown(name)} is already configured in {origin[name]}", "the first counts")
+                amiss(f"{path}: {_shown(name)} is already configured in {origin[name]}", "the first is used")
             else:
                 addresses[name] = _address_in_file(value, f"{path}: {_shown(name)}", mode, amiss)
                 origin[name] = path
@@ -131,7 +148,7 @@ def read_directory(directory: Path, mode: Mode, amiss: Objection = refuse) -> di
 
 
 def _files_below(directory: Path) -> Iterator[Path]:
-    """Regular files, and links to such."""
+    """Regular files, and links to regular files."""
     found = [Path(folder, name) for folder, _, names in os.walk(directory) for name in names]
     return (path for path in sorted(found) if os.path.isfile(path))
 
@@ -141,16 +158,19 @@ def _address_in_file(text: str, where: str, mode: Mode, amiss: Objection) -> Add
         return parse_address(text, where, mode)
     except ConfigurationError:
         hint = "; put each service on a line of its own" if "=" in text else ""
-        problem = f"{where}: what stands behind '=' is not an address, such as 22{hint}"
+        problem = f"{where}: the value after '=' is not an address, such as 22{hint}"
         amiss(problem, "that is an error only if the tunnel carries the service")
         return BadAddress(problem)
 
 
 def _read_ini(path: Path, amiss: Objection) -> dict[str, tuple[int, str]]:
-    """The ``name = value`` lines of a file, up to its first section: number and value by name.
+    """Read the ``name = value`` lines of a file, up to its first section.
+
+    Returns:
+        the number of the line and the value, by name.
 
     Raises:
-        ConfigurationError: the file is not like that.
+        ConfigurationError: the file cannot be read, or has other lines.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -167,8 +187,8 @@ def _read_ini(path: Path, amiss: Objection) -> dict[str, tuple[int, str]]:
         if line[0] == "[" and line[-1] == "]":
             if not section:
                 amiss(
-                    f"{path}: sections have no meaning here: remove the line {line}",
-                    "what stands below it counts for nothing",
+                    f"{path}: sections are not supported here: remove the line {line}",
+                    "everything below it is ignored",
                 )
             section = line
             continue
@@ -177,7 +197,7 @@ def _read_ini(path: Path, amiss: Objection) -> dict[str, tuple[int, str]]:
             raise _not_ini(path, f"line {number} is not")
         if section + name in keys:
             named = _shown(name) if SERVICE_ID.match(name) else f"the name in line {number}"
-            raise _not_ini(path, f"{named} stands twice")
+            raise _not_ini(path, f"{named} occurs twice")
         keys.add(section + name)
         if not section:
             found[name] = number, _COMMENT.sub("", value)
@@ -199,20 +219,21 @@ def match_services(
 ) -> dict[str, Address | None]:
     """Find the address of each service that the tunnel carries.
 
-    A source picks a free port for a service that has none configured. ``where`` says in an error what was configured.
+    A source uses a free port for a service without a configured one.
 
     Args:
-        surplus: what to do about a source's services that the tunnel lacks.
+        where: the option or folder to name in an error.
+        surplus: what to do about a source's configured services that the tunnel does not carry.
         bare: what to do about an address without a service ID for a tunnel with several services.
 
     Returns:
-        the addresses, None where a destination has no address for a service.
+        the addresses; None where a destination has none for a service.
 
     Raises:
-        ConfigurationError: a destination has no address for a service that the tunnel carries, or one that is none.
-            It names both lists.
+        ConfigurationError: a destination has no address, or an invalid one, for a service that the tunnel carries. It
+            lists the services on both sides.
     """
-    # A tunnel that was opened without services names none, to those who speak V2 or V3 there.
+    # To a proxy that speaks V2 or V3, the service names no services of a tunnel that was opened without any.
     offered = list(offered) or [NAMELESS]
     lists = f"{where} has {_names(configured)}, the tunnel carries {_names(offered)}"
     if ANY_SERVICE in configured:
@@ -229,7 +250,7 @@ def match_services(
     if mode is Mode.DESTINATION and missing:
         raise ConfigurationError(f"no address for {_names(missing)}: {lists}")
     if mode is Mode.SOURCE and unknown:
-        surplus(f"this tunnel does not offer {_names(unknown)}: {lists}", "what it does not offer counts for nothing")
+        surplus(f"this tunnel does not offer {_names(unknown)}: {lists}", "what it does not offer is ignored")
     return {name: _good(configured.get(name, TcpAddress(None, 0))) for name in offered}
 
 
@@ -241,7 +262,7 @@ def _for_the_first(
         bare(
             f"an address without a service ID fits a tunnel with one service only: {lists}",
             f"{address} is for {first}; for {_names(others)} "
-            + ("free ports are picked" if mode is Mode.SOURCE else "connections are refused"),
+            + ("free ports are used" if mode is Mode.SOURCE else "connections are refused"),
         )
     rest: Address | None = TcpAddress(None, 0) if mode is Mode.SOURCE else None
     return {first: address, **dict.fromkeys(others, rest)}
@@ -258,5 +279,5 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name, without most of one so long that it may be a token which somebody has put into a file."""
-    return name if len(name) <= LONGEST_SHOWN else f"{name[:8]}…"
+    """A name, shortened if it is so long that it may be a token that somebody has put into a file."""
+    return name if len(name) <= _LONGEST_SHOWN else f"{name[:8]}…"

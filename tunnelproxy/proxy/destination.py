@@ -14,13 +14,13 @@ from ..net.background_tasks import spawn
 from ..net.happy_eyeballs import AddressRefused, open_socket
 from ..net.reasons import reason
 from ..net.route import Route
-from ..protocol.session import Connection, Mode, Version
+from ..protocol.session import Connection, Mode
 from .addresses import Address, TcpAddress, UnixAddress
 from .flow_control import STALL_SECONDS
 from .link import TunnelCredentials
 from .local_socket import LocalSocket
-from .multiplexer import Multiplexer, MultiplexerOwner
-from .reconnect import PATIENT, RetryPolicy
+from .multiplexer import Callbacks, Multiplexer
+from .reconnect import RETRY_FOREVER, RetryPolicy
 from .tunnel_end import MAX_CONNECTIONS, Plan, TunnelEnd
 
 __all__ = ["DestinationProxy"]
@@ -28,39 +28,52 @@ __all__ = ["DestinationProxy"]
 log = logging.getLogger(__name__)
 
 CONNECT_ATTEMPTS = 5
+"""How often to try to connect to a service's address; the reference's default."""
+
 CONNECT_PAUSE_SECONDS = 2.5
+"""How long to wait after an attempt that failed at once; the reference's default."""
+
 CONNECT_SECONDS = 3.0
-"""How long one attempt may take, over all addresses of a name. The kernel would ask one that drops packets for two
-minutes; like this it asks twice, a second apart, and five attempts are over before the hub gives up."""
+"""How long one attempt may take, over all addresses of a name. The kernel would try an address that drops packets for
+two minutes. Within this limit it tries twice, a second apart, and five attempts are over before the hub gives up."""
 
 
 class DestinationProxy:
-    """The device's end: connects to local services for each connection that the source opens.
+    """The device's end: connects to a local service for each connection that the source opens.
 
     Args:
-        plan: says what to connect to for each service.
+        plan: gives each service the address to connect to.
         bind_address: the local address to connect from; None leaves that to the system.
+        max_connections: how many connections each service may have at once.
         connect_attempts: how often to try to connect to a service's address; None for ever.
-        connect_pause: seconds between two attempts, where the first failed at once; none after one without an answer.
+        connect_pause: seconds between two attempts if the first failed at once. After a timeout there is no pause.
+        retry_policy: how long to keep trying to connect to the tunneling service.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
-        permits: whether a service's host may be connected to at one of the addresses that it has now; None permits all.
+        permits: whether a service's host may be connected to at the IP address that it has now; None permits all.
     """
 
     def __init__(
         self,
         route: Route,
-        access: TunnelCredentials,
+        credentials: TunnelCredentials,
         plan: Plan,
         *,
         bind_address: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
         connect_attempts: int | None = CONNECT_ATTEMPTS,
         connect_pause: float = CONNECT_PAUSE_SECONDS,
-        retry_policy: RetryPolicy = PATIENT,
+        retry_policy: RetryPolicy = RETRY_FOREVER,
         stall_seconds: float = STALL_SECONDS,
         permits: Callable[[TcpAddress, str], bool] | None = None,
     ) -> None:
-        self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, retry_policy=retry_policy)
+        self.end = TunnelEnd(
+            route,
+            credentials,
+            plan,
+            self._new_multiplexer,
+            max_connections=max_connections,
+            retry_policy=retry_policy,
+        )
         self._bind_address = bind_address
         self._permits = permits
         self._connect_attempts = connect_attempts
@@ -69,36 +82,32 @@ class DestinationProxy:
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve until the tunnel ends; raises what :meth:`~.proxy.TunnelEnd.run` raises."""
-        await self.end.run()
+        """Serve until the tunnel ends; raises what :meth:`.TunnelEnd.run` raises."""
+        try:
+            await self.end.run(self._start)
+        finally:
+            for task in self._connecting:
+                task.cancel()
 
-    async def start(self) -> None:
+    async def _start(self) -> None:
         for service_id, state in self.end.services.items():
             log.info("%s: will connect to %s", service_id, state.address, extra={"service": service_id})
 
-    def stop(self) -> None:
-        for task in self._connecting:
-            task.cancel()
+    def _new_multiplexer(self) -> Multiplexer:
+        callbacks = Callbacks(
+            services_offered=self.end.services_offered,
+            connection_ended=self.end.connection_ended,
+            connection_requested=self._connection_requested,
+        )
+        return Multiplexer(Mode.DESTINATION, callbacks, stall_seconds=self._stall_seconds)
 
-    def linked(self) -> None:
-        """Nothing to do: the source opens the connections."""
-
-    def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
-        return Multiplexer(Mode.DESTINATION, owner, stall_seconds=self._stall_seconds)
-
-    def peer_version_found(self, version: Version) -> None:
-        """A destination follows its source, stream by stream."""
-
-    def peer_silent(self, service_id: str) -> None:
-        """A source need not send anything."""
-
-    def connection_ended(self, local: LocalSocket) -> None:
-        """Nothing waits for that."""
-
-    def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:
+    def _connection_requested(self, connection: Connection) -> None:
+        multiplexer = self.end.multiplexer
+        if multiplexer is None:
+            return
         state = self.end.services.get(connection.service_id)
         if state is None or state.address is None:
-            log.warning("%s: refused, because there is no address for it", connection)
+            log.warning("%s: rejected, because there is no address for this service", connection)
             multiplexer.refuse(connection)
         elif not self.end.admit(connection.service_id):
             multiplexer.refuse(connection)
@@ -125,7 +134,7 @@ class DestinationProxy:
                     connection,
                     address,
                     attempt,
-                    self._connect_attempts or "as many as it takes",
+                    self._connect_attempts or "unlimited",
                     reason(error),
                 )
                 last = attempt == self._connect_attempts or isinstance(error, AddressRefused)

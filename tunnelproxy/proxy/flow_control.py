@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local peers that do not keep up, and how much of the link's data is taken in meanwhile.
+"""Flow control: how much of the link's data is taken in while local peers do not keep up.
 
-The protocol has no windows: what the far end sends comes, whether or not the local peer at this end reads it. So what
-waits for slow peers has a budget. While there is some left, the link is read on, but no faster than would use it all up
-in the time that a peer without progress is given: the other connections keep going meanwhile. When the budget is used
-up, the link waits, and no longer than that time either: then the connection that has most waiting is given up.
+The protocol has no windows: whatever the far end sends arrives, whether or not the local peer reads it. So the data
+that waits for slow peers has a budget. While some of it is left, the link is still read, but no faster than would use
+up the whole budget in the time that a peer without progress is given: the other connections keep going meanwhile. When
+the budget is used up, the link is not read, for that time at most: then the connection with most data waiting is reset.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .local_socket import LocalSocket
 __all__ = ["BUDGET", "STALL_SECONDS", "FlowControl"]
 
 BUDGET = 8 * 1024 * 1024
-"""Bytes that may wait, in one tunnel, for peers that are slow. Over ten seconds that is what AWS lets through a tunnel
-(800 KB/s), so there one that stalls does not slow the others at all."""
+"""Bytes that may wait for slow peers in one tunnel. AWS lets that much through a tunnel in ten seconds (800 KB/s), so
+there a stalled peer does not slow the others at all."""
 
 STALL_SECONDS = 10.0
 """How long a local peer may read nothing, with its buffer full, before its connection is reset."""
 
 LINGER_SECONDS = 60.0
-"""How long one may read nothing of what waits for it after its connection has ended. It holds nobody up."""
+"""How long a peer may read nothing of what waits for it after its connection has ended, as that slows no other."""
 
 _LOOK_SECONDS = 0.1
 
 
 @dataclass
 class _Progress:
-    """How far a peer has come: bytes that it has taken, and since when they have been no more."""
+    """A peer's progress: how many bytes it has taken, and since when that number has not grown."""
 
     written: int
     since: float
@@ -42,11 +42,11 @@ class _Progress:
 
 
 class FlowControl:
-    """Watches the local sockets of one link whose buffers are full, or that are closing with bytes left to write.
+    """Watches those local sockets of one link whose buffers are full, or that are closing with bytes left to write.
 
     Args:
-        give_up: is called with a socket whose peer makes too little progress, and for how many seconds it did so.
-        stall_seconds: how long a peer may make none.
+        give_up: is called with a socket whose peer makes too little progress, and for how many seconds.
+        stall_seconds: how long a peer may make no progress.
     """
 
     def __init__(self, give_up: Callable[[LocalSocket, float], None], stall_seconds: float = STALL_SECONDS) -> None:
@@ -62,11 +62,11 @@ class FlowControl:
         self._held_since: float | None = None
 
     def link_up(self, link: Link) -> None:
-        """From now on this link is read, or not."""
+        """Pause and resume this link."""
         self._link = link
 
     def link_down(self) -> None:
-        """It is gone. Those that are closing are still watched."""
+        """The link is gone. Sockets that are closing are still watched."""
         self._link = None
         self._held_since = None
         self._go_on()
@@ -84,7 +84,7 @@ class FlowControl:
             self._reconsider()
 
     def delivered(self, local: LocalSocket, size: int) -> None:
-        """Bytes have come for a socket: if its peer is slow, they are charged to the budget."""
+        """Bytes have arrived for a socket. If its peer is slow, pause the link for as long as they cost."""
         if local not in self._watched or self._hold_if_used_up():
             return
         self._paid_until = max(self._paid_until, self._loop.time()) + size * self._stall_seconds / BUDGET
@@ -94,7 +94,7 @@ class FlowControl:
         self._pause = self._loop.call_at(self._paid_until, self._go_on)
 
     def drained(self, local: LocalSocket) -> None:
-        """A socket's buffer is all but empty, or the socket is gone."""
+        """A socket's buffer is nearly empty, or the socket is gone."""
         progress = self._watched.get(local)
         if progress is not None and not (progress.closing and local.unwritten):
             self._forget(local)
@@ -114,7 +114,7 @@ class FlowControl:
         for local, progress in list(self._watched.items()):
             if local.written > progress.written:
                 progress.written, progress.since = local.written, now
-            elif now - progress.since >= self._retry_policy(progress):
+            elif now - progress.since >= self._allowed_seconds(progress):
                 self._forget(local)
                 self._give_up(local, now - progress.since)
         self._reconsider()
@@ -127,7 +127,7 @@ class FlowControl:
         if self._looking:
             self._loop.call_later(_LOOK_SECONDS, self._look)
 
-    def _retry_policy(self, progress: _Progress) -> float:
+    def _allowed_seconds(self, progress: _Progress) -> float:
         lingers = progress.closing and self._held_since is None
         return max(LINGER_SECONDS, self._stall_seconds) if lingers else self._stall_seconds
 
@@ -144,7 +144,7 @@ class FlowControl:
         return self._held_since is not None
 
     def _reconsider(self) -> None:
-        """Read on where there is room again, or nobody left to wait for."""
+        """Read on if there is room again, or no slow peer is left."""
         if self._held_since is not None:
             if self._waiting() > BUDGET - MAX_PAYLOAD:
                 return

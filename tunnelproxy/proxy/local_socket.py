@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A local socket, at either end of the tunnel, and how much of its data may wait."""
+"""The local connections at either end of a tunnel, and how much of their data may wait."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..protocol.framing import MAX_PAYLOAD, Bytes
 __all__ = ["RECEIVE_BUFFER", "Guard", "LocalOwner", "LocalSocket"]
 
 RECEIVE_BUFFER = 256 * 1024
-"""Bytes from the far end that may wait for a local socket before its peer counts as slow."""
+"""Bytes from the far end that may wait for a local peer before it counts as slow."""
 
 LINGER_SECONDS = 2.0
-"""How long to read on, and drop what comes, after an answer of the guard's: a close would take the answer along."""
+"""How long to keep reading, and dropping what comes, after the guard has answered: closing would discard the answer."""
 
 
 class Guard(Protocol):
-    """Decides what of a local peer's bytes goes on to the far end."""
+    """Decides which of a local peer's bytes are forwarded to the far end. The hub has one for browsers."""
 
     @property
     def answer(self) -> bytes | None:
-        """What the peer is told instead, once something was refused. Nothing goes on from then on."""
+        """The answer to the peer, once something was refused; nothing is forwarded after that."""
 
     def receive(self, data: Bytes) -> Bytes:
-        """Take what the peer sent, and return what goes on."""
+        """Take what the peer sent, and return what is forwarded."""
 
 
 class LocalOwner(Protocol):
-    """Whom a local socket tells what happens: the multiplexer."""
+    """Receives the reports of a local socket: a multiplexer, or what lets a connection wait for one."""
 
     def local_ready(self, local: LocalSocket) -> None:
         """Bytes wait in :attr:`LocalSocket.pending`, or the socket has ended; no more is read until they are taken."""
@@ -40,37 +40,39 @@ class LocalOwner(Protocol):
         """More than :data:`RECEIVE_BUFFER` waits to be written."""
 
     def local_drained(self, local: LocalSocket) -> None:
-        """What waited has been written, but for a little, or will never be."""
+        """Most of what waited has been written, or it never will be."""
 
 
 class LocalSocket(asyncio.BufferedProtocol):
     """One local TCP or Unix connection.
 
-    It reads at most one message's worth, then waits for its turn; so the data of any number of these is bounded. What
-    arrives for it before it is connected waits here.
+    It reads at most one message's worth, then waits for its turn, so the memory of any number of them is bounded. Data
+    that arrives for it before it is connected waits here.
 
     Args:
-        owner: None while the tunnel is not linked; what is read then waits.
-        awaits_answer: whether the far end is to speak first, as SSH servers do.
-        guard: decides what goes on to the far end, if not all does.
+        owner: receives its reports. Without one, as while the tunnel has no link, what was read waits.
+        awaits_answer: whether the far end speaks first, as SSH servers do.
+        guard: decides what is forwarded to the far end; without one, everything is.
     """
 
     def __init__(
         self, owner: LocalOwner | None = None, *, awaits_answer: bool = False, guard: Guard | None = None
     ) -> None:
         self.pending: Bytes = b""
-        """Bytes that were read and await their turn."""
+        """Bytes that were read and wait for their turn."""
         self.ended = False
-        """Whether nothing more will be read: the peer closed, or the socket broke."""
+        """Whether nothing more will be read: the peer closed its side, or the socket broke."""
         self.awaits_answer = awaits_answer
         self.awaits_guard = guard is not None
-        """Whether the guard has let nothing pass yet, so that the far end need not know of this connection."""
-        self.held = False
-        """Whether it may send nothing yet, because it may have to go to another link."""
+        """Whether the guard has passed nothing yet, so that the far end need not know of this connection."""
+        self.reads_ahead = False
+        """Whether to read on while less than a message's worth waits, so that the peer's end is noticed."""
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """True when the first bytes have come from the far end, False when it ended without any."""
         self.bytes_in = 0
+        """Bytes that were read and taken."""
         self.bytes_out = 0
+        """Bytes that came from the far end."""
         self.owner = owner
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
@@ -78,14 +80,14 @@ class LocalSocket(asyncio.BufferedProtocol):
         self._finishing = False
         self._lost = False
         self._paused = False
-        self._keeps = True
+        self._keeps_writes = True
         self._guard = guard
         self._lingering: asyncio.TimerHandle | None = None
 
-    # What the multiplexer does.
+    # What the owner does.
 
     def take(self, most: int) -> Bytes:
-        """Take up to ``most`` of the pending bytes, which may change later, and read on when none are left."""
+        """Take up to ``most`` of the pending bytes, and read on when none are left. Use them before the next read."""
         data, self.pending = self.pending[:most], self.pending[most:]
         if not self.pending and self._paused:
             self._paused = False
@@ -100,8 +102,8 @@ class LocalSocket(asyncio.BufferedProtocol):
             self._settle(answered=True)
         self.bytes_out += len(data)
         if self._transport is not None:
-            # What comes is a part of the receive buffer.
-            self._transport.write(bytes(data) if self._keeps else data)
+            # The data is a part of the receive buffer, which the next read overwrites.
+            self._transport.write(bytes(data) if self._keeps_writes else data)
         elif not self._lost:
             self._early.append(bytes(data))
             self._early_bytes += len(data)
@@ -116,16 +118,21 @@ class LocalSocket(asyncio.BufferedProtocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; what waits is lost."""
+        """Close at once; what waits is dropped."""
         self._finishing = True
         self._settle(answered=False)
         self._drop_early()
         if self._transport is not None:
             self._transport.abort()
 
+    def report_ready(self) -> None:
+        """Report that bytes wait, or that it has ended."""
+        if self.owner is not None:
+            self.owner.local_ready(self)
+
     @property
     def wanted(self) -> bool:
-        """Whether it is still worth connecting this socket: for what is to come, or what has come already."""
+        """Whether it is still worth connecting this socket: for data to come, or data that has come already."""
         return not self._finishing or bool(self._early)
 
     @property
@@ -135,12 +142,12 @@ class LocalSocket(asyncio.BufferedProtocol):
 
     @property
     def written(self) -> int:
-        """Bytes that the local peer's socket has taken."""
+        """Bytes that the kernel has taken for the local peer."""
         return self.bytes_out - self.unwritten
 
     @property
     def unanswered_seconds(self) -> float:
-        """For how long the peer's machine has acknowledged nothing of what it was sent; 0 where it answers."""
+        """For how many seconds the peer's machine has left sent data unacknowledged; 0 if it acknowledges."""
         if self._transport is None or self._transport.is_closing():
             return 0.0
         return unanswered_seconds(self._transport.get_extra_info("socket"))
@@ -148,15 +155,15 @@ class LocalSocket(asyncio.BufferedProtocol):
     # What the event loop reports.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # aiofastnet begins to read right after this call: even where the socket is closed within it, and then from
-        # whichever socket has its number next.
+        # aiofastnet begins to read right after this call, even if the socket is closed within it. It then reads from
+        # whichever socket gets the same descriptor next.
         asyncio.get_running_loop().call_soon(self._begin, transport)
 
     def _begin(self, transport: asyncio.BaseTransport) -> None:
         if self._lost:
             return
         self._transport = cast(asyncio.Transport, transport)
-        self._keeps = connections.keeps_what_is_written(transport)
+        self._keeps_writes = connections.keeps_what_is_written(transport)
         keep_alive(transport.get_extra_info("socket"))
         self._transport.set_write_buffer_limits(high=RECEIVE_BUFFER, low=RECEIVE_BUFFER // 4)
         early, self._early, self._early_bytes = self._early, [], 0
@@ -171,36 +178,38 @@ class LocalSocket(asyncio.BufferedProtocol):
         return receive_buffer.received(MAX_PAYLOAD)
 
     def buffer_updated(self, nbytes: int) -> None:
-        came: Bytes = receive_buffer.received(nbytes)
+        data: Bytes = receive_buffer.received(nbytes)
         if self._guard is not None:
-            came = self._guarded(self._guard, came)
-            if not came and not self.ended:
+            data = self._ask_guard(self._guard, data)
+            if not data and not self.ended:
                 return
-        self.pending = bytes(self.pending) + came if self.pending else came
-        self._report_ready()
+        self.pending = bytes(self.pending) + data if self.pending else data
+        self.report_ready()
         if self.pending:
-            # Its turn has not come yet. Where it has, the bytes went on without a copy.
+            # Its turn has not come yet. If it has, the bytes were sent without a copy.
             self.pending = bytes(self.pending)
-            goes_on = self.held and len(self.pending) < MAX_PAYLOAD  # until its end, which shows that nobody waits
-            if self._transport is not None and not self._paused and not goes_on:
+            reads_on = self.reads_ahead and len(self.pending) < MAX_PAYLOAD
+            if self._transport is not None and not self._paused and not reads_on:
                 self._paused = True
                 self._transport.pause_reading()
 
-    def _guarded(self, guard: Guard, data: Bytes) -> Bytes:
-        """What goes on of the data. A peer that is refused is answered only if nothing went on before, to which the far
-        end may be giving an answer."""
+    def _ask_guard(self, guard: Guard, data: Bytes) -> Bytes:
+        """Return what is forwarded of the data.
+
+        A refused peer gets the guard's answer only if nothing was forwarded before: else the far end may be answering.
+        """
         if guard.answer is not None:
             return b""
         passed = guard.receive(data)
         if passed:
             self.awaits_guard = False
         if guard.answer is not None and self.awaits_guard:
-            asyncio.get_running_loop().call_soon(self._tell, guard.answer)  # when connection_made has had its effect
+            asyncio.get_running_loop().call_soon(self._send_answer, guard.answer)  # after what connection_made deferred
         elif guard.answer is not None:
             self.ended = True
         return passed
 
-    def _tell(self, answer: bytes) -> None:
+    def _send_answer(self, answer: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(answer)
             self._transport.write_eof()
@@ -211,8 +220,7 @@ class LocalSocket(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_soon(self.finish)
             return True
         self.ended = True
-        self._drop_held()
-        self._report_ready()
+        self.report_ready()
         return True
 
     def pause_writing(self) -> None:
@@ -230,16 +238,10 @@ class LocalSocket(asyncio.BufferedProtocol):
             self._lingering.cancel()
         self._settle(answered=False)
         self._drop_early()
-        self._drop_held()
         self.ended = True
-        self._report_ready()
+        self.report_ready()
         if self.owner is not None:
             self.owner.local_drained(self)
-
-    def _drop_held(self) -> None:
-        """Forget what may not be sent: its peer awaits the far end's first words, and has gone without them."""
-        if self.held:
-            self.pending = b""
 
     def _drop_early(self) -> None:
         self._early.clear()
@@ -248,7 +250,3 @@ class LocalSocket(asyncio.BufferedProtocol):
     def _settle(self, *, answered: bool) -> None:
         if not self.answered.done():
             self.answered.set_result(answered)
-
-    def _report_ready(self) -> None:
-        if self.owner is not None:
-            self.owner.local_ready(self)

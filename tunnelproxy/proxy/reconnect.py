@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping a link up: connect, and connect again, until the tunnel is gone."""
+"""Keeping a link up: connecting, and reconnecting, until the tunnel ends."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..net.backoff import Backoff
 from ..net.route import Route
 from .link import Link, LinkLost, LinkTaken, Receiver, Reconnect, TunnelCredentials, connect
 
-__all__ = ["PATIENT", "RetryPolicy", "keep_linked"]
+__all__ = ["RETRY_FOREVER", "RetryPolicy", "keep_linked"]
 
 log = logging.getLogger(__name__)
 
 STABLE_SECONDS = 10.0
-"""A link that lasted this long was a success: the next attempt after it is quick again."""
+"""After a link that lasted this long, the first retry comes soon again."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to go on trying.
+    """When to retry, and when to give up.
 
     Attributes:
-        first_delay: the longest first wait between two attempts, in seconds; it grows.
-        attempts: after how many failures one after the other to give up; None for never.
-        reconnect: whether to connect again when a link is lost that was up.
+        first_delay: the longest delay before the first retry, in seconds; later delays are longer.
+        attempts: how many attempts may fail in a row; None for any number.
+        reconnect: whether to reconnect when a link is lost that was up.
     """
 
     first_delay: float = 1.0
@@ -37,30 +37,29 @@ class RetryPolicy:
     reconnect: bool = True
 
 
-PATIENT = RetryPolicy()
-"""Never gives up."""
+RETRY_FOREVER = RetryPolicy()
+"""The default: no limit to attempts."""
 
 
 async def keep_linked(
     route: Route,
-    access: TunnelCredentials,
+    credentials: TunnelCredentials,
     new_receiver: Callable[[], Receiver],
     report: Callable[[Link | Exception], None],
-    retry_policy: RetryPolicy = PATIENT,
+    retry_policy: RetryPolicy = RETRY_FOREVER,
 ) -> None:
-    """Hold a link to the service until the tunnel ends.
+    """Keep a link to the service up until the tunnel ends.
 
     Args:
-        new_receiver: makes the receiver of each new link.
-        report: is told of each link that comes up, and why one went down or could not be made.
+        new_receiver: makes the receiver for each link.
+        report: is given each link that comes up, and the reason why one was lost or could not be made.
 
     Raises:
-        TunnelRefused: the service refused the very first connection, or a later one for another cause than that the
-            tunnel is gone.
+        TunnelRefused: the service refused the first connection, or a later one although the tunnel still exists.
         TunnelClosed: the tunnel was closed or has expired.
-        LinkLost: trying again is of no use: it is LinkTaken, or the first connection failed with ``permanent`` set.
-            Later on even that passes, such as a captive portal on the way, and a proxy in the field must outlast it.
-            Or retry_policy is at its end.
+        LinkLost: retrying is useless: another proxy took the link (LinkTaken), the first connection failed with
+            ``permanent`` set, or the retry policy is exhausted. After the first link even permanent failures are
+            retried: a captive portal on the way, for example, goes away, and a proxy in the field must outlast it.
     """
     loop = asyncio.get_running_loop()
     backoff = Backoff(retry_policy.first_delay)
@@ -70,7 +69,7 @@ async def keep_linked(
         link: Link | None = None
         since = loop.time()
         try:
-            link = await connect(route, access, new_receiver())
+            link = await connect(route, credentials, new_receiver())
             failures = 0
             was_linked = True
             log.info("connected to %s (channel-id %s)", route, link.channel_id or "not given")

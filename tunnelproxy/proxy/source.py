@@ -21,51 +21,48 @@ from ..net.route import Route
 from ..protocol.session import Connection, Mode, Version
 from .addresses import TcpAddress
 from .flow_control import STALL_SECONDS
-from .link import Reconnect, TunnelCredentials
+from .link import TunnelCredentials
 from .local_socket import Guard, LocalSocket
-from .multiplexer import OLD_SECONDS, Multiplexer, MultiplexerOwner
-from .reconnect import PATIENT, RetryPolicy
+from .multiplexer import Callbacks, Multiplexer
+from .reconnect import RETRY_FOREVER, RetryPolicy
 from .tunnel_end import MAX_CONNECTIONS, Plan, TunnelEnd
+from .version_probe import V1_ONLY_SERVICES, VersionProbe
 
 __all__ = ["SourceProxy"]
 
 log = logging.getLogger(__name__)
 
 LINK_WAIT_SECONDS = 30.0
-"""How long a local connection waits for a tunnel that is reconnecting, or for the device to show what it speaks."""
+"""How long a local connection waits for a tunnel that is reconnecting, or for the device to show its version."""
 
 BACKLOG = 100
 """Local connections that may wait to be accepted."""
 
-OLD_SERVICES = frozenset(("SSH", "VNC"))
-"""What AWS IoT Device Client and Greengrass serve: nothing else. Theirs are the only destinations in the field that
-leave messages of a newer version than V1 without an answer, and in both the server speaks first."""
-
-
-_ATTEMPTS = 10
-"""Ports to try where any will do, and the same one of ``::1`` is to be ours too."""
+_PORT_ATTEMPTS = 10
+"""How many free ports to try, where the same port of ``::1`` is needed too."""
 
 
 class _Listener:
-    """A listening socket, and the task that accepts what connects to it.
+    """A listening socket, and the task that accepts its connections.
 
     Args:
-        sock: is listening.
-        reserved: kept as long as it listens.
+        sock: the socket, which listens already.
+        reserved: another socket, to be kept until this one is closed.
+        admit: is given each connection, and its peer's address.
     """
 
     def __init__(
         self, sock: socket.socket, reserved: socket.socket | None, admit: Callable[[socket.socket, Any], None]
     ) -> None:
-        # No error ends it; a fault of ours does not either.
+        # Neither an error of accept(2) nor a bug ends it.
         self._accepting = supervise("listening for local connections", lambda: accept_connections(sock, admit))
-        # Not before: the event loop would forget a reader of whichever socket has its number next.
+        # Not earlier: the event loop would remove the reader of whichever socket gets the same descriptor next.
         self._accepting.add_done_callback(lambda _: sock.close())
         if reserved is not None:
             self._accepting.add_done_callback(lambda _: reserved.close())
 
     def stop(self) -> None:
-        """Close it, in a moment."""
+        """Close it soon, without waiting for that."""
         self._accepting.cancel()
 
     async def close(self) -> None:
@@ -75,8 +72,8 @@ class _Listener:
 
 
 def _bind(family: int, address: Any, *, reserves: bool) -> tuple[socket.socket, socket.socket | None]:
-    """Listen on an address, and reserve the same port of ``::1`` if that is wanted."""
-    attempts = _ATTEMPTS if reserves and not address[1] else 1
+    """Listen on an address, and reserve the same port of ``::1`` if ``reserves`` says so."""
+    attempts = _PORT_ATTEMPTS if reserves and not address[1] else 1
     while True:
         attempts -= 1
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -94,31 +91,34 @@ def _bind(family: int, address: Any, *, reserves: bool) -> tuple[socket.socket, 
 
 
 class SourceProxy:
-    """The operator's end: listens on local ports, and sends what connects there through the tunnel.
+    """The operator's end: listens on local ports, and forwards each connection there through the tunnel.
 
     Args:
-        plan: says where to listen for each service.
-        bind_address: the host to listen on where the plan gives none.
+        plan: gives each service the address to listen on.
+        bind_address: the host to listen on where the plan names none.
+        max_connections: how many connections each service may have at once.
+        retry_policy: how long to keep trying to connect to the service.
         destination_version: the version that the destination speaks; None to find out.
-        answers_v1_only: whether it was found, earlier in the life of this tunnel, to answer nothing but V1.
-        expects_v1: whether the thing was found so by an earlier tunnel, and may be another device, or a newer one, now.
-        speaks_newer: whether it was found to speak V2 or V3: then V1 is never tried, however long it is silent.
+        answers_v1_only: whether it was found, earlier in this tunnel, to answer nothing but V1.
+        expects_v1: whether an earlier tunnel found that of the thing. It may be another device by now, or a newer one.
+        speaks_newer: whether it was found to speak V2 or V3. V1 is never tried then, however long it is silent.
         stall_seconds: how long a local peer may read nothing, with its buffer full, before its connection is reset.
-        leaves_descriptors: whether to turn local connections away where this process has few descriptors left: any
-            local user can have 128 of each service.
-        new_guard: makes what looks at each connection to the local port of a service; None where all may pass.
-        is_for_browsers: whether nobody else may listen at the same port of ``::1``, which browsers try first.
+        leaves_descriptors: whether to reject local connections while this process has few descriptors left: any local
+            user can open 128 to each service.
+        new_guard: makes the guard for a connection to the local port of a service; None where everyone may connect.
+        is_for_browsers: whether to keep other programs from listening on the same port of ``::1``, which browsers try
+            first.
     """
 
     def __init__(
         self,
         route: Route,
-        access: TunnelCredentials,
+        credentials: TunnelCredentials,
         plan: Plan,
         *,
         bind_address: str = "localhost",
         max_connections: int = MAX_CONNECTIONS,
-        retry_policy: RetryPolicy = PATIENT,
+        retry_policy: RetryPolicy = RETRY_FOREVER,
         destination_version: Version | None = None,
         answers_v1_only: bool = False,
         expects_v1: bool = False,
@@ -128,37 +128,46 @@ class SourceProxy:
         new_guard: Callable[[str], Guard | None] = lambda service_id: None,
         is_for_browsers: Callable[[str], bool] = lambda service_id: False,
     ) -> None:
-        self.end = TunnelEnd(route, access, plan, self, max_connections=max_connections, retry_policy=retry_policy)
-        self.refusal: str | None = None
-        """Why the destination cannot be spoken to, where its version does not fit."""
+        self.end = TunnelEnd(
+            route,
+            credentials,
+            plan,
+            self._new_multiplexer,
+            on_ready=self._open_waiting,
+            max_connections=max_connections,
+            retry_policy=retry_policy,
+        )
+        self._probe = VersionProbe(
+            self.end.services,
+            self._reconnect,
+            self._open_waiting,
+            told=destination_version,
+            answers_v1_only=answers_v1_only,
+            expects_v1=expects_v1,
+            speaks_newer=speaks_newer,
+        )
         self._bind_address = bind_address
         self._listeners: dict[str, _Listener] = {}
         self._leaves_descriptors = leaves_descriptors
         self._stall_seconds = stall_seconds
         self._new_guard = new_guard
         self._is_for_browsers = is_for_browsers
-        self._told_version = destination_version
-        self._found_version: Version | None = None
-        self.answers_v1_only = False
-        """Whether the destination was found to leave everything but V1 without an answer."""
-        self.speaks_newer = speaks_newer
-        """Whether it was found to speak V2 or V3."""
-        self._trying_v1 = False
-        """Whether this link speaks V1 to see if the destination answers that."""
-        self._try_v1_next = answers_v1_only
-        self._expects_v1 = expects_v1
-        self._early: dict[LocalSocket, tuple[str, asyncio.TimerHandle]] = {}
+        self._waiting: dict[LocalSocket, tuple[str, asyncio.TimerHandle]] = {}
+        """Connections that the far end does not know of yet: their service IDs, and when they are given up."""
 
     async def run(self) -> None:
-        """Serve until the tunnel ends; raises what :meth:`~.proxy.TunnelEnd.run` raises."""
-        await self.end.run()
+        """Serve until the tunnel ends; raises what :meth:`.TunnelEnd.run` raises."""
+        try:
+            await self.end.run(self._start)
+        finally:
+            self._stop()
 
     async def attach(self, service_id: str, sock: socket.socket, *, awaits_answer: bool = True) -> LocalSocket:
-        """Send what comes from a connected socket through the tunnel, as if it had been accepted.
+        """Forward a connected socket through the tunnel, as if it had been accepted.
 
         Args:
-            awaits_answer: whether the device is to speak first, as SSH servers do. Nothing is sent before it has while
-                it may be one that has to be spoken to in V1.
+            awaits_answer: whether the device speaks first, as SSH servers do. While the device may be one that answers
+                V1 only, nothing is sent before it has spoken.
 
         Raises:
             ConfigurationError: the tunnel does not carry this service.
@@ -170,22 +179,11 @@ class SourceProxy:
         await connections.accept(lambda: local, sock)
         return local
 
-    async def start(self) -> None:
-        for service_id, state in self.end.services.items():
-            if isinstance(state.address, TcpAddress):
-                await self.listen(service_id, state.address)
-
-    def stop(self) -> None:
-        for listener in self._listeners.values():
-            listener.stop()
-        for local in list(self._early):
-            self._give_up(local)
-
     async def listen(self, service_id: str, address: TcpAddress | None) -> None:
-        """Listen there for a service, and nowhere else. Connections that there are stay.
+        """Listen for a service on this address only, or on none. Existing connections are kept.
 
         Raises:
-            ConfigurationError: that is not possible; it goes on as before.
+            ConfigurationError: it cannot listen there. Nothing has changed then.
         """
         listener, bound = (None, None) if address is None else await self._listen(service_id, address)
         before = self._listeners.pop(service_id, None)
@@ -197,13 +195,52 @@ class SourceProxy:
             await before.close()
 
     def reset_connections(self, service_id: str) -> None:
-        """End those of a service at once."""
-        for local, (waiting_for, _timer) in list(self._early.items()):
+        """Close the connections of a service at once."""
+        for local, (waiting_for, _timer) in list(self._waiting.items()):
             if waiting_for == service_id:
                 self._give_up(local)
         for connection in list(self.end.open_connections()):
             if connection.service_id == service_id and self.end.multiplexer is not None:
                 self.end.multiplexer.reset(connection)
+
+    # What is known of the destination.
+
+    @property
+    def answers_v1_only(self) -> bool:
+        """Whether the destination was found to ignore everything but V1."""
+        return self._probe.answers_v1_only
+
+    @property
+    def speaks_newer(self) -> bool:
+        """Whether the destination was found to speak V2 or V3."""
+        return self._probe.speaks_newer
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this source cannot talk to the destination, if their versions do not fit."""
+        return self._probe.refusal
+
+    def why_full(self, service_id: str) -> str | None:
+        """Why a service accepts no further connection at the moment; None if it does."""
+        multiplexer, count = self.end.multiplexer, self.end.services[service_id].connections
+        if count >= self.end.max_connections:
+            return f"carries {count} connections, and no more are allowed"
+        if multiplexer is None or multiplexer.can_open(service_id) or multiplexer.is_undecided(service_id):
+            return None
+        return f"has a connection already, and the device speaks {self._probe.spoken}, which allows one per service"
+
+    # Listening.
+
+    async def _start(self) -> None:
+        for service_id, state in self.end.services.items():
+            if isinstance(state.address, TcpAddress):
+                await self.listen(service_id, state.address)
+
+    def _stop(self) -> None:
+        for listener in self._listeners.values():
+            listener.stop()
+        for local in list(self._waiting):
+            self._give_up(local)
 
     async def _listen(self, service_id: str, address: TcpAddress) -> tuple[_Listener, TcpAddress]:
         loop = asyncio.get_running_loop()
@@ -213,8 +250,9 @@ class SourceProxy:
             family, _, _, _, bind_to = min(found, key=lambda entry: entry[0] != socket.AF_INET)
             sock, reserved = _bind(family, bind_to, reserves=self._is_for_browsers(service_id))
         except OSError as error:
-            why = "the port is in use" if error.errno == errno.EADDRINUSE else reason(error)
-            remedy = "; give another with -s, or stop what uses it" if error.errno == errno.EADDRINUSE else ""
+            in_use = error.errno == errno.EADDRINUSE
+            why = "the port is in use" if in_use else reason(error)
+            remedy = "; choose another with -s, or stop the program that uses it" if in_use else ""
             raise ConfigurationError(f"{service_id}: cannot listen on {address}: {why}{remedy}") from error
         bound = sock.getsockname()
         listener = _Listener(sock, reserved, lambda accepted, _: self._admit(service_id, accepted))
@@ -222,10 +260,11 @@ class SourceProxy:
 
     def _admit(self, service_id: str, sock: socket.socket) -> None:
         if self._leaves_descriptors and is_reserved(sock.fileno()):
-            log.debug("%s: turned a connection away: this process has few descriptors left", service_id)
+            log.debug("%s: rejected a connection: this process has few descriptors left", service_id)
             sock.close()
             return
-        local = self._accept(service_id, self._new_local(service_id))
+        local = LocalSocket(awaits_answer=service_id in V1_ONLY_SERVICES, guard=self._new_guard(service_id))
+        self._accept(service_id, local)
 
         def failed(error: Exception) -> None:
             sock.close()
@@ -233,193 +272,91 @@ class SourceProxy:
 
         spawn(f"serving a connection of {service_id}", connections.accept(lambda: local, sock), on_failure=failed)
 
-    def _new_local(self, service_id: str) -> LocalSocket:
-        return LocalSocket(awaits_answer=service_id in OLD_SERVICES, guard=self._new_guard(service_id))
-
-    def why_full(self, service_id: str) -> str | None:
-        """Why a service takes no further connection just now; None if it does."""
-        multiplexer, connections = self.end.multiplexer, self.end.services[service_id].connections
-        if connections >= self.end.max_connections:
-            return f"carries {connections} connections, and no more are allowed"
-        if multiplexer is None or multiplexer.can_open(service_id) or multiplexer.is_undecided(service_id):
-            return None
-        return f"has a connection already, and the device speaks {self._spoken}, which allows one per service"
-
-    # Versions.
-
-    @property
-    def _spoken(self) -> Version:
-        return self._found_version or self._told_version or Version.V3
-
-    def new_multiplexer(self, owner: MultiplexerOwner) -> Multiplexer:
-        before = self.end.multiplexer
-        self._trying_v1, self._try_v1_next = self._try_v1_next, False
-        old = self._trying_v1 or self.answers_v1_only
-        return Multiplexer(
-            Mode.SOURCE,
-            owner,
-            version=self._told_version or (Version.V1 if old else Version.V3),
-            probing=self._told_version is None and not old,
-            expects_v1=self._expects_v1,
-            first_stream_id=before.next_stream_id if before is not None else 1,
-            stall_seconds=self._stall_seconds,
-        )
-
-    def peer_version_found(self, version: Version) -> None:
-        if version is not self._found_version:
-            log.info("the destination speaks %s", version)
-        self._found_version = version
-        if self._trying_v1:
-            # The reference of 2.x answers V1 too, where the tunnel has one service, and shows that it is newer.
-            self._trying_v1, self.answers_v1_only = False, version is Version.V1
-        self.speaks_newer = version is not Version.V1
-        if self.speaks_newer:
-            self._expects_v1 = False
-        told = self._told_version
-        unlike_told = told is not None and told is not version
-        if version is Version.V1 and (unlike_told or len(self.end.services) > 1):
-            self._refuse_version(version)
-        else:
-            self.refusal = None
-            asyncio.get_running_loop().call_soon(self._open_waiting)
-
-    def peer_silent(self, service_id: str) -> None:
-        multiplexer = self.end.multiplexer
-        if multiplexer is None or len(self.end.services) > 1:
-            return
-        waiting = multiplexer.connections.values()
-        if any(local.held for local in waiting) and not self.speaks_newer:
-            log.info("nothing comes from the destination: trying V1, all that some answer (-y V3 forbids it)")
-            self._try_v1_next = True
-            self._relink("trying V1")
-        elif any(local.bytes_in or local.awaits_answer for local in waiting):
-            log.warning(
-                "%s: nothing has come from the destination for %.0f s: its server is slow, or it speaks V1 only; if "
-                "so, say it with -y V1",
-                service_id,
-                OLD_SECONDS,
-                extra={"service": service_id},
-            )
-
-    def _relink(self, why: str) -> None:
-        """Take the connections that have sent nothing to a new link: one link may not mix the versions."""
-        multiplexer, link = self.end.multiplexer, self.end.link
-        if multiplexer is None or link is None:
-            return
-        for service_id, local in multiplexer.carry_over():
-            self._keep(service_id, local)
-        self.end.ready.clear()
-        self.end.settled.clear()
-        link.fail(Reconnect(why), 1000)
-
-    def _may_answer_v1_only(self, service_id: str) -> bool:
-        if self._told_version is not None or self.speaks_newer:
-            return False
-        return service_id in OLD_SERVICES and len(self.end.services) == 1
-
-    def _refuse_version(self, version: Version) -> None:
-        services = ", ".join(self.end.services)
-        if len(self.end.services) > 1:
-            self.refusal = (
-                f"the destination speaks {version}, which carries one service, but this tunnel has {services}: open a "
-                "tunnel with one service for this device, or give the device a proxy that speaks V3"
-            )
-        else:
-            self.refusal = (
-                f"the destination speaks {version}, but this source was told that it speaks {self._told_version}: "
-                f"give -y {version}, or leave it out"
-            )
-        log.error("%s", self.refusal)
-        if self.end.multiplexer is not None:
-            for connection in list(self.end.multiplexer.connections):
-                self.end.multiplexer.reset(connection)
-
-    def connection_requested(self, multiplexer: Multiplexer, connection: Connection) -> None:
-        multiplexer.refuse(connection)  # never reached: a source's session takes a start for a broken protocol
-
     def _accept(self, service_id: str, local: LocalSocket) -> LocalSocket:
         if not self.end.admit(service_id):
             local.finish()
         elif local.awaits_guard:
             local.owner = self
-            self._keep(service_id, local)
+            self._wait(service_id, local)
         elif not self.end.ready.is_set() or not self._open(service_id, local):
-            self._keep(service_id, local)
+            self._wait(service_id, local)
         return local
 
-    # What connections report that the guard has let send nothing yet.
+    # What the sockets of connections report that wait for their guard.
 
     def local_ready(self, local: LocalSocket) -> None:
+        """Open the connection, now that the guard has passed something, or drop it if its peer has gone."""
         asyncio.get_running_loop().call_soon(self._open_waiting)
 
     def local_full(self, local: LocalSocket) -> None:
-        """Nothing waits to be written but the guard's answer."""
+        """Never called: only the guard's answer is written to it."""
 
     def local_drained(self, local: LocalSocket) -> None:
-        """Likewise."""
+        """Nothing to do: only the guard's answer is written to it."""
 
-    def _keep(self, service_id: str, local: LocalSocket) -> None:
-        """Have a connection wait for the link, or for the device."""
-        timer = asyncio.get_running_loop().call_later(LINK_WAIT_SECONDS, self._give_up, local)
-        self._early[local] = (service_id, timer)
+    # The link.
 
-    def linked(self) -> None:
-        self._open_waiting()
+    def _new_multiplexer(self) -> Multiplexer:
+        before = self.end.multiplexer
+        version, probing = self._probe.next_link()
+        multiplexer = Multiplexer(
+            Mode.SOURCE,
+            Callbacks(
+                services_offered=self.end.services_offered,
+                connection_ended=self._connection_ended,
+                peer_version_found=self._probe.version_found,
+            ),
+            version=version,
+            probing=probing,
+            first_stream_id=before.next_stream_id if before is not None else 1,
+            stall_seconds=self._stall_seconds,
+        )
+        self._probe.use(multiplexer)
+        return multiplexer
 
-    def connection_ended(self, local: LocalSocket) -> None:
-        if self._trying_v1 and not local.bytes_out:
-            # No answer to V1 either. The next device that comes may be one that exits when it is spoken to in V1.
-            asyncio.get_running_loop().call_soon(self._stop_trying_v1)
-        elif self._speaks_too_old():
-            asyncio.get_running_loop().call_soon(self._speak_newer)
-        elif self._early:
+    def _reconnect(self, why: str) -> None:
+        for service_id, local in self.end.reconnect(why):
+            self._wait(service_id, local)
+
+    def _connection_ended(self, connection: Connection, local: LocalSocket) -> None:
+        self.end.connection_ended(connection, local)
+        self._probe.connection_ended(connection, local)
+        if self._waiting:
             asyncio.get_running_loop().call_soon(self._open_waiting)
 
-    def _speaks_too_old(self) -> bool:
-        """Whether an idle link speaks V1 to a destination that was found to be newer."""
-        multiplexer = self.end.multiplexer
-        if multiplexer is None or self._told_version is not None or not self.speaks_newer:
-            return False
-        return multiplexer.version is Version.V1 and not multiplexer.connections
+    # Opening connections.
 
-    def _speak_newer(self) -> None:
-        if self._speaks_too_old():
-            self._relink("the destination speaks a newer version")
-
-    def _stop_trying_v1(self) -> None:
-        if self._trying_v1:
-            self._relink("no answer to V1 either")
+    def _wait(self, service_id: str, local: LocalSocket) -> None:
+        """Let a connection wait for its guard, the link or the destination."""
+        timer = asyncio.get_running_loop().call_later(LINK_WAIT_SECONDS, self._give_up, local)
+        self._waiting[local] = (service_id, timer)
 
     def _open_waiting(self) -> None:
-        for local, (service_id, timer) in list(self._early.items()):
+        for local, (service_id, timer) in list(self._waiting.items()):
             if local.ended and not local.pending:
                 self.end.services[service_id].connections -= 1
                 local.finish()
             elif local.awaits_guard or not self.end.ready.is_set() or not self._open(service_id, local):
                 continue
             timer.cancel()
-            del self._early[local]
+            del self._waiting[local]
 
     def _open(self, service_id: str, local: LocalSocket) -> bool:
-        """Open a connection, or turn it away; False if it must wait."""
+        """Open a connection, or reject it; False if it must wait."""
         multiplexer = self.end.multiplexer
         if multiplexer is None or not multiplexer.linked:
             return False
         if multiplexer.can_open(service_id):
-            local.owner = multiplexer
-            local.held = local.awaits_answer and self._may_answer_v1_only(service_id)
-            log.info("%s: opened", multiplexer.open(service_id, local))
-            if not multiplexer.is_undecided(service_id) and not self._trying_v1:
-                multiplexer.release()
+            log.info("%s: opened", self._probe.open(service_id, local))
             return True
-        if multiplexer.is_undecided(service_id) or self._trying_v1:
-            # Only V3 takes a second connection.
+        if self._probe.is_undecided(service_id):
+            # Only V3 allows a second connection.
             multiplexer.ask_version(service_id)
             return False
         log.warning(
-            "%s: turned a connection away: the destination speaks %s, which has one connection per service",
+            "%s: rejected a connection: the destination speaks %s, which has one connection per service",
             service_id,
-            self._spoken,
+            self._probe.spoken,
             extra={"service": service_id},
         )
         self.end.services[service_id].connections -= 1
@@ -427,14 +364,14 @@ class SourceProxy:
         return True
 
     def _give_up(self, local: LocalSocket) -> None:
-        service_id, timer = self._early.pop(local)
+        service_id, timer = self._waiting.pop(local)
         timer.cancel()
         self.end.services[service_id].connections -= 1
         why, level = f"the tunnel is down: {self.end.cause}", logging.WARNING
         if local.awaits_guard:
             # Browsers open connections before they need them.
-            why, level = f"no request has come within {LINK_WAIT_SECONDS:.0f} s", logging.INFO
+            why, level = f"no request came within {LINK_WAIT_SECONDS:.0f} s", logging.INFO
         elif self.end.ready.is_set():
-            why = "there is one already, and the device has not shown yet that it can have more"
-        log.log(level, "%s: a connection is closed, because %s", service_id, why, extra={"service": service_id})
+            why = "there is one already, and the device has not shown yet that it accepts more"
+        log.log(level, "%s: closed a connection: %s", service_id, why, extra={"service": service_id})
         local.abort()

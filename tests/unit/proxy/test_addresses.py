@@ -36,12 +36,12 @@ def test_a_destination_address_is_a_port_a_host_and_port_or_a_path(text: str, ad
 
 
 @pytest.mark.parametrize("text", ["", "ssh", "70000", "host:", ":22", "::1:22", "1:2:3", "-5", "22 23"])
-def test_what_is_no_address_is_named_with_the_option(text: str) -> None:
+def test_an_invalid_address_is_named_with_the_option(text: str) -> None:
     with pytest.raises(ConfigurationError, match=f"-d: '{text.replace('[', '.')}' is not an address: give PORT"):
         parse_address(text, "-d", Mode.DESTINATION)
 
 
-def test_port_zero_picks_a_port_to_listen_on_but_is_none_to_connect_to() -> None:
+def test_port_zero_is_any_port_to_listen_on_but_none_to_connect_to() -> None:
     assert parse_address("0", "-s", Mode.SOURCE) == TcpAddress(None, 0)
     with pytest.raises(ConfigurationError, match="'0' is not an address"):
         parse_address("0", "-d", Mode.DESTINATION)
@@ -66,7 +66,7 @@ def test_a_list_maps_service_ids() -> None:
         ("22,SSH1=23", "each needs its service ID"),
         ("SSH 1=22", "'SSH 1' is not a service ID"),
         ("SSH1=", "'' is not an address"),
-        ("SSH1=22,", "'' is not an address: a comma there has nothing before or behind it"),
+        ("SSH1=22,", "'' is not an address: there is a comma too many"),
         ("", "'' is not an address"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_malformed_list_is_refused(text: str, complaint: str) -> None:
         parse_list(text, "-d/--destination-app", Mode.DESTINATION)
 
 
-def test_every_file_below_the_directory_counts(tmp_path: Path) -> None:
+def test_every_file_below_the_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "SSHDestination.ini").write_text("# the guide's\nHTTP1 = 80\n")
     (tmp_path / "deep" / "er" / "more").write_text("  SSH1 = localhost:22 ; comment\n\n;comment\n")
@@ -91,9 +91,9 @@ def test_every_file_below_the_directory_counts(tmp_path: Path) -> None:
     [
         ("this is not ini\n", "is not an ini file of services.*line 1"),
         ("HTTP1 = 5555 SSH1 = 3333\n", "put each service on a line of its own"),
-        ("SSH1 = 22\nSSH1 = 23\n", "SSH1 stands twice"),
+        ("SSH1 = 22\nSSH1 = 23\n", "SSH1 occurs twice"),
         ("[section]\nSSH1 = 22\n", r"remove the line \[section\]"),
-        ("SSH1 = ssh\n", "a.ini: SSH1: what stands behind '=' is not an address"),
+        ("SSH1 = ssh\n", "a.ini: SSH1: the value after '=' is not an address"),
         ("S H = 22\n", "line 1: it does not begin with a service ID"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_service_in_two_files_is_refused_with_both_names(tmp_path: Path) -> No
 
 
 class Amiss:
-    """Does not mind, and remembers."""
+    """Raises nothing, and keeps the objections."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -122,20 +122,20 @@ class Amiss:
         self.said.append(f"{problem}; {instead}")
 
 
-def test_who_does_not_mind_gets_what_is_well_in_a_list() -> None:
+def test_a_tolerant_caller_gets_the_valid_items_of_a_list() -> None:
     amiss = Amiss()
     assert parse_list(",SSH1=22,SSH1=23,", "-s", Mode.SOURCE, amiss) == {"SSH1": TcpAddress(None, 22)}
     assert len(amiss.said) == 3
-    assert amiss.said[1] == "-s: SSH1 is given twice; localhost:22, the first, counts"
+    assert amiss.said[1] == "-s: SSH1 is given twice; the first, localhost:22, is used"
 
 
 @pytest.mark.parametrize("text", ["SSH1=22,SSH1=x", "1,2", "1,SSH1=2", "a b=1"])
-def test_what_is_no_address_is_refused_by_all(text: str) -> None:
+def test_an_invalid_address_is_refused_in_any_case(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_list(text, "-s", Mode.SOURCE, Amiss())
 
 
-def test_who_does_not_mind_gets_what_is_well_in_files(tmp_path: Path) -> None:
+def test_a_tolerant_caller_gets_the_valid_lines_of_files(tmp_path: Path) -> None:
     amiss = Amiss()
     for name, content in {
         "a": b"SSH1 = 22\nbad name = 1\n[section]\nHTTP1 = 1\n[other]\nHTTP1 = 1\n",
@@ -155,13 +155,13 @@ def test_who_does_not_mind_gets_what_is_well_in_files(tmp_path: Path) -> None:
         "HTTP1": TcpAddress(None, 80),
     }
     assert [text.partition(str(tmp_path))[2][1] for text in amiss.said] == list("aabcdefgh")
-    # What is no address matters where the tunnel has that service only.
+    # An invalid address matters only if the tunnel has that service.
     assert match_services(found, ["SSH1"], Mode.DESTINATION, "config/") == SSH
-    with pytest.raises(ConfigurationError, match="g: WRONG: what stands behind '=' is not an address"):
+    with pytest.raises(ConfigurationError, match="g: WRONG: the value after '=' is not an address"):
         match_services(found, ["WRONG"], Mode.DESTINATION, "config/")
 
 
-def test_who_does_not_mind_serves_what_fits() -> None:
+def test_a_tolerant_caller_serves_what_matches() -> None:
     amiss = Amiss()
     bare: dict[str, Address | BadAddress] = {"": TcpAddress(None, 22)}
     several = ["SSH1", "HTTP1"]
@@ -181,7 +181,7 @@ def test_a_tunnel_that_names_no_service_has_one_without_a_name(configured: dict[
 SSH: dict[str, Address] = {"SSH1": TcpAddress(None, 22)}
 
 
-def test_a_source_picks_ports_for_what_is_not_configured() -> None:
+def test_a_source_uses_free_ports_for_what_is_not_configured() -> None:
     assert match_services(SSH, ["SSH1", "HTTP1"], Mode.SOURCE, "-s") == {**SSH, "HTTP1": TcpAddress(None, 0)}
 
 
@@ -202,18 +202,18 @@ def test_a_source_may_not_configure_what_is_not_offered() -> None:
         match_services(SSH, ["HTTP1"], Mode.SOURCE, "-s")
 
 
-def test_what_a_file_says_is_not_told_for_it_may_be_about_something_else(tmp_path: Path) -> None:
+def test_messages_do_not_show_the_content_of_a_file_which_may_be_about_something_else(tmp_path: Path) -> None:
     """Every file below the folder is read."""
     token = "AQGAAXhLbGnQ" * 6
     (tmp_path / "app.env").write_text("DB_PASSWORD = hunter2\nan other = wJalrXUtnFEMI\n")
     (tmp_path / "token").write_text(f"{token}==\n")
-    told: list[str] = []
-    read_directory(tmp_path, Mode.SOURCE, lambda *words: told.extend(words))
-    assert len(told) == 6
-    assert not re.search("hunter2|wJalrXUtnFEMI|AQGAAXhLbGnQAQG", " ".join(told))
+    shown: list[str] = []
+    read_directory(tmp_path, Mode.SOURCE, lambda *words: shown.extend(words))
+    assert len(shown) == 6
+    assert not re.search("hunter2|wJalrXUtnFEMI|AQGAAXhLbGnQAQG", " ".join(shown))
 
 
-def test_a_link_that_leads_nowhere_is_passed_over(tmp_path: Path) -> None:
+def test_a_dangling_link_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.ini").write_text("SSH1 = 22\n")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     assert read_directory(tmp_path, Mode.SOURCE) == {"SSH1": TcpAddress(None, 22)}

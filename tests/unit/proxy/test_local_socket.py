@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A local socket against a real one: what waits, what is flushed, and when reading stops."""
+"""A local socket with a real peer: what waits, what is written before a close, and when reading stops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunnelproxy.proxy.local_socket import RECEIVE_BUFFER, LocalSocket
 
 
 class Owner:
-    """Notes what it is told."""
+    """Counts the reports."""
 
     def __init__(self) -> None:
         self.full = 0
@@ -37,7 +37,7 @@ class Owner:
 
 
 class OnlyGood:
-    """A guard that lets pass what begins with "good", and keeps what may become that."""
+    """A guard that passes what begins with "good", and waits while the bytes may become that."""
 
     def __init__(self) -> None:
         self.answer: bytes | None = None
@@ -80,14 +80,14 @@ def on(loop: Callable[[], asyncio.AbstractEventLoop], test: Coroutine[Any, Any, 
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_one_that_was_turned_away_reads_nothing_of_the_next_with_its_number(kind: str) -> None:
-    async def turn_away_and_go_on() -> None:
-        turned_away, peer = LocalSocket(Owner()), None
-        turned_away.finish()
+def test_a_rejected_connection_reads_nothing_from_the_next_one_with_its_descriptor(kind: str) -> None:
+    async def reject_and_continue() -> None:
+        rejected, peer = LocalSocket(Owner()), None
+        rejected.finish()
         ours, theirs = socket.socketpair()
         number = ours.fileno()
-        await connections.accept(lambda: turned_away, ours)
-        await until(lambda: turned_away.ended)
+        await connections.accept(lambda: rejected, ours)
+        await until(lambda: rejected.ended)
         theirs.close()
         pairs = [socket.socketpair() for _ in range(3)]
         (ours, peer) = next(pair for pair in pairs if pair[0].fileno() == number)
@@ -100,11 +100,11 @@ def test_one_that_was_turned_away_reads_nothing_of_the_next_with_its_number(kind
         for end in (end for pair in pairs for end in pair if end is not ours):
             end.close()
 
-    on(pytest.importorskip(kind).new_event_loop, turn_away_and_go_on())
+    on(pytest.importorskip(kind).new_event_loop, reject_and_continue())
 
 
 @in_event_loop
-async def test_what_came_before_the_connection_is_written_once_there_is_one() -> None:
+async def test_data_that_came_before_the_connection_is_written_once_it_is_made() -> None:
     local = LocalSocket(Owner())
     local.deliver(b"early ")
     local.finish()
@@ -129,7 +129,7 @@ async def test_finishing_writes_what_waits_and_then_closes() -> None:
 
 
 @in_event_loop
-async def test_a_peer_that_does_not_read_is_told_of_and_so_is_its_recovery() -> None:
+async def test_a_peer_that_does_not_read_is_reported_and_so_is_its_recovery() -> None:
     owner = Owner()
     local, peer = await connected(owner)
     while not owner.full:
@@ -143,7 +143,7 @@ async def test_a_peer_that_does_not_read_is_told_of_and_so_is_its_recovery() -> 
 
 
 @in_event_loop
-async def test_the_end_of_the_peer_is_told_after_its_last_bytes() -> None:
+async def test_the_end_of_the_peer_is_reported_after_its_last_bytes() -> None:
     owner = Owner()
     local, peer = await connected(owner)
     peer.send(b"last words")
@@ -155,13 +155,26 @@ async def test_the_end_of_the_peer_is_told_after_its_last_bytes() -> None:
 
 
 @in_event_loop
-async def test_answered_tells_a_connection_that_spoke_from_one_that_ended_silently() -> None:
+async def test_answered_distinguishes_a_connection_that_got_data_from_one_that_ended_without() -> None:
     spoke, _peer = await connected(Owner())
     silent, _other = await connected(Owner())
     spoke.deliver(b"SSH-2.0")
     spoke.finish()
     silent.finish()
     assert (await spoke.answered, await silent.answered) == (True, False)
+
+
+@in_event_loop
+async def test_one_that_reads_ahead_reads_until_a_messages_worth_waits_and_sees_its_peer_leave() -> None:
+    local, peer = await connected(Owner())
+    local.reads_ahead = True
+    peer.send(b"first ")
+    await until(lambda: bytes(local.pending) == b"first ")
+    peer.send(b"second")
+    await until(lambda: bytes(local.pending) == b"first second")
+    peer.close()
+    await until(lambda: local.ended)
+    assert bytes(local.pending) == b"first second"
 
 
 @in_event_loop
@@ -194,7 +207,7 @@ async def test_a_peer_on_another_machine_that_vanishes_is_found_by_the_kernel() 
 
 
 @in_event_loop
-async def test_what_the_guard_lets_pass_is_as_without_one() -> None:
+async def test_what_the_guard_passes_is_forwarded_unchanged() -> None:
     local, peer = await connected(Owner(), OnlyGood())
     assert local.awaits_guard
     peer.send(b"good morning")
@@ -203,7 +216,7 @@ async def test_what_the_guard_lets_pass_is_as_without_one() -> None:
 
 
 @in_event_loop
-async def test_a_peer_that_is_refused_reads_the_answer_however_much_it_sends_and_nothing_goes_on() -> None:
+async def test_a_refused_peer_gets_the_answer_however_much_it_sends_and_nothing_is_forwarded() -> None:
     local, peer = await connected(Owner(), OnlyGood())
     loop = asyncio.get_running_loop()
     sending = asyncio.ensure_future(loop.sock_sendall(peer, bytes(5 * MAX_PAYLOAD)))
@@ -216,7 +229,7 @@ async def test_a_peer_that_is_refused_reads_the_answer_however_much_it_sends_and
 
 
 @in_event_loop
-async def test_a_peer_that_has_closed_its_side_is_answered_too() -> None:
+async def test_a_refused_peer_that_has_closed_its_side_gets_the_answer_too() -> None:
     local, peer = await connected(Owner(), OnlyGood())
     peer.send(b"bad")
     peer.shutdown(socket.SHUT_WR)
@@ -225,7 +238,7 @@ async def test_a_peer_that_has_closed_its_side_is_answered_too() -> None:
 
 
 @in_event_loop
-async def test_a_peer_that_stays_after_a_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_peer_that_does_not_close_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelproxy.proxy.local_socket.LINGER_SECONDS", 0.01)
     local, peer = await connected(Owner(), OnlyGood())
     peer.send(b"bad")
@@ -233,7 +246,7 @@ async def test_a_peer_that_stays_after_a_refusal_is_cut_off(monkeypatch: pytest.
 
 
 @in_event_loop
-async def test_a_refusal_after_something_went_on_ends_the_connection_without_an_answer() -> None:
+async def test_a_refusal_after_something_was_forwarded_ends_the_connection_without_an_answer() -> None:
     local, peer = await connected(Owner(), OnlyGood())
     peer.send(b"good")
     await until(lambda: local.pending)

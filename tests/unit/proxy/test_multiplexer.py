@@ -1,107 +1,53 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The multiplexer between real local sockets and a link whose send buffer the test opens and shuts."""
+"""The multiplexer between real local sockets and a link whose send buffer the test opens and closes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
 
 from peers.event_loop import in_event_loop, until
-from tunnelproxy.protocol.framing import MAX_PAYLOAD, Bytes, FrameReader, Message, frame, parse
-from tunnelproxy.protocol.session import Connection, Mode, Version
+from peers.links import ValveLink, message_about
+from tunnelproxy.protocol.framing import MAX_PAYLOAD, Message, frame
+from tunnelproxy.protocol.session import NAMELESS, Connection, Mode, Version
 from tunnelproxy.proxy.link import Link
 from tunnelproxy.proxy.local_socket import LocalSocket
-from tunnelproxy.proxy.multiplexer import TURN, Multiplexer
-
-
-class ValveLink:
-    """Stands where the WebSocket is: keeps what is sent, and is writable for as many messages as the test says."""
-
-    def __init__(self) -> None:
-        self.version = Version.V3
-        self.messages: list[Message] = []
-        self.failure: Exception | None = None
-        self.reading = True
-        self.credit = 10**9
-        self._reader = FrameReader()
-
-    @property
-    def writable(self) -> bool:
-        return self.credit > 0
-
-    def send(self, pieces: Collection[Bytes]) -> None:
-        self.credit -= 1
-        self.messages += [parse(encoded) for encoded in self._reader.feed(b"".join(pieces))]
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def fail(self, cause: Exception, code: int = 1002) -> None:
-        self.failure = cause
-
-
-class Owner:
-    def __init__(self) -> None:
-        self.requested: list[Connection] = []
-        self.ended: list[Connection] = []
-        self.offered: tuple[str, ...] = ()
-        self.versions: list[Version] = []
-        self.silences: list[str] = []
-
-    def services_offered(self, service_ids: tuple[str, ...]) -> None:
-        self.offered = service_ids
-
-    def connection_requested(self, connection: Connection) -> None:
-        self.requested.append(connection)
-
-    def peer_version_found(self, version: Version) -> None:
-        self.versions.append(version)
-
-    def peer_silent(self, service_id: str) -> None:
-        self.silences.append(service_id)
-
-    def connection_ended(self, connection: Connection, local: LocalSocket) -> None:
-        self.ended.append(connection)
+from tunnelproxy.proxy.multiplexer import TURN, Callbacks, Multiplexer
 
 
 class Rig:
-    """A source's multiplexer on a valve."""
+    """A multiplexer on a valve, and what it has reported."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, mode: Mode = Mode.SOURCE, link_version: Version = Version.V3, **settings: Any) -> None:
         self.link = ValveLink()
-        self.owner = Owner()
-        self.multiplexer = Multiplexer(Mode.SOURCE, self.owner, **settings)
+        self.link.version = link_version
+        self.requested: list[Connection] = []
+        self.ended: list[Connection] = []
+        self.offered: list[tuple[str, ...]] = []
+        self.versions: list[Version] = []
+        callbacks = Callbacks(
+            services_offered=self.offered.append,
+            connection_ended=lambda connection, _: self.ended.append(connection),
+            connection_requested=self.requested.append,
+            peer_version_found=self.versions.append,
+        )
+        self.multiplexer = Multiplexer(mode, callbacks, **settings)
         self.multiplexer.link_up(cast(Link, self.link))
 
-    async def connect(self, service: str = "SSH1", *, held: bool = False) -> tuple[Connection, socket.socket]:
+    async def connect(self, service: str = "SSH1") -> tuple[Connection, socket.socket]:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         local = LocalSocket(self.multiplexer)
-        local.held = held
         connection = self.multiplexer.open(service, local)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: local, ours)
         return connection, theirs
 
     def receive(self, kind: Message.Type, connection: Connection, payload: bytes = b"") -> None:
-        self.multiplexer.data_received(
-            frame(
-                Message(
-                    type=kind,
-                    streamId=connection.stream_id,
-                    serviceId=connection.service_id,
-                    connectionId=connection.connection_id,
-                    payload=payload,
-                )
-            )
-        )
+        self.multiplexer.data_received(message_about(kind, connection, payload))
 
     def data(self) -> list[Message]:
         return [message for message in self.link.messages if message.type == Message.DATA]
@@ -144,7 +90,7 @@ async def test_everything_read_goes_out_before_the_reset() -> None:
     await until(lambda: next(iter(rig.multiplexer.connections.values())).pending)
     rig.link.credit = 10
     rig.multiplexer.link_writable()
-    await until(lambda: rig.owner.ended == [connection])
+    await until(lambda: rig.ended == [connection])
     assert [message.type for message in rig.link.messages] == [
         Message.STREAM_START,
         Message.DATA,
@@ -172,7 +118,7 @@ async def test_a_peer_that_stops_reading_holds_the_tunnel_back_until_it_reads_ag
     while not rig.link.reading:
         await asyncio.wait_for(loop.sock_recv(peer, 1 << 20), 5)
         await asyncio.sleep(0)
-    assert rig.owner.ended == []
+    assert rig.ended == []
 
 
 @in_event_loop
@@ -183,8 +129,8 @@ async def test_a_peer_that_makes_no_progress_is_reset_alone(caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         while rig.link.reading:
             rig.receive(Message.DATA, stalled, bytes(MAX_PAYLOAD))
-        await until(lambda: rig.owner.ended)
-    assert rig.owner.ended == [stalled]
+        await until(lambda: rig.ended)
+    assert rig.ended == [stalled]
     assert rig.link.messages[-1].type == Message.CONNECTION_RESET
     assert rig.link.messages[-1].connectionId == stalled.connection_id
     await until(lambda: rig.link.reading)
@@ -205,103 +151,104 @@ async def test_every_connection_ends_with_its_link() -> None:
     rig = Rig()
     connection, peer = await rig.connect()
     rig.multiplexer.link_down()
-    assert rig.owner.ended == [connection]
+    assert rig.ended == [connection]
     assert await asyncio.get_running_loop().sock_recv(peer, 100) == b""
 
 
 @in_event_loop
-async def test_one_that_is_held_sends_nothing_before_the_far_end_does() -> None:
-    rig = Rig(probing=True)
-    connection, peer = await rig.connect(held=True)
-    peer.send(b"hello")
-    local = rig.multiplexer.connections[connection]
-    await until(lambda: local.pending)
-    assert rig.data() == []
-    rig.receive(Message.DATA, connection, b"answer")
-    assert [message.payload for message in rig.data()] == [b"hello"]
-    assert rig.owner.versions == [Version.V3]
-
-
-@in_event_loop
-async def test_one_that_is_held_ends_with_its_peer() -> None:
-    rig = Rig(probing=True)
-    connection, peer = await rig.connect(held=True)
-    peer.send(b"hello")
-    await until(lambda: rig.multiplexer.connections[connection].pending)
-    rig.multiplexer.connections[connection].abort()
-    await until(lambda: rig.owner.ended == [connection])
-    assert rig.data() == []
-
-
-@in_event_loop
-async def test_what_has_sent_nothing_can_go_to_another_link_and_the_rest_ends() -> None:
-    rig = Rig(probing=True)
-    connection, other = await rig.connect("HTTP1")
-    other.send(b"sent already")
+async def test_connections_that_have_carried_nothing_can_move_to_another_link_and_the_rest_are_closed() -> None:
+    rig = Rig()
+    connection, talkative = await rig.connect("HTTP1")
+    talkative.send(b"sent already")
     await until(rig.data)
-    _, peer = await rig.connect(held=True)
+    rig.link.credit = 0
+    _, peer = await rig.connect()
     peer.send(b"first ")
     await until(lambda: any(local.pending for local in rig.multiplexer.connections.values()))
     ((service_id, local),) = rig.multiplexer.carry_over()
-    assert rig.owner.ended == [connection]
-    next_rig = Rig(version=Version.V1)
-    local.owner = next_rig.multiplexer
-    local.held = False
-    next_rig.multiplexer.open(service_id, local)
+    assert rig.ended == [connection]
+    assert local.owner is None
+    other = Rig(version=Version.V1)
+    local.owner = other.multiplexer
+    other.multiplexer.open(service_id, local)
     peer.send(b"second")
-    await until(lambda: b"".join(message.payload for message in next_rig.data()) == b"first second")
-    assert {message.serviceId for message in next_rig.link.messages} == {""}
+    await until(lambda: other.link.data() == b"first second")
+    assert {message.serviceId for message in other.link.messages} == {""}
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 0.1)
+@in_event_loop
+async def test_a_link_that_was_given_up_delivers_nothing_more() -> None:
+    rig = Rig()
+    connection, _peer = await rig.connect()
+    ((_, local),) = rig.multiplexer.carry_over()
+    rig.receive(Message.DATA, connection, b"too late")
+    assert local.bytes_out == 0
+    assert rig.multiplexer.connections == {}
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_silent_far_end_is_asked_for_v3_and_then_told_of_once() -> None:
-    @in_event_loop
-    async def check() -> None:
-        rig = Rig(probing=True)
-        _peers = [await rig.connect(), await rig.connect("HTTP1")]
-        await until(lambda: len(rig.owner.silences) == 2)
-        assert sorted(rig.owner.silences) == ["HTTP1", "SSH1"]
-        asked = [message.serviceId for message in rig.link.messages if message.ignorable]
-        assert asked == ["SSH1", "SSH1", "HTTP1", "HTTP1"]
-
-    check()
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_far_end_that_says_that_it_speaks_v3_is_slow_and_not_silent() -> None:
-    @in_event_loop
-    async def check() -> None:
-        rig = Rig(probing=True)
-        connection, _peer = await rig.connect()
-        await until(lambda: any(message.ignorable for message in rig.link.messages))
-        rig.receive(Message.CONNECTION_RESET, connection._replace(connection_id=2))
-        assert rig.owner.versions == [Version.V3]
-        await asyncio.sleep(0.2)
-        assert rig.owner.silences == []
-        assert rig.owner.ended == []
-
-    check()
+@in_event_loop
+async def test_a_destination_reports_the_connections_that_a_source_requests() -> None:
+    rig = Rig(Mode.DESTINATION)
+    joined, refused = Connection("SSH1", 1, 1), Connection("HTTP1", 1, 1)
+    for connection in (joined, refused):
+        rig.receive(Message.STREAM_START, connection)
+    assert rig.requested == [joined, refused]
+    local = LocalSocket(rig.multiplexer)
+    rig.multiplexer.join(joined, local)
+    rig.multiplexer.refuse(refused)
+    assert [(message.type, message.serviceId) for message in rig.link.messages] == [(Message.CONNECTION_RESET, "HTTP1")]
+    rig.receive(Message.DATA, joined, b"early")
+    assert local.unwritten == len(b"early")
+    assert list(rig.multiplexer.connections) == [joined]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_nobody_waits_for_an_answer_to_a_connection_that_has_ended() -> None:
-    @in_event_loop
-    async def check() -> None:
-        rig = Rig(probing=True)
-        _, peer = await rig.connect()
-        peer.close()
-        await until(lambda: rig.owner.ended)
-        await asyncio.sleep(0.2)
-        assert rig.owner.silences == []
-        assert not any(message.ignorable for message in rig.link.messages)
+@in_event_loop
+async def test_the_services_are_those_that_the_service_names() -> None:
+    rig = Rig()
+    rig.multiplexer.data_received(frame(Message(type=Message.SERVICE_IDS, availableServiceIds=["SSH1", "HTTP1"])))
+    assert rig.offered == [("SSH1", "HTTP1")]
 
-    check()
+
+@in_event_loop
+async def test_a_link_in_v1_has_one_service_without_a_name() -> None:
+    rig = Rig(link_version=Version.V1)
+    assert rig.offered == [(NAMELESS,)]
+    assert rig.multiplexer.version is Version.V1
+
+
+@in_event_loop
+async def test_a_source_learns_the_version_of_its_peer_from_the_first_data() -> None:
+    rig = Rig(probing=True)
+    connection, _peer = await rig.connect()
+    assert rig.multiplexer.is_undecided("SSH1")
+    assert not rig.multiplexer.can_open("SSH1")
+    rig.receive(Message.DATA, connection, b"hello")
+    assert rig.versions == [Version.V3]
+    assert rig.multiplexer.can_open("SSH1")
+
+
+@in_event_loop
+async def test_the_next_link_goes_on_with_other_stream_ids() -> None:
+    rig = Rig()
+    await rig.connect()
+    after = Rig(first_stream_id=rig.multiplexer.next_stream_id)
+    connection, _peer = await after.connect()
+    assert connection.stream_id == 2
+
+
+@in_event_loop
+async def test_a_peer_that_does_not_read_is_cut_off_after_its_connection_has_ended_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tunnelproxy.proxy.flow_control.LINGER_SECONDS", 0.2)
+    rig = Rig(stall_seconds=0.1)
+    connection, _peer = await rig.connect()
+    local = rig.multiplexer.connections[connection]
+    while rig.link.reading:
+        rig.receive(Message.DATA, connection, bytes(MAX_PAYLOAD))
+    rig.receive(Message.CONNECTION_RESET, connection)
+    await until(lambda: local.ended)
+    assert "a connection that is closing: reset, because its peer does not read" in caplog.text
 
 
 @in_event_loop
@@ -319,10 +266,10 @@ async def test_a_peer_that_has_vanished_with_something_on_its_way_is_reset_alone
     monkeypatch.setattr(
         "tunnelproxy.proxy.local_socket.unanswered_seconds", lambda sock: 60.0 if sock.fileno() == number else 0.0
     )
-    await until(lambda: rig.owner.ended)
-    assert rig.owner.ended == [vanished]
+    await until(lambda: rig.ended)
+    assert rig.ended == [vanished]
     assert list(rig.multiplexer.connections) == [other]
     assert [message.connectionId for message in rig.link.messages if message.type == Message.CONNECTION_RESET] == [
         vanished.connection_id
     ]
-    assert "reset, as its peer has acknowledged nothing for 60 s" in caplog.text
+    assert "reset, because its peer has acknowledged nothing for 60 s" in caplog.text

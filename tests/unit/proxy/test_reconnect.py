@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When a proxy comes back, and when it gives up, against a real WebSocket server over TLS."""
+"""When a proxy reconnects, and when it gives up, with a real WebSocket server over TLS."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tunnelproxy.errors import TunnelClosed, TunnelRefused
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
-from tunnelproxy.proxy.link import Link, LinkLost, LinkTaken, TunnelCredentials
-from tunnelproxy.proxy.reconnect import keep_linked
+from tunnelproxy.proxy.link import Link, LinkLost, LinkTaken, Reconnect, TunnelCredentials
+from tunnelproxy.proxy.reconnect import RETRY_FOREVER, RetryPolicy, keep_linked
 from tunnelproxy.service.data_plane.server import REPLACED
 from tunnelproxy.service.state.certificates import Certificates, server_context
 
-ACCESS = TunnelCredentials(Mode.SOURCE, "the-access-token", "the-client-token")
+CREDENTIALS = TunnelCredentials(Mode.SOURCE, "the-access-token", "the-client-token")
 
 Step = Callable[[ServerConnection], "Response | None"]
 
 
 class Receiver:
-    """Wants nothing of the link."""
+    """Ignores what the link reports."""
 
     def link_up(self, link: Link) -> None:
         pass
@@ -51,10 +51,15 @@ def accept(_: ServerConnection) -> None:
     return None
 
 
-async def outcome(certificates: Certificates, steps: list[Step], close: tuple[int, str] = (1001, "later")) -> list[Any]:
-    """What a proxy is told while the service answers its connects one by one, and what ends it at last.
+async def outcome(
+    certificates: Certificates,
+    steps: list[Step],
+    close: tuple[int, str] = (1001, "later"),
+    policy: RetryPolicy = RETRY_FOREVER,
+) -> list[Any]:
+    """What a proxy reports while the service answers its attempts to connect one by one, and the error that ends it.
 
-    Those that are accepted are closed at once, with a code and a reason.
+    Links that are accepted are closed at once, with a code and a reason.
     """
     left = iter(steps)
     news: list[Any] = []
@@ -71,7 +76,8 @@ async def outcome(certificates: Certificates, steps: list[Step], close: tuple[in
     async with serving as server:
         endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
         try:
-            await keep_linked(Route(endpoint, tls_context(str(certificates.ca))), ACCESS, Receiver, news.append)
+            route = Route(endpoint, tls_context(str(certificates.ca)))
+            await keep_linked(route, CREDENTIALS, Receiver, news.append, policy)
         except Exception as error:
             news.append(error)
     return news
@@ -82,7 +88,7 @@ def kinds(news: list[Any]) -> list[type]:
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelproxy.net.backoff.Backoff.next_delay", lambda _: 0.01)
 
 
@@ -90,7 +96,7 @@ def check(run: Callable[[], Awaitable[None]]) -> None:
     in_event_loop(run)()
 
 
-def test_it_comes_back_after_failures_until_it_is_refused(certificates: Certificates) -> None:
+def test_it_reconnects_after_failures_until_it_is_refused(certificates: Certificates) -> None:
     async def run() -> None:
         news = await outcome(certificates, [answer(503), accept, answer(500), accept, answer(403, "access token")])
         assert kinds(news) == [LinkLost, Link, LinkLost, LinkLost, Link, LinkLost, TunnelRefused]
@@ -99,7 +105,7 @@ def test_it_comes_back_after_failures_until_it_is_refused(certificates: Certific
     check(run)
 
 
-def test_a_tunnel_that_was_closed_meanwhile_is_no_failure(certificates: Certificates) -> None:
+def test_a_tunnel_that_was_closed_since_the_last_link_is_no_failure(certificates: Certificates) -> None:
     async def run() -> None:
         news = await outcome(certificates, [accept, answer(403, "its tunnel is closed")])
         assert kinds(news) == [Link, LinkLost, TunnelClosed]
@@ -107,14 +113,14 @@ def test_a_tunnel_that_was_closed_meanwhile_is_no_failure(certificates: Certific
     check(run)
 
 
-def test_a_tunnel_that_was_closed_before_is_one(certificates: Certificates) -> None:
+def test_a_tunnel_that_was_closed_before_the_first_link_is_a_failure(certificates: Certificates) -> None:
     async def run() -> None:
         assert kinds(await outcome(certificates, [answer(403, "its tunnel is closed")])) == [TunnelRefused]
 
     check(run)
 
 
-def test_one_whose_place_was_taken_stays_away(certificates: Certificates) -> None:
+def test_a_proxy_whose_place_was_taken_does_not_reconnect(certificates: Certificates) -> None:
     async def run() -> None:
         news = await outcome(certificates, [accept], close=(1008, REPLACED))
         assert kinds(news) == [Link, LinkTaken]
@@ -123,8 +129,8 @@ def test_one_whose_place_was_taken_stays_away(certificates: Certificates) -> Non
     check(run)
 
 
-def test_a_certificate_that_turns_bad_later_is_outlasted(certificates: Certificates, tmp_path: Path) -> None:
-    """As with a captive portal on the way: at the very first connect it is the operator's mistake, later it passes."""
+def test_a_certificate_that_becomes_invalid_later_is_retried(certificates: Certificates, tmp_path: Path) -> None:
+    """As with a captive portal on the way: on the first attempt it is the operator's mistake, later it goes away."""
 
     async def run() -> None:
         others = Certificates(tmp_path / "keys", tmp_path / "ca")
@@ -139,7 +145,7 @@ def test_a_certificate_that_turns_bad_later_is_outlasted(certificates: Certifica
                 port = server.sockets[0].getsockname()[1]
                 if keeping is None:
                     route = Route(Endpoint("127.0.0.1", port), tls_context(str(certificates.ca)))
-                    keeping = asyncio.ensure_future(keep_linked(route, ACCESS, Receiver, news.append))
+                    keeping = asyncio.ensure_future(keep_linked(route, CREDENTIALS, Receiver, news.append))
                 told = len(news)
                 await until(
                     lambda told=told, known=known: any(fits(item, known is certificates) for item in news[told:])
@@ -147,6 +153,66 @@ def test_a_certificate_that_turns_bad_later_is_outlasted(certificates: Certifica
         keeping.cancel()
         await asyncio.wait({keeping})
         assert keeping.cancelled()
+
+    check(run)
+
+
+def test_the_retry_policy_limits_the_failures_in_a_row(certificates: Certificates) -> None:
+    async def run() -> None:
+        steps = [answer(503), accept, answer(503), answer(503), answer(403)]
+        news = await outcome(certificates, steps, policy=RetryPolicy(attempts=2))
+        assert kinds(news) == [LinkLost, Link, LinkLost, LinkLost, LinkLost, LinkLost]
+        assert "the service answers 503" in str(news[-1])
+        assert news[-1] is news[-2]
+
+    check(run)
+
+
+def test_the_retry_policy_may_rule_out_reconnecting(certificates: Certificates) -> None:
+    async def run() -> None:
+        news = await outcome(certificates, [answer(503), accept, accept], policy=RetryPolicy(reconnect=False))
+        assert kinds(news) == [LinkLost, Link, LinkLost, LinkLost]
+        assert news[-1] is news[-2]
+
+    check(run)
+
+
+def test_an_untrusted_certificate_ends_the_first_attempt(certificates: Certificates, tmp_path: Path) -> None:
+    others = Certificates(tmp_path / "keys", tmp_path / "ca")
+    others.ensure("localhost")
+
+    async def run() -> None:
+        tls = server_context(others)
+        async with serve(hold, "127.0.0.1", 0, ssl=tls, subprotocols=[SUBPROTOCOLS[Version.V3]]) as server:
+            endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+            route = Route(endpoint, tls_context(str(certificates.ca)))
+            news: list[Any] = []
+            with pytest.raises(LinkLost, match="cannot be verified"):
+                await keep_linked(route, CREDENTIALS, Receiver, news.append)
+            assert news == []
+
+    check(run)
+
+
+def test_a_link_that_is_replaced_on_purpose_comes_back_at_once(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnelproxy.net.backoff.Backoff.next_delay", lambda _: 3600)
+
+    async def run() -> None:
+        tls = server_context(certificates)
+        async with serve(hold, "127.0.0.1", 0, ssl=tls, subprotocols=[SUBPROTOCOLS[Version.V3]]) as server:
+            endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+            route = Route(endpoint, tls_context(str(certificates.ca)))
+            news: list[Any] = []
+            keeping = asyncio.ensure_future(keep_linked(route, CREDENTIALS, Receiver, news.append))
+            await until(lambda: news)
+            news[0].fail(Reconnect("for a test"), 1000)
+            await until(lambda: kinds(news) == [Link, Reconnect, Link])
+            keeping.cancel()
+            await asyncio.wait({keeping})
+            # The last link is closed with the task.
+            assert isinstance(await news[-1].lost, LinkLost)
 
     check(run)
 
