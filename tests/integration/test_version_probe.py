@@ -21,7 +21,8 @@ from peers.event_loop import in_event_loop, until
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.reference import ReferenceDestination
 from peers.service import TunnelingService
-from tunnelproxy.hub.tunnel import SavedTunnel, TunnelRecord, Way
+from tunnelproxy.hub.tunnel import ManagedTunnel
+from tunnelproxy.hub.tunnel_record import DataPlaneSettings, TunnelRecord
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode, Version
@@ -181,7 +182,7 @@ def test_what_was_found_spares_the_next_source_the_wait(
 def test_the_hub_remembers_what_it_found(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hear_banner(held: SavedTunnel) -> TunnelRecord:
+    async def hear_banner(held: ManagedTunnel) -> TunnelRecord:
         try:
             await held.wait_linked(10)
             with await held.open_stream("SSH", 10, speaks_first=True) as stream:
@@ -199,14 +200,14 @@ def test_the_hub_remembers_what_it_found(
             "us-east-1",
             tunnel.source_token,
             services=("SSH",),
-            way=Way(service.data, service.ca),
+            data_plane=DataPlaneSettings(service.data, service.ca),
         )
         with destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True):
-            found = await hear_banner(SavedTunnel(record))
+            found = await hear_banner(ManagedTunnel(record))
             assert found.destination_version == "V1"
             assert found.known_of_device == {"expects_v1": True}
             monkeypatch.setattr("tunnelproxy.proxy.multiplexer.OLD_SECONDS", 60)
-            assert await hear_banner(SavedTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
+            assert await hear_banner(ManagedTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
 
     check()
 

@@ -32,8 +32,9 @@ from botocore.utils import JSONFileCache
 
 from . import aws_errors
 from .account import Account
-from .client import HubError
-from .stamps import stamp
+from .control_answers import EndStates, FoundTunnel, Identity
+from .fingerprint import fingerprint
+from .location import HubError
 from .tags import MANAGED_TAGS, OWNER_TAG
 
 __all__ = ["AwsApi"]
@@ -85,7 +86,7 @@ class _Login(NamedTuple):
     session: Session
     credentials: Any
     region: str
-    stamps: dict[str, str]
+    fingerprints: dict[str, str]
     good_until: float
 
     @property
@@ -95,7 +96,7 @@ class _Login(NamedTuple):
 
     def holds(self) -> bool:
         """Whether there is no need to look again."""
-        return (self.lasts or time.monotonic() < self.good_until) and self.stamps == _stamps(self.session)
+        return (self.lasts or time.monotonic() < self.good_until) and self.fingerprints == _fingerprints(self.session)
 
 
 class _RoleCache(JSONFileCache):
@@ -129,31 +130,27 @@ class AwsApi:
         self._clients: dict[tuple[object, ...], Any] = {}
         self._loader: Any = None
 
-    def identify(self, thing: str, known: Mapping[str, str]) -> dict[str, Any]:
+    def identify(self, thing: str, known: Mapping[str, str]) -> Identity:
         """The account that calls go to.
 
         Args:
-            thing: one that may be there, by which some services tell.
-            known: accounts by what :attr:`known_by` of an earlier answer was.
-
-        Returns:
-            its ``key``, and what it is ``known_by``; in ``watch`` the stamps of the files that say so; in ``lasts``
-            whether it stays so while they stay.
+            thing: one that may exist there; some services tell their account by it only.
+            known: the keys of accounts, by :attr:`.Identity.known_by`.
         """
 
-        def identify() -> dict[str, Any]:
+        def identify() -> Identity:
             login = self._log_in()
             client = self._client(TUNNELING)
             endpoint = _endpoint_of(client)
             leads_there = (login.credentials.get_frozen_credentials().access_key, login.region, endpoint)
             known_by = hashlib.sha256(json.dumps(leads_there).encode()).hexdigest()
             key = known.get(known_by) or self._ask_for_account(client, endpoint, thing).key
-            return {"key": key, "known_by": known_by, "watch": login.stamps, "lasts": login.lasts}
+            return Identity(key, known_by, watch=login.fingerprints, lasts=login.lasts)
 
         return self._made(f"find out which account {thing} is in", TUNNELING, identify)
 
-    def end_states(self, tunnel_id: str) -> dict[str, Any]:
-        """What DescribeTunnel says of a tunnel: ``tunnel`` (``GONE`` where there is none), the ends, ARN and owner."""
+    def end_states(self, tunnel_id: str) -> EndStates:
+        """What DescribeTunnel says of a tunnel."""
 
         def describe() -> dict[str, Any] | None:
             client = self._client(TUNNELING)
@@ -165,17 +162,17 @@ class AwsApi:
 
         tunnel = self._made(f"describe tunnel {tunnel_id}", TUNNELING, describe)
         if tunnel is None:
-            return {"tunnel": "GONE"}
-        return {
-            "tunnel": tunnel.get("status", ""),
-            "destination": _end_state(tunnel, "destination"),
-            "arn": tunnel.get("tunnelArn", ""),
-            "owner": _tags(tunnel).get(OWNER_TAG, ""),
-        }
+            return EndStates(tunnel="GONE")
+        return EndStates(
+            tunnel=tunnel.get("status", ""),
+            destination=_end_state(tunnel, "destination"),
+            arn=tunnel.get("tunnelArn", ""),
+            owner=_tags(tunnel).get(OWNER_TAG, ""),
+        )
 
     def take(
         self, thing: str, service: str, life: float, owner: str, *, take_over: bool, held: Sequence[str]
-    ) -> dict[str, Any] | None:
+    ) -> FoundTunnel | None:
         """Find an open tunnel of a thing that carries a service, and rotate its source token; None if there is none.
 
         Of several, one whose destination is connected, then one's own, then the newest, is taken.
@@ -187,7 +184,7 @@ class AwsApi:
             held: the IDs of tunnels that the hub holds, which are left to it.
         """
 
-        def take() -> dict[str, Any] | None:
+        def take() -> FoundTunnel | None:
             client = self._client(TUNNELING)
             found = [
                 tunnel
@@ -204,7 +201,7 @@ class AwsApi:
 
         return self._made(f"find the tunnels of {thing}", TUNNELING, take)
 
-    def open(self, thing: str, services: Sequence[str], owner: str) -> dict[str, Any]:
+    def open(self, thing: str, services: Sequence[str], owner: str) -> FoundTunnel:
         """Open a tunnel to a thing (OpenTunnel; AWS charges for it)."""
         purpose, began = f"open a tunnel to {thing}", datetime.now().astimezone()
         tags = {**MANAGED_TAGS, OWNER_TAG: owner}
@@ -245,7 +242,7 @@ class AwsApi:
                 time.sleep(random.uniform(0.5, 2.0) * 2**attempt)  # noqa: S311  who comes when, not a secret
         return dict(client.open_tunnel(**request))
 
-    def _opened_since(self, thing: str, owner: str, began: datetime) -> dict[str, Any] | None:
+    def _opened_since(self, thing: str, owner: str, began: datetime) -> FoundTunnel | None:
         """The tunnel of an owner that has been opened since, with a new token."""
         client = self._client(TUNNELING)
         for tunnel in _open_tunnels(client, thing):
@@ -361,7 +358,7 @@ class AwsApi:
         roles = session.get_component("credential_provider").get_provider("assume-role")
         roles.cache = _RoleCache(os.path.expanduser("~/.aws/cli/cache"), unread=self._issue_afresh)
         self._issue_afresh = False
-        began, stamps = time.monotonic(), _stamps(session)
+        began, fingerprints = time.monotonic(), _fingerprints(session)
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
@@ -372,7 +369,7 @@ class AwsApi:
         if not region:
             raise NoRegionError
         # What takes long to get is kept longer, so that not each request takes as long.
-        return _Login(session, credentials, region, stamps, now + max(STALE_SECONDS, 3 * (now - began)))
+        return _Login(session, credentials, region, fingerprints, now + max(STALE_SECONDS, 3 * (now - began)))
 
     def _client(self, api: str, *, repeats: bool = True) -> Any:
         """A client for the credentials of now; making one takes longer than asking it.
@@ -455,7 +452,7 @@ def _endpoint_of(client: Any) -> str:
     return f"{found.scheme}://{found.netloc}".lower()
 
 
-def _stamps(session: Session) -> dict[str, str]:
+def _fingerprints(session: Session) -> dict[str, str]:
     """What tells that one of the files in which credentials are found has changed."""
     paths = [
         session.get_config_variable("config_file"),
@@ -469,7 +466,7 @@ def _stamps(session: Session) -> dict[str, str]:
     # A script that prints credentials, and what it is given.
     paths += shlex.split(scoped.get("credential_process", ""))
     full = (os.path.abspath(os.path.expanduser(path)) for path in paths if path)
-    return {path: stamp(path) for path in full}
+    return {path: fingerprint(path) for path in full}
 
 
 def _scoped_config(session: Session) -> Mapping[str, Any]:
@@ -496,19 +493,20 @@ def _open_tunnels(client: Any, thing: str) -> Iterator[dict[str, Any]]:
         request["nextToken"] = page["nextToken"]
 
 
-def _found(client: Any, tunnel: Mapping[str, Any], source_token: str) -> dict[str, Any]:
-    return {
-        "tunnel_id": tunnel["tunnelId"],
-        "arn": tunnel["tunnelArn"],
-        "region": client.meta.region_name,
-        "services": _services(tunnel),
-        "expires_at": _expiry(tunnel),
-        "source_token": source_token,
-    }
+def _found(client: Any, tunnel: Mapping[str, Any], source_token: str, *, taken_from: str = "") -> FoundTunnel:
+    return FoundTunnel(
+        tunnel_id=tunnel["tunnelId"],
+        arn=tunnel["tunnelArn"],
+        region=client.meta.region_name,
+        services=tuple(_services(tunnel)),
+        expires_at=_expiry(tunnel),
+        source_token=source_token,
+        taken_from=taken_from,
+    )
 
 
-def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Rotate the source token of a tunnel; it is the owner's from then on."""
+def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> FoundTunnel:
+    """Rotate the source token of a tunnel, and make it the owner's."""
     before = _owner(tunnel)
 
     def tag(name: str) -> None:
@@ -524,7 +522,7 @@ def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> dict[str, Any]
             tag(before)
         raise
     taken_from = (before or "nobody") if before != owner else ""
-    return {**_found(client, tunnel, rotated["sourceAccessToken"]), "taken_from": taken_from}
+    return _found(client, tunnel, rotated["sourceAccessToken"], taken_from=taken_from)
 
 
 def _owner(tunnel: Mapping[str, Any]) -> str:

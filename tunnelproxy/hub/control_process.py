@@ -18,17 +18,20 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 from ..net.background_tasks import watched
 from .account import Account
-from .client import HubError
+from .control_answers import EndStates, FoundTunnel, Identity
+from .fingerprint import fingerprint
 from .known_accounts import KnownAccounts
-from .stamps import stamp
+from .location import HubError
+from .tunnel_record import DataPlaneSettings
+from .wire import Caller
 
-__all__ = ["CallerControl", "Callers", "EndStates", "FoundTunnel"]
+__all__ = ["CallerControl", "Callers"]
 
 log = logging.getLogger(__name__)
 
@@ -50,62 +53,28 @@ ENDING_SECONDS = 1.0
 _ONLY_READS = ("identify", "end_states", "check_registered")
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _LAST_LINES = 5
-# They differ from shell to shell and run to run, and tell nothing.
-_OF_NO_ACCOUNT = ("_", "OLDPWD", "SHLVL")
+# They differ between shells and runs, and do not affect a control call.
+_IRRELEVANT_VARIABLES = ("_", "OLDPWD", "SHLVL")
 _PACKAGE = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class EndStates:
-    """What DescribeTunnel says of a tunnel.
-
-    Attributes:
-        tunnel: ``OPEN``, ``CLOSED``, ``GONE`` where the service does not know it, or empty where nobody could say.
-        destination: ``connected``, ``disconnected``, or ``unknown``.
-        owner: who opened it, or took it over.
-    """
-
-    tunnel: str = ""
-    destination: str = "unknown"
-    arn: str = ""
-    owner: str = ""
-
-
-@dataclass(frozen=True)
-class FoundTunnel:
-    """An open tunnel, with a source token that nobody has used.
-
-    Attributes:
-        expires_at: when its life ends, in seconds since the epoch.
-        taken_from: the owner that it had, if that was another.
-    """
-
-    tunnel_id: str
-    arn: str
-    region: str
-    services: tuple[str, ...]
-    expires_at: float | None
-    source_token: str = field(repr=False)
-    taken_from: str = ""
-
-    @classmethod
-    def from_answer(cls, answer: Mapping[str, Any]) -> FoundTunnel:
-        return cls(**{**answer, "services": tuple(answer["services"])})
 
 
 @dataclass
 class _Known:
-    """The account that a caller's calls go to, and what says that it is still so."""
+    """The account that a caller's calls go to.
+
+    Attributes:
+        at: when it was asked for, by the monotonic clock.
+    """
 
     account: Account
-    watch: Mapping[str, str]
-    lasts: bool
+    identity: Identity
     at: float
 
     def holds(self) -> bool:
-        if not self.lasts and time.monotonic() >= self.at + STALE_SECONDS:
+        """Whether there is no need to ask again."""
+        if not self.identity.lasts and time.monotonic() >= self.at + STALE_SECONDS:
             return False
-        return all(stamp(path) == before for path, before in self.watch.items())
+        return all(fingerprint(path) == before for path, before in self.identity.watch.items())
 
 
 class Callers:
@@ -118,23 +87,22 @@ class Callers:
     def __init__(self, known: KnownAccounts) -> None:
         self._known = known
         self._callers: dict[str, CallerControl] = {}
-        self._places = asyncio.Semaphore(MOST_PROCESSES)
+        self._slots = asyncio.Semaphore(MOST_PROCESSES)
         self._waiting = 0
         self._ending: set[asyncio.Task[None]] = set()
 
-    def of(self, described: Mapping[str, Any]) -> CallerControl:
-        """The one whom a request describes; see :class:`~.client.Caller`."""
-        kept = {name: value for name, value in described["environment"].items() if name not in _OF_NO_ACCOUNT}
-        directory = described["directory"]
+    def of(self, caller: Caller) -> CallerControl:
+        """The control API as a caller reaches it; the same object for the same environment."""
+        kept = {name: value for name, value in caller.environment.items() if name not in _IRRELEVANT_VARIABLES}
         told = json.dumps(
-            [sorted(kept.items()), directory, _identity(directory), described["python"], described["verify"]]
+            [sorted(kept.items()), caller.directory, _identity(caller.directory), caller.python, caller.verify]
         )
         digest = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
         if digest not in self._callers:
-            self._callers[digest] = CallerControl(described, self._known, self)
+            self._callers[digest] = CallerControl(caller, self._known, self)
         return self._callers[digest]
 
-    async def start(self, python: str, caller: CallerControl, *, verify: bool) -> _Process:
+    async def start(self, control: CallerControl) -> _Process:
         """Start a process, once one more may run.
 
         Raises:
@@ -143,19 +111,19 @@ class Callers:
         """
         self._waiting += 1
         try:
-            if self._places.locked():
+            if self._slots.locked():
                 unused = [each for each in self._callers.values() if each.running and each.idle_for(0.0)]
                 if unused:
                     self.end(max(unused, key=lambda each: each.unused_seconds))
-            await self._places.acquire()
+            await self._slots.acquire()
         finally:
             self._waiting -= 1
         try:
-            process = await _Process.start(python, caller.environment, caller.directory, verify)
+            process = await _Process.start(control.caller)
         except BaseException:
-            self._places.release()
+            self._slots.release()
             raise
-        process.when_gone(self._places.release)
+        process.when_gone(self._slots.release)
         return process
 
     def answered(self, caller: CallerControl) -> None:
@@ -190,19 +158,21 @@ class Callers:
 class CallerControl:
     """The control API as one caller reaches it."""
 
-    def __init__(self, described: Mapping[str, Any], accounts: KnownAccounts, callers: Callers) -> None:
+    def __init__(self, caller: Caller, accounts: KnownAccounts, callers: Callers) -> None:
+        self.caller = caller
         self._accounts = accounts
         self._callers = callers
-        self.environment: Mapping[str, str] = described["environment"]
-        self.directory: str = described["directory"]
-        self._python: str = described["python"]
-        self._verify: bool = described["verify"]
         self._process: _Process | None = None
         self._starting = asyncio.Lock()
         self._identifying = asyncio.Lock()
         self._known: _Known | None = None
         self._last_used = time.monotonic()
         self._asking = 0
+
+    @property
+    def data_plane(self) -> DataPlaneSettings:
+        """How the caller reaches the data plane."""
+        return DataPlaneSettings.from_environment(self.caller.environment, self.caller.directory)
 
     async def account(self, thing: str) -> Account:
         """The account that calls go to, asked for anew where files have changed that it may depend on.
@@ -213,10 +183,11 @@ class CallerControl:
         async with self._identifying:
             if self._known is None or not self._known.holds():
                 answer = await self._ask("identify", CALL_SECONDS, thing=thing, known=dict(self._accounts))
-                account = Account.from_key(answer["key"])
+                identity = Identity(**answer)
+                account = Account.from_key(identity.key)
                 if account.account_id:
-                    self._accounts.learn(answer["known_by"], account.key)
-                self._known = _Known(account, answer["watch"], answer["lasts"], time.monotonic())
+                    self._accounts.learn(identity.known_by, account.key)
+                self._known = _Known(account, identity, time.monotonic())
             return self._known.account
 
     def learn(self, account: Account) -> None:
@@ -250,7 +221,7 @@ class CallerControl:
             take_over=take_over,
             held=list(held),
         )
-        return None if found is None else FoundTunnel.from_answer(found)
+        return None if found is None else FoundTunnel.from_json(found)
 
     async def open(self, thing: str, services: Sequence[str], owner: str) -> FoundTunnel:
         """Open a tunnel to a thing (OpenTunnel; AWS charges for it).
@@ -258,7 +229,7 @@ class CallerControl:
         Raises:
             HubError: the control API does not do it.
         """
-        return FoundTunnel.from_answer(
+        return FoundTunnel.from_json(
             await self._ask("open", CALL_SECONDS, thing=thing, services=list(services), owner=owner)
         )
 
@@ -301,7 +272,7 @@ class CallerControl:
             raise HubError(f"the control API gave no answer within {seconds:.0f} s", code="control-api") from None
         except OSError as error:
             raise HubError(
-                f"the control process cannot be started with {self._python}: {error.strerror}", code="hub-failed"
+                f"the control process cannot be started with {self.caller.python}: {error.strerror}", code="hub-failed"
             ) from None
         except ValueError as error:
             raise HubError(
@@ -324,7 +295,7 @@ class CallerControl:
     async def _running_process(self) -> _Process:
         async with self._starting:
             if self._process is None or not self._process.alive:
-                self._process = await self._callers.start(self._python, self, verify=self._verify)
+                self._process = await self._callers.start(self)
             return self._process
 
 
@@ -345,16 +316,16 @@ class _Process:
         self._listening = watched("reading a control process's messages", self._listen())
 
     @classmethod
-    async def start(cls, python: str, environment: Mapping[str, str], directory: str, verify: bool) -> _Process:
-        command = [python, str(_PACKAGE), "hub", "control", *([] if verify else ["--no-verify"])]
+    async def start(cls, caller: Caller) -> _Process:
+        command = [caller.python, str(_PACKAGE), "hub", "control", *([] if caller.verify else ["--no-verify"])]
         return cls(
             await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env=dict(environment),
-                cwd=_existing(directory),
+                env=dict(caller.environment),
+                cwd=_existing(caller.directory),
                 # No terminal to ask for a password on, and no signal of the hub's.
                 start_new_session=True,
                 limit=_LONGEST_ANSWER,

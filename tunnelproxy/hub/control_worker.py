@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Callable, TextIO
 
-from .client import HubError
+from .control_answers import EndStates, FoundTunnel, Identity
+from .location import HubError
 
 __all__ = ["serve"]
 
@@ -95,7 +96,9 @@ def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
 
 
 def _plain(value: object) -> Any:
-    """What JSON has no form for: times become ISO 8601, and the rest is left to be seen."""
+    """What JSON has no form for: times become ISO 8601, data classes objects."""
+    if isinstance(value, (EndStates, FoundTunnel, Identity)):
+        return vars(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes):

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable
 
-from .client import cannot_write
+from .location import cannot_write
 
-__all__ = ["KeptFile", "read", "replace"]
+__all__ = ["JsonLinesFile", "read", "replace"]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def replace(path: Path, lines: Iterable[str]) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-class KeptFile:
+class JsonLinesFile:
     """A file that is to hold what this process knows: where it cannot be written, it is as soon as it can.
 
     A full disk must not keep an operator from a device, or lose what was opened: what is known stays in memory.
@@ -78,7 +78,7 @@ class KeptFile:
         self._lines = lines
 
     def save(self) -> None:
-        """Write it. A failure is logged, once for each cause, and :meth:`try_again` makes up for it."""
+        """Write it. A failure is logged, once for each cause, and :meth:`retry` makes up for it."""
         before, self.error = self.error, None
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class KeptFile:
             if before is not None:
                 log.info("%s can be written again", self.path)
 
-    def try_again(self) -> None:
+    def retry(self) -> None:
         """Write it, if it could not be written the last time."""
         if self.error is not None:
             self.save()

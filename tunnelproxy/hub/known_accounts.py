@@ -26,7 +26,7 @@ class KnownAccounts(Mapping[str, str]):
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = json_lines.KeptFile(path, self._lines)
+        self.file = json_lines.JsonLinesFile(path, self._lines)
         self._known: dict[str, str] = {
             str(value[0]): str(value[1])
             for value in json_lines.read(path)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from . import json_lines
 from .account import Account, TunnelKey
-from .client import DIRECTORY_VARIABLE, directory
+from .location import DIRECTORY_VARIABLE, directory
 
 __all__ = ["SshNames", "qualified_name"]
 
@@ -44,7 +44,7 @@ class SshNames:
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = json_lines.KeptFile(path, self._lines)
+        self.file = json_lines.JsonLinesFile(path, self._lines)
         self._first: dict[str, TunnelKey] = {}
         """Who has the plain name, by that in lower case."""
         for value in json_lines.read(path):

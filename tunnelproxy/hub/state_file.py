@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import json_lines
-from .tunnel import TunnelRecord
+from .tunnel_record import TunnelRecord
 
 __all__ = ["lines", "load"]
 

@@ -15,8 +15,9 @@ import pytest
 
 from peers.event_loop import in_event_loop, until
 from tunnelproxy.hub import control_process
-from tunnelproxy.hub.client import HubError
 from tunnelproxy.hub.control_process import _Process
+from tunnelproxy.hub.location import HubError
+from tunnelproxy.hub.wire import Caller
 
 SECONDS = 5.0
 
@@ -28,7 +29,7 @@ async def left_behind(folder: Path, then: str) -> AsyncIterator[_Process]:
     left = f"echo $$ > {pid}; exec sleep 1000"
     python.write_text(f"#!/bin/sh\nsetsid sh -c '{left}' < /dev/null > /dev/null &\n{then}\n")
     python.chmod(0o755)
-    process = await _Process.start(str(python), {"PATH": os.environ["PATH"]}, "/", True)
+    process = await _Process.start(Caller({"PATH": os.environ["PATH"]}, "/", python=str(python)))
     await until(lambda: pid.exists() and pid.read_text())
     try:
         yield process

@@ -25,7 +25,7 @@ import h11
 
 from ..protocol.framing import Bytes
 
-__all__ = ["HEAD_LIMIT", "Page", "PageGuard"]
+__all__ = ["HEAD_LIMIT", "DevicePage", "RequestGuard"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Page:
+class DevicePage:
     """Whose web server a port leads to.
 
     Attributes:
@@ -68,7 +68,7 @@ class Page:
         return f"{scheme}://{self.host}:{self.port}/"
 
 
-class PageGuard:
+class RequestGuard:
     """Decides for one connection which of the bytes that its client sends go on to the device.
 
     TLS passes: whoever rebinds a name has no certificate for the device's, and what is inside cannot be seen. What
@@ -78,7 +78,7 @@ class PageGuard:
         page: what the connection leads to.
     """
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: DevicePage) -> None:
         self.answer: bytes | None = None
         """What to answer in the device's place, once a request was refused: from then on nothing goes on."""
         self.refusal = ""

@@ -13,7 +13,7 @@ import re
 
 from .account import TunnelKey
 
-__all__ = ["page_host"]
+__all__ = ["browser_host"]
 
 _PLAIN = re.compile(r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")  # xn-- begins what browsers decode
 _DIGEST_LENGTH = 11
@@ -21,7 +21,7 @@ _WITH_DIGEST = re.compile(r"(?:.*-)?x[a-z2-7]{11}\Z")
 _LONGEST_BEGINNING = 63 - 1 - 1 - _DIGEST_LENGTH
 
 
-def page_host(key: TunnelKey, *, is_first: bool) -> str:
+def browser_host(key: TunnelKey, *, is_first: bool) -> str:
     """The host name of a thing, the same for the same thing always, and different for any two.
 
     Args:
