@@ -36,11 +36,12 @@ _READ_BYTES = 64 * 1024
 _DESCRIPTOR_BYTES = 4
 
 
-def main(arguments: list[str]) -> int:
-    """Pass a stream to a service of a thing to the process that reads standard output.
+def main(arguments: list[str], output: int = 1) -> int:
+    """Pass a stream to a service of a thing to the process at the other end of standard output.
 
     Args:
         arguments: what :func:`~.client.connector_command` puts together.
+        output: the descriptor of standard output.
 
     Returns:
         the exit status.
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> int:
     greeting = peek_greeting(stream)
     if greeting:
         print(f"{GREETING_MARK}{greeting}", file=sys.stderr)
-    _pass_on(stream, sys.stdout.fileno())
+    _pass_on(stream, output)
     return 0
 
 
