@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -244,12 +245,12 @@ async def device(service: InProcessService, thing: str, *, banner: bytes = BANNE
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as greeter:
         port = greeter.sockets[0].getsockname()[1]
         route = find_route(Endpoint.parse(f"127.0.0.1:{service.port}"), {}, capath=service._ca)
-        credentials = TunnelCredentials(Mode.DESTINATION, service.destination_tokens[thing], "c" * 32)
+        credentials = TunnelCredentials(Mode.DESTINATION, service.destination_tokens[thing], str(uuid.uuid4()))
         proxy = DestinationProxy(
             route, credentials, lambda offered: {service_id: TcpAddress("127.0.0.1", port) for service_id in offered}
         )
         running = asyncio.get_running_loop().create_task(proxy.run())
-        await proxy.end.ready.wait()
+        await asyncio.wait_for(proxy.end.ready.wait(), 10)
         try:
             yield proxy
         finally:
