@@ -13,6 +13,7 @@ from peers.aws_failures import (
     BASE_AND_OPS,
     KEYS,
     KEYS_IN_FILE,
+    ROLE,
     TOKEN,
     Shell,
     answered,
@@ -236,3 +237,41 @@ def test_a_clock_that_is_wrong_for_the_service_that_gives_roles(shell: Shell) ->
         answer = shell.tells()
     assert answer.code == "wrong-clock"
     assert answer.sentence.startswith("this machine's clock is 10 minutes behind that of AWS STS")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "sentence"),
+    [
+        (
+            "AccessDenied",
+            f"User: arn:aws:iam::123456789012:user/me is not authorized to perform: sts:AssumeRole on resource: {ROLE}",
+            "AWS STS refuses the role of the profile ops (AccessDenied: User: arn:aws:iam::123456789012:user/me is not "
+            f"authorized to perform: sts:AssumeRole on resource: {ROLE}): allow it in the policy of the keys of the "
+            f"profile base and in the trust policy of {ROLE}",
+        ),
+        (
+            "InvalidClientTokenId",
+            "The security token included in the request is invalid.",
+            "AWS STS refuses the role of the profile ops (InvalidClientTokenId: The security token included in the "
+            "request is invalid): check the keys of the profile base",
+        ),
+    ],
+)
+def test_a_role_is_refused(shell: Shell, code: str, message: str, sentence: str) -> None:
+    shell.config_file.write_text(BASE_AND_OPS)
+    with answering(403, sts_error(code, message)) as sts:
+        shell.export(AWS_PROFILE="ops", AWS_ENDPOINT_URL_STS=sts.url)
+        assert shell.tells() == ("ClientError", "wrong-credentials", sentence)
+
+
+def test_a_web_identity_is_refused(shell: Shell) -> None:
+    token = shell.home / "token"
+    token.write_text(TOKEN)
+    with answering(400, sts_error("ExpiredTokenException", "Token expired: current date must be earlier")) as sts:
+        shell.export(AWS_WEB_IDENTITY_TOKEN_FILE=str(token), AWS_ROLE_ARN=ROLE, AWS_ENDPOINT_URL_STS=sts.url)
+        raised, code, sentence = shell.tells()
+    assert (raised, code) == ("ExpiredTokenException", "wrong-credentials")
+    assert sentence == (
+        f"AWS STS refuses the role {ROLE} (ExpiredTokenException: Token expired: current date must be earlier): check "
+        f"the web identity token and the trust policy of {ROLE}"
+    )

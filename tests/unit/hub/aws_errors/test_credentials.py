@@ -20,7 +20,6 @@ from peers.aws_failures import (
     TOKEN,
     Shell,
     answering,
-    sts_error,
 )
 from peers.process import free_port
 
@@ -308,44 +307,6 @@ def test_an_instance_of_the_old_kind(shell: Shell) -> None:
         answer = shell.tells()
     assert answer[:2] == ("MetadataRetrievalError", "wrong-credentials")
     assert answer.sentence.startswith("the credentials of this instance's role cannot be fetched (Error retrieving")
-
-
-@pytest.mark.parametrize(
-    ("code", "message", "sentence"),
-    [
-        (
-            "AccessDenied",
-            f"User: arn:aws:iam::123456789012:user/me is not authorized to perform: sts:AssumeRole on resource: {ROLE}",
-            "AWS STS refuses the role of the profile ops (AccessDenied: User: arn:aws:iam::123456789012:user/me is not "
-            f"authorized to perform: sts:AssumeRole on resource: {ROLE}): allow it in the policy of the keys of the "
-            f"profile base and in the trust policy of {ROLE}",
-        ),
-        (
-            "InvalidClientTokenId",
-            "The security token included in the request is invalid.",
-            "AWS STS refuses the role of the profile ops (InvalidClientTokenId: The security token included in the "
-            "request is invalid): check the keys of the profile base",
-        ),
-    ],
-)
-def test_a_role_is_refused(shell: Shell, code: str, message: str, sentence: str) -> None:
-    shell.config_file.write_text(BASE_AND_OPS)
-    with answering(403, sts_error(code, message)) as sts:
-        shell.export(AWS_PROFILE="ops", AWS_ENDPOINT_URL_STS=sts.url)
-        assert shell.tells() == ("ClientError", "wrong-credentials", sentence)
-
-
-def test_a_web_identity_is_refused(shell: Shell) -> None:
-    token = shell.home / "token"
-    token.write_text(TOKEN)
-    with answering(400, sts_error("ExpiredTokenException", "Token expired: current date must be earlier")) as sts:
-        shell.export(AWS_WEB_IDENTITY_TOKEN_FILE=str(token), AWS_ROLE_ARN=ROLE, AWS_ENDPOINT_URL_STS=sts.url)
-        raised, code, sentence = shell.tells()
-    assert (raised, code) == ("ExpiredTokenException", "wrong-credentials")
-    assert sentence == (
-        f"AWS STS refuses the role {ROLE} (ExpiredTokenException: Token expired: current date must be earlier): check "
-        f"the web identity token and the trust policy of {ROLE}"
-    )
 
 
 def test_what_gives_a_role_cannot_be_reached(shell: Shell) -> None:
