@@ -120,7 +120,7 @@ def test_a_role_that_wants_a_code(shell: Shell, redirection: str, raised: str) -
     )
     shell.export(AWS_PROFILE="ops")
     sentence = (
-        "the role of the profile ops wants an MFA code, and there is no terminal to ask for it on: run "
+        "the role of the profile ops needs an MFA code, and there is no terminal to enter it on: run "
         "`aws sts get-caller-identity --profile ops` and enter the code there, then try again"
     )
     assert shell.apart(redirection=redirection) == (raised, "wrong-credentials", sentence)

@@ -353,7 +353,7 @@ class TestComplaints:
         done = ssh(device, "true")
         assert done.returncode == 255
         assert (
-            "iotops.tunnel: the device thing1 refused SSH1: see that the server behind SSH1 runs there" in done.stderr
+            "iotops.tunnel: the device thing1 refused SSH1: check that the server behind SSH1 runs there" in done.stderr
         )
 
     def test_a_used_token(self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control processes that the hub starts: one for each distinct environment of those who ask it for something.
+"""The control processes that the hub starts: one for each distinct environment of its callers.
 
-So a control call sees exactly what ``aws`` would see in the caller's shell, nothing of an earlier caller stays, and
-botocore, which takes 20 MB, is not in the hub. They end when nobody has needed them for a minute, and with the hub.
+So a control call sees exactly what ``aws`` would see in the caller's shell, nothing of an earlier caller remains, and
+botocore, which takes 20 MB, is not loaded in the hub. A process ends when it was not used for a minute, and with the
+hub.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ __all__ = ["CallerControl", "Callers"]
 log = logging.getLogger(__name__)
 
 MOST_PROCESSES = 10
-"""Each takes 50 MB. Callers beyond these wait until one has its answer, and takes the place of the longest unused."""
+"""Each takes 50 MB. Further callers wait until one has answered, and replace the one that was unused for longest."""
 
 IDLE_SECONDS = 60.0
 ASK_SECONDS = 30.0
-"""How long to wait for the state of a tunnel's ends; a program that gives credentials may take most of it."""
+"""How long to wait for the state of a tunnel's ends; a program that provides credentials may take most of it."""
 
 CALL_SECONDS = 120.0
-"""AWS throttles calls, and the waits before they are made again count."""
+"""AWS throttles calls, and the pauses before retries count."""
 
 STALE_SECONDS = 1.0
-"""How long credentials of a program, container or machine are taken for those of the same account without asking."""
+"""How long credentials of a program, container or machine are assumed to be of the same account without asking."""
 
 ENDING_SECONDS = 1.0
 
@@ -78,10 +79,10 @@ class _Known:
 
 
 class Callers:
-    """Who has asked, by what their control calls are to see.
+    """The hub's callers, by the environment of their control calls.
 
     Args:
-        known: which accounts access keys are of.
+        known: the accounts of access keys.
     """
 
     def __init__(self, known: KnownAccounts) -> None:
@@ -107,7 +108,7 @@ class Callers:
 
         Raises:
             OSError: it cannot be started.
-            ValueError: the environment is none that a process can have.
+            ValueError: a process cannot have this environment.
         """
         self._waiting += 1
         try:
@@ -127,12 +128,12 @@ class Callers:
         return process
 
     def answered(self, caller: CallerControl) -> None:
-        """Someone has an answer: whoever waits for a place may have this one's."""
+        """A caller has its answer: if another waits for a free slot, it gets this one."""
         if self._waiting and caller.running and caller.idle_for(0.0):
             self.end(caller)
 
     def end(self, caller: CallerControl) -> None:
-        """Have the process of a caller end, if there is one."""
+        """End the process of a caller, if there is one."""
         process = caller.let_go()
         if process is not None:
             ending = watched("ending a control process", process.stop())
@@ -140,7 +141,7 @@ class Callers:
             ending.add_done_callback(self._ending.discard)
 
     def tidy(self, in_use: Sequence[CallerControl]) -> None:
-        """End the processes that nobody needs, and forget callers who have no tunnel."""
+        """End the processes that are not used, and forget callers without a tunnel."""
         for digest, caller in list(self._callers.items()):
             if caller.idle_for(IDLE_SECONDS):
                 self.end(caller)
@@ -175,7 +176,7 @@ class CallerControl:
         return DataPlaneSettings.from_environment(self.caller.environment, self.caller.directory)
 
     async def account(self, thing: str) -> Account:
-        """The account that calls go to, asked for anew where files have changed that it may depend on.
+        """The account that calls go to. It is asked for again where files have changed that it may depend on.
 
         Raises:
             HubError: it cannot be found out: credentials are missing, or refused.
@@ -191,12 +192,12 @@ class CallerControl:
             return self._known.account
 
     def learn(self, account: Account) -> None:
-        """Take the word of an ARN for what the service did not tell before."""
+        """Note the account from an ARN, where the service did not tell it before."""
         if self._known is not None:
             self._known.account = account
 
     async def end_states(self, tunnel_id: str) -> EndStates:
-        """The state of a tunnel's ends; nothing is known where there is no answer in time."""
+        """The state of a tunnel's ends; unknown where there is no answer in time."""
         try:
             return EndStates(**await self._ask("end_states", ASK_SECONDS, tunnel_id=tunnel_id))
         except HubError as error:
@@ -234,11 +235,11 @@ class CallerControl:
         )
 
     async def check_registered(self, thing: str) -> None:
-        """Raise HubError where the registry says that there is no such thing."""
+        """Raise HubError where the registry has no such thing."""
         await self._ask("check_registered", CALL_SECONDS, thing=thing)
 
     async def call(self, api: str, operation: str, parameters: Mapping[str, Any], purpose: str) -> dict[str, Any]:
-        """Make one call, whichever; see :meth:`.aws_api.AwsApi.call`."""
+        """Make any one call; see :meth:`.aws_api.AwsApi.call`."""
         answer: dict[str, Any] = await self._ask(
             "call", CALL_SECONDS, api=api, operation=operation, parameters=dict(parameters), purpose=purpose
         )
@@ -251,15 +252,15 @@ class CallerControl:
 
     @property
     def unused_seconds(self) -> float:
-        """How long nobody has needed it."""
+        """How long it has not been used."""
         return time.monotonic() - self._last_used
 
     def idle_for(self, seconds: float) -> bool:
-        """Whether nobody has needed it for so long, and nobody waits for an answer."""
+        """Whether it has not been used for that long, and nobody waits for an answer."""
         return self._asking == 0 and self.unused_seconds >= seconds
 
     def let_go(self) -> _Process | None:
-        """Give the process up, for somebody to end it."""
+        """Give up the process, for the caller of this to end it."""
         process, self._process = self._process, None
         return process
 
@@ -311,7 +312,7 @@ class _Process:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
-        # Where it fails, the process has ended for those who ask it, and the next request starts another.
+        # If it fails, the process counts as ended, and the next request starts another.
         self._reading = watched("reading a control process's answers", self._read())
         self._listening = watched("reading a control process's messages", self._listen())
 
@@ -326,7 +327,7 @@ class _Process:
                 stderr=asyncio.subprocess.PIPE,
                 env=dict(caller.environment),
                 cwd=_existing(caller.directory),
-                # No terminal to ask for a password on, and no signal of the hub's.
+                # Without a terminal to ask for a password, and without the hub's signals.
                 start_new_session=True,
                 limit=_LONGEST_ANSWER,
             )
@@ -352,11 +353,11 @@ class _Process:
             del self._waiting[number]
 
     def when_gone(self, call: Callable[[], None]) -> None:
-        """Have something called once it has ended."""
+        """Call a function when it has ended."""
         self._reading.add_done_callback(lambda _: call())
 
     async def stop(self) -> None:
-        """End it, and what it has started: a program that gives credentials may hang."""
+        """End it and what it has started: a program that provides credentials may hang."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         if not self._waiting:
@@ -364,7 +365,7 @@ class _Process:
         # It has a session, and so a process group, of its own.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        # What it has started in a session of its own may have its standard error for ever.
+        # A program that it started in another session may keep its standard error open forever.
         await asyncio.wait({self._reading, self._listening}, timeout=ENDING_SECONDS)
         self._listening.cancel()
 
@@ -374,10 +375,10 @@ class _Process:
             while line := await self._process.stdout.readline():
                 self._hand_over(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError):
-            log.warning("a control process answers with something that is no answer")
+            log.warning("a control process answers with something that is not an answer")
             self._process.kill()
         finally:
-            # Up to Python 3.12, that waits for its standard error, too, which what it has started may have for ever.
+            # Up to Python 3.12, this waits for its standard error, too, which another program may keep open forever.
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._process.wait(), ENDING_SECONDS)
             for future in self._waiting.values():
@@ -407,7 +408,7 @@ class _Process:
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
-    """The next line; of one that is too long, something else, for the process must not wait until it is read."""
+    """The next line; a placeholder for one that is too long, as the process must not block on writing it."""
     try:
         return await stream.readline()
     except ValueError:
@@ -415,12 +416,12 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _existing(directory: str) -> str:
-    """The directory, or the root where it is gone, or where this user may not be."""
+    """The directory, or the root where it does not exist or may not be entered."""
     return directory if os.path.isdir(directory) and os.access(directory, os.X_OK) else "/"
 
 
 def _identity(path: str) -> list[int]:
-    """What tells a directory from one of the same path that was made later."""
+    """What distinguishes a directory from a later one with the same path."""
     try:
         found = os.stat(path)
     except OSError:

@@ -232,13 +232,13 @@ class Hub:
                 self._stop_awaiting(tunnel)
                 if states.destination == "unknown":
                     raise HubError(
-                        f"whether the device {thing} has connected to its tunnel ({name}) cannot be said, for the "
-                        f"control API did not describe it within {seconds:.0f} s: see hub.log",
+                        f"it is not known whether the device {thing} has connected to its tunnel ({name}): the control "
+                        f"API did not describe it within {seconds:.0f} s; see hub.log",
                         code="device-unknown",
                     )
                 raise HubError(
-                    f"the device {thing} did not connect to its tunnel ({name}) within {seconds:.0f} s: see that it is "
-                    f"online, and that its agent runs and has an address for each of "
+                    f"the device {thing} did not connect to its tunnel ({name}) within {seconds:.0f} s: check that it "
+                    f"is online, and that its agent runs and has an address for each of "
                     f"{', '.join(tunnel.record.services)}",
                     code="device-not-connected",
                 )

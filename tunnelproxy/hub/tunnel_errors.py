@@ -70,20 +70,20 @@ def no_answer(
     thing, tunnel = record.thing, record.name
     if states.destination == "disconnected":
         return HubError(
-            f"the device {thing} is not connected to its tunnel ({tunnel}): see that it is online and that its "
+            f"the device {thing} is not connected to its tunnel ({tunnel}): check that it is online and that its "
             "agent or destination proxy runs with the newest access token",
             code="device-not-connected",
         )
     if refused:
-        doubt = "" if states.destination == "connected" else " (or it is not connected: nobody could say)"
+        doubt = "" if states.destination == "connected" else " (or it is not connected: the control API did not say)"
         return HubError(
-            f"the device {thing} refused {service_id}{doubt}: see that the server behind {service_id} runs there, "
+            f"the device {thing} refused {service_id}{doubt}: check that the server behind {service_id} runs there, "
             "at the address that its destination proxy has for it",
             code="refused",
         )
     return HubError(
         f"the device {thing} gave no answer on {service_id} in time; its end of the tunnel is "
-        f"{states.destination}: see that its proxy speaks V3 and that the server behind {service_id} answers there",
+        f"{states.destination}: check that its proxy speaks V3 and that the server behind {service_id} answers there",
         code="no-answer",
     )
 

@@ -351,7 +351,7 @@ class TestPipes:
         pipes.stdout.feed_data(b"hello\n")
         await until(lambda: not process.alive)
         assert pipes.killed
-        assert "a control process answers with something that is no answer" in caplog.text
+        assert "a control process answers with something that is not an answer" in caplog.text
 
 
 def test_a_folder_that_is_gone_is_the_root(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ async def test_a_device_s_silence_is_told_with_the_state_of_its_end(tmp_path: Pa
         async with device(service, "pump", banner=b""), managed(record) as tunnel:
             await tunnel.wait_linked(5)
             why = await tunnel.explain("SSH1", refused=True)
-            assert "refused SSH1 (or it is not connected: nobody could say)" in why.message
+            assert "refused SSH1 (or it is not connected: the control API did not say)" in why.message
 
 
 @in_event_loop

@@ -53,6 +53,7 @@ _MOST_SKEW = 4 * 60.0
 
 
 def explain_answer(case: Case, error: ClientError) -> Failure:
+    """Explain the answer of a service to a call that it refused."""
     answer: Mapping[str, Any] = error.response.get("Error", {})
     kind, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -66,7 +67,7 @@ def explain_answer(case: Case, error: ClientError) -> Failure:
 
 
 def _wrong_clock(case: Case, error: ClientError, kind: str, message: str) -> Failure | None:
-    """A clock that is wrong makes keys look wrong or expired; what has been accepted is not the clock's fault."""
+    """A wrong clock makes valid keys look wrong or expired; a request that was accepted is not the clock's fault."""
     skew = _skew(case, error)
     about_time = kind in _CLOCK or any(words in message for words in _CLOCK_WORDS)
     about_keys = kind in (*_KEYS_REFUSED, *_KEYS_EXPIRED, "401", "403")
@@ -112,7 +113,7 @@ def _wrong_scope(case: Case, message: str) -> Failure | None:
 
 
 def _known_refusal(case: Case, error: ClientError, kind: str, message: str) -> Failure | None:
-    """What a service says by name."""
+    """Codes that AWS's services use."""
     caller, said = case.caller, case.words(f"{kind}: {message}" if message else kind)
     if kind in THROTTLED:
         return Failure(
@@ -141,7 +142,7 @@ def _known_refusal(case: Case, error: ClientError, kind: str, message: str) -> F
 
 
 def _role_refused(case: Case, operation: str, kind: str, message: str) -> Failure:
-    """A role that AWS STS does not let be assumed: for its own sake, or for that of the keys that assume it."""
+    """A role that cannot be assumed: because of its own policy, or of the keys that assume it."""
     caller = case.caller
     role, profile = _role(caller, message)
     who = f"the role of the profile {profile}" if profile else f"the role {role}"
@@ -171,7 +172,7 @@ def _role(caller: CallerConfig, message: str) -> tuple[str, str]:
 
 
 def _plain_status(case: Case, kind: str, status: int, message: str) -> Failure | None:
-    """An answer without a name: it came from something between, or from no such service."""
+    """An answer without such a code: it came from a gateway or web proxy, or from another kind of service."""
     if kind in ("401", "403"):
         return wrong_credentials(
             f"{case.service} refuses {case.caller.keys} (HTTP status {kind}): check them, and that they are meant for "

@@ -20,10 +20,10 @@ class Api(NamedTuple):
     Attributes:
         name: botocore's name of it.
         title: what sentences call it.
-        permission: what to do about a permission that is lacking.
+        permission: what to do about a missing permission.
         throttled: what to do about calls that are throttled.
         over_limit: what to do about a limit of the account.
-        missing: what it lacks, and what to do, after its name.
+        missing: what does not exist there, and what to do; follows its name.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Failure(NamedTuple):
     sentence: str
 
 
-# Those that credentials come from. Their calls are botocore's own, and the endpoint is not known.
+# Services that provide credentials. botocore itself calls them, and their endpoint is not known.
 _AWS_SERVICES = {
     "AssumeRole": "AWS STS",
     "AssumeRoleWithWebIdentity": "AWS STS",
@@ -103,7 +103,7 @@ class Case:
 
     @property
     def endpoint_setting(self) -> str:
-        """The environment variable that names the endpoint; empty where none does, or it is not that one's fault."""
+        """The environment variable that names the endpoint; empty where none does, or where it is not at fault."""
         if self.in_credentials:
             return ""
         for name in (f"AWS_ENDPOINT_URL_{self.api.name.upper()}", "AWS_ENDPOINT_URL"):
@@ -127,6 +127,7 @@ class Case:
         return self.passed("botocore.credentials", "botocore.tokens")
 
     def words(self, text: object, limit: int = MOST_WORDS) -> str:
+        """The words of another program, safe for a sentence."""
         return redact(str(text), self.caller.environment, limit)
 
     def _modules(self) -> Iterator[str]:
@@ -137,6 +138,7 @@ class Case:
 
 
 def wrong_credentials(sentence: str) -> Failure:
+    """A failure whose cause is the caller's credentials."""
     return Failure("wrong-credentials", sentence)
 
 

@@ -13,6 +13,7 @@ SELF_HOSTED = 'for a service of your own, run `eval "$(tunnelproxy service env)"
 
 
 def no_region(case: Case) -> Failure:
+    """``NoRegionError``."""
     return Failure(
         "wrong-region",
         f"no AWS region is set: set AWS_REGION, or the region of the profile {case.caller.profile} "
@@ -21,6 +22,7 @@ def no_region(case: Case) -> Failure:
 
 
 def bad_region(case: Case) -> Failure:
+    """The region does not exist."""
     name = case.kwargs.get("region_name", case.region)
     return Failure(
         "wrong-region",
@@ -30,7 +32,8 @@ def bad_region(case: Case) -> Failure:
 
 
 def bad_config_file(case: Case) -> Failure:
-    # Not in the parser's words: they quote the line, and it may be one with a secret.
+    """``ConfigParseError``."""
+    # Without the parser's words: they quote the line, which may contain a secret.
     fault = case.kwargs.get("error")
     lines = [getattr(fault, "lineno", None), *(line for line, _ in getattr(fault, "errors", ()))]
     line = next((f", line {number}," for number in lines if number), "")
@@ -38,11 +41,13 @@ def bad_config_file(case: Case) -> Failure:
 
 
 def bad_parameters(case: Case) -> Failure:
+    """The parameters of a call do not fit the API."""
     said = case.words(case.kwargs.get("report", case.error))
-    return Failure("bad-input", f"{case.api.title} does not take such a request: {said}")
+    return Failure("bad-input", f"{case.api.title} does not accept such a request: {said}")
 
 
 def bad_setting(case: Case) -> Failure:
+    """A variable or a setting of the profile is not valid."""
     return Failure(
         "bad-input",
         f"the AWS configuration is not valid ({case.words(case.error)}): check the AWS_ variables, and the profile "
@@ -51,6 +56,7 @@ def bad_setting(case: Case) -> Failure:
 
 
 def bad_endpoint(case: Case) -> Failure:
+    """The URL of an endpoint is not valid."""
     url = str(case.error).partition(": ")[2]
     setting = case.endpoint_setting or "AWS_ENDPOINT_URL"
     return Failure("bad-input", f"{case.words(repr(url))} is not a URL: set {setting} to one such as https://HOST:8443")

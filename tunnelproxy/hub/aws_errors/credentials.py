@@ -38,6 +38,7 @@ _MOST_STDERR = 200
 
 
 def no_such_profile(case: Case) -> Failure:
+    """``ProfileNotFound``."""
     caller, name = case.caller, str(case.kwargs.get("profile", ""))
     if not name:
         return wrong_credentials(f"{caller.variable} is empty: unset it, or set it to the name of a profile")
@@ -50,6 +51,7 @@ def no_such_profile(case: Case) -> Failure:
 
 
 def no_credentials(case: Case) -> Failure:
+    """``NoCredentialsError``."""
     caller = case.caller
     if caller.named or caller.chain():
         missing = f"the profile {caller.profile} has no credentials: set {caller.variable} to another"
@@ -59,6 +61,7 @@ def no_credentials(case: Case) -> Failure:
 
 
 def partial_credentials(case: Case) -> Failure:
+    """``PartialCredentialsError``: one half of a key is missing."""
     provider, missing = str(case.kwargs.get("provider")), str(case.kwargs.get("cred_var")).strip("'")
     caller = case.caller
     if provider in ("env", "explicit"):
@@ -73,16 +76,19 @@ def partial_credentials(case: Case) -> Failure:
 
 
 def never_logged_in(case: Case) -> Failure:
+    """``SSOTokenLoadError``: there is no cached SSO session."""
     profile = case.caller.profile_with(*SSO_SETTINGS)
     return wrong_credentials(f"the profile {profile} has no SSO session: {case.caller.sso_login}")
 
 
 def sso_session_over(case: Case) -> Failure:
+    """The SSO session has expired."""
     profile = case.caller.profile_with(*SSO_SETTINGS)
     return wrong_credentials(f"the SSO session of the profile {profile} has expired: {case.caller.sso_login}")
 
 
 def login_failed(case: Case) -> Failure:
+    """``LoginError``: the session of ``aws login`` cannot be used."""
     profile = case.caller.profile_with("login_session")
     return wrong_credentials(
         f"the login session of the profile {profile} cannot be used ({case.words(case.error)}): {case.caller.login}"
@@ -90,6 +96,7 @@ def login_failed(case: Case) -> Failure:
 
 
 def package_missing(case: Case) -> Failure:
+    """``MissingDependencyException``: a kind of credentials needs another package."""
     if not case.caller.setting("login_session"):
         return bad_setting(case)
     profile = case.caller.profile_with("login_session")
@@ -100,16 +107,17 @@ def package_missing(case: Case) -> Failure:
 
 
 def mfa_code_needed(case: Case) -> Failure:
+    """A role needs an MFA code, which a process without a terminal cannot ask for."""
     caller = case.caller
     return wrong_credentials(
-        f"the role of the profile {caller.profile_with('mfa_serial')} wants an MFA code, and there is no terminal to "
-        f"ask for it on: run `aws sts get-caller-identity --profile {shlex.quote(caller.profile)}` and enter the code "
+        f"the role of the profile {caller.profile_with('mfa_serial')} needs an MFA code, and there is no terminal to "
+        f"enter it on: run `aws sts get-caller-identity --profile {shlex.quote(caller.profile)}` and enter the code "
         "there, then try again"
     )
 
 
 def not_retrieved(case: Case) -> Failure:
-    """CredentialRetrievalError: a program or a server that credentials come from says no."""
+    """``CredentialRetrievalError``: a program or server that provides credentials failed."""
     provider, said = str(case.kwargs.get("provider")), str(case.kwargs.get("error_msg"))
     if provider == "custom-process":
         return process_failed(case, said)
@@ -129,15 +137,17 @@ def not_retrieved(case: Case) -> Failure:
 
 
 def process_failed(case: Case, said: object) -> Failure:
+    """A ``credential_process`` failed."""
     profile = case.caller.profile_with("credential_process")
     words = case.words(said, _MOST_STDERR)
     return wrong_credentials(
-        f"the credential_process of the profile {profile} failed ({words or 'without a word'}): "
+        f"the credential_process of the profile {profile} failed ({words or 'it printed nothing'}): "
         "run it by hand to see why; it must work without a terminal"
     )
 
 
 def container_failed(case: Case, said: object) -> Failure:
+    """The credentials of a container's role cannot be fetched."""
     named = sorted(CONTAINER_VARIABLES & case.caller.environment.keys())
     return wrong_credentials(
         f"the credentials of the container's role cannot be fetched ({case.words(said)}): check "
@@ -146,6 +156,7 @@ def container_failed(case: Case, said: object) -> Failure:
 
 
 def instance_metadata_failed(case: Case) -> Failure:
+    """The credentials of an EC2 instance's role cannot be fetched."""
     return wrong_credentials(
         f"the credentials of this instance's role cannot be fetched ({case.words(case.error)}): check the variables "
         "AWS_EC2_METADATA_*, and that the instance has a role; or set AWS_PROFILE"
@@ -153,6 +164,7 @@ def instance_metadata_failed(case: Case) -> Failure:
 
 
 def profile_not_valid(case: Case) -> Failure:
+    """``InvalidConfigError``: a profile contradicts itself, or the environment."""
     if case.caller.environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") and not case.caller.environment.get("AWS_ROLE_ARN"):
         return wrong_credentials("AWS_WEB_IDENTITY_TOKEN_FILE is set, but not AWS_ROLE_ARN: set both, or none")
     return wrong_credentials(
@@ -162,13 +174,13 @@ def profile_not_valid(case: Case) -> Failure:
 
 
 def unusable_credentials(case: Case) -> Failure:
-    """What was found is nonsense. botocore's words may quote it, so that they are not kept."""
+    """What was found are no credentials. botocore's words may quote it, so they are left out."""
     caller, error = case.caller, case.error
     over = isinstance(error, RuntimeError) and "expired" in str(error)
     if caller.setting("credential_process") and not caller.environment.get("AWS_ACCESS_KEY_ID"):
         if case.passed("shlex"):
             return process_failed(case, error)
-        fault = "credentials that have expired" if over else "something else than credentials"
+        fault = "credentials that have expired" if over else "something other than credentials"
         return wrong_credentials(
             f"the credential_process of the profile {caller.profile_with('credential_process')} printed {fault}: "
             "run it by hand; it must print a JSON object with Version 1, AccessKeyId and SecretAccessKey"

@@ -60,7 +60,7 @@ def explain(
         now: this machine's time, in seconds since the epoch.
 
     Returns:
-        None for an error that neither botocore, the operating system nor the configuration is to blame for.
+        None for an error that botocore, the operating system and the configuration are not responsible for.
     """
     case = Case(
         error=error,
@@ -134,7 +134,7 @@ _BY_CLASS: Mapping[str, Callable[[Case], Failure]] = {
 def _of_python(case: Case, error: BaseException) -> Failure | None:
     asked = isinstance(error, Exception) and case.passed("getpass")
     if asked or (isinstance(error, EOFError) and case.in_credentials):
-        # Only for such a code is anybody asked. getpass does not foresee that standard input is closed.
+        # botocore asks for such a code only. getpass does not handle a closed standard input.
         return mfa_code_needed(case)
     if isinstance(error, OSError):
         return _of_system(case, error)

@@ -29,6 +29,7 @@ _CERTIFICATE_FAULTS = (
 
 
 def not_reached(case: Case) -> Failure:
+    """A server cannot be reached, or its name does not resolve."""
     reason = case.words(_reason(case.kwargs.get("error")) or case.error)
     if case.in_credentials:
         return Failure(
@@ -58,6 +59,7 @@ def _is_unknown(region: str) -> bool:
 
 
 def proxy_not_reached(case: Case) -> Failure:
+    """``ProxyConnectionError``: a web proxy refuses, or cannot be reached."""
     error = case.kwargs.get("error")
     proxy = origin(str(case.kwargs.get("proxy_url")))
     scheme = "http" if case.endpoint.startswith("http:") else "https"
@@ -71,6 +73,7 @@ def proxy_not_reached(case: Case) -> Failure:
 
 
 def not_trusted(case: Case) -> Failure:
+    """``SSLError``: the certificate cannot be verified, or the TLS handshake fails."""
     cause = case.kwargs.get("error")
     said, reason = str(cause), case.words(_reason(cause))
     if isinstance(_innermost(cause), _FILE_ERRORS) or "[X509" in said or "PEM" in said:
@@ -83,14 +86,15 @@ def not_trusted(case: Case) -> Failure:
         if words in said:
             return Failure("not-trusted", sentence.format(service=case.service, setting=setting))
     return Failure(
-        "control-api", f"{case.service} does not speak TLS as it should ({reason}): check {setting} and the web proxy"
+        "control-api", f"the TLS handshake with {case.service} failed ({reason}): check {setting} and the web proxy"
     )
 
 
 def no_answer(case: Case) -> Failure:
+    """A server accepted the connection, but did not answer as it should."""
     said = case.words(_reason(case.kwargs.get("error")) or case.error)
     check = f"check {case.endpoint_setting}" if case.endpoint_setting else "check this machine's network"
-    return Failure("control-api", f"{case.service} gives no proper answer ({said}): {check}, or try again later")
+    return Failure("control-api", f"{case.service} did not answer properly ({said}): {check}, or try again later")
 
 
 def _bad_bundle(case: Case, reason: str) -> Failure:

@@ -113,7 +113,7 @@ def test_a_setting_that_is_not_valid(shell: Shell, variables: dict[str, str], ra
 def test_a_request_that_the_api_does_not_take(shell: Shell) -> None:
     shell.export(**KEYS)
     sentence = (
-        "the tunneling service does not take such a request: Invalid length for parameter thingName, value: 0, valid "
+        "the tunneling service does not accept such a request: Invalid length for parameter thingName, value: 0, valid "
         "min length: 1"
     )
     assert shell.tells(operation="list_tunnels", thingName="") == ("ParamValidationError", "bad-input", sentence)

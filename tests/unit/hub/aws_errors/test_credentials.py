@@ -97,7 +97,7 @@ OLD_KEYS = json.dumps(
         pytest.param(
             PROCESS + "false",
             "CredentialRetrievalError",
-            f"the credential_process of the profile staging failed (without a word): {BY_HAND}",
+            f"the credential_process of the profile staging failed (it printed nothing): {BY_HAND}",
             id="process fails silently",
         ),
         pytest.param(
@@ -122,13 +122,13 @@ OLD_KEYS = json.dumps(
         pytest.param(
             PROCESS + f"echo {SECRET_KEY}",
             "JSONDecodeError",
-            f"the credential_process of the profile staging printed something else than credentials: {MUST_PRINT}",
+            f"the credential_process of the profile staging printed something other than credentials: {MUST_PRINT}",
             id="process prints garbage",
         ),
         pytest.param(
             PROCESS + "echo []",
             "AttributeError",
-            f"the credential_process of the profile staging printed something else than credentials: {MUST_PRINT}",
+            f"the credential_process of the profile staging printed something other than credentials: {MUST_PRINT}",
             id="process prints another object",
         ),
         pytest.param(

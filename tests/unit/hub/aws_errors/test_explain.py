@@ -102,7 +102,7 @@ def test_an_endpoint_that_is_none_is_told(shell: Shell) -> None:
     [
         (
             "RefreshWithMFAUnsupportedError",
-            "the role of the profile me wants an MFA code, and there is no terminal to ask for it on: ",
+            "the role of the profile me needs an MFA code, and there is no terminal to enter it on: ",
         ),
         pytest.param(
             "LoginRefreshRequired",

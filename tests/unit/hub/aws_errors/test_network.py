@@ -35,7 +35,7 @@ def test_a_server_that_says_nothing(shell: Shell) -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         shell.export(**KEYS, AWS_ENDPOINT_URL_IOTSECURETUNNELING=url)
         sentence = (
-            f"{url} gives no proper answer (Read timed out. (read timeout=1)): check "
+            f"{url} did not answer properly (Read timed out. (read timeout=1)): check "
             "AWS_ENDPOINT_URL_IOTSECURETUNNELING, or try again later"
         )
         assert shell.tells() == ("ReadTimeoutError", "control-api", sentence)
@@ -45,7 +45,7 @@ def test_a_server_that_hangs_up(shell: Shell) -> None:
     with answering(0) as server:
         shell.export(**KEYS, AWS_ENDPOINT_URL_IOTSECURETUNNELING=server.url)
         sentence = (
-            f"{server.url} gives no proper answer (Remote end closed connection without response): check "
+            f"{server.url} did not answer properly (Remote end closed connection without response): check "
             "AWS_ENDPOINT_URL_IOTSECURETUNNELING, or try again later"
         )
         assert shell.tells() == ("ConnectionClosedError", "control-api", sentence)
@@ -156,5 +156,5 @@ def test_a_server_without_tls(shell: Shell) -> None:
         shell.export(**KEYS, AWS_ENDPOINT_URL_IOTSECURETUNNELING=url)
         raised, code, sentence = shell.tells()
     assert (raised, code) == ("SSLError", "control-api")
-    assert sentence.startswith(f"{url} does not speak TLS as it should (")
+    assert sentence.startswith(f"the TLS handshake with {url} failed (")
     assert sentence.endswith("): check AWS_ENDPOINT_URL_IOTSECURETUNNELING and the web proxy")
