@@ -289,11 +289,11 @@ def explain_break(thing: str, service: str, *, hub_pid: int | None, account: str
     except HubError as error:
         return error
     if hub_pid is not None and (running or {}).get("pid") != hub_pid:
-        return HubError(f"the hub (process {hub_pid}) has ended; it starts again by itself", code="hub-ended")
+        return HubError(f"the hub (process {hub_pid}) has ended; it restarts automatically", code="hub-ended")
     found = explain(thing, service, refused=True, account=account)
     if found.code == "refused":
         return HubError(
-            f"the device's SSH server ended it, or the way to the device failed for a moment; see {log_path()}",
+            f"the device's SSH server ended it, or the path to the device failed briefly; see {log_path()}",
             code="broken",
         )
     return found

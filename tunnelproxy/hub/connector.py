@@ -6,8 +6,8 @@ SSH passes through this process.
 
 ssh starts it for each connection, by path, with ``python -I -S``. So the usual case, in which the hub runs and has a
 stream, is handled here with nothing imported that Python has not loaded anyway: ``_socket``, ``_json`` and a request
-written by hand. That takes 15 ms of processor time, where :mod:`socket`, :mod:`json` and :mod:`.wire` take 35. Every
-other case is left to :mod:`.wire`.
+written by hand. That takes 11 ms of processor time, 7 of them Python's own start; :mod:`socket`, :mod:`json` and
+:mod:`.wire` would add 20. Every other case is left to :mod:`.wire`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def test_looking_starts_no_hub() -> None:
 
 def test_a_hub_that_is_no_more_is_why_a_connection_broke() -> None:
     why = client.explain_break("thing1", "SSH1", hub_pid=1, account=ACCOUNT)
-    assert (why.code, str(why)) == ("hub-ended", "the hub (process 1) has ended; it starts again by itself")
+    assert (why.code, str(why)) == ("hub-ended", "the hub (process 1) has ended; it restarts automatically")
 
 
 def test_a_hub_that_cannot_be_asked_is_why_a_connection_broke(folder: Path) -> None:
@@ -86,7 +86,7 @@ async def test_a_tunnel_of_another_program_is_adopted_and_carries_streams(
             with socket.socket(fileno=stream) as connection:
                 assert connection.recv(4, socket.MSG_PEEK) == b"SSH-"
             why = await call_hub(client.explain_break, "pump", "SSH1", hub_pid=None, account=ACCOUNT)
-            assert (why.code, "the way to the device failed for a moment" in str(why)) == ("broken", True)
+            assert (why.code, "the path to the device failed briefly" in str(why)) == ("broken", True)
             service.close(tunnel.tunnel_id)
             why = await call_hub(client.explain_break, "pump", "SSH1", hub_pid=None, account=ACCOUNT)
             assert why.code == "tunnel-closed"
