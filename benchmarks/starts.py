@@ -75,7 +75,8 @@ def _ssh_commands(fleet: Fleet, connector: Sequence[str]) -> tuple[list[str], li
 
 def _import_seconds(package: Path, options: Sequence[str]) -> float:
     code = (
-        f"import sys, time; sys.path.insert(0, {str(package)!r}); began = time.perf_counter(); "
+        "import dataclasses, json, socket, sys, time, typing; "  # as Ansible has
+        f"sys.path.insert(0, {str(package)!r}); began = time.perf_counter(); "
         "import tunnelproxy.hub.client; print(time.perf_counter() - began)"
     )
     done = subprocess.run(

@@ -267,7 +267,7 @@ def test_each_broken_thing_is_told_apart(fleet: Fleet, controller: Controller, t
     for broken in BROKEN:
         assert_documented(broken.cause, unreachable(outcomes[broken.thing]))
     # The device's own words are cut, and cannot paint the operator's terminal.
-    assert "HTTP1 answers /health with status 503: disk full  [31m☃ (to go in" in outcomes["t-ill"].message
+    assert "HTTP1 answers /health with status 503: disk full  [31m☃ (to connect anyway" in outcomes["t-ill"].message
 
 
 # What is wrong on the controller, or on its way to the services.

@@ -20,7 +20,7 @@ import pytest
 
 from peers.process import wait_for
 from peers.service import TunnelingService
-from tunnelproxy.hub import client
+from tunnelproxy.hub import client, location
 from tunnelproxy.hub.control_process import MOST_PROCESSES
 
 
@@ -136,7 +136,7 @@ def test_a_hub_of_another_release_is_told_by_the_client(hub_folder: Path) -> Non
     """As releases before 0.2 answer: by the thing's name alone."""
     hub_folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as old:
-        old.bind(str(hub_folder / client.SOCKET_NAME))
+        old.bind(str(hub_folder / location.SOCKET_NAME))
         old.listen()
 
         def answer() -> None:
@@ -151,7 +151,7 @@ def test_a_hub_of_another_release_is_told_by_the_client(hub_folder: Path) -> Non
             client.ensure("gw")
         answering.join()
     assert caught.value.code == "other-release"
-    (hub_folder / client.SOCKET_NAME).unlink()
+    (hub_folder / location.SOCKET_NAME).unlink()
 
 
 def test_a_client_of_another_release_is_told_by_the_hub(service: TunnelingService, hub_folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_client_of_another_release_is_told_by_the_hub(service: TunnelingServic
 
 def asked_by_an_old_client(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(folder / client.SOCKET_NAME))
+        connection.connect(str(folder / location.SOCKET_NAME))
         connection.sendall(json.dumps(request).encode() + b"\n")
         answer: dict[str, Any] = json.loads(connection.makefile().readline())
     return answer

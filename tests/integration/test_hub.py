@@ -353,7 +353,7 @@ class TestComplaints:
         done = ssh(device, "true")
         assert done.returncode == 255
         assert (
-            "iotops.tunnel: the device thing1 refused SSH1: see that the server behind SSH1 runs there" in done.stderr
+            "iotops.tunnel: the device thing1 refused SSH1: check that the server behind SSH1 runs there" in done.stderr
         )
 
     def test_a_used_token(self, service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
@@ -427,3 +427,13 @@ def test_a_hub_that_comes_while_another_ends_takes_its_place(hub_folder: Path) -
         fcntl.flock(lock, fcntl.LOCK_UN)
         with pytest.raises(client.HubError, match="there is no tunnel to nothing in"):
             asked.result()
+
+
+def test_the_client_needs_the_standard_library_only() -> None:
+    """-S leaves out site-packages: whatever is not in the standard library cannot be imported."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import tunnelproxy.hub.client; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    # What is imported on demand.
+    assert {"http.client", "subprocess", "asyncio"}.isdisjoint(done.stdout.split())

@@ -23,7 +23,7 @@ from peers.process import REPOSITORY, Process, wait_for
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.service import TunnelingService
 from peers.troubleshooting import assert_documented
-from tunnelproxy.hub import client
+from tunnelproxy.hub import client, location, wire
 
 FLOOD = 300
 
@@ -85,7 +85,7 @@ class TestDescriptors:
         with self.hub(folder, 64) as hub, ExitStack() as idle:
             for _ in range(FLOOD):
                 connection = idle.enter_context(socket.socket(socket.AF_UNIX))
-                connection.connect(str(folder / client.SOCKET_NAME))
+                connection.connect(str(folder / location.SOCKET_NAME))
             hub.wait_for_output("cannot accept connections for now: Too many open files")
             idle.close()
             assert pid() == hub.pid
@@ -195,7 +195,7 @@ class TestFolder:
         adopt(tunnel)
         hub = pid()
         with socket.socket(fileno=client.open_stream("thing1", "SSH1")) as stream:
-            (folder / client.SOCKET_NAME).unlink()
+            (folder / location.SOCKET_NAME).unlink()
             assert pid() == hub
             # What was connected before goes on: the server answers with the algorithms that it has.
             stream.sendall(b"SSH-2.0-client\r\n")
@@ -204,16 +204,16 @@ class TestFolder:
                 data = stream.recv(4096)
                 assert data, said
                 said += data
-        (folder / client.SOCKET_NAME).unlink()
+        (folder / location.SOCKET_NAME).unlink()
         assert greeting() == b"SSH-"
-        (folder / client.SOCKET_NAME).unlink()
+        (folder / location.SOCKET_NAME).unlink()
         assert client.stop()
 
     def test_a_folder_that_is_removed_comes_back_with_what_was_in_it(self, folder: Path, tunnel: OpenTunnel) -> None:
         adopt(tunnel)
         hub = pid()
         shutil.rmtree(folder)
-        wait_for((folder / client.SOCKET_NAME).exists, "the hub listens again")
+        wait_for((folder / location.SOCKET_NAME).exists, "the hub listens again")
         assert (pid(), greeting()) == (hub, b"SSH-")
         assert tunnel.tunnel_id in (folder / "tunnels.jsonl").read_text()
         assert "hub.sock was removed; this hub listens at" in (folder / "hub.log").read_text()
@@ -245,9 +245,9 @@ class TestFolder:
     def test_a_hub_that_never_listens_is_told(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(client, "LISTEN_SECONDS", 0.1)
+        monkeypatch.setattr(wire, "LISTEN_SECONDS", 0.1)
         folder.mkdir(mode=0o700)
-        with (folder / client.LOCK_NAME).open("w") as lock:
+        with (folder / location.LOCK_NAME).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write("4711\n")
             lock.flush()
@@ -263,7 +263,7 @@ class TestFolder:
             patch.setenv("IOTOPS_TUNNEL_DIR", "relhub")
             with pytest.raises(client.HubError, match="there is no tunnel to nothing"):
                 client.ensure("nothing")
-            assert (tmp_path / "relhub" / client.SOCKET_NAME).exists()
+            assert (tmp_path / "relhub" / location.SOCKET_NAME).exists()
             assert client.stop()
 
     def test_a_folder_that_cannot_be_is_told(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

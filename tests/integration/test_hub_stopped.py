@@ -14,7 +14,7 @@ from peers.process import stopped
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 from peers.troubleshooting import assert_documented
-from tunnelproxy.hub import client
+from tunnelproxy.hub import client, wire
 
 SILENT_SECONDS = 0.5
 
@@ -24,7 +24,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A hub's process ID. Whoever asks it is impatient."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
-        patch.setattr(client, "SILENT_SECONDS", SILENT_SECONDS)
+        patch.setattr(wire, "SILENT_SECONDS", SILENT_SECONDS)
         with pytest.raises(client.HubError, match="there is no tunnel"):
             client.open_stream("pump", "SSH1", account=ACCOUNT)
         running = client.status()

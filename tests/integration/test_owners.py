@@ -158,7 +158,7 @@ def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
     assert "hub stop" not in lost.stdout
     assert owners(fleet) == {tunnel_id: "bob"}
     log = (controllers["bob"].home / "hub" / "hub.log").read_text()
-    assert f"took up the open tunnel {tunnel_id} of pump" in log
+    assert f"reuses the open tunnel {tunnel_id} of pump" in log
 
     # And alice goes on with a tunnel of her own.
     assert succeeded(raw(controllers["alice"], "echo well"))

@@ -21,7 +21,8 @@ from peers.event_loop import in_event_loop, until
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.reference import ReferenceDestination
 from peers.service import TunnelingService
-from tunnelproxy.hub.tunnel import ManagedTunnel, TunnelRecord, Way
+from tunnelproxy.hub.tunnel import ManagedTunnel
+from tunnelproxy.hub.tunnel_record import DataPlaneSettings, TunnelRecord
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode, Version
@@ -199,7 +200,7 @@ def test_the_hub_remembers_what_it_found(
             "us-east-1",
             tunnel.source_token,
             services=("SSH",),
-            way=Way(service.data, service.ca),
+            data_plane=DataPlaneSettings(service.data, service.ca),
         )
         with destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True):
             found = await hear_banner(ManagedTunnel(record))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a tunnel was opened: an AWS account in one region, or a tunneling service of one's own.
+"""Where a tunnel was opened: an AWS account in one region, or a self-hosted tunneling service.
 
-Two things of one name in two accounts are two devices. So everything that is about a tunnel is keyed by both.
+Two things of the same name in two accounts are two devices. So everything about a tunnel is keyed by both.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Account(NamedTuple):
     """An account in a region.
 
     Attributes:
-        account_id: twelve digits; empty where a service of one's own does not tell.
+        account_id: twelve digits; empty where a self-hosted service does not tell.
         endpoint: the URL of the control API, where that is not AWS's. A copy of a service's state, such as one that was
-            restored for tests, has the same account ID, and is another account all the same.
+            restored for tests, has the same account ID, but is a different account.
     """
 
     partition: str
@@ -31,10 +31,10 @@ class Account(NamedTuple):
 
     @classmethod
     def from_arn(cls, arn: str, endpoint: str = "") -> Account:
-        """The account that the ARN of a tunnel or thing names.
+        """The account in the ARN of a tunnel or thing.
 
         Raises:
-            ValueError: it is no ARN of AWS IoT.
+            ValueError: it is not an ARN of AWS IoT.
         """
         found = _ARN.match(arn)
         if found is None:
@@ -55,22 +55,22 @@ class Account(NamedTuple):
 
     @property
     def key(self) -> str:
-        """One word for files and requests."""
+        """Its name in files and requests: one word."""
         at = f"@{self.endpoint}" if self.endpoint else ""
         return f"{self.partition}:{self.account_id}:{self.region}{at}"
 
     def __str__(self) -> str:
-        """What messages call it, such as ``123456789012/eu-central-1``."""
+        """Its name in messages, such as ``123456789012/eu-central-1``."""
         at = f" at {self.endpoint.partition('://')[2]}" if self.endpoint else ""
         return f"{self.account_id or 'unknown account'}/{self.region}{at}"
 
 
 UNKNOWN_ACCOUNT = Account("", "", "")
-"""That of a tunnel which a hub of an earlier release left; the first caller who may describe it tells."""
+"""The account of a tunnel from an earlier release, until a caller who may describe it asks for it."""
 
 
 class TunnelKey(NamedTuple):
-    """What the hub knows a tunnel by."""
+    """The key of a tunnel in the hub."""
 
     account: Account
     thing: str

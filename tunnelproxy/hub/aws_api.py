@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control API through botocore, boto3's core: what a control process does for the hub.
+"""The control API through botocore, boto3's core: the calls that a control process makes for the hub.
 
 A control process has the environment and the working directory of one caller, so botocore finds what ``aws`` would find
-in the caller's shell: profiles, single sign-on, ``credential_process``, roles, proxies, and authorities. It resolves
-credentials for each request, as each run of ``aws`` does. Where all that they come from is files, it does so when one
-of the files has changed, for a role that is assumed costs a call.
+in the caller's shell: profiles, single sign-on, ``credential_process``, roles, proxies, and certificate authorities. It
+resolves credentials for each request, as each run of ``aws`` does. Credentials that come from files only are resolved
+again when one of the files has changed, as assuming a role costs a call.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from botocore.utils import JSONFileCache
 
 from . import aws_errors
 from .account import Account
-from .client import HubError
-from .stamps import stamp
+from .control_answers import EndStates, FoundTunnel, Identity
+from .fingerprint import fingerprint
+from .location import HubError
 from .tags import MANAGED_TAGS, OWNER_TAG
 
 __all__ = ["AwsApi"]
@@ -50,13 +51,13 @@ ATTEMPTS = 6
 DEFAULT_LIFETIME = timedelta(hours=12)
 
 CLOCKS_DIFFER = timedelta(minutes=2)
-"""By how much the service's clock may be behind this machine's: its own tells when a tunnel was opened."""
+"""By how much the service's clock, which dates its tunnels, may be behind this machine's."""
 
 STALE_SECONDS = 3.0
-"""How long credentials of a program, container or machine count as those of now."""
+"""How long credentials of a program, container or machine are used without resolving them again."""
 
 ACCOUNT_HEADER = "x-iotops-account"
-"""In which the tunneling service tells its account ID; AWS tells it by its Security Token Service."""
+"""The header with the tunneling service's account ID; AWS's is known from its Security Token Service."""
 
 _FROM_FILES = (
     "env",
@@ -67,10 +68,10 @@ _FROM_FILES = (
     "assume-role",
     "assume-role-with-web-identity",
 )
-"""What botocore calls credentials that change only where a file changes, or when they expire, which it sees to."""
+"""botocore's names of credentials that change only if a file does, or when they expire, which botocore handles."""
 
 _GIVEN = ("env", "explicit", "config-file", "shared-credentials-file")
-"""Credentials that are as they are; others somebody has issued, and may have revoked before they expire."""
+"""Static credentials; all others were issued, and may be revoked before they expire."""
 
 _MOST_PAGES = 20
 _NEAREST = 3
@@ -80,26 +81,26 @@ T = TypeVar("T")
 
 
 class _Login(NamedTuple):
-    """Credentials, region and configuration as they were found, and what they were found in."""
+    """Credentials, region and configuration, with the state of the files that they were found in."""
 
     session: Session
     credentials: Any
     region: str
-    stamps: dict[str, str]
+    fingerprints: dict[str, str]
     good_until: float
 
     @property
     def lasts(self) -> bool:
-        """Whether it stays the same as long as the files do."""
+        """Whether it stays the same until the files change."""
         return self.credentials.method in _FROM_FILES
 
     def holds(self) -> bool:
-        """Whether there is no need to look again."""
-        return (self.lasts or time.monotonic() < self.good_until) and self.stamps == _stamps(self.session)
+        """Whether it need not be resolved again."""
+        return (self.lasts or time.monotonic() < self.good_until) and self.fingerprints == _fingerprints(self.session)
 
 
 class _RoleCache(JSONFileCache):
-    """Credentials of roles, where ``aws`` keeps them: whoever has given it an MFA code need not give one here."""
+    """The cache of ``aws`` for credentials of roles: an MFA code that was entered there is not needed again here."""
 
     def __init__(self, folder: str, *, unread: bool) -> None:
         super().__init__(folder)
@@ -109,13 +110,13 @@ class _RoleCache(JSONFileCache):
         return not self._unread and super().__contains__(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        # Without a home folder that can be written, as in a container, the role is assumed once for each process.
+        # Without a writable home folder, as in a container, each process assumes the role once.
         with suppress(OSError):
             super().__setitem__(key, value)
 
 
 class AwsApi:
-    """Makes calls, as one caller.
+    """Makes calls with the credentials of one caller.
 
     Args:
         verify: whether to verify the certificate of the control API.
@@ -129,31 +130,27 @@ class AwsApi:
         self._clients: dict[tuple[object, ...], Any] = {}
         self._loader: Any = None
 
-    def identify(self, thing: str, known: Mapping[str, str]) -> dict[str, Any]:
+    def identify(self, thing: str, known: Mapping[str, str]) -> Identity:
         """The account that calls go to.
 
         Args:
-            thing: one that may be there, by which some services tell.
-            known: accounts by what :attr:`known_by` of an earlier answer was.
-
-        Returns:
-            its ``key``, and what it is ``known_by``; in ``watch`` the stamps of the files that say so; in ``lasts``
-            whether it stays so while they stay.
+            thing: one that may exist there; some services tell their account by it only.
+            known: the keys of accounts, by :attr:`.Identity.known_by`.
         """
 
-        def identify() -> dict[str, Any]:
+        def identify() -> Identity:
             login = self._log_in()
             client = self._client(TUNNELING)
             endpoint = _endpoint_of(client)
             leads_there = (login.credentials.get_frozen_credentials().access_key, login.region, endpoint)
             known_by = hashlib.sha256(json.dumps(leads_there).encode()).hexdigest()
             key = known.get(known_by) or self._ask_for_account(client, endpoint, thing).key
-            return {"key": key, "known_by": known_by, "watch": login.stamps, "lasts": login.lasts}
+            return Identity(key, known_by, watch=login.fingerprints, lasts=login.lasts)
 
         return self._made(f"find out which account {thing} is in", TUNNELING, identify)
 
-    def end_states(self, tunnel_id: str) -> dict[str, Any]:
-        """What DescribeTunnel says of a tunnel: ``tunnel`` (``GONE`` where there is none), the ends, ARN and owner."""
+    def end_states(self, tunnel_id: str) -> EndStates:
+        """What DescribeTunnel says of a tunnel."""
 
         def describe() -> dict[str, Any] | None:
             client = self._client(TUNNELING)
@@ -165,29 +162,29 @@ class AwsApi:
 
         tunnel = self._made(f"describe tunnel {tunnel_id}", TUNNELING, describe)
         if tunnel is None:
-            return {"tunnel": "GONE"}
-        return {
-            "tunnel": tunnel.get("status", ""),
-            "destination": _end_state(tunnel, "destination"),
-            "arn": tunnel.get("tunnelArn", ""),
-            "owner": _tags(tunnel).get(OWNER_TAG, ""),
-        }
+            return EndStates(tunnel="GONE")
+        return EndStates(
+            tunnel=tunnel.get("status", ""),
+            destination=_end_state(tunnel, "destination"),
+            arn=tunnel.get("tunnelArn", ""),
+            owner=_tags(tunnel).get(OWNER_TAG, ""),
+        )
 
     def take(
         self, thing: str, service: str, life: float, owner: str, *, take_over: bool, held: Sequence[str]
-    ) -> dict[str, Any] | None:
+    ) -> FoundTunnel | None:
         """Find an open tunnel of a thing that carries a service, and rotate its source token; None if there is none.
 
-        Of several, one whose destination is connected, then one's own, then the newest, is taken.
+        Of several, it prefers one whose destination is connected, then one of the same owner, then the newest.
 
         Args:
-            life: seconds that the tunnel must have left.
-            owner: only one of this owner's is taken.
-            take_over: take anybody's that the collection opened; it is the owner's from then on.
-            held: the IDs of tunnels that the hub holds, which are left to it.
+            life: seconds before the tunnel may expire.
+            owner: find only tunnels of this owner.
+            take_over: find tunnels of any owner that the collection opened, and make the one that is found the owner's.
+            held: the IDs of tunnels that the hub holds, which are skipped.
         """
 
-        def take() -> dict[str, Any] | None:
+        def take() -> FoundTunnel | None:
             client = self._client(TUNNELING)
             found = [
                 tunnel
@@ -204,7 +201,7 @@ class AwsApi:
 
         return self._made(f"find the tunnels of {thing}", TUNNELING, take)
 
-    def open(self, thing: str, services: Sequence[str], owner: str) -> dict[str, Any]:
+    def open(self, thing: str, services: Sequence[str], owner: str) -> FoundTunnel:
         """Open a tunnel to a thing (OpenTunnel; AWS charges for it)."""
         purpose, began = f"open a tunnel to {thing}", datetime.now().astimezone()
         tags = {**MANAGED_TAGS, OWNER_TAG: owner}
@@ -217,12 +214,12 @@ class AwsApi:
         except HubError as error:
             if error.code != "control-api":
                 raise
-            # It may have been opened, and only its answer be lost.
+            # It may have been opened, and only the answer lost.
             found = self._made(purpose, TUNNELING, lambda: self._opened_since(thing, owner, began))
             if found is None:
                 raise
             return found
-        # All that DescribeTunnel would say: should it be refused, a tunnel that was paid for would be lost.
+        # Without DescribeTunnel: if that were refused, a tunnel that was paid for would be lost.
         tunnel = {
             "tunnelId": opened["tunnelId"],
             "tunnelArn": opened["tunnelArn"],
@@ -233,7 +230,7 @@ class AwsApi:
         return _found(self._client(TUNNELING), tunnel, opened["sourceAccessToken"])
 
     def _open_once(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Call OpenTunnel, and again only where it was throttled: with no answer it may have been carried out."""
+        """Call OpenTunnel, and retry it only if it was throttled: without an answer, it may have been carried out."""
         client = self._client(TUNNELING, repeats=False)
         for attempt in range(ATTEMPTS - 1):
             try:
@@ -245,20 +242,20 @@ class AwsApi:
                 time.sleep(random.uniform(0.5, 2.0) * 2**attempt)  # noqa: S311  who comes when, not a secret
         return dict(client.open_tunnel(**request))
 
-    def _opened_since(self, thing: str, owner: str, began: datetime) -> dict[str, Any] | None:
-        """The tunnel of an owner that has been opened since, with a new token."""
+    def _opened_since(self, thing: str, owner: str, began: datetime) -> FoundTunnel | None:
+        """The tunnel that an owner has opened since a time, with a new token."""
         client = self._client(TUNNELING)
         for tunnel in _open_tunnels(client, thing):
             if _owner(tunnel) == owner and tunnel["createdAt"] >= began - CLOCKS_DIFFER:
                 if _end_state(tunnel, "source") == "connected":
-                    continue  # somebody else's who has the same name
+                    continue  # of another user of the same owner name
                 return _taken(client, tunnel, owner)
         return None
 
     def check_registered(self, thing: str) -> None:
-        """Raise HubError where the registry does not know a thing, with the names that are most like it.
+        """Raise HubError where the registry does not know a thing, with the most similar names.
 
-        Where the caller may not ask the registry, nothing is known, and nothing is raised.
+        Nothing is raised where the caller may not ask the registry.
         """
         try:
             self._made(
@@ -281,12 +278,12 @@ class AwsApi:
         )
 
     def call(self, api: str, operation: str, parameters: dict[str, Any], purpose: str) -> dict[str, Any]:
-        """Make one call, whichever.
+        """Make any one call.
 
         Args:
             api: botocore's name of it: ``iotsecuretunneling`` or ``iot``.
             operation: the method of botocore's client.
-            purpose: what for, in words that follow "Could not".
+            purpose: what the call is for, in words that follow "Could not".
         """
         answer = self._made(purpose, api, lambda: self._answer(api, operation, parameters))
         answer.pop("ResponseMetadata", None)
@@ -299,7 +296,7 @@ class AwsApi:
         return answer
 
     def _registered(self) -> list[str]:
-        """The names in the registry, as many as are soon read."""
+        """The names in the registry, up to a limit."""
         names: list[str] = []
         request: dict[str, Any] = {}
         try:
@@ -315,7 +312,7 @@ class AwsApi:
         return names
 
     def _made(self, purpose: str, api: str, call: Callable[[], T]) -> T:
-        """Make a call, and once more with new credentials where those that somebody had issued are refused."""
+        """Make a call, and retry it once with new credentials where issued ones are refused."""
         try:
             with self._explained(purpose, api):
                 return call()
@@ -330,7 +327,7 @@ class AwsApi:
 
     @contextmanager
     def _explained(self, purpose: str, api: str) -> Iterator[None]:
-        """Make sentences of botocore's errors."""
+        """Turn botocore's errors into sentences."""
         try:
             yield
         except HubError:
@@ -361,31 +358,31 @@ class AwsApi:
         roles = session.get_component("credential_provider").get_provider("assume-role")
         roles.cache = _RoleCache(os.path.expanduser("~/.aws/cli/cache"), unread=self._issue_afresh)
         self._issue_afresh = False
-        began, stamps = time.monotonic(), _stamps(session)
+        began, fingerprints = time.monotonic(), _fingerprints(session)
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
         credentials.get_frozen_credentials()
         now = time.monotonic()
-        # Only the command line reads AWS_REGION, not botocore.
+        # botocore does not read AWS_REGION; the aws command line does.
         region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
         if not region:
             raise NoRegionError
-        # What takes long to get is kept longer, so that not each request takes as long.
-        return _Login(session, credentials, region, stamps, now + max(STALE_SECONDS, 3 * (now - began)))
+        # Credentials that take long to get are kept longer, so that not each request takes as long.
+        return _Login(session, credentials, region, fingerprints, now + max(STALE_SECONDS, 3 * (now - began)))
 
     def _client(self, api: str, *, repeats: bool = True) -> Any:
-        """A client for the credentials of now; making one takes longer than asking it.
+        """A client with the present credentials. Clients are kept: making one takes longer than a call.
 
         Args:
-            repeats: whether it may make a call again that has had no answer.
+            repeats: whether it may retry a call that had no answer.
         """
         login = self._log_in()
         frozen = login.credentials.get_frozen_credentials()
         key = (api, repeats, frozen, login.region, repr(login.session.full_config))
         with self._lock:
             if key not in self._clients:
-                # Those of credentials that were replaced go, once there are some.
+                # Drop the clients of credentials that were replaced.
                 self._clients = {known: client for known, client in self._clients.items() if known[2:] == key[2:]}
                 self._clients[key] = self._make_client(api, login, repeats=repeats)
             return self._clients[key]
@@ -410,7 +407,7 @@ class AwsApi:
         )
 
     def _registry_endpoint(self, login: _Login) -> str | None:
-        """The tunneling service answers for its registry too: its keys are never sent to AWS's."""
+        """The self-hosted service has a registry, too: its keys are never sent to AWS's."""
         if os.environ.get(_ENDPOINT_VARIABLES[REGISTRY]) or os.environ.get("AWS_ENDPOINT_URL"):
             return None
         tunneling = login.session.create_client(TUNNELING, region_name=login.region)
@@ -427,7 +424,7 @@ class AwsApi:
                 return Account(arn.split(":")[1], arn.split(":")[4], login.region)
             except ClientError:
                 raise
-            except Exception as error:  # a network that lets nothing through but what tunnels need
+            except Exception as error:  # a network that blocks everything but what tunnels need
                 log.info("the Security Token Service does not say which account this is: %s", type(error).__name__)
         listed = client.list_tunnels(maxResults=1)
         headers = listed["ResponseMetadata"].get("HTTPHeaders", {})
@@ -447,7 +444,7 @@ _ENDPOINT_VARIABLES = {TUNNELING: "AWS_ENDPOINT_URL_IOTSECURETUNNELING", REGISTR
 
 
 def _endpoint_of(client: Any) -> str:
-    """The URL that a client calls; empty for AWS's own."""
+    """The URL that a client calls; empty for AWS's own endpoints."""
     found = urlsplit(client.meta.endpoint_url)
     host = found.hostname or ""
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
@@ -455,8 +452,8 @@ def _endpoint_of(client: Any) -> str:
     return f"{found.scheme}://{found.netloc}".lower()
 
 
-def _stamps(session: Session) -> dict[str, str]:
-    """What tells that one of the files in which credentials are found has changed."""
+def _fingerprints(session: Session) -> dict[str, str]:
+    """The fingerprints of the files in which credentials are found."""
     paths = [
         session.get_config_variable("config_file"),
         session.get_config_variable("credentials_file"),
@@ -466,10 +463,10 @@ def _stamps(session: Session) -> dict[str, str]:
     ]
     scoped = _scoped_config(session)
     paths.append(scoped.get("web_identity_token_file"))
-    # A script that prints credentials, and what it is given.
+    # A script that prints credentials, and its arguments.
     paths += shlex.split(scoped.get("credential_process", ""))
     full = (os.path.abspath(os.path.expanduser(path)) for path in paths if path)
-    return {path: stamp(path) for path in full}
+    return {path: fingerprint(path) for path in full}
 
 
 def _scoped_config(session: Session) -> Mapping[str, Any]:
@@ -496,26 +493,27 @@ def _open_tunnels(client: Any, thing: str) -> Iterator[dict[str, Any]]:
         request["nextToken"] = page["nextToken"]
 
 
-def _found(client: Any, tunnel: Mapping[str, Any], source_token: str) -> dict[str, Any]:
-    return {
-        "tunnel_id": tunnel["tunnelId"],
-        "arn": tunnel["tunnelArn"],
-        "region": client.meta.region_name,
-        "services": _services(tunnel),
-        "expires_at": _expiry(tunnel),
-        "source_token": source_token,
-    }
+def _found(client: Any, tunnel: Mapping[str, Any], source_token: str, *, taken_from: str = "") -> FoundTunnel:
+    return FoundTunnel(
+        tunnel_id=tunnel["tunnelId"],
+        arn=tunnel["tunnelArn"],
+        region=client.meta.region_name,
+        services=tuple(_services(tunnel)),
+        expires_at=_expiry(tunnel),
+        source_token=source_token,
+        taken_from=taken_from,
+    )
 
 
-def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Rotate the source token of a tunnel; it is the owner's from then on."""
+def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> FoundTunnel:
+    """Rotate the source token of a tunnel, and make it the owner's."""
     before = _owner(tunnel)
 
     def tag(name: str) -> None:
         client.tag_resource(resourceArn=tunnel["tunnelArn"], tags=[{"key": OWNER_TAG, "value": name}])
 
     if before != owner:
-        # First, so that whoever loses the tunnel is told by whom.
+        # First, so that the previous owner is told who took it over.
         tag(owner)
     try:
         rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")
@@ -524,7 +522,7 @@ def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> dict[str, Any]
             tag(before)
         raise
     taken_from = (before or "nobody") if before != owner else ""
-    return {**_found(client, tunnel, rotated["sourceAccessToken"]), "taken_from": taken_from}
+    return _found(client, tunnel, rotated["sourceAccessToken"], taken_from=taken_from)
 
 
 def _owner(tunnel: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control processes that the hub starts: one for each distinct environment of those who ask it for something.
+"""The control processes that the hub starts: one for each distinct environment of its callers.
 
-So a control call sees exactly what ``aws`` would see in the caller's shell, nothing of an earlier caller stays, and
-botocore, which takes 20 MB, is not in the hub. They end when nobody has needed them for a minute, and with the hub.
+So a control call sees exactly what ``aws`` would see in the caller's shell, nothing of an earlier caller remains, and
+botocore, which takes 20 MB, is not loaded in the hub. A process ends when it was not used for a minute, and with the
+hub.
 """
 
 from __future__ import annotations
@@ -18,153 +19,121 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 from ..net.background_tasks import spawn
 from .account import Account
-from .client import HubError
+from .control_answers import EndStates, FoundTunnel, Identity
+from .fingerprint import fingerprint
 from .known_accounts import KnownAccounts
-from .stamps import stamp
+from .location import HubError
+from .tunnel_record import DataPlaneSettings
+from .wire import Caller
 
-__all__ = ["CallerControl", "Callers", "EndStates", "FoundTunnel"]
+__all__ = ["CallerControl", "Callers"]
 
 log = logging.getLogger(__name__)
 
 MOST_PROCESSES = 10
-"""Each takes 50 MB. Callers beyond these wait until one has its answer, and takes the place of the longest unused."""
+"""Each takes 50 MB. Further callers wait until one has answered, and replace the one that was unused for longest."""
 
 IDLE_SECONDS = 60.0
 ASK_SECONDS = 30.0
-"""How long to wait for the state of a tunnel's ends; a program that gives credentials may take most of it."""
+"""How long to wait for the state of a tunnel's ends; a program that provides credentials may take most of it."""
 
 CALL_SECONDS = 120.0
-"""AWS throttles calls, and the waits before they are made again count."""
+"""AWS throttles calls, and the pauses before retries count."""
 
 STALE_SECONDS = 1.0
-"""How long credentials of a program, container or machine are taken for those of the same account without asking."""
+"""How long credentials of a program, container or machine are assumed to be of the same account without asking."""
 
 ENDING_SECONDS = 1.0
 
 _ONLY_READS = ("identify", "end_states", "check_registered")
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _LAST_LINES = 5
-# They differ from shell to shell and run to run, and tell nothing.
-_OF_NO_ACCOUNT = ("_", "OLDPWD", "SHLVL")
+# They differ between shells and runs, and do not affect a control call.
+_IRRELEVANT_VARIABLES = ("_", "OLDPWD", "SHLVL")
 _PACKAGE = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class EndStates:
-    """What DescribeTunnel says of a tunnel.
-
-    Attributes:
-        tunnel: ``OPEN``, ``CLOSED``, ``GONE`` where the service does not know it, or empty where nobody could say.
-        destination: ``connected``, ``disconnected``, or ``unknown``.
-        owner: who opened it, or took it over.
-    """
-
-    tunnel: str = ""
-    destination: str = "unknown"
-    arn: str = ""
-    owner: str = ""
-
-
-@dataclass(frozen=True)
-class FoundTunnel:
-    """An open tunnel, with a source token that nobody has used.
-
-    Attributes:
-        expires_at: when its life ends, in seconds since the epoch.
-        taken_from: the owner that it had, if that was another.
-    """
-
-    tunnel_id: str
-    arn: str
-    region: str
-    services: tuple[str, ...]
-    expires_at: float | None
-    source_token: str = field(repr=False)
-    taken_from: str = ""
-
-    @classmethod
-    def from_answer(cls, answer: Mapping[str, Any]) -> FoundTunnel:
-        return cls(**{**answer, "services": tuple(answer["services"])})
 
 
 @dataclass
 class _Known:
-    """The account that a caller's calls go to, and what says that it is still so."""
+    """The account that a caller's calls go to.
+
+    Attributes:
+        at: when it was asked for, by the monotonic clock.
+    """
 
     account: Account
-    watch: Mapping[str, str]
-    lasts: bool
+    identity: Identity
     at: float
 
     def holds(self) -> bool:
-        if not self.lasts and time.monotonic() >= self.at + STALE_SECONDS:
+        """Whether there is no need to ask again."""
+        if not self.identity.lasts and time.monotonic() >= self.at + STALE_SECONDS:
             return False
-        return all(stamp(path) == before for path, before in self.watch.items())
+        return all(fingerprint(path) == before for path, before in self.identity.watch.items())
 
 
 class Callers:
-    """Who has asked, by what their control calls are to see.
+    """The hub's callers, by the environment of their control calls.
 
     Args:
-        known: which accounts access keys are of.
+        known: the accounts of access keys.
     """
 
     def __init__(self, known: KnownAccounts) -> None:
         self._known = known
         self._callers: dict[str, CallerControl] = {}
-        self._places = asyncio.Semaphore(MOST_PROCESSES)
+        self._slots = asyncio.Semaphore(MOST_PROCESSES)
         self._waiting = 0
         self._ending: set[asyncio.Task[None]] = set()
 
-    def of(self, described: Mapping[str, Any]) -> CallerControl:
-        """The one whom a request describes; see :class:`~.client.Caller`."""
-        kept = {name: value for name, value in described["environment"].items() if name not in _OF_NO_ACCOUNT}
-        directory = described["directory"]
+    def of(self, caller: Caller) -> CallerControl:
+        """The control API as a caller reaches it; the same object for the same environment."""
+        kept = {name: value for name, value in caller.environment.items() if name not in _IRRELEVANT_VARIABLES}
         told = json.dumps(
-            [sorted(kept.items()), directory, _identity(directory), described["python"], described["verify"]]
+            [sorted(kept.items()), caller.directory, _identity(caller.directory), caller.python, caller.verify]
         )
         digest = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
         if digest not in self._callers:
-            self._callers[digest] = CallerControl(described, self._known, self)
+            self._callers[digest] = CallerControl(caller, self._known, self)
         return self._callers[digest]
 
-    async def start(self, python: str, caller: CallerControl, *, verify: bool) -> _Process:
+    async def start(self, control: CallerControl) -> _Process:
         """Start a process, once one more may run.
 
         Raises:
             OSError: it cannot be started.
-            ValueError: the environment is none that a process can have.
+            ValueError: a process cannot have this environment.
         """
         self._waiting += 1
         try:
-            if self._places.locked():
+            if self._slots.locked():
                 unused = [each for each in self._callers.values() if each.running and each.idle_for(0.0)]
                 if unused:
                     self.end(max(unused, key=lambda each: each.unused_seconds))
-            await self._places.acquire()
+            await self._slots.acquire()
         finally:
             self._waiting -= 1
         try:
-            process = await _Process.start(python, caller.environment, caller.directory, verify)
+            process = await _Process.start(control.caller)
         except BaseException:
-            self._places.release()
+            self._slots.release()
             raise
-        process.when_gone(self._places.release)
+        process.when_gone(self._slots.release)
         return process
 
     def answered(self, caller: CallerControl) -> None:
-        """Someone has an answer: whoever waits for a place may have this one's."""
+        """A caller has its answer: if another waits for a free slot, it gets this one."""
         if self._waiting and caller.running and caller.idle_for(0.0):
             self.end(caller)
 
     def end(self, caller: CallerControl) -> None:
-        """Have the process of a caller end, if there is one."""
+        """End the process of a caller, if there is one."""
         process = caller.let_go()
         if process is not None:
             ending = spawn("ending a control process", process.stop())
@@ -172,7 +141,7 @@ class Callers:
             ending.add_done_callback(self._ending.discard)
 
     def tidy(self, in_use: Sequence[CallerControl]) -> None:
-        """End the processes that nobody needs, and forget callers who have no tunnel."""
+        """End the processes that are not used, and forget callers without a tunnel."""
         for digest, caller in list(self._callers.items()):
             if caller.idle_for(IDLE_SECONDS):
                 self.end(caller)
@@ -190,13 +159,10 @@ class Callers:
 class CallerControl:
     """The control API as one caller reaches it."""
 
-    def __init__(self, described: Mapping[str, Any], accounts: KnownAccounts, callers: Callers) -> None:
+    def __init__(self, caller: Caller, accounts: KnownAccounts, callers: Callers) -> None:
+        self.caller = caller
         self._accounts = accounts
         self._callers = callers
-        self.environment: Mapping[str, str] = described["environment"]
-        self.directory: str = described["directory"]
-        self._python: str = described["python"]
-        self._verify: bool = described["verify"]
         self._process: _Process | None = None
         self._starting = asyncio.Lock()
         self._identifying = asyncio.Lock()
@@ -204,8 +170,13 @@ class CallerControl:
         self._last_used = time.monotonic()
         self._asking = 0
 
+    @property
+    def data_plane(self) -> DataPlaneSettings:
+        """How the caller reaches the data plane."""
+        return DataPlaneSettings.from_environment(self.caller.environment, self.caller.directory)
+
     async def account(self, thing: str) -> Account:
-        """The account that calls go to, asked for anew where files have changed that it may depend on.
+        """The account that calls go to. It is asked for again where files have changed that it may depend on.
 
         Raises:
             HubError: it cannot be found out: credentials are missing, or refused.
@@ -213,19 +184,20 @@ class CallerControl:
         async with self._identifying:
             if self._known is None or not self._known.holds():
                 answer = await self._ask("identify", CALL_SECONDS, thing=thing, known=dict(self._accounts))
-                account = Account.from_key(answer["key"])
+                identity = Identity(**answer)
+                account = Account.from_key(identity.key)
                 if account.account_id:
-                    self._accounts.learn(answer["known_by"], account.key)
-                self._known = _Known(account, answer["watch"], answer["lasts"], time.monotonic())
+                    self._accounts.learn(identity.known_by, account.key)
+                self._known = _Known(account, identity, time.monotonic())
             return self._known.account
 
     def learn(self, account: Account) -> None:
-        """Take the word of an ARN for what the service did not tell before."""
+        """Note the account from an ARN, where the service did not tell it before."""
         if self._known is not None:
             self._known.account = account
 
     async def end_states(self, tunnel_id: str) -> EndStates:
-        """The state of a tunnel's ends; nothing is known where there is no answer in time."""
+        """The state of a tunnel's ends; unknown where there is no answer in time."""
         try:
             return EndStates(**await self._ask("end_states", ASK_SECONDS, tunnel_id=tunnel_id))
         except HubError as error:
@@ -250,7 +222,7 @@ class CallerControl:
             take_over=take_over,
             held=list(held),
         )
-        return None if found is None else FoundTunnel.from_answer(found)
+        return None if found is None else FoundTunnel.from_json(found)
 
     async def open(self, thing: str, services: Sequence[str], owner: str) -> FoundTunnel:
         """Open a tunnel to a thing (OpenTunnel; AWS charges for it).
@@ -258,16 +230,16 @@ class CallerControl:
         Raises:
             HubError: the control API does not do it.
         """
-        return FoundTunnel.from_answer(
+        return FoundTunnel.from_json(
             await self._ask("open", CALL_SECONDS, thing=thing, services=list(services), owner=owner)
         )
 
     async def check_registered(self, thing: str) -> None:
-        """Raise HubError where the registry says that there is no such thing."""
+        """Raise HubError where the registry has no such thing."""
         await self._ask("check_registered", CALL_SECONDS, thing=thing)
 
     async def call(self, api: str, operation: str, parameters: Mapping[str, Any], purpose: str) -> dict[str, Any]:
-        """Make one call, whichever; see :meth:`.aws_api.AwsApi.call`."""
+        """Make any one call; see :meth:`.aws_api.AwsApi.call`."""
         answer: dict[str, Any] = await self._ask(
             "call", CALL_SECONDS, api=api, operation=operation, parameters=dict(parameters), purpose=purpose
         )
@@ -280,15 +252,15 @@ class CallerControl:
 
     @property
     def unused_seconds(self) -> float:
-        """How long nobody has needed it."""
+        """How long it has not been used."""
         return time.monotonic() - self._last_used
 
     def idle_for(self, seconds: float) -> bool:
-        """Whether nobody has needed it for so long, and nobody waits for an answer."""
+        """Whether it has not been used for that long, and nobody waits for an answer."""
         return self._asking == 0 and self.unused_seconds >= seconds
 
     def let_go(self) -> _Process | None:
-        """Give the process up, for somebody to end it."""
+        """Give up the process, for the caller of this to end it."""
         process, self._process = self._process, None
         return process
 
@@ -301,7 +273,7 @@ class CallerControl:
             raise HubError(f"the control API gave no answer within {seconds:.0f} s", code="control-api") from None
         except OSError as error:
             raise HubError(
-                f"the control process cannot be started with {self._python}: {error.strerror}", code="hub-failed"
+                f"the control process cannot be started with {self.caller.python}: {error.strerror}", code="hub-failed"
             ) from None
         except ValueError as error:
             raise HubError(
@@ -324,7 +296,7 @@ class CallerControl:
     async def _running_process(self) -> _Process:
         async with self._starting:
             if self._process is None or not self._process.alive:
-                self._process = await self._callers.start(self._python, self, verify=self._verify)
+                self._process = await self._callers.start(self)
             return self._process
 
 
@@ -340,22 +312,22 @@ class _Process:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
-        # Where it fails, the process has ended for those who ask it, and the next request starts another.
+        # If it fails, the process counts as ended, and the next request starts another.
         self._reading = spawn("reading a control process's answers", self._read())
         self._listening = spawn("reading a control process's messages", self._listen())
 
     @classmethod
-    async def start(cls, python: str, environment: Mapping[str, str], directory: str, verify: bool) -> _Process:
-        command = [python, str(_PACKAGE), "hub", "control", *([] if verify else ["--no-verify"])]
+    async def start(cls, caller: Caller) -> _Process:
+        command = [caller.python, str(_PACKAGE), "hub", "control", *([] if caller.verify else ["--no-verify"])]
         return cls(
             await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env=dict(environment),
-                cwd=_existing(directory),
-                # No terminal to ask for a password on, and no signal of the hub's.
+                env=dict(caller.environment),
+                cwd=_existing(caller.directory),
+                # Without a terminal to ask for a password, and without the hub's signals.
                 start_new_session=True,
                 limit=_LONGEST_ANSWER,
             )
@@ -381,11 +353,11 @@ class _Process:
             del self._waiting[number]
 
     def when_gone(self, call: Callable[[], None]) -> None:
-        """Have something called once it has ended."""
+        """Call a function when it has ended."""
         self._reading.add_done_callback(lambda _: call())
 
     async def stop(self) -> None:
-        """End it, and what it has started: a program that gives credentials may hang."""
+        """End it and what it has started: a program that provides credentials may hang."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         if not self._waiting:
@@ -393,7 +365,7 @@ class _Process:
         # It has a session, and so a process group, of its own.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        # What it has started in a session of its own may have its standard error for ever.
+        # A program that it started in another session may keep its standard error open forever.
         await asyncio.wait({self._reading, self._listening}, timeout=ENDING_SECONDS)
         self._listening.cancel()
 
@@ -403,10 +375,10 @@ class _Process:
             while line := await self._process.stdout.readline():
                 self._hand_over(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError):
-            log.warning("a control process answers with something that is no answer")
+            log.warning("a control process answers with something that is not an answer")
             self._process.kill()
         finally:
-            # Up to Python 3.12, that waits for its standard error, too, which what it has started may have for ever.
+            # Up to Python 3.12, this waits for its standard error, too, which another program may keep open forever.
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._process.wait(), ENDING_SECONDS)
             for future in self._waiting.values():
@@ -436,7 +408,7 @@ class _Process:
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
-    """The next line; of one that is too long, something else, for the process must not wait until it is read."""
+    """The next line; a placeholder for one that is too long, as the process must not block on writing it."""
     try:
         return await stream.readline()
     except ValueError:
@@ -444,12 +416,12 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _existing(directory: str) -> str:
-    """The directory, or the root where it is gone, or where this user may not be."""
+    """The directory, or the root where it does not exist or may not be entered."""
     return directory if os.path.isdir(directory) and os.access(directory, os.X_OK) else "/"
 
 
 def _identity(path: str) -> list[int]:
-    """What tells a directory from one of the same path that was made later."""
+    """What distinguishes a directory from a later one with the same path."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control process: makes the control API's calls that the hub asks for, with the environment of one caller.
+"""A control process: makes calls of the control API for the hub, with the environment of one caller.
 
-Requests come on standard input and answers go to standard output, a line of JSON each, in any order. It ends with
-standard input, and so with the hub.
+Requests arrive on standard input and answers go to standard output, one line of JSON each, in any order. The process
+ends with its standard input, and so with the hub.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Callable, TextIO
 
-from .client import HubError
+from .control_answers import EndStates, FoundTunnel, Identity
+from .location import HubError
 
 __all__ = ["serve"]
 
@@ -41,7 +42,7 @@ def serve(*, verify: bool) -> None:
             text = json.dumps({"id": request["id"], "result": result}, default=_plain)
         except HubError as error:
             text = json.dumps({"id": request["id"], "error": error.message, "code": error.code})
-        except Exception as error:  # a fault of ours must not look like the device's silence
+        except Exception as error:  # a bug here must not look like a device that is silent
             log.exception("%s failed", request["op"])
             words = f"{request['op']} failed with {type(error).__name__}"
             text = json.dumps({"id": request["id"], "error": words, "code": "control-api"})
@@ -55,10 +56,10 @@ def serve(*, verify: bool) -> None:
 
 
 def _take_standard_streams() -> tuple[TextIO, TextIO]:
-    """Keep standard input and output from others.
+    """Reserve standard input and output for requests and answers.
 
-    What a ``credential_process`` prints is no answer; and a program that asks for a password, or botocore for an MFA
-    code, finds the end of its input.
+    What a ``credential_process`` prints must not be taken for an answer; and a program that asks for a password, or
+    botocore when it asks for an MFA code, must find the end of its input.
     """
     requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -69,7 +70,7 @@ def _take_standard_streams() -> tuple[TextIO, TextIO]:
 
 
 def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
-    """What finds the method of an operation."""
+    """A function that returns the method of an operation."""
     try:
         from .aws_api import AwsApi
     except ImportError as error:
@@ -95,7 +96,9 @@ def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
 
 
 def _plain(value: object) -> Any:
-    """What JSON has no form for: times become ISO 8601, and the rest is left to be seen."""
+    """What JSON has no form for: times become ISO 8601, data classes objects."""
+    if isinstance(value, (EndStates, FoundTunnel, Identity)):
+        return vars(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of the hub's: a value in JSON on each line, replaced whole, for this user alone."""
+"""The hub's files: one JSON value a line, replaced as a whole, readable by this user alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..files import replace_file
-from .client import cannot_write
+from .location import cannot_write
 
-__all__ = ["KeptFile", "read", "replace"]
+__all__ = ["JsonLinesFile", "read", "replace"]
 
 log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> list[Any]:
-    """The values of a file; none where it is not there, and without lines that cannot be read."""
+    """The values of a file; none where it does not exist. Lines that cannot be read are skipped."""
     values = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -31,41 +31,41 @@ def read(path: Path) -> list[Any]:
         try:
             values.append(json.loads(line))
         except ValueError:
-            log.warning("a line of %s cannot be read, and is left out", path)
+            log.warning("a line of %s cannot be read, and is skipped", path)
     return values
 
 
 def replace(path: Path, lines: Iterable[str]) -> None:
-    """Replace the file whole, so that a crash or a full disk leaves either the old or the new one.
+    """Replace the file atomically: a crash or a full disk leaves either the old or the new one.
 
     Args:
         lines: the values, as JSON.
 
     Raises:
-        OSError: it cannot be written; it names the file.
+        OSError: it cannot be written; the error names the file.
     """
-    # One by one: a text of all of them, a little longer each time, leaves holes in the memory that nothing fills.
+    # Line by line: one string of all lines, a little longer each time, fragments the memory.
     replace_file(path, (f"{line}\n".encode() for line in lines))
 
 
-class KeptFile:
-    """A file that is to hold what this process knows: where it cannot be written, it is as soon as it can.
+class JsonLinesFile:
+    """A file that mirrors what this process knows. If it cannot be written, that is retried until it succeeds.
 
-    A full disk must not keep an operator from a device, or lose what was opened: what is known stays in memory.
+    A full disk must not keep an operator from a device, or lose what was opened: the values stay in memory.
 
     Args:
-        path: the file; its folder is made if it is not there.
-        lines: gives what it is to hold, as JSON.
+        path: the file; its folder is created if it does not exist.
+        lines: returns the file's lines, as JSON.
     """
 
     def __init__(self, path: Path, lines: Callable[[], Iterable[str]]) -> None:
         self.path = path
         self.error: OSError | None = None
-        """Why it does not hold what it should."""
+        """Why the file is out of date; None where it is not."""
         self._lines = lines
 
     def save(self) -> None:
-        """Write it. A failure is logged, once for each cause, and :meth:`try_again` makes up for it."""
+        """Write it. A failure is logged, once for each cause, and left to :meth:`retry`."""
         before, self.error = self.error, None
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class KeptFile:
             if before is not None:
                 log.info("%s can be written again", self.path)
 
-    def try_again(self) -> None:
-        """Write it, if it could not be written the last time."""
+    def retry(self) -> None:
+        """Write it, if the last attempt failed."""
         if self.error is not None:
             self.save()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which account an access key is of: an access key never moves to another.
+"""The account of each access key; a key never moves to another account.
 
-The hub remembers, in a file, so that it asks once for each key: the next hub finds the tunnels of the one before also
+The hub keeps them in a file, so that it asks once for each key: the next hub finds the tunnels of the previous one even
 while the control API cannot be reached.
 """
 
@@ -26,7 +26,7 @@ class KnownAccounts(Mapping[str, str]):
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = json_lines.KeptFile(path, self._lines)
+        self.file = json_lines.JsonLinesFile(path, self._lines)
         self._known: dict[str, str] = {
             str(value[0]): str(value[1])
             for value in json_lines.read(path)
@@ -43,7 +43,7 @@ class KnownAccounts(Mapping[str, str]):
         return len(self._known)
 
     def learn(self, digest: str, account: str) -> None:
-        """Remember an account."""
+        """Note an account, and save it."""
         if self._known.get(digest) == account:
             return
         self._known[digest] = account

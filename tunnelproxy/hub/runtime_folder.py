@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the hub is found: its folder, with the lock of the only hub there and the socket that it listens on.
+"""The folder in which callers find the hub, with its lock and the socket that it listens on.
 
-Any of these may go while the hub runs: somebody tidies up, or systemd removes ``/run/user/UID`` as its user logs out.
-What is gone is made again, before long, so that callers find this hub and start no other.
+Any of these may disappear while the hub runs: somebody cleans up, or systemd removes ``/run/user/UID`` when the user
+logs out. The hub soon creates again what is missing, so that callers find it and start no other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, Callable
 
 from ..net.accept_loop import accept_connections
 from ..net.background_tasks import supervise
-from .client import LISTEN_SECONDS, LOCK_NAME, SOCKET_NAME, HubError, cannot_write, directory
+from .location import LOCK_NAME, SOCKET_NAME, HubError, cannot_write, directory
+from .wire import LISTEN_SECONDS
 
 __all__ = ["AlreadyRunningError", "ReplacedError", "RuntimeFolder"]
 
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 LOCK_POLL_SECONDS = 0.1
 ENDING_SECONDS = 0.5
-"""How long a hub that still answers may be one that has just been told to end."""
+"""How long a hub that still answers may be one that was just told to stop."""
 
-LOOKS = 5
-LOOK_SECONDS = 0.01
+LOCK_TRIES = 5
+LOCK_TRY_SECONDS = 0.01
 
 Identity = tuple[int, int]
 
@@ -48,37 +49,37 @@ class AlreadyRunningError(Exception):
 
 
 class ReplacedError(Exception):
-    """The folder went, and another hub was started before this one noticed: it has :attr:`RuntimeFolder.folder` now."""
+    """The folder disappeared, and another hub, started before this one noticed, has :attr:`RuntimeFolder.path` now."""
 
 
 class RuntimeFolder:
-    """The folder of the hub that this process is.
+    """The folder of this process, which is the hub.
 
     Args:
-        admit: is given each connection to the socket.
+        admit: called with each connection to the socket.
     """
 
     def __init__(self, admit: Callable[[socket.socket, Any], None]) -> None:
-        self.folder = Path(directory())
+        self.path = Path(directory())
         self._admit = admit
-        self._lock = _opened(self.folder / LOCK_NAME)
+        self._lock = _open_lock(self.path / LOCK_NAME)
         self._listens_at: Identity | None = None
         self._accepting: asyncio.Task[None] | None = None
 
     async def take(self) -> None:
-        """Become the only hub here. One that ends holds its lock a little longer than it listens.
+        """Become the only hub here. A hub that ends holds its lock a little longer than it listens.
 
         Raises:
-            AlreadyRunningError: another process is.
+            AlreadyRunningError: another process is the hub.
         """
         since = time.monotonic()
         told = False
-        while not _taken(self._lock):
+        while not _take(self._lock):
             if not told:
                 log.info("waiting for another hub to end")
                 told = True
             waited = time.monotonic() - since
-            if waited > ENDING_SECONDS and _answers(self.folder / SOCKET_NAME):
+            if waited > ENDING_SECONDS and _answers(self.path / SOCKET_NAME):
                 raise AlreadyRunningError(answers=True)
             if waited > LISTEN_SECONDS:
                 raise AlreadyRunningError(answers=False)
@@ -86,12 +87,12 @@ class RuntimeFolder:
         _sign(self._lock)
 
     def listen(self) -> None:
-        """Listen on the socket, in place of whatever was there.
+        """Listen on the socket, replacing whatever file was there.
 
         Raises:
-            OSError: that is not possible; it names the socket.
+            OSError: that is not possible; the error names the socket.
         """
-        path = self.folder / SOCKET_NAME
+        path = self.path / SOCKET_NAME
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)
@@ -102,65 +103,65 @@ class RuntimeFolder:
             listener.close()
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         self._stop_listening()
-        # No error ends it; a fault of ours does not either.
+        # No error ends it, and no bug either.
         self._accepting = supervise("listening for requests", lambda: accept_connections(listener, self._admit))
-        # Not before: the event loop would forget a reader of whichever socket has its number next.
+        # Not before: the event loop would remove the reader of the next socket with the same number.
         self._accepting.add_done_callback(lambda _: listener.close())
 
     def restore(self) -> bool:
-        """Make again what is gone of the folder, the lock and the socket.
+        """Create again what is missing of the folder, the lock and the socket.
 
         Returns:
-            whether anything was: what this process keeps in the folder has to be written again then.
+            whether anything was missing: then the other files in the folder have to be written again.
 
         Raises:
-            ReplacedError: another hub has the place now.
-            OSError, HubError: it is not possible now.
+            ReplacedError: another hub has the folder now.
+            OSError, HubError: it is not possible at the moment.
         """
-        if _identity(self.folder / LOCK_NAME) != _identity(self._lock):
+        if _identity(self.path / LOCK_NAME) != _identity(self._lock):
             self._take_again()
-        elif _identity(self.folder / SOCKET_NAME) == self._listens_at:
+        elif _identity(self.path / SOCKET_NAME) == self._listens_at:
             return False
         self.listen()
-        log.warning("%s was removed; this hub listens at %s", SOCKET_NAME, self.folder / SOCKET_NAME)
+        log.warning("%s was removed; this hub listens at %s", SOCKET_NAME, self.path / SOCKET_NAME)
         return True
 
     def leave(self) -> None:
-        """Listen no more. The lock stays until the process ends: what it holds is not yet there for the next."""
-        path = self.folder / SOCKET_NAME
+        """Stop listening. The lock is held until the process ends, so that the next hub reads complete files."""
+        path = self.path / SOCKET_NAME
         if self._listens_at is not None and _identity(path) == self._listens_at:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                # Whoever connects there is refused, as where nothing is. What is left to do must not wait for it.
+                # Whoever connects there is refused, as if it did not exist. The rest of the shutdown must not fail.
                 log.warning("%s stays, and nobody listens there: %s", path, error.strerror)
         self._stop_listening()
 
     def _take_again(self) -> None:
-        folder = Path(directory())
-        lock = _opened(folder / LOCK_NAME)
-        if not _taken_soon(lock):
+        path = Path(directory())
+        lock = _open_lock(path / LOCK_NAME)
+        if not _take_soon(lock):
             os.close(lock)
-            # Perhaps not the folder that went.
-            self.folder = folder
+            # It may be another folder than the one that disappeared.
+            self.path = path
             raise ReplacedError
         _sign(lock)
         os.close(self._lock)
-        self._lock, self.folder = lock, folder
+        self._lock, self.path = lock, path
 
     def _stop_listening(self) -> None:
         if self._accepting is not None:
             self._accepting.cancel()
 
 
-def _opened(path: Path) -> int:
+def _open_lock(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise HubError(cannot_write(path, error)) from None
 
 
-def _taken(lock: int) -> bool:
+def _take(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -168,17 +169,17 @@ def _taken(lock: int) -> bool:
     return True
 
 
-def _taken_soon(lock: int) -> bool:
-    """The same, where a caller may be looking if anybody has the lock: that takes it, for a moment."""
-    for _ in range(LOOKS):
-        if _taken(lock):
+def _take_soon(lock: int) -> bool:
+    """Take the lock, although a caller may hold it for a moment to check whether a hub runs."""
+    for _ in range(LOCK_TRIES):
+        if _take(lock):
             return True
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOCK_TRY_SECONDS)
     return False
 
 
 def _sign(lock: int) -> None:
-    """Say in the file which process has the lock, for messages."""
+    """Write the process ID into the lock's file, for messages."""
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -187,6 +188,7 @@ def _sign(lock: int) -> None:
 
 
 def _answers(path: Path) -> bool:
+    """Whether a process listens on the socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -199,7 +201,7 @@ def _answers(path: Path) -> bool:
 
 
 def _identity(file: Path | int) -> Identity | None:
-    """What tells a file from another of the same name."""
+    """What distinguishes a file from a later one of the same name."""
     try:
         found = os.stat(file)
     except OSError:

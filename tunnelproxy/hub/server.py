@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hub's process: the requests that come to it, and how it begins and ends."""
+"""The hub's process: it starts, answers requests on a Unix socket, looks after its folder, and ends."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any, Callable
 from ..net.background_tasks import spawn
 from ..net.descriptor_limit import allow_many_files
 from ..net.reasons import reason
-from .client import PROTOCOL, SOCKET_NAME, HubError, in_words
 from .hub import Hub
+from .location import PROTOCOL, SOCKET_NAME, HubError, describe_os_error
+from .requests import parse
 from .runtime_folder import AlreadyRunningError, ReplacedError, RuntimeFolder
 from .ssh_names import SshNames
 
@@ -23,13 +24,13 @@ __all__ = ["AlreadyRunningError", "serve"]
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-"""How often to look after what may have gone, and whether there is still something to do."""
+"""How often to check the folder, and whether there is still something to do."""
 
 LONGEST_REQUEST = 4 * 1024 * 1024
-"""With all of a caller's environment, for which Linux sets a limit of 2 MiB to begin with."""
+"""It includes the caller's whole environment, which Linux limits to 2 MiB by default."""
 
 HAND_OVER_TRIES = 20
-"""How often, a second apart, to tell the hub that has this one's place of the tunnels here, if it does not answer."""
+"""How often, a second apart, to offer the tunnels here to the hub that has taken the folder, if it does not answer."""
 
 READ_BYTES = 64 * 1024
 REQUEST_SECONDS = 10.0
@@ -42,93 +43,93 @@ async def serve(
 
     Args:
         ready: called once requests are answered.
-        idle_seconds: how long to stay without a tunnel that works or may work again.
-        moved: called with the hub's folder where that had to be made again, perhaps elsewhere.
+        idle_seconds: how long to stay without a tunnel that works or may recover.
+        moved: called with the hub's folder where that had to be created again, perhaps elsewhere.
 
     Raises:
-        AlreadyRunningError: another process is.
+        AlreadyRunningError: another process is the hub.
         HubError, OSError: the folder cannot be used.
     """
     allow_many_files()
-    stopped: list[socket.socket] = []
-    """Who asked the hub to stop learns by the end of the connection, and so of the process, that it has."""
+    stoppers: list[socket.socket] = []
+    """Whoever asked the hub to stop learns from the end of the connection, and so of the process, that it has."""
 
-    def admit(connection: socket.socket, _: Any) -> None:
-        # One that fails is that caller's loss alone.
-        spawn("answering a request", _answer(connection, hub, stopped))
+    def admit(client: socket.socket, _: Any) -> None:
+        # A request that fails affects its caller alone.
+        spawn("answering a request", _answer(client, hub, stoppers))
 
-    place = RuntimeFolder(admit)
-    await place.take()
-    hub = Hub(place.folder, SshNames.of_this_user())
+    folder = RuntimeFolder(admit)
+    await folder.take()
+    hub = Hub(folder.path, SshNames.of_this_user())
     hub.restore()
-    place.listen()
+    folder.listen()
     ready()
     try:
-        await _until_done(hub, place, idle_seconds, moved)
+        await _until_done(hub, folder, idle_seconds, moved)
     finally:
-        place.leave()
+        folder.leave()
         await hub.stop()
         log.info("the hub ends")
 
 
-async def _until_done(hub: Hub, place: RuntimeFolder, idle_seconds: float, moved: Callable[[Path], None]) -> None:
-    stopping = asyncio.create_task(hub.stopping.wait())
-    trouble = ""
+async def _until_done(hub: Hub, folder: RuntimeFolder, idle_seconds: float, moved: Callable[[Path], None]) -> None:
+    stopping = asyncio.get_running_loop().create_task(hub.stopping.wait())
+    failure = ""
     try:
         while not stopping.done() and not hub.idle_for(idle_seconds):
             await asyncio.wait({stopping}, timeout=min(idle_seconds, CHECK_SECONDS))
             try:
-                await _look_after(hub, place, moved)
-                trouble = ""
+                await _look_after(hub, folder, moved)
+                failure = ""
             except ReplacedError:
-                log.warning("another hub runs in %s: this one ends when its connections have", place.folder)
-                place.leave()
-                await _hand_over(hub, place, stopping)
+                log.warning("another hub runs in %s: this one ends when its connections have", folder.path)
+                folder.leave()
+                await _hand_over(hub, folder.path, stopping)
                 break
-            except Exception as error:  # the tunnels are worth more than what is amiss here; it is tried again
-                if str(error) != trouble:
-                    trouble = str(error)
-                    log.exception("the hub cannot look after its folder and its tunnels now: %s", trouble)
+            except Exception as error:  # the tunnels matter more than the folder, which is checked again soon
+                if str(error) != failure:
+                    failure = str(error)
+                    log.exception("the hub cannot check its folder and its tunnels: %s", failure)
     finally:
         stopping.cancel()
 
 
-async def _look_after(hub: Hub, place: RuntimeFolder, moved: Callable[[Path], None]) -> None:
-    """Make again what is gone of the folder, and disconnect what is not needed any more, also where it stays gone."""
-    trouble: Exception | None = None
+async def _look_after(hub: Hub, folder: RuntimeFolder, moved: Callable[[Path], None]) -> None:
+    """Create again what is missing of the folder, and disconnect what is not needed, even where the first fails."""
+    failure: Exception | None = None
     try:
-        if place.restore():
-            moved(place.folder)
-            hub.move(place.folder)
+        if folder.restore():
+            moved(folder.path)
+            hub.move(folder.path)
     except (OSError, HubError) as error:
-        trouble = error
+        failure = error
     await hub.tidy()
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure
 
 
-async def _hand_over(hub: Hub, place: RuntimeFolder, stopping: asyncio.Future[Any]) -> None:
-    """Let the hub that has this one's place go on with its tunnels, as soon as each carries no connections."""
-    untold: list[Any] = []
+async def _hand_over(hub: Hub, folder: Path, stopping: asyncio.Future[Any]) -> None:
+    """Hand each tunnel to the hub that has taken the folder, as soon as it carries no connections."""
+    pending: list[Any] = []
     failures = 0
     while True:
-        untold += [json.loads(line) for line in await hub.hand_over()]
-        if untold:
-            why = await _tell(place.folder, {"protocol": PROTOCOL, "op": "inherit", "tunnels": untold})
+        pending += [json.loads(line) for line in await hub.hand_over()]
+        if pending:
+            why = await _send(folder, {"protocol": PROTOCOL, "op": "inherit", "tunnels": pending})
             if not why:
-                untold, failures = [], 0
+                pending, failures = [], 0
             elif failures < HAND_OVER_TRIES:
-                # It may have its place, and not listen yet.
+                # The other hub may have the lock, and not listen yet.
                 failures += 1
                 if failures in (1, HAND_OVER_TRIES):
-                    log.warning("the hub in %s cannot be told of %d tunnels: %s", place.folder, len(untold), why)
+                    log.warning("the hub in %s cannot be told of %d tunnels: %s", folder, len(pending), why)
         if stopping.done() or not (hub.busy or 0 < failures < HAND_OVER_TRIES):
             return
         await asyncio.wait({stopping}, timeout=CHECK_SECONDS)
 
 
-async def _tell(folder: Path, request: dict[str, Any]) -> str:
-    """Ask another hub for something, and return why it has not done it; empty if it has."""
+async def _send(folder: Path, request: dict[str, Any]) -> str:
+    """Send a request to another hub, and return why it has not carried it out; empty if it has."""
     writer: asyncio.StreamWriter | None = None
     try:
         reader, writer = await asyncio.open_unix_connection(str(folder / SOCKET_NAME))
@@ -142,54 +143,63 @@ async def _tell(folder: Path, request: dict[str, Any]) -> str:
             writer.close()
 
 
-async def _answer(connection: socket.socket, hub: Hub, stopped: list[socket.socket]) -> None:
+async def _answer(client: socket.socket, hub: Hub, stoppers: list[socket.socket]) -> None:
     loop = asyncio.get_running_loop()
     stream: socket.socket | None = None
     keep_open = False
     try:
-        line = await asyncio.wait_for(_read_line(connection), REQUEST_SECONDS)
+        line = await asyncio.wait_for(_read_line(client), REQUEST_SECONDS)
         if not line:
             return
         reply, stream = await _reply(line, hub)
         keep_open = "stopping" in reply
         data = json.dumps({"protocol": PROTOCOL, **reply}).encode() + b"\n"
         if stream is not None:
-            socket.send_fds(connection, [data], [stream.fileno()])
+            socket.send_fds(client, [data], [stream.fileno()])
         else:
-            await loop.sock_sendall(connection, data)
+            await loop.sock_sendall(client, data)
     except (OSError, asyncio.TimeoutError) as error:
         log.info("a request went unanswered: %s", error)
     finally:
         if stream is not None:
             stream.close()
         if keep_open:
-            stopped.append(connection)
+            stoppers.append(client)
         else:
-            connection.close()
+            client.close()
 
 
 async def _reply(line: bytes, hub: Hub) -> tuple[dict[str, Any], socket.socket | None]:
-    """The answer to a request, whatever goes wrong: to its caller, a hub that does not answer has ended."""
+    """The reply to a request, whatever goes wrong: without one, the caller would assume that the hub has ended."""
     try:
-        request = _checked(json.loads(line))
+        request = parse(_checked(json.loads(line)))
+    except HubError as error:
+        return _error(error.message, error.code)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("a request is not understood", exc_info=True)
+        return _error(f"the hub does not understand the request ({type(error).__name__})", "bad-input")
+    try:
         return await hub.answer(request)
     except HubError as error:
-        return {"error": str(error), "code": error.code}, None
+        return _error(error.message, error.code)
     except OSError as error:
         log.warning("a request failed: %s", error, exc_info=True)
-        return {"error": f"the hub failed: {in_words(error)}", "code": "hub-failed"}, None
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("a request is not understood", exc_info=True)
-        words = f"the hub does not understand the request ({type(error).__name__})"
-        return {"error": words, "code": "bad-input"}, None
+        return _error(f"the hub failed: {describe_os_error(error)}", "hub-failed")
     except Exception as error:
         log.exception("a request failed")
-        words = f"the hub failed ({type(error).__name__}): see hub.log"
-        return {"error": words, "code": "hub-failed"}, None
+        return _error(f"the hub failed ({type(error).__name__}): see hub.log", "hub-failed")
+
+
+def _error(words: str, code: str) -> tuple[dict[str, Any], None]:
+    return {"error": words, "code": code}, None
 
 
 def _checked(request: dict[str, Any]) -> dict[str, Any]:
-    """The request, unless it is of a release that this hub does not understand; any may have it stop."""
+    """The request, unless it is of another protocol version; a hub of any version can be stopped.
+
+    Raises:
+        HubError: it is.
+    """
     if request.get("protocol") != PROTOCOL and request.get("op") != "stop":
         raise HubError(
             "the hub that runs is of another release of iotops.tunnel than this request: end it with `tunnelproxy hub "
@@ -199,12 +209,12 @@ def _checked(request: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
-async def _read_line(connection: socket.socket) -> bytes:
-    """A request; none from who only looks whether anybody listens."""
+async def _read_line(client: socket.socket) -> bytes:
+    """A request; empty from a caller that only checks whether the hub listens."""
     loop = asyncio.get_running_loop()
     line = b""
     while not line.endswith(b"\n"):
-        data = await loop.sock_recv(connection, READ_BYTES)
+        data = await loop.sock_recv(client, READ_BYTES)
         if not data and not line:
             break
         if not data or len(line) > LONGEST_REQUEST:

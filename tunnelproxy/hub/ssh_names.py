@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""By which names ssh knows a thing: the host that it connects to, and so the control socket; and the host key.
+"""The names of a thing in ssh: the host that it connects to, which also names the control socket; and the host key.
 
-Whoever works in one account meets each thing's name once, and ssh knows it by that name. The first account in which a
-name is met keeps it, for good; the thing of that name in any other account is ``THING.ACCOUNT.REGION``, so that ssh
-never takes one for the other. A file remembers, for host keys outlive the hub.
+In a single account, each thing's name occurs once, and ssh uses that name. The first account in which a name occurs
+keeps it permanently; the thing of that name in any other account is ``THING.ACCOUNT.REGION``, so that ssh never
+confuses them. The names are kept in a file, as host keys outlive the hub.
 
 A tunneling service that has moved keeps the host keys of its things. But its copy, which has the same account ID, may
-have other devices: their control sockets are never shared. ssh makes no difference between upper and lower case, AWS
-does: of two such things, the second has a name with a digest.
+have other devices: their control sockets are never shared. ssh does not distinguish upper and lower case, AWS does: of
+two such things, the second has a name with a digest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from . import json_lines
 from .account import Account, TunnelKey
-from .client import DIRECTORY_VARIABLE, directory
+from .location import DIRECTORY_VARIABLE, directory
 
 __all__ = ["SshNames", "qualified_name"]
 
@@ -31,42 +31,42 @@ FILE_NAME = "ssh-names.jsonl"
 
 
 def qualified_name(key: TunnelKey) -> str:
-    """The name that a thing has in one account alone. The name of a thing has no dots."""
+    """The name that a thing has in one account alone. Names of things contain no dots."""
     account = key.account
     return f"{key.thing}.{account.account_id or f'unknown-{_digest(account.endpoint)}'}.{account.region}"
 
 
 class SshNames:
-    """The names that were given.
+    """The names that were assigned.
 
     Args:
-        path: the file that remembers.
+        path: the file in which they are kept.
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = json_lines.KeptFile(path, self._lines)
+        self.file = json_lines.JsonLinesFile(path, self._lines)
         self._first: dict[str, TunnelKey] = {}
-        """Who has the plain name, by that in lower case."""
+        """The thing that has the plain name, by that name in lower case."""
         for value in json_lines.read(path):
             try:
                 thing, account = value
                 self._first[thing.lower()] = TunnelKey(Account.from_key(account), thing)
             except (ValueError, TypeError, AttributeError):
-                log.warning("a line of %s is none that this release understands, and is left out", path)
+                log.warning("a line of %s cannot be read by this release, and is skipped", path)
 
     @classmethod
     def of_this_user(cls) -> SshNames:
-        """Those in the hub's folder, if one was chosen, and else where a user's state outlives the machine's start."""
+        """Those in the hub's folder, if one was chosen, or else where a user's state survives a reboot."""
         if os.environ.get(DIRECTORY_VARIABLE):
             return cls(Path(directory()) / FILE_NAME)
         state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         return cls(Path(state) / "tunnelproxy" / FILE_NAME)
 
     def host(self, key: TunnelKey) -> str:
-        """The host that ssh connects to: no two things have the same."""
+        """The host that ssh connects to; different for any two things."""
         if self._first_of(key) == key:
             return key.thing
-        # A service of one's own may have a copy with the same account ID.
+        # A self-hosted service may have a copy with the same account ID.
         at = f".{_digest(key.account.endpoint)}" if key.account.endpoint else ""
         return f"{self._told_apart(key)}{at}"
 
@@ -81,7 +81,7 @@ class SshNames:
         return f"{qualified_name(key)}{spelled}"
 
     def _first_of(self, key: TunnelKey) -> TunnelKey:
-        """The thing that has the plain name: from now on this one, if none has."""
+        """The thing that has the plain name; if none has, it is assigned to this one."""
         plain = key.thing.lower()
         if plain not in self._first:
             self._first[plain] = key

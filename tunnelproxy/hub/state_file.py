@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives a hub: its tunnels with their tokens, one a line, in a file of mode 0600 in the hub's folder."""
+"""The hub's file of tunnels, with their tokens, for the next hub: one a line, of mode 0600."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import json_lines
-from .tunnel import TunnelRecord
+from .tunnel_record import TunnelRecord
 
 __all__ = ["lines", "load"]
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def load(path: Path) -> list[TunnelRecord]:
-    """The tunnels of the hub before this one, less those whose life is over."""
+    """The tunnels of the previous hub, except those that have expired."""
     records = []
     for value in json_lines.read(path):
         try:
@@ -29,5 +29,5 @@ def load(path: Path) -> list[TunnelRecord]:
 
 
 def lines(records: Iterable[TunnelRecord]) -> Iterator[str]:
-    """What the file is to hold for these tunnels."""
+    """The file's lines for these tunnels."""
     return (record.saved for record in records)

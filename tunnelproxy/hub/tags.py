@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tags of a tunnel that the collection opened: that it did, and for whom."""
+"""The tags of a tunnel that the collection opened: the collection's mark, and the owner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST = 256
 
 
 def default_owner() -> str:
-    """Who opens tunnels where nobody says: this user on this machine."""
+    """The owner of tunnels where none is given: this user on this machine."""
     import pwd
 
     try:
@@ -26,7 +26,7 @@ def default_owner() -> str:
 
 
 def valid_owner(text: str) -> str:
-    """A text as the value of a tag may be; two texts never become the same.
+    """A text as a valid value of a tag; different texts have different values.
 
     Source: botocore's model, ``TagValue``: letters, numbers, separators, and ``_.:/=+-@``.
     """

@@ -36,21 +36,21 @@ def test_a_write_that_fails_leaves_the_old_values_and_nothing_else(tmp_path: Pat
 
 
 def test_what_could_not_be_kept_is_kept_as_soon_as_it_can(blocked: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = json_lines.KeptFile(blocked, lambda: ["1", "2"])
+    file = json_lines.JsonLinesFile(blocked, lambda: ["1", "2"])
     file.save()
-    file.try_again()
+    file.retry()
     assert file.error is not None
     # Once, although it was tried twice.
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"cannot write {blocked}: " in caplog.text
     blocked.parent.unlink()
-    file.try_again()
+    file.retry()
     assert (file.error, json_lines.read(blocked)) == (None, [1, 2])
 
 
 def test_what_is_kept_is_not_written_again(tmp_path: Path) -> None:
-    file = json_lines.KeptFile(tmp_path / "values.jsonl", lambda: ["1"])
+    file = json_lines.JsonLinesFile(tmp_path / "values.jsonl", lambda: ["1"])
     file.save()
     file.path.unlink()
-    file.try_again()
+    file.retry()
     assert not file.path.exists()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from peers.event_loop import in_event_loop, until
-from tunnelproxy.hub import client, runtime_folder
+from tunnelproxy.hub import location, runtime_folder
 from tunnelproxy.hub.runtime_folder import AlreadyRunningError, ReplacedError, RuntimeFolder
 
 
@@ -27,24 +27,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Hub:
-    """A hub's place, and who connects to it."""
+    """A hub's folder, and who connects to it."""
 
     def __init__(self) -> None:
         self.admitted: list[socket.socket] = []
-        self.place = RuntimeFolder(self._admit)
+        self.folder = RuntimeFolder(self._admit)
 
     def _admit(self, connection: socket.socket, _: Any) -> None:
         self.admitted.append(connection)
         connection.close()
 
     async def listen(self) -> None:
-        await self.place.take()
-        self.place.listen()
+        await self.folder.take()
+        self.folder.listen()
 
     async def is_found(self) -> bool:
         before = len(self.admitted)
         with socket.socket(socket.AF_UNIX) as caller:
-            caller.connect(str(self.place.folder / client.SOCKET_NAME))
+            caller.connect(str(self.folder.path / location.SOCKET_NAME))
             await until(lambda: len(self.admitted) > before)
         return True
 
@@ -57,21 +57,21 @@ def move_away(folder: Path) -> None:
 def hub() -> Iterator[Hub]:
     hub = Hub()
     yield hub
-    hub.place.leave()
+    hub.folder.leave()
 
 
 @in_event_loop
 async def test_what_is_there_is_left_alone(hub: Hub) -> None:
     await hub.listen()
-    assert not hub.place.restore()
+    assert not hub.folder.restore()
     assert await hub.is_found()
 
 
 @in_event_loop
 async def test_a_socket_that_is_gone_is_made_again(hub: Hub, folder: Path) -> None:
     await hub.listen()
-    (folder / client.SOCKET_NAME).unlink()
-    assert hub.place.restore()
+    (folder / location.SOCKET_NAME).unlink()
+    assert hub.folder.restore()
     assert await hub.is_found()
 
 
@@ -81,11 +81,11 @@ async def test_a_folder_that_is_gone_is_made_again(hub: Hub, folder: Path, repla
     await hub.listen()
     move_away(folder)
     if replaced:
-        assert client.directory() == str(folder)
-    assert hub.place.restore()
+        assert location.directory() == str(folder)
+    assert hub.folder.restore()
     assert await hub.is_found()
-    assert (folder / client.LOCK_NAME).read_text() == f"{os.getpid()}\n"
-    assert not hub.place.restore()
+    assert (folder / location.LOCK_NAME).read_text() == f"{os.getpid()}\n"
+    assert not hub.folder.restore()
 
 
 @in_event_loop
@@ -96,8 +96,8 @@ async def test_where_its_folder_cannot_be_made_again_it_goes_where_callers_look(
     await hub.listen()
     shutil.rmtree(folder)
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "other"))
-    assert hub.place.restore()
-    assert hub.place.folder == tmp_path / "other"
+    assert hub.folder.restore()
+    assert hub.folder.path == tmp_path / "other"
     assert await hub.is_found()
 
 
@@ -108,10 +108,10 @@ async def test_a_hub_whose_place_another_has_says_so(hub: Hub, folder: Path) -> 
     other = Hub()
     await other.listen()
     with pytest.raises(ReplacedError):
-        hub.place.restore()
-    hub.place.leave()
+        hub.folder.restore()
+    hub.folder.leave()
     assert await other.is_found()
-    other.place.leave()
+    other.folder.leave()
 
 
 @in_event_loop
@@ -125,22 +125,22 @@ async def test_a_hub_whose_place_another_has_elsewhere_knows_where(
     other = Hub()
     await other.listen()
     with pytest.raises(ReplacedError):
-        hub.place.restore()
-    assert hub.place.folder == tmp_path / "other"
-    hub.place.leave()
+        hub.folder.restore()
+    assert hub.folder.path == tmp_path / "other"
+    hub.folder.leave()
     assert await other.is_found()
-    other.place.leave()
+    other.folder.leave()
 
 
 @in_event_loop
 async def test_whoever_looks_if_there_is_a_hub_is_not_taken_for_one(hub: Hub, folder: Path) -> None:
     await hub.listen()
     move_away(folder)
-    assert client.directory() == str(folder)
-    looking = os.open(folder / client.LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    assert location.directory() == str(folder)
+    looking = os.open(folder / location.LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(looking, fcntl.LOCK_SH)
     threading.Timer(0.02, os.close, [looking]).start()
-    assert hub.place.restore()
+    assert hub.folder.restore()
     assert await hub.is_found()
 
 
@@ -149,16 +149,16 @@ async def test_a_second_hub_finds_one_that_answers(hub: Hub, monkeypatch: pytest
     monkeypatch.setattr(runtime_folder, "ENDING_SECONDS", 0.0)
     await hub.listen()
     with pytest.raises(AlreadyRunningError) as caught:
-        await Hub().place.take()
+        await Hub().folder.take()
     assert caught.value.answers
 
 
 @in_event_loop
 async def test_a_second_hub_finds_one_that_does_not_answer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_folder, "LISTEN_SECONDS", 0.0)
-    await hub.place.take()
+    await hub.folder.take()
     with pytest.raises(AlreadyRunningError) as caught:
-        await Hub().place.take()
+        await Hub().folder.take()
     assert not caught.value.answers
 
 
@@ -172,10 +172,10 @@ async def test_a_socket_that_cannot_be_removed_keeps_no_hub_from_ending(
     await hub.listen()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse)
-        hub.place.leave()
+        hub.folder.leave()
     assert f"{folder}/hub.sock stays, and nobody listens there: Permission denied" in caplog.text
     with socket.socket(socket.AF_UNIX) as caller:
-        await until(lambda: caller.connect_ex(str(folder / client.SOCKET_NAME)) == errno.ECONNREFUSED)
+        await until(lambda: caller.connect_ex(str(folder / location.SOCKET_NAME)) == errno.ECONNREFUSED)
 
 
 @in_event_loop
@@ -183,7 +183,7 @@ async def test_the_lock_outlasts_the_socket(hub: Hub, folder: Path, monkeypatch:
     """So that the next hub reads what this one wrote last."""
     monkeypatch.setattr(runtime_folder, "LISTEN_SECONDS", 0.0)
     await hub.listen()
-    hub.place.leave()
-    assert not (folder / client.SOCKET_NAME).exists()
+    hub.folder.leave()
+    assert not (folder / location.SOCKET_NAME).exists()
     with pytest.raises(AlreadyRunningError):
-        await Hub().place.take()
+        await Hub().folder.take()

@@ -10,7 +10,7 @@ import pytest
 
 from tunnelproxy.hub import json_lines, state_file
 from tunnelproxy.hub.account import UNKNOWN_ACCOUNT, Account
-from tunnelproxy.hub.tunnel import TunnelRecord, Way
+from tunnelproxy.hub.tunnel_record import DataPlaneSettings, TunnelRecord
 
 RECORD = TunnelRecord(
     thing="thing1",
@@ -20,7 +20,7 @@ RECORD = TunnelRecord(
     account=Account("aws", "123456789012", "us-east-1", "https://127.0.0.1:8443"),
     owner="alice@jump1",
     services=("SSH1", "HTTP1"),
-    way=Way("127.0.0.1:9443", "/ca", {"https_proxy": "http://user:the-password@127.0.0.1:3128"}),
+    data_plane=DataPlaneSettings("127.0.0.1:9443", "/ca", {"https_proxy": "http://user:the-password@127.0.0.1:3128"}),
     ports={"HTTP1": 4711},
     any_host=("HTTP1",),
 )
@@ -56,7 +56,7 @@ def test_what_an_earlier_release_saved_is_loaded_without_an_account_and_without_
     }
     path.write_text(json.dumps(saved) + "\n")
     (record,) = state_file.load(path)
-    assert (record.account, record.way) == (UNKNOWN_ACCOUNT, Way("127.0.0.1:9443", "/ca"))
+    assert (record.account, record.data_plane) == (UNKNOWN_ACCOUNT, DataPlaneSettings("127.0.0.1:9443", "/ca"))
     assert (record.client_token, record.ports) == ("the-client-token", {"HTTP1": 4711})
     save(path, [record])
     assert "secret-key" not in path.read_text()

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelproxy.hub.account import Account, TunnelKey
-from tunnelproxy.hub.page_host import page_host
+from tunnelproxy.hub.browser_host import browser_host
 
 HERE = Account("aws", "123456789012", "eu-central-1")
 THERE = Account("aws", "210987654321", "eu-central-1")
 
 
 def host(thing: str, account: Account = HERE, *, is_first: bool = True) -> str:
-    return page_host(TunnelKey(account, thing), is_first=is_first)
+    return browser_host(TunnelKey(account, thing), is_first=is_first)
 
 
 @pytest.mark.parametrize("thing", ["pump", "pump-7", "7", "a" * 63, "r3---x", "gw-0011aabbccdd"])

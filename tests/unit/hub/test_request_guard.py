@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunnelproxy.hub.page_guard import HEAD_LIMIT, Page, PageGuard
+from tunnelproxy.hub.request_guard import HEAD_LIMIT, DevicePage, RequestGuard
 
-PAGE = Page("pump-7", "HTTP1", "pump-7.localhost", 40123)
+PAGE = DevicePage("pump-7", "HTTP1", "pump-7.localhost", 40123)
 OWN = "pump-7.localhost:40123"
 
 
@@ -25,7 +25,7 @@ def request(
 
 def guarded(*pieces: bytes) -> tuple[bytes, bytes | None]:
     """What goes on of these pieces, and what the client is answered."""
-    guard = PageGuard(PAGE)
+    guard = RequestGuard(PAGE)
     return b"".join(guard.receive(piece) for piece in pieces if piece), guard.answer
 
 
@@ -205,7 +205,7 @@ def test_the_decision_is_the_same_however_the_bytes_are_cut(data: bytes, sizes: 
 
 
 def test_the_body_of_an_upload_is_not_copied() -> None:
-    guard = PageGuard(PAGE)
+    guard = RequestGuard(PAGE)
     guard.receive(request("POST", Content_Length="100000"))
     piece = memoryview(bytes(60000))
     assert guard.receive(piece) is piece

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells that a file was written since."""
+"""Noticing that a file was written since."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["stamp"]
+__all__ = ["fingerprint"]
 
 
-def stamp(path: str) -> str:
-    """A text that differs once a file, or a file in a folder, was written; empty where there is none."""
+def fingerprint(path: str) -> str:
+    """A string that changes when the file, or a file in the folder, is written; empty where there is none."""
     try:
         found = os.stat(path)
         inside = []

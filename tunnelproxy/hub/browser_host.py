@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""By which host name a browser knows a device: ``pump-7.localhost``.
+"""The host name of a device in browsers: ``pump-7.localhost``.
 
-Browsers keep cookies by the host's name, whatever its port. So no two things may have the same one, nor may one be
-below the other: each is a single label below ``.localhost``, where no page may set a cookie for all.
+Browsers keep cookies by host name, regardless of the port. So no two things may have the same name, and no name may be
+a subdomain of another: each is a single label below ``.localhost``, where no page may set a cookie for all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 
 from .account import TunnelKey
 
-__all__ = ["page_host"]
+__all__ = ["browser_host"]
 
 _PLAIN = re.compile(r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")  # xn-- begins what browsers decode
 _DIGEST_LENGTH = 11
@@ -21,11 +21,11 @@ _WITH_DIGEST = re.compile(r"(?:.*-)?x[a-z2-7]{11}\Z")
 _LONGEST_BEGINNING = 63 - 1 - 1 - _DIGEST_LENGTH
 
 
-def page_host(key: TunnelKey, *, is_first: bool) -> str:
-    """The host name of a thing, the same for the same thing always, and different for any two.
+def browser_host(key: TunnelKey, *, is_first: bool) -> str:
+    """The host name of a thing: always the same, and different for any two things.
 
     Args:
-        is_first: whether no thing of another account, or spelled otherwise, has the plain name.
+        is_first: whether no thing of another account, or in another spelling, has the plain name.
     """
     thing = key.thing
     if is_first and _PLAIN.match(thing) and not _WITH_DIGEST.match(thing):

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be sent to a device's web server by the port that the hub has for it on the loopback.
+"""Which requests may reach a device's web server through its port on the loopback.
 
-That port is for browsers, and any web page can make a browser send requests to it: by a form, by an image, or by a name
-of its own that it has resolve to 127.0.0.1 (DNS rebinding). Cookies go by the name alone, not by the port, so each
-device has a name of its own, below ``.localhost``, which browsers resolve to the loopback (RFC 6761, section 6.3). A
-guard looks at the head of each request of one connection, without input or output:
+That port is for browsers, and any web page can make a browser send requests to it: with a form, with an image, or with
+a host name of the page's own that it resolves to 127.0.0.1 (DNS rebinding). Cookies depend on the host name alone, not
+on the port, so each device has its own name below ``.localhost``, which browsers resolve to the loopback (RFC 6761,
+section 6.3). A guard checks the head of each request of one connection, without doing I/O:
 
-- By the device's own name, what the device's own pages send is accepted, and the navigation of a user, which is a GET.
-- By ``127.0.0.1`` or ``localhost``, programs other than browsers are accepted. A page that rebinds a name sends that
-  name as its host.
-- All else is answered here, and the connection ends. Nothing of it reaches the device.
+- With the device's own name as host, it accepts what the device's own pages send, and a user's navigation, a GET.
+- With ``127.0.0.1`` or ``localhost``, it accepts programs other than browsers. A page that rebinds a name sends that
+  name as host.
+- It answers everything else itself and ends the connection. Nothing of it reaches the device.
 
-Only names count, not their ports, so that the port may be forwarded to another one (``ssh -L``).
+Only host names count, not ports, so the port may be forwarded to another one (``ssh -L``).
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ import h11
 
 from ..protocol.framing import Bytes
 
-__all__ = ["HEAD_LIMIT", "Page", "PageGuard"]
+__all__ = ["HEAD_LIMIT", "DevicePage", "RequestGuard"]
 
 log = logging.getLogger(__name__)
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes that the head of a request may have."""
+"""The largest head of a request, in bytes."""
 
 _PIECE = 16 * 1024
-"""Bytes that h11 gets at once, for it copies what is behind a request: 100 MB in chunks take 60 ms; by 4 kB, 170."""
+"""Bytes given to h11 at once, as it copies what follows a request: 100 MB in chunks take 60 ms; in 4 kB, 170 ms."""
 
 _TLS_HANDSHAKE = 0x16
 _VERSIONS = (b"1.0", b"1.1")
 _LONGEST_QUOTE = 80
 _LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]", ""))
-"""Hosts of programs; HTTP/1.0 needs to name none."""
+"""Hosts that programs send; HTTP/1.0 needs none."""
 
 _AUTHORITY = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:/?#@\[\]]+?)\.?(?::(?P<port>[0-9]{1,5}))?\Z")
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Page:
-    """Whose web server a port leads to.
+class DevicePage:
+    """The web server that a port leads to.
 
     Attributes:
         thing: the device.
@@ -63,24 +63,24 @@ class Page:
 
     @property
     def url(self) -> str:
-        """What to type in a browser, with the slash at its end."""
+        """The address to open in a browser, with a trailing slash."""
         scheme = "https" if self.service.upper().startswith("HTTPS") else "http"
         return f"{scheme}://{self.host}:{self.port}/"
 
 
-class PageGuard:
-    """Decides for one connection which of the bytes that its client sends go on to the device.
+class RequestGuard:
+    """Decides for one connection which of its client's bytes are forwarded to the device.
 
-    TLS passes: whoever rebinds a name has no certificate for the device's, and what is inside cannot be seen. What
-    follows a request to upgrade (WebSocket) passes with it.
+    TLS passes: an attacker who rebinds a name has no certificate for the device's, and its content is encrypted. What
+    follows a request to upgrade (WebSocket) passes, too.
 
     Args:
         page: what the connection leads to.
     """
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: DevicePage) -> None:
         self.answer: bytes | None = None
-        """What to answer in the device's place, once a request was refused: from then on nothing goes on."""
+        """The answer in place of the device's, once a request was refused: nothing more is forwarded then."""
         self.refusal = ""
         """Why, in words for the log."""
         self._page = page
@@ -89,15 +89,15 @@ class PageGuard:
         self._head = bytearray()
         self._parser: h11.Connection | None = None
         self._chunks: h11.Connection | None = None
-        """Finds the end of a body in chunks, while one comes."""
+        """Finds the end of a chunked body, while one is received."""
         self._left = 0
-        """Bytes of the body that are to come, where its length is known."""
+        """Remaining bytes of the body, where its length is known."""
 
     def receive(self, data: Bytes) -> Bytes:
-        """Take what the client sent, and return what goes on to the device.
+        """Take what the client sent, and return what to forward to the device.
 
         Args:
-            data: not empty. An incomplete head is kept until the rest of it comes; nothing is changed.
+            data: not empty. An incomplete head is kept until the rest arrives; nothing is modified.
         """
         if self.answer is not None:
             return b""
@@ -107,7 +107,7 @@ class PageGuard:
         if self._passes_all:
             return data
         if len(data) <= self._left:
-            # The body of an upload, which is not copied.
+            # The body of an upload is not copied.
             self._left -= len(data)
             return data
         passed: list[Bytes] = []
@@ -117,7 +117,7 @@ class PageGuard:
         return b"".join(passed)
 
     def _take(self, data: memoryview, passed: list[Bytes]) -> memoryview:
-        """Take what comes next of the data, add what goes on to ``passed``, and return what is left."""
+        """Take the next part of the data, append what to forward to ``passed``, and return the rest."""
         if self._passes_all:
             passed.append(data)
             return data[:0]
@@ -131,7 +131,7 @@ class PageGuard:
         return data[len(piece) - unused :]
 
     def _take_head(self, piece: bytes, passed: list[Bytes]) -> int:
-        """Take bytes of a head, and return how many are behind it."""
+        """Take bytes of a head, and return how many follow it."""
         if self._parser is None:
             self._parser = _new_parser()
         self._head += piece
@@ -147,14 +147,14 @@ class PageGuard:
             self._refuse(431, "Request Header Fields Too Large", f"its head is longer than {HEAD_LIMIT} bytes")
         elif isinstance(request, h11.Request):
             self._parser, self._head = None, bytearray()
-            self._decide(_Asked.of(request))
+            self._decide(_RequestHead.of(request))
             if self.answer is None:
                 passed.append(head)
                 self._expect_body(dict(request.headers))
         return unused
 
     def _take_chunks(self, piece: bytes, passed: list[Bytes]) -> int:
-        """Take bytes of a body in chunks, and return how many are behind it."""
+        """Take bytes of a chunked body, and return how many follow it."""
         assert self._chunks is not None  # noqa: S101 - for mypy
         self._chunks.receive_data(piece)
         unused = 0
@@ -171,36 +171,36 @@ class PageGuard:
         return unused
 
     def _expect_body(self, headers: Mapping[bytes, bytes]) -> None:
-        """Know where the next request begins. h11 has seen to it that these headers are well-formed."""
+        """Find out where the next request begins. h11 has checked that these headers are well-formed."""
         if b"upgrade" in headers:
             self._passes_all = True
         elif b"transfer-encoding" in headers:
-            # What h11 has of the body already is given to it again: with a head, for it has no other way in.
+            # h11 is given what it has of the body again, after a head: it has no other interface.
             self._chunks = _new_parser()
             self._chunks.receive_data(b"POST / HTTP/1.1\r\nHost: any\r\nTransfer-Encoding: chunked\r\n\r\n")
             self._chunks.next_event()
         else:
             self._left = int(headers.get(b"content-length", b"0"))
 
-    def _decide(self, asked: _Asked) -> None:
-        """Refuse a request unless its head says that it may go on."""
-        if asked.version not in _VERSIONS:
-            self._refuse_malformed(f"HTTP/{asked.version.decode()}")
-        elif asked.has_two_lengths:
+    def _decide(self, head: _RequestHead) -> None:
+        """Refuse a request unless its head permits it."""
+        if head.version not in _VERSIONS:
+            self._refuse_malformed(f"HTTP/{head.version.decode()}")
+        elif head.has_two_lengths:
             self._refuse_malformed("both Content-Length and Transfer-Encoding")
-        elif asked.names == {self._page.host}:
-            other = asked.other_page()
+        elif head.names == {self._page.host}:
+            other = head.other_page()
             if other:
-                self._refuse(403, "Forbidden", f"it comes from {other}", asked.method)
-        elif asked.names <= _LOOPBACK and not asked.by_browser:
+                self._refuse(403, "Forbidden", f"it comes from {other}", head.method)
+        elif head.names <= _LOOPBACK and not head.by_browser:
             pass
-        elif asked.names <= _LOOPBACK and asked.navigates and asked.target.startswith("/"):
-            self._redirect(asked)
+        elif head.names <= _LOOPBACK and head.navigates and head.target.startswith("/"):
+            self._redirect(head)
         else:
-            is_loopback = asked.names <= _LOOPBACK
+            is_loopback = head.names <= _LOOPBACK
             why = "it has headers that browsers send" if is_loopback else "any web page could use that name"
-            words = f"its host is {_quoted(asked.host)}, and {why}"
-            self._refuse(421, "Misdirected Request", words, asked.method)
+            words = f"its host is {_quoted(head.host)}, and {why}"
+            self._refuse(421, "Misdirected Request", words, head.method)
 
     def _refuse_malformed(self, words: str) -> None:
         self._refuse(400, "Bad Request", f"it is not an HTTP/1.1 request ({_quoted(words)})")
@@ -218,10 +218,10 @@ class PageGuard:
         about = {"thing": page.thing, "service": page.service}
         log.info("%s of %s: refused a request: %s", page.service, page.thing, why, extra=about)
 
-    def _redirect(self, asked: _Asked) -> None:
-        port = asked.host.rpartition(":")[2]
-        location = f"http://{self._page.host}{f':{port}' if port.isdigit() else ''}{asked.target}"
-        self._end("307 Temporary Redirect", {"Location": location}, "", asked.method)
+    def _redirect(self, head: _RequestHead) -> None:
+        port = head.host.rpartition(":")[2]
+        location = f"http://{self._page.host}{f':{port}' if port.isdigit() else ''}{head.target}"
+        self._end("307 Temporary Redirect", {"Location": location}, "", head.method)
 
     def _end(self, status: str, headers: Mapping[str, str], text: str, method: str) -> None:
         body = text.encode()
@@ -237,14 +237,14 @@ class PageGuard:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a head says.
+class _RequestHead:
+    """What the head of a request says.
 
     Attributes:
-        host: as it was sent, in lower case.
-        names: of all hosts that it names, without ports; an empty one where it names none.
-        site: the relation of the page that had it sent, as the browser says (Fetch Metadata).
-        by_browser: whether it has a header that only browsers send of their own accord.
+        host: the header, in lower case.
+        names: all host names in it, without ports; an empty one where there is none.
+        site: the relation to the page that caused it, according to the browser (Fetch Metadata).
+        by_browser: whether it has a header that only browsers send by themselves.
     """
 
     method: str
@@ -260,7 +260,7 @@ class _Asked:
     has_two_lengths: bool
 
     @classmethod
-    def of(cls, request: h11.Request) -> _Asked:
+    def of(cls, request: h11.Request) -> _RequestHead:
         headers = {name: value.decode("latin-1").lower() for name, value in request.headers}
         target, host = request.target.decode("latin-1"), headers.get(b"host", "")
         absolute = _ABSOLUTE.match(target)
@@ -281,34 +281,34 @@ class _Asked:
 
     @property
     def navigates(self) -> bool:
-        """Whether a user goes to the page: by its address, a bookmark, or a link."""
+        """Whether a user opens the page: by its address, a bookmark, or a link."""
         shown = self.destination in ("document", "")  # and not within another page
         return self.method in ("GET", "HEAD") and self.mode == "navigate" and shown
 
     def other_page(self) -> str:
-        """Which page had a browser send this, in words; empty where it was the device's own, or no page."""
+        """The web page that made a browser send this; empty if it was the device's own, or none."""
         if self.site in ("cross-site", "same-site") and not self.navigates:
             return f"another web page, {_quoted(self.origin)}" if self.origin else "another web page"
         if self.origin is None or self.origin == f"http://{self.host}":
             return ""
-        # A page may hide its origin from itself (Referrer-Policy: no-referrer).
+        # A page may hide its origin even from its own server (Referrer-Policy: no-referrer).
         if self.origin == "null" and self.site == "same-origin":
             return ""
         return f"another web page, {_quoted(self.origin)}"
 
 
 def _new_parser() -> h11.Connection:
-    # The guard looks at the size itself: h11 does only where a head is not whole.
+    # The guard checks the size itself: h11 checks only incomplete heads.
     return h11.Connection(h11.SERVER, max_incomplete_event_size=2 * HEAD_LIMIT)
 
 
 def _name(authority: str) -> str:
-    """The host of ``HOST:PORT``; a name that no host has where it is none."""
+    """The host of ``HOST:PORT``; a name that no host has where it is malformed."""
     found = _AUTHORITY.match(authority)
     return found["name"] if found else "?" if authority else ""
 
 
 def _quoted(text: str) -> str:
-    """A client's words, fit for a terminal."""
+    """A client's words, printable on a terminal."""
     words = "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
     return f"'{words[:_LONGEST_QUOTE]}'"

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One code and one sentence for each way in which a call of AWS's APIs fails.
+
+A sentence names the profile and the thing at fault, keeps the words of the program that failed, and ends with the
+remedy. It never holds a key, a secret or a token.
+"""
+
+from __future__ import annotations
+
+from .answers import THROTTLED
+from .case import APIS, Api, Failure
+from .explain import explain
+
+__all__ = ["APIS", "THROTTLED", "Api", "Failure", "explain"]
