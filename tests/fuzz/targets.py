@@ -89,7 +89,7 @@ class _End:
         except ProtocolError as error:
             self.failure = str(error)
         self.wire += b"".join(self.session.data_to_send())
-        assert len(self.session._reader._partial) < LENGTH_BYTES + MAX_MESSAGE
+        assert self.session._decoder.pending < LENGTH_BYTES + MAX_MESSAGE
         assert len(self.session._streams) <= MAX_SERVICES
 
     def _check(self, event: Event) -> None:

@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Union
 
-from .framing import Bytes, FrameReader, Message, Parser, ProtocolError, Repetition, head
+from .decoder import Decoder
+from .framing import Bytes, Message, ProtocolError, head
 
 __all__ = [
     "MAX_SERVICES",
@@ -136,23 +137,6 @@ class PeerVersionFound(NamedTuple):
 Event = Union[ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed, PeerVersionFound]
 
 
-class _Heads:
-    """What stands before the payloads of a connection: encoded once, and once for each size."""
-
-    __slots__ = ("_encoded", "_head", "_size")
-
-    def __init__(self) -> None:
-        self._encoded = self._head = b""
-        self._size: int | None = None
-
-    def head(self, connection: Connection, version: Version, size: int) -> bytes:
-        if size != self._size:
-            self._encoded = self._encoded or _encode(Message.DATA, connection, version)
-            self._head = head(self._encoded, size)
-            self._size = size
-        return self._head
-
-
 @dataclass
 class _Stream:
     """What is alive of one service."""
@@ -161,8 +145,8 @@ class _Stream:
     version: Version
     """In which the far end is spoken to about this stream."""
     newest: int = _FIRST_CONNECTION_ID
-    live: dict[int, _Heads] = field(default_factory=dict)
-    """The connections, by their IDs."""
+    live: set[int] = field(default_factory=set)
+    """The IDs of its connections."""
     heard: bool = False
     """Whether the far end has shown in this stream which version it speaks."""
     asked: int | None = None
@@ -201,10 +185,10 @@ class Session:
         """None once the tunnel turned out to have several services."""
         self._before_first_stream_id = first_stream_id - 1
         self._peer_version: Version | None = None
-        self._reader = FrameReader()
-        self._parser = Parser()
-        self._repetition = Repetition()
-        self._repeated = Connection(NAMELESS, 0, 0)
+        self._decoder = Decoder()
+        self._latest: Message | None = None
+        """The latest data message, and its connection: the decoder returns the same object for the next one."""
+        self._latest_connection = Connection(NAMELESS, 0, 0)
         self._streams: dict[str, _Stream] = {}
         self._output: list[Bytes] = []
 
@@ -244,7 +228,7 @@ class Session:
         else:
             stream = self._new_stream(service_id, stream)
             kind = Message.STREAM_START
-        stream.live[stream.newest] = _Heads()
+        stream.live.add(stream.newest)
         connection = Connection(service_id, stream.stream_id, stream.newest)
         self._send(kind, connection, stream.version)
         return connection
@@ -271,14 +255,13 @@ class Session:
         """
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
-            heads = stream.live[connection.connection_id]
-            self._output += (heads.head(connection, stream.version, len(payload)), payload)
+            self._output += (head(_encode(Message.DATA, connection, stream.version), len(payload)), payload)
 
     def close(self, connection: Connection) -> None:
         """End a connection. Without effect if it has ended already."""
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
-            del stream.live[connection.connection_id]
+            stream.live.remove(connection.connection_id)
             alone = stream.version is Version.V3 and not self._is_unheard(stream)
             self._send(Message.CONNECTION_RESET if alone else Message.STREAM_RESET, connection, stream.version)
             stream.over = stream.reset = not alone
@@ -303,17 +286,11 @@ class Session:
         Raises:
             ProtocolError: the far end broke the protocol; what came before has been yielded.
         """
-        whole = self._reader.between_messages
-        if whole and self.is_live(self._repeated):
-            repeated = self._repetition.payload(data)
-            if repeated is not None:
-                yield DataReceived(self._repeated, repeated)
-                return
-        for encoded in self._reader.feed(data):
-            message, payload = self._parser.parse(encoded)
-            if whole and message.type == Message.DATA and self._repetition.learn(data, encoded, payload):
-                self._repeated = self._identify(message)
-            yield from self._receive(message, payload)
+        for message, payload, _ in self._decoder.decode(data):
+            if message is self._latest and self.is_live(self._latest_connection):
+                yield DataReceived(self._latest_connection, payload)
+            else:
+                yield from self._receive(message, payload)
 
     def _receive(self, message: Message, payload: Bytes) -> Iterator[Event]:
         kind = message.type
@@ -324,7 +301,7 @@ class Session:
                 yield from self._end_stream(service_id)
         elif kind == Message.SERVICE_IDS:
             offered = tuple(message.availableServiceIds)
-            self._repetition = Repetition()
+            self._latest = None
             self.sole_service = offered[0] if len(offered) == 1 else (None if offered else NAMELESS)
             yield ServicesOffered(offered)
         elif not message.ignorable:
@@ -351,9 +328,10 @@ class Session:
                 yield from self._end_stream(connection.service_id)
         elif self.is_live(connection):
             if kind == Message.DATA:
+                self._latest, self._latest_connection = message, connection
                 yield DataReceived(connection, payload)
             else:
-                del self._streams[connection.service_id].live[connection.connection_id]
+                self._streams[connection.service_id].live.remove(connection.connection_id)
                 yield ConnectionClosed(connection)
         elif kind == Message.DATA and self.mode is Mode.DESTINATION and connection.service_id not in self._streams:
             # It was meant for whoever was here before, and its sender would wait for an answer until it gives up.
@@ -406,7 +384,6 @@ class Session:
             streams = list(self._streams.values())
         for each in streams:
             each.version = Version.V2
-            each.live = {connection_id: _Heads() for connection_id in each.live}
 
     def _takes_more(self, stream: _Stream) -> bool:
         return not stream.over and stream.version is Version.V3 and not self._is_unheard(stream)
@@ -432,7 +409,7 @@ class Session:
             raise ProtocolError(f"starts of streams for more than {MAX_SERVICES} services")
         yield from self._end_stream(connection.service_id)
         stream = _Stream(connection.stream_id, version)
-        stream.live[connection.connection_id] = _Heads()
+        stream.live.add(connection.connection_id)
         self._streams[connection.service_id] = stream
         yield ConnectionRequested(connection)
 
@@ -447,14 +424,14 @@ class Session:
             self.close(connection)
             yield ConnectionClosed(connection)
         else:
-            stream.live[connection.connection_id] = _Heads()
+            stream.live.add(connection.connection_id)
             yield ConnectionRequested(connection)
 
     def _end_stream(self, service_id: str) -> Iterator[Event]:
         stream = self._streams.get(service_id)
         if stream is not None:
             stream.over = True
-            live, stream.live = sorted(stream.live), {}
+            live, stream.live = sorted(stream.live), set()
             for connection_id in live:
                 yield ConnectionClosed(Connection(service_id, stream.stream_id, connection_id))
 

@@ -20,16 +20,14 @@ from websockets.typing import Subprotocol
 from ...net import receive_buffer
 from ...net.connections import Reading
 from ...net.socket_options import ReceiveBuffer, keep_alive, unanswered_seconds
+from ...protocol.decoder import Decoder
 from ...protocol.framing import (
     MAX_WEBSOCKET_MESSAGE,
     Bytes,
-    FrameReader,
     Message,
-    Parser,
     ProtocolError,
-    Repetition,
     frame,
-    prefix,
+    join_frames,
 )
 from ...protocol.websocket import MessageReader, encode_binary
 from ..errors import StoreError
@@ -101,9 +99,8 @@ class Connection(asyncio.BufferedProtocol):
         self._admissions = admissions
         self._websocket = ServerProtocol(max_size=MAX_WEBSOCKET_MESSAGE, logger=_websockets_log)
         self._messages = MessageReader(self._websocket, self._message_received, self._handle_events)
-        self._frames = FrameReader()
-        self._parser = Parser()
-        self._repetition = Repetition()
+        self._decoder = Decoder()
+        self._latest: Message | None = None
         self._request = b""
         self._transport: asyncio.Transport
         self._reading: Reading
@@ -356,28 +353,29 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_frames(self, data: Bytes, rules: FrameRules, relay: Relay) -> None:
         """Have the frames that ``data`` completes passed on; also those before one that breaks a rule."""
-        whole = self._frames.between_messages
-        if whole and self._repetition.payload(data) is not None:
-            self._to_relay.append(data)
-            return
+        whole = not self._decoder.pending
         passed: list[Bytes] = []
         try:
-            for encoded in self._frames.feed(data):
-                message, payload = self._parser.parse(encoded)
-                if rules.check(message) and relay.consider(self, message):
-                    if whole and message.type == Message.DATA:
-                        self._repetition.learn(data, encoded, payload)
-                    passed += (prefix(len(encoded)), encoded)
+            for message, _, encoded in self._decoder.decode(data):
+                if message is self._latest or self._is_relayed(message, rules, relay):
+                    passed.append(encoded)
                 else:
                     whole = False
-            whole = whole and self._frames.between_messages
+            whole = whole and not self._decoder.pending
         except (ProtocolError, BrokenRule):
             whole = False
             raise
         finally:
             if passed:
-                # As a rule what came is whole messages that all go on, and need not be put together again.
-                self._to_relay.append(data if whole else b"".join(passed))
+                # As a rule the data is whole messages that are all relayed, and need not be put together again.
+                self._to_relay.append(data if whole else join_frames(passed))
+
+    def _is_relayed(self, message: Message, rules: FrameRules, relay: Relay) -> bool:
+        if not (rules.check(message) and relay.consider(self, message)):
+            return False
+        if message.type == Message.DATA:
+            self._latest = message
+        return True
 
     def _reject(self, code: CloseCode, reason: str) -> None:
         _log.warning(
