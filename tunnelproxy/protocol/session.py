@@ -43,6 +43,7 @@ __all__ = [
     "ServicesOffered",
     "Session",
     "Version",
+    "version_of",
 ]
 
 NAMELESS = ""
@@ -80,11 +81,25 @@ SUBPROTOCOLS = {version: f"aws.iot.securetunneling-{version.value}.0" for versio
 """The WebSocket subprotocol that stands for each version, the newest first."""
 
 
+def version_of(subprotocol: str) -> Version:
+    """The version that a WebSocket subprotocol stands for.
+
+    Raises:
+        KeyError: it is not in :data:`SUBPROTOCOLS`.
+    """
+    return {name: version for version, name in SUBPROTOCOLS.items()}[subprotocol]
+
+
 class Mode(enum.Enum):
-    """The two ends of a tunnel; the values are those of the handshake's ``local-proxy-mode``."""
+    """The two ends of a tunnel. The values are those of the handshake's ``local-proxy-mode``."""
 
     SOURCE = "source"
     DESTINATION = "destination"
+
+    @property
+    def other(self) -> Mode:
+        """The other end."""
+        return Mode.DESTINATION if self is Mode.SOURCE else Mode.SOURCE
 
 
 class Connection(NamedTuple):
@@ -319,7 +334,7 @@ class Session:
             yield from self._find_peer_version(kind, message)
         connection = self._identify(message)
         if kind == Message.STREAM_START:
-            yield from self._stream_started(connection, min(_version_of(message), self.version))
+            yield from self._stream_started(connection, min(_message_version(message), self.version))
         elif kind == Message.CONNECTION_START:
             yield from self._connection_started(connection, is_question=message.ignorable)
         elif kind == Message.STREAM_RESET:
@@ -335,7 +350,7 @@ class Session:
                 yield ConnectionClosed(connection)
         elif kind == Message.DATA and self.mode is Mode.DESTINATION and connection.service_id not in self._streams:
             # It was meant for whoever was here before, and its sender would wait for an answer until it gives up.
-            version = _version_of(message)
+            version = _message_version(message)
             kind = Message.CONNECTION_RESET if version is Version.V3 else Message.STREAM_RESET
             self._send(kind, connection, version)
 
@@ -360,7 +375,7 @@ class Session:
             stream = None
         if stream is not None and stream.heard:
             return
-        version = _version_of(message)
+        version = _message_version(message)
         if kind == Message.CONNECTION_RESET and version is Version.V3:
             if stream is None or not stream.live or message.connectionId != stream.asked:
                 return
@@ -450,7 +465,7 @@ def _encode(kind: Message.Type, connection: Connection, version: Version, *, ign
     return encoded
 
 
-def _version_of(message: Message) -> Version:
+def _message_version(message: Message) -> Version:
     """The version that a message about a stream is in, by the fields that it has."""
     if message.connectionId:
         # AWS's reference 3.3 names the connection, and no service, in a tunnel that was opened without services.

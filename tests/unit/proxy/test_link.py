@@ -196,7 +196,7 @@ async def test_a_server_error_may_pass(certificates: Certificates) -> None:
 @in_event_loop
 async def test_a_server_without_the_subprotocol_is_no_tunneling_service(certificates: Certificates) -> None:
     async with server(certificates, until_closed, subprotocols=None) as endpoint:
-        with pytest.raises(LinkLost, match="not that of a tunneling service") as caught:
+        with pytest.raises(LinkLost, match="is not a tunneling service") as caught:
             await link_to(endpoint, certificates)
         assert caught.value.permanent
 
@@ -318,7 +318,7 @@ async def test_a_server_that_reads_nothing_of_what_is_sent_unasked_is_left(
         while not link.lost.done():
             link.send((bytes(64 * 1024),))
             await asyncio.sleep(0)
-        assert "does not read what it is sent" in str(await link.lost)
+        assert "does not read the data that is sent to it" in str(await link.lost)
 
 
 @in_event_loop
