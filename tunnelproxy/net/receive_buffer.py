@@ -23,7 +23,7 @@ _reader = 0
 def whole() -> memoryview:
     """The buffer: room for several TLS records and WebSocket messages in one turn of the event loop.
 
-    It is not a bytearray because asyncio slices it to put one TLS record behind another, and slicing a bytearray copies.
+    It is not a bytearray: asyncio slices it to put one TLS record behind another, and slicing a bytearray copies.
     """
     global _reader  # noqa: PLW0603
     _reader = get_ident()

@@ -109,7 +109,8 @@ class WebSocket:
         transport = self._transport
         if self.protocol.state is OPEN and transport is not None and not transport.is_closing():
             transport.write(encode_binary(pieces, masked=self._masked))
-            self._limit_unsent(transport)
+            if transport.get_write_buffer_size() > SEND_LIMIT:
+                self._abort_unsent(transport)
 
     def flush(self) -> None:
         """Send what websockets' protocol has to send: call this after any of its ``send_...`` methods."""
@@ -121,7 +122,8 @@ class WebSocket:
                 transport.write(data)
             else:
                 self._callbacks.last_sent()
-        self._limit_unsent(transport)
+        if transport.get_write_buffer_size() > SEND_LIMIT:
+            self._abort_unsent(transport)
 
     def pause_reading(self) -> None:
         """Leave data in the kernel, and so slow down the peer."""
@@ -203,10 +205,9 @@ class WebSocket:
             self._callbacks.event(event)
         self.flush()
 
-    def _limit_unsent(self, transport: asyncio.Transport) -> None:
-        if transport.get_write_buffer_size() > SEND_LIMIT:
-            self._callbacks.too_much_unsent()
-            transport.abort()
+    def _abort_unsent(self, transport: asyncio.Transport) -> None:
+        self._callbacks.too_much_unsent()
+        transport.abort()
 
     def _release(self) -> None:
         """Forget the owner, which refers to this object: only a full garbage collection would free such a cycle."""

@@ -118,12 +118,11 @@ def head(encoded: bytes, size: int = 0) -> bytes:
     Raises:
         ValueError: the payload is larger than :data:`MAX_PAYLOAD`.
     """
-    if not size:
-        return prefix(len(encoded)) + encoded
     if size > MAX_PAYLOAD:
         raise ValueError(f"a payload of {size} bytes is over the limit of {MAX_PAYLOAD}")
-    before_payload = payload_head(size)
-    return prefix(len(encoded) + len(before_payload) + size) + encoded + before_payload
+    if size:
+        encoded += payload_head(size)
+    return prefix(len(encoded) + size) + encoded
 
 
 def prefix(size: int) -> bytes:
