@@ -7,7 +7,8 @@ import hashlib
 import secrets
 import string
 from dataclasses import dataclass, field
-from enum import Enum
+
+from ..protocol.session import Mode
 
 __all__ = [
     "DEFAULT_LIFETIME",
@@ -28,18 +29,6 @@ DEFAULT_LIFETIME = 720
 """Minutes that a tunnel lives when ``OpenTunnel`` names no lifetime; also the most it may name."""
 
 _TOKEN_BYTES = 48
-
-
-class Mode(str, Enum):
-    """The two ends of a tunnel, as ``local-proxy-mode`` names them."""
-
-    SOURCE = "source"
-    DESTINATION = "destination"
-
-    @property
-    def other(self) -> Mode:
-        """The end at the far side."""
-        return Mode.DESTINATION if self is Mode.SOURCE else Mode.SOURCE
 
 
 @dataclass(frozen=True)
