@@ -95,6 +95,10 @@ class RunningDataPlane:
         )
         return Client(websocket)
 
+    async def open_tls(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect without a handshake of WebSocket."""
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.client_tls)
+
     async def connect_both(self) -> tuple[Client, Client]:
         """Connect both ends with V3, and return source and destination after the service has named its services."""
         ends = await self.connect(Mode.SOURCE), await self.connect(Mode.DESTINATION)

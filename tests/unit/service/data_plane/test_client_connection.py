@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,7 @@ def data(payload: bytes = b"", stream: int = 1, service: str = "SSH1") -> Messag
 
 async def answer_to(running: RunningDataPlane, sent: bytes) -> bytes:
     """What the data plane answers to bytes, until it closes the connection."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, ssl=context)
+    reader, writer = await running.open_tls()
     writer.write(sent)
     try:
         return await asyncio.wait_for(reader.read(), 5)
@@ -76,7 +73,7 @@ async def test_a_client_that_does_not_speak_http_is_cut_off(certificates: Certif
 @in_event_loop
 async def test_a_request_that_arrives_byte_by_byte_is_answered(certificates: Certificates, tmp_path: Path) -> None:
     async with running_data_plane(certificates, tmp_path) as running:
-        reader, writer = await asyncio.open_connection("127.0.0.1", running.port, ssl=running.client_tls)
+        reader, writer = await running.open_tls()
         for byte in b"GET /elsewhere HTTP/1.1\r\n\r\n":
             writer.write(bytes([byte]))
             await asyncio.sleep(0)
