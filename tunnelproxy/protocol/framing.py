@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Framing: protobuf messages behind a two-byte length, in an endless byte sequence.
+"""Framing: protobuf messages, each after a two-byte length, in one byte sequence.
 
-The binary WebSocket messages of a tunnel, put end to end, make one byte sequence; where one of them ends means nothing.
-In that sequence, each protobuf ``Message`` follows its length, two bytes in network order.
+The payloads of a tunnel's binary WebSocket messages form one byte sequence; where a WebSocket message ends has no
+meaning. In the sequence, the length of each protobuf ``Message`` precedes it: two bytes in network order.
 
 Source: V3WebSocketProtocolGuide.md of the reference local proxy, "Tunneling message frames".
 """
@@ -37,27 +37,28 @@ __all__ = [
 ]
 
 MAX_PAYLOAD = 63 * 1024
-"""Most bytes of application data in one ``Message``."""
+"""The maximum size of a ``Message``'s payload, in bytes."""
 
 MAX_MESSAGE = 0xFFFF
-"""Most bytes of one encoded ``Message``: what its length prefix can say."""
+"""The maximum size of an encoded ``Message``, in bytes: its length has two bytes."""
 
 MAX_WEBSOCKET_MESSAGE = 131076
-"""Most bytes in one WebSocket message; the service refuses larger ones and sends none."""
+"""The maximum size of a WebSocket message, in bytes. The service rejects larger ones."""
 
 SERVICE_ID = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
-"""What a service ID looks like (botocore's ``iotsecuretunneling`` model, shape ``Service``)."""
+"""The pattern of service IDs (botocore's ``iotsecuretunneling`` model, shape ``Service``)."""
 
 Bytes = Union[bytes, bytearray, memoryview]
-"""What came, where it need not be copied."""
+"""Received data, which may be a part of a larger buffer."""
 
 LENGTH_BYTES = 2
+"""The size of the length that precedes each message."""
 
 _PAYLOAD_TAG = Message.PAYLOAD_FIELD_NUMBER << 3 | 2
 
 
 class ProtocolError(Exception):
-    """The peer sent something that the protocol does not allow; the WebSocket must be closed."""
+    """The peer has broken the protocol; the WebSocket must be closed."""
 
 
 def join_frames(messages: Iterable[Bytes]) -> bytes:
@@ -66,9 +67,9 @@ def join_frames(messages: Iterable[Bytes]) -> bytes:
 
 
 class FrameReader:
-    """Cuts the byte sequence of one WebSocket connection into encoded messages.
+    """Splits the byte sequence of one WebSocket connection into encoded messages.
 
-    It holds at most one incomplete message, so it never grows past 64 KiB whatever the peer sends.
+    It keeps at most one incomplete message, so less than 64 KiB, whatever the peer sends.
     """
 
     def __init__(self) -> None:
@@ -76,9 +77,10 @@ class FrameReader:
         """The beginning of an incomplete message."""
 
     def feed(self, data: Bytes) -> Iterator[memoryview]:
-        """Yield each encoded message that ``data`` completes; keep the rest for the next call.
+        """Yield the encoded messages that ``data`` completes, without their lengths; keep the rest for the next call.
 
-        Consume the iterator before feeding again. What it yields is a part of ``data``, which must not change then.
+        Consume the iterator before the next call. The messages are parts of ``data``, which must not change while they
+        are in use.
         """
         if self.partial:
             data = self.partial + data
@@ -96,11 +98,11 @@ class FrameReader:
 
 
 def frame(message: Message, payload: bytes = b"") -> bytes:
-    """Encode a message with its length in front.
+    """Encode a message, after its length.
 
     Args:
-        payload: what the message carries. It is not to be in ``message`` itself: protobuf would copy it twice, and the
-            order of a message's fields is free.
+        message: the message, without a payload if ``payload`` is given.
+        payload: the payload. protobuf would copy it twice.
 
     Raises:
         ValueError: as :func:`head`.
@@ -109,11 +111,13 @@ def frame(message: Message, payload: bytes = b"") -> bytes:
 
 
 def head(encoded: bytes, size: int = 0) -> bytes:
-    """What stands before the payload of a message.
+    """Encode all of a frame that precedes the payload.
+
+    The payload is the last field then. protobuf allows any order of fields.
 
     Args:
-        encoded: the message but for its payload.
-        size: of the payload.
+        encoded: the encoded message, without its payload.
+        size: the size of the payload.
 
     Raises:
         ValueError: the payload is larger than :data:`MAX_PAYLOAD`.
@@ -126,12 +130,12 @@ def head(encoded: bytes, size: int = 0) -> bytes:
 
 
 def prefix(size: int) -> bytes:
-    """What stands before an encoded message of so many bytes."""
+    """Encode the length of an encoded message, which precedes it."""
     return size.to_bytes(LENGTH_BYTES, "big")
 
 
 def payload_head(size: int) -> bytes:
-    """What stands before a payload: its field number, that a length follows, and that (protobuf's encoding)."""
+    """Encode what precedes a payload in protobuf's encoding: its field number and type, and its length."""
     if size < 0x80:
         return bytes((_PAYLOAD_TAG, size))
     if size < 0x4000:
@@ -143,7 +147,7 @@ def parse(encoded: Bytes) -> Message:
     """Decode one message, without its length.
 
     Raises:
-        ProtocolError: it is not a ``Message``, has a field that the protocol does not know, or breaks a limit.
+        ProtocolError: it is not a ``Message``, has an unknown field, or exceeds a limit.
     """
     try:
         message = Message.FromString(cast(bytes, encoded))
@@ -151,7 +155,7 @@ def parse(encoded: Bytes) -> Message:
         raise ProtocolError("a frame that is not a protobuf Message") from error
     if len(UnknownFieldSet(message)):
         raise ProtocolError("a message with a field that the protocol does not have")
-    # Each look at the payload copies it; most messages are too short for too long a payload.
+    # Each access to the payload copies it, and most messages are too short to have one that is too large.
     if len(encoded) > MAX_PAYLOAD and len(message.payload) > MAX_PAYLOAD:
         raise ProtocolError(f"a payload of more than {MAX_PAYLOAD} bytes")
     if message.serviceId and not SERVICE_ID.match(message.serviceId):
