@@ -7,8 +7,8 @@ application data.
 
 Streams and connections (V3): the first connection of a service starts a *stream*. All further connections join it, even
 if none is left in it. A new stream starts only after the old one was reset, because the reference accepts no second
-STREAM_START of a service before. A destination that does not know a stream, because it has replaced another destination,
-treats a CONNECTION_START as the start of that stream, as the reference does.
+STREAM_START of a service before. A destination that has replaced another one does not know its streams: it treats a
+CONNECTION_START as the start of the stream, as the reference does.
 
 Versions: V1 messages name no service, because the tunnel has only one. V2 adds the service ID, and V3 the connection
 ID, which allows a service to have many connections. A destination answers each source in the version that the source
@@ -368,7 +368,7 @@ class Session:
         return Connection(service_id, message.streamId, message.connectionId or _FIRST_CONNECTION_ID)
 
     def _find_peer_version(self, kind: Message.Type, message: Message) -> Iterator[Event]:
-        """Learn the destination's version: from its data, from a reset in V1, or from the answer to :meth:`ask_version`.
+        """Learn the destination's version: from its data, a reset in V1, or the answer to :meth:`ask_version`.
 
         Other resets may be the service's. To a source that speaks V1, those look like the destination's.
         """

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
@@ -342,3 +344,22 @@ async def test_a_client_that_does_not_answer_a_close_is_cut_off(
         running.data_plane.close_tunnel(running.tunnel.tunnel_id, TUNNEL_CLOSED)
         await until(lambda: any(isinstance(event, Disconnected) for event in running.events))
         source.websocket.transport.abort()
+
+
+@in_event_loop
+async def test_a_connection_that_has_ended_is_freed_without_a_garbage_collection(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    async with running_data_plane(certificates, tmp_path) as running:
+        source, destination = await running.connect_both()
+        await source.send(start(), data(b"hello"))
+        await destination.receive()
+        (connection,) = (each for each in running.data_plane._connections if each.client.mode is Mode.SOURCE)
+        freed = weakref.ref(connection)
+        del connection
+        gc.disable()
+        try:
+            await source.websocket.close()
+            await until(lambda: freed() is None)
+        finally:
+            gc.enable()
