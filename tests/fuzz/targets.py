@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the fuzzer calls with each input, and what must hold for any input.
 
-The first byte selects one of three targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that follows no
-rules would: once at once, and once in parts. *Joined* interprets the rest as orders to a source and a destination with
-a lossless channel between them. *Frames* feeds the rest to a WebSocket, in parts through this package's reader, and to
-websockets alone: both must see the same, with the exceptions of :func:`_what_both_judge_alike`.
+The first byte selects one of three targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that follows
+no rules would: once at once, and once in parts. *Joined* interprets the rest as orders to a source and a destination
+with a lossless channel between them. *Frames* feeds the rest to a WebSocket, in parts through this package's reader,
+and to websockets alone: both must see the same, with the exceptions of :func:`_what_both_judge_alike`.
 """
 
 from __future__ import annotations
