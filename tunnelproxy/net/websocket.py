@@ -175,19 +175,20 @@ class WebSocket:
         """Where the event loop puts what it reads next."""
         return receive_buffer.behind(self._messages.rest)
 
-    def take(self, size: int) -> memoryview:
-        """Return what is there for :meth:`feed`: ``size`` bytes have been read, and may follow others kept before."""
+    def buffer_updated(self, size: int) -> None:
+        """Process what the event loop has read: ``size`` bytes."""
         self._receive_buffer.took(size)
-        return receive_buffer.received(len(self._messages.rest) + size)
+        self._messages.feed(receive_buffer.received(len(self._messages.rest) + size))
 
-    def feed(self, data: memoryview) -> None:
-        """Process received bytes; valid until the event loop goes on."""
-        self._messages.feed(data)
+    def request_received(self, request: bytes, rest: bytes) -> None:
+        """Process a client's handshake request, which the server has read by itself.
 
-    def receive_handshake(self, data: bytes) -> None:
-        """Give websockets' protocol the client's request. :meth:`feed` expects what follows it."""
-        self.protocol.receive_data(data)
+        Args:
+            rest: the bytes that followed it.
+        """
+        self.protocol.receive_data(request)
         self._process()
+        self._messages.feed(memoryview(rest))
 
     def eof_received(self) -> None:
         """The peer sends no more."""

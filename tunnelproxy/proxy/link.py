@@ -159,7 +159,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._last_heard = self._loop.time()
-        self._websocket.feed(self._websocket.take(nbytes))
+        self._websocket.buffer_updated(nbytes)
 
     def eof_received(self) -> None:
         self._websocket.eof_received()

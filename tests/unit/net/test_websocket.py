@@ -18,7 +18,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from peers.event_loop import Clock, in_event_loop, until
-from tunnelproxy.net import websocket
+from tunnelproxy.net import receive_buffer, websocket
 from tunnelproxy.net.websocket import Callbacks, WebSocket
 from tunnelproxy.protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes
 
@@ -64,11 +64,10 @@ class End(asyncio.BufferedProtocol):
         return self.websocket.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = self.websocket.take(nbytes)
         if isinstance(self.protocol, ServerProtocol) and not self.events:
-            self.websocket.receive_handshake(bytes(data))
+            self.websocket.request_received(bytes(receive_buffer.received(nbytes)), b"")
         else:
-            self.websocket.feed(data)
+            self.websocket.buffer_updated(nbytes)
 
     def eof_received(self) -> None:
         self.websocket.eof_received()

@@ -12,10 +12,11 @@ from typing import Callable
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import Event
+from websockets.protocol import OPEN, Event
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from ...net import receive_buffer
 from ...net.socket_options import keep_alive, unanswered_seconds
 from ...net.websocket import Callbacks, WebSocket
 from ...protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes, Message, ProtocolError, frame
@@ -114,14 +115,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         return self._websocket.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = self._websocket.take(nbytes)
-        if self._request is not None:
-            data = memoryview(self._read_request(self._request, bytes(data)))
-        self._websocket.feed(data)
-        if self._ingress is not None:
-            self._ingress.pass_on()
-            if self._ingress.is_waiting:
-                self._pause_or_resume()
+        if self._request is None:
+            self._websocket.buffer_updated(nbytes)
+        else:
+            self._read_request(self._request, bytes(receive_buffer.received(nbytes)))
+        if self._ingress is not None and not self._ingress.pass_on():
+            self._pause_or_resume()
 
     def eof_received(self) -> None:
         self._websocket.eof_received()
@@ -148,7 +147,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def send(self, *messages: Bytes) -> None:
         """Send frames. Each argument is split into WebSocket messages of the size that clients accept."""
-        if not self._websocket.is_open:
+        if self._server.state is not OPEN:
             return
         self.client.bytes_sent += sum(map(len, messages))
         for message in messages:
@@ -206,19 +205,16 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     # The handshake.
 
-    def _read_request(self, reader: RequestReader, data: bytes) -> bytes:
-        """Collect the request, answer it once it is complete, and return what follows it."""
+    def _read_request(self, reader: RequestReader, data: bytes) -> None:
+        """Collect the request, and answer it once it is complete."""
         try:
             complete = reader.feed(data)
         except HandshakeRejected as rejection:
             self._reject(rejection)
-            return b""
-        if complete is None:
-            return b""
-        self._request = None
-        request, rest = complete
-        self._websocket.receive_handshake(request)
-        return rest
+            return
+        if complete is not None:
+            self._request = None
+            self._websocket.request_received(*complete)
 
     def _answer(self, request: Request) -> None:
         try:

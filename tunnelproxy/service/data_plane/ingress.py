@@ -8,8 +8,8 @@ from collections import deque
 from typing import Callable
 
 from ...protocol.decoder import Decoder
-from ...protocol.framing import Bytes, Message, ProtocolError, join_frames
-from .frame_rules import BrokenRule, FrameRules
+from ...protocol.framing import LENGTH_BYTES, Bytes, Message, join_frames
+from .frame_rules import FrameRules
 from .relay import End, Relay
 
 __all__ = ["Ingress"]
@@ -50,26 +50,22 @@ class Ingress:
             BrokenRule: the client must not send a message.
         """
         relayed: list[Bytes] = []
-        complete = not self._decoder.pending
+        size = 0
+        whole = not self._decoder.pending
         try:
             for message, _, encoded in self._decoder.decode(data):
                 if message is self._latest or self._is_relayed(message):
                     relayed.append(encoded)
-                else:
-                    complete = False
-            complete = complete and not self._decoder.pending
-        except (ProtocolError, BrokenRule):
-            complete = False
-            raise
+                    size += LENGTH_BYTES + len(encoded)
         finally:
             if relayed:
                 # Data is usually complete messages that are all relayed, and need not be put together again.
-                self._checked.append(data if complete else join_frames(relayed))
+                self._checked.append(data if whole and size == len(data) else join_frames(relayed))
 
-    def pass_on(self) -> None:
-        """Relay what has been received, as far as the tunnel's bandwidth allows."""
-        if not self._checked or self._timer is not None:
-            return
+    def pass_on(self) -> bool:
+        """Relay what has been received, as far as the tunnel's bandwidth allows; return whether it allows more."""
+        if self._timer is not None or not self._checked:
+            return self._timer is None
         bandwidth = self._relay.bandwidth
         passed: list[Bytes] = []
         seconds = 0.0
@@ -82,6 +78,7 @@ class Ingress:
         self._relay.relay(self._end, *passed)
         if seconds > 0:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._continue)
+        return seconds <= 0
 
     def close(self) -> None:
         """Relay the rest at once: the client has disconnected."""

@@ -97,8 +97,9 @@ class Relay:
 
     def relay(self, end: End, *messages: Bytes) -> None:
         """Pass frames on to the other end, in the same WebSocket messages; ignore an end that was replaced."""
-        other = self._ends.get(end.client.mode.other)
-        if other is not None and self._is_current(end):
+        mode = end.client.mode
+        other = self._ends.get(mode.other)
+        if other is not None and self._ends.get(mode) is end:
             other.send(*messages)
 
     def pause_writing(self, end: End) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peers.event_loop import Clock, in_event_loop, until
 from tunnelproxy.protocol.framing import Bytes, Message, ProtocolError, frame
@@ -132,3 +134,25 @@ async def test_what_waits_when_the_client_disconnects_is_relayed_at_once() -> No
     assert joined.destination.calls == [(data(b"a"),), (data(b"b"), data(b"c"))]
     assert not joined.ingress.is_waiting
     await asyncio.sleep(0)
+
+
+@given(st.lists(st.sampled_from([b"a", b"bb", b"ignored"]), max_size=8), st.lists(st.integers(0, 2**20), max_size=6))
+def test_any_split_relays_the_same_frames(sent: list[bytes], cuts: list[int]) -> None:
+    joined = Joined()
+    wire = b"".join(IGNORED if payload == b"ignored" else data(payload) for payload in sent)
+    points = sorted(cut % (len(wire) + 1) for cut in cuts)
+    for begin, end in zip([0, *points], [*points, len(wire)]):
+        joined.ingress.receive(wire[begin:end])
+    joined.ingress.pass_on()
+    relayed = b"".join(message for call in joined.destination.calls for message in call)
+    assert relayed == b"".join(data(payload) for payload in sent if payload != b"ignored")
+
+
+def test_what_a_client_that_was_replaced_and_has_left_still_sends_is_not_relayed() -> None:
+    joined = Joined()
+    newer = End(Mode.SOURCE)
+    joined.relay.attach(newer)
+    joined.relay.detach(newer)
+    joined.ingress.receive(data(b"late"))
+    joined.ingress.pass_on()
+    assert joined.destination.calls == []
