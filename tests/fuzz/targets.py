@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the fuzzer calls with each input, and what must hold whatever the input is.
+"""What the fuzzer calls with each input, and what must hold for any input.
 
-The first byte chooses between three targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that knows
-no rules would, once whole and once in pieces. *Joined* takes the rest for orders to a source and a destination with a
-lossless channel between them. *Frames* feeds the rest to a WebSocket, through our reader in pieces and to websockets
-alone, which must see the same but for what :func:`_what_both_judge_alike` says.
+The first byte selects one of three targets. *Garbage* feeds the rest to one end of a tunnel, as a far end that follows
+no rules would: once at once, and once in parts. *Joined* interprets the rest as orders to a source and a destination
+with a lossless channel between them. *Frames* feeds the rest to a WebSocket, in parts through this package's reader,
+and to websockets alone: both must see the same, with the exceptions of :func:`_what_both_judge_alike`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def one_input(data: bytes) -> None:
 
 
 class _End:
-    """One end, used as a proxy uses it, which sees to it that the events make sense."""
+    """One end, used as a proxy uses it. It checks that the events are consistent."""
 
     def __init__(self, mode: Mode, version: Version, offered: tuple[str, ...]) -> None:
         self.session = Session(mode, version)
@@ -89,7 +89,7 @@ class _End:
         except ProtocolError as error:
             self.failure = str(error)
         self.wire += b"".join(self.session.data_to_send())
-        assert len(self.session._reader._partial) < LENGTH_BYTES + MAX_MESSAGE
+        assert self.session._decoder.pending < LENGTH_BYTES + MAX_MESSAGE
         assert len(self.session._streams) <= MAX_SERVICES
 
     def _check(self, event: Event) -> None:
@@ -133,7 +133,7 @@ class _Joined:
             Mode.DESTINATION: Session(Mode.DESTINATION, versions[1]),
         }
         self.channels = dict.fromkeys(Mode, b"")
-        """By whom they lead to."""
+        """By the end that they lead to."""
         self.known: dict[Mode, list[Connection]] = {mode: [] for mode in Mode}
         self.sent: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
         self.got: dict[tuple[Mode, Connection], bytes] = defaultdict(bytes)
@@ -145,7 +145,7 @@ class _Joined:
     def open(self, argument: int) -> None:
         service_id = self.services[argument % len(self.services)]
         source = self.ends[Mode.SOURCE]
-        # As a source proxy does: no second connection before the far end is known to speak V3.
+        # Like a source proxy: no second connection before the far end is known to speak V3.
         if source.can_open(service_id):
             self.known[Mode.SOURCE].append(source.open(service_id))
         else:
@@ -176,11 +176,11 @@ class _Joined:
 
     def flush(self) -> None:
         for mode, session in self.ends.items():
-            self.channels[_other(mode)] += b"".join(session.data_to_send())
+            self.channels[mode.other] += b"".join(session.data_to_send())
 
     def check(self) -> None:
         for (mode, connection), data in self.got.items():
-            assert self.sent[_other(mode), connection].startswith(data)
+            assert self.sent[mode.other, connection].startswith(data)
 
     def drain(self) -> None:
         while any(self.channels.values()):
@@ -191,8 +191,8 @@ class _Joined:
         for connection, closers in self.closed_by.items():
             assert not any(session.is_live(connection) for session in self.ends.values())
             (closer, *others) = closers
-            if not others and connection in self.known[_other(closer)]:
-                assert self.got[_other(closer), connection] == self.sent[closer, connection]
+            if not others and connection in self.known[closer.other]:
+                assert self.got[closer.other, connection] == self.sent[closer, connection]
 
     def _pick(self, mode: Mode, argument: int) -> Connection | None:
         known = self.known[mode]
@@ -200,7 +200,7 @@ class _Joined:
 
 
 def _joined(kind: int, orders: bytes) -> None:
-    # V1 needs both ends to speak it; the other pairs are the source's to find out about.
+    # V1 requires that both ends speak it; the source finds out about the other pairs.
     versions = [(Version.V1, Version.V1), (Version.V2, Version.V2), (Version.V2, Version.V3), (Version.V3, Version.V3)]
     source, destination = versions[kind % len(versions)]
     services = OFFERS[1] if source is Version.V1 else OFFERS[1 + kind // 4 % 2]
@@ -224,7 +224,7 @@ def _joined(kind: int, orders: bytes) -> None:
 
 
 def _open(side: Side) -> Protocol:
-    """A WebSocket that has shaken hands."""
+    """A WebSocket after the handshake."""
     return Protocol(side, state=OPEN, max_size=MAX_WEBSOCKET_MESSAGE)
 
 
@@ -261,9 +261,9 @@ def _frames(kind: int, step: int, data: bytes) -> None:
 
 
 def _what_both_judge_alike(data: bytes, *, masked: bool) -> tuple[int, bool]:
-    """How far websockets alone is the measure, and whether it is a length in too many bytes that comes then.
+    """How far websockets alone is the reference, and whether a length in too many bytes follows.
 
-    It lets that pass, and takes a close within fragments for an error.
+    websockets accepts such a length, and treats a close within fragments as an error.
     """
     start, in_fragments = 0, False
     while len(data) - start >= 2:
@@ -300,7 +300,3 @@ def _assembled(frames: list[Frame]) -> list[tuple[Opcode, bytes]]:
 
 def _code(websocket: Protocol) -> int | None:
     return None if websocket.close_sent is None else websocket.close_sent.code
-
-
-def _other(mode: Mode) -> Mode:
-    return Mode.DESTINATION if mode is Mode.SOURCE else Mode.SOURCE

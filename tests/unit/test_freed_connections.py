@@ -25,7 +25,7 @@ from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode
 from tunnelproxy.proxy.link import Link, TunnelCredentials
 from tunnelproxy.proxy.reconnect import keep_linked
-from tunnelproxy.service.data_plane.client_connection import Connection
+from tunnelproxy.service.data_plane.client_connection import ClientConnection
 from tunnelproxy.service.data_plane.server import DataPlane
 from tunnelproxy.service.limits import Limits
 from tunnelproxy.service.listener import Listener, _Visitor
@@ -116,7 +116,7 @@ async def test_a_client_s_at_the_data_plane(certificates: Certificates, tmp_path
             writer.write(b"GET /tunnel HTTP/1.1\r\nHost: x\r\n\r\n")
             assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"
             writer.close()
-        await all_freed(Connection)
+        await all_freed(ClientConnection)
 
 
 class Receiver:

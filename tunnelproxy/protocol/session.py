@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state machine of one end of a tunnel: bytes and calls in, events and bytes out.
 
-A :class:`Session` lives as long as one WebSocket connection. It knows which streams and connections are alive, makes
-the messages for what the proxy does with its local sockets, and turns what the far end sends into events. It holds no
-data of the application: what it is given it frames, what it receives it hands over.
+A :class:`Session` lasts as long as one WebSocket connection. It tracks which streams and connections are live, encodes
+messages for what the proxy does with its local sockets, and turns messages of the far end into events. It stores no
+application data.
 
-Streams and connections (V3): the first connection of a service starts a *stream*, and all further ones join it, also
-when none is left in it. A new stream starts only once the old one was reset: the reference takes no second STREAM_START
-of a service otherwise. A destination that never heard of a stream, because it took another's place meanwhile, takes a
-CONNECTION_START for the start of one, as the reference does.
+Streams and connections (V3): the first connection of a service starts a *stream*. All further connections join it, even
+if none is left in it. A new stream starts only after the old one was reset, because the reference accepts no second
+STREAM_START of a service before. A destination that has replaced another one does not know its streams: it treats a
+CONNECTION_START as the start of the stream, as the reference does.
 
-Versions: V1 messages name no service, for the tunnel has one only; V2 adds the service ID, and V3 the connection ID,
-which lets a service have many connections. A destination answers each source in the version that it began with. A
-source speaks the version it is told to. One that was told none finds out, stream by stream, without harm to anybody:
-until the far end has shown in a stream that it speaks V3, the source sends only what V1 and V2 understand too, which is
-STREAM_START, DATA and STREAM_RESET, for the reference of V1 and V2 exits when it gets a CONNECTION_START.
+Versions: V1 messages name no service, because the tunnel has only one. V2 adds the service ID, and V3 the connection
+ID, which allows a service to have many connections. A destination answers each source in the version that the source
+began with. A source speaks the version that it is told to. If it is told none, it finds out for each stream: until the
+far end has shown that it speaks V3, the source sends only messages that V1 and V2 have too: STREAM_START, DATA and
+STREAM_RESET. The reference of V1 and V2 exits when it receives a CONNECTION_START.
 
 Source: V1, V2 and V3WebSocketProtocolGuide.md of the reference local proxy.
 """
@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Union
 
-from .framing import Bytes, FrameReader, Message, Parser, ProtocolError, Repetition, head
+from .decoder import Decoder
+from .framing import Bytes, Message, ProtocolError, head
 
 __all__ = [
     "MAX_SERVICES",
@@ -42,13 +43,14 @@ __all__ = [
     "ServicesOffered",
     "Session",
     "Version",
+    "version_of",
 ]
 
 NAMELESS = ""
-"""Stands for the one service of a tunnel that was opened without naming any."""
+"""The service ID of the only service of a tunnel that was opened without services."""
 
 MAX_SERVICES = 1000
-"""Services that one session keeps in mind: more than any tunnel has, so that a far end cannot make it grow for ever."""
+"""How many services a session tracks: more than any tunnel has. It limits the memory that a far end can make it use."""
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _FIRST_CONNECTION_ID = 1
@@ -76,18 +78,32 @@ class Version(enum.IntEnum):
 
 
 SUBPROTOCOLS = {version: f"aws.iot.securetunneling-{version.value}.0" for version in sorted(Version, reverse=True)}
-"""The WebSocket subprotocol that stands for each version, the newest first."""
+"""The WebSocket subprotocol of each version, newest first."""
+
+
+def version_of(subprotocol: str) -> Version:
+    """Return the version of a WebSocket subprotocol.
+
+    Raises:
+        KeyError: it is not in :data:`SUBPROTOCOLS`.
+    """
+    return {name: version for version, name in SUBPROTOCOLS.items()}[subprotocol]
 
 
 class Mode(enum.Enum):
-    """The two ends of a tunnel; the values are those of the handshake's ``local-proxy-mode``."""
+    """The two ends of a tunnel. The values are those of the handshake's ``local-proxy-mode``."""
 
     SOURCE = "source"
     DESTINATION = "destination"
 
+    @property
+    def other(self) -> Mode:
+        """The other end."""
+        return Mode.DESTINATION if self is Mode.SOURCE else Mode.SOURCE
+
 
 class Connection(NamedTuple):
-    """Identifies one TCP connection that a tunnel carries."""
+    """Identifies one TCP connection within a tunnel."""
 
     service_id: str
     stream_id: int
@@ -98,36 +114,36 @@ class Connection(NamedTuple):
 
 
 class ServicesOffered(NamedTuple):
-    """The service named what this tunnel carries."""
+    """The service has sent the service IDs of this tunnel."""
 
     service_ids: tuple[str, ...]
 
 
 class ConnectionRequested(NamedTuple):
-    """The source opened a connection; only a destination sees this."""
+    """The source has opened a connection. Only a destination gets this event."""
 
     connection: Connection
 
 
 class DataReceived(NamedTuple):
-    """Bytes for the local socket of a connection."""
+    """Data for the local socket of a connection."""
 
     connection: Connection
     payload: Bytes
 
 
 class ConnectionClosed(NamedTuple):
-    """The far end, or the service, ended a connection. All of its data has been handed over before."""
+    """The far end or the service has closed a connection. All its data was in earlier events."""
 
     connection: Connection
 
 
 class PeerVersionFound(NamedTuple):
-    """A source learned which version the destination speaks: from its first message, and where none was told, from the
-    first in each stream.
+    """A source has learned which version the destination speaks: from its first message, and, if the source was told no
+    version, from the first in each stream.
 
-    A destination that answers a newer version in V1 understood what it was sent, and goes on to: the service allows no
-    mixing with messages that name no service.
+    The source continues in the newer version if the destination answers it in V1: the destination has understood the
+    newer messages, and the service does not allow a mix of messages with and without service ID.
     """
 
     version: Version
@@ -136,41 +152,24 @@ class PeerVersionFound(NamedTuple):
 Event = Union[ServicesOffered, ConnectionRequested, DataReceived, ConnectionClosed, PeerVersionFound]
 
 
-class _Heads:
-    """What stands before the payloads of a connection: encoded once, and once for each size."""
-
-    __slots__ = ("_encoded", "_head", "_size")
-
-    def __init__(self) -> None:
-        self._encoded = self._head = b""
-        self._size: int | None = None
-
-    def head(self, connection: Connection, version: Version, size: int) -> bytes:
-        if size != self._size:
-            self._encoded = self._encoded or _encode(Message.DATA, connection, version)
-            self._head = head(self._encoded, size)
-            self._size = size
-        return self._head
-
-
 @dataclass
 class _Stream:
-    """What is alive of one service."""
+    """The stream of one service."""
 
     stream_id: int
     version: Version
-    """In which the far end is spoken to about this stream."""
+    """The version of this end's messages about this stream."""
     newest: int = _FIRST_CONNECTION_ID
-    live: dict[int, _Heads] = field(default_factory=dict)
-    """The connections, by their IDs."""
+    live: set[int] = field(default_factory=set)
+    """The IDs of its live connections."""
     heard: bool = False
-    """Whether the far end has shown in this stream which version it speaks."""
+    """Whether the far end has shown its version in this stream."""
     asked: int | None = None
-    """The ID of the connection that asked the far end for it."""
+    """The connection ID of the question for its version."""
     over: bool = False
-    """Whether a reset has ended it: the next connection starts a new stream."""
+    """Whether it has been reset: the next connection starts a new stream."""
     reset: bool = False
-    """Whether it was this end that sent that reset."""
+    """Whether this end sent the reset."""
 
 
 class Session:
@@ -178,11 +177,12 @@ class Session:
 
     Args:
         mode: which end this is.
-        version: what a source speaks; a destination follows its source, up to this version.
-        probing: whether a source is yet to find out if the far end speaks an older version than that.
-        sole_service: the service that messages without a service ID are about.
-        first_stream_id: of a source's first stream. After a WebSocket connection was lost, what the far end sent before
-            it knew may still come, and must not be taken for a new stream's: go on with :attr:`next_stream_id`.
+        version: the version that a source speaks. A destination adapts to its source, up to this version.
+        sole_service: the service that messages without a service ID belong to.
+        first_stream_id: the ID of a source's first stream. Messages that the far end sent before it noticed the loss of
+            the last WebSocket connection may still arrive. To tell them from those of new streams, pass the
+            :attr:`next_stream_id` of the last session.
+        probing: whether a source has to find out if the far end speaks an older version.
     """
 
     def __init__(
@@ -198,13 +198,13 @@ class Session:
         self.version = version
         self._probing = probing
         self.sole_service: str | None = sole_service
-        """None once the tunnel turned out to have several services."""
+        """None if the tunnel has several services."""
         self._before_first_stream_id = first_stream_id - 1
         self._peer_version: Version | None = None
-        self._reader = FrameReader()
-        self._parser = Parser()
-        self._repetition = Repetition()
-        self._repeated = Connection(NAMELESS, 0, 0)
+        self._decoder = Decoder()
+        self._latest: Message | None = None
+        """The latest data message. The decoder returns the same object for the next message of its connection."""
+        self._latest_connection = Connection(NAMELESS, 0, 0)
         self._streams: dict[str, _Stream] = {}
         self._output: list[Bytes] = []
 
@@ -212,27 +212,27 @@ class Session:
 
     @property
     def next_stream_id(self) -> int:
-        """The lowest that no stream of this session has had."""
+        """The lowest stream ID that this session has not used."""
         latest = max((stream.stream_id for stream in self._streams.values()), default=self._before_first_stream_id)
         return latest % _HIGHEST_STREAM_ID + 1
 
     def can_open(self, service_id: str) -> bool:
-        """Whether a service may have a further connection now."""
+        """Whether another connection of a service can be opened now."""
         stream = self._streams.get(service_id)
         return stream is None or not stream.live or self._takes_more(stream)
 
     def is_undecided(self, service_id: str) -> bool:
-        """Whether it is yet to be seen if the far end, which has one connection of a service, can have more."""
+        """Whether the far end, which has one connection of a service, may turn out to accept more."""
         stream = self._streams.get(service_id)
         return stream is not None and bool(stream.live) and self._is_unheard(stream)
 
     def speaks(self, service_id: str) -> Version:
-        """The version in which the far end is spoken to about a service."""
+        """The version of this end's messages about a service."""
         stream = self._streams.get(service_id)
         return stream.version if stream is not None else self.version
 
     def open(self, service_id: str) -> Connection:
-        """Open a connection to a service of the far end. Data may follow at once; only a source may call this."""
+        """Open a connection to a service of the far end; only for a source. Data may be sent at once."""
         if self.mode is not Mode.SOURCE:
             raise RuntimeError("only a source opens connections")
         stream = self._streams.get(service_id)
@@ -244,17 +244,17 @@ class Session:
         else:
             stream = self._new_stream(service_id, stream)
             kind = Message.STREAM_START
-        stream.live[stream.newest] = _Heads()
+        stream.live.add(stream.newest)
         connection = Connection(service_id, stream.stream_id, stream.newest)
         self._send(kind, connection, stream.version)
         return connection
 
     def ask_version(self, service_id: str) -> None:
-        """Ask a far end that is undecided whether it speaks V3.
+        """Ask an undecided far end whether it speaks V3.
 
-        A connection is started and reset in one breath, in messages that a V1 or V2 far end may ignore, and does. One
-        of V3 answers with a reset of its own: the reference, because it closes the local connection that it has made
-        for this; ours, without making one.
+        The question is the start of a connection and its reset, in messages that are marked as ignorable, so that a far
+        end of V1 or V2 ignores them. A far end of V3 answers with a reset: the reference when it closes the local
+        connection that it has made; this package without making one.
         """
         stream = self._streams.get(service_id)
         if stream is not None and stream.asked is None and self.is_undecided(service_id):
@@ -265,55 +265,50 @@ class Session:
                 self._send(kind, connection, Version.V3, ignorable=True)
 
     def send(self, connection: Connection, payload: Bytes) -> None:
-        """Send bytes, at most :data:`~.framing.MAX_PAYLOAD` of them. Without effect once the connection has ended.
+        """Send data. Does nothing if the connection has ended.
 
-        They are not copied: take :meth:`data_to_send` before they change.
+        Args:
+            payload: :data:`~.framing.MAX_PAYLOAD` bytes or less. They are not copied: call :meth:`data_to_send` before
+                they change.
         """
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
-            heads = stream.live[connection.connection_id]
-            self._output += (heads.head(connection, stream.version, len(payload)), payload)
+            self._output += (head(_encode(Message.DATA, connection, stream.version), len(payload)), payload)
 
     def close(self, connection: Connection) -> None:
-        """End a connection. Without effect if it has ended already."""
+        """Close a connection. Does nothing if it has ended."""
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
-            del stream.live[connection.connection_id]
+            stream.live.remove(connection.connection_id)
             alone = stream.version is Version.V3 and not self._is_unheard(stream)
             self._send(Message.CONNECTION_RESET if alone else Message.STREAM_RESET, connection, stream.version)
             stream.over = stream.reset = not alone
 
     def is_live(self, connection: Connection) -> bool:
-        """Whether neither end has ended this connection."""
+        """Whether a connection is open: neither end has closed it."""
         stream = self._streams.get(connection.service_id)
         return (
             stream is not None and stream.stream_id == connection.stream_id and connection.connection_id in stream.live
         )
 
     def data_to_send(self) -> list[Bytes]:
-        """Take what the calls so far have made for the far end, in pieces of any size."""
+        """Return the data for the far end since the last call, in parts of any size."""
         pieces, self._output = self._output, []
         return pieces
 
     # What the far end does.
 
     def receive(self, data: Bytes) -> Iterator[Event]:
-        """Yield the events in the payload of one WebSocket message. Consume them all before the next call.
+        """Yield the events in the payload of a WebSocket message. Consume the iterator before the next call.
 
         Raises:
-            ProtocolError: the far end broke the protocol; what came before has been yielded.
+            ProtocolError: the far end has broken the protocol. The events before that have been yielded.
         """
-        whole = self._reader.between_messages
-        if whole and self.is_live(self._repeated):
-            repeated = self._repetition.payload(data)
-            if repeated is not None:
-                yield DataReceived(self._repeated, repeated)
-                return
-        for encoded in self._reader.feed(data):
-            message, payload = self._parser.parse(encoded)
-            if whole and message.type == Message.DATA and self._repetition.learn(data, encoded, payload):
-                self._repeated = self._identify(message)
-            yield from self._receive(message, payload)
+        for message, payload, _ in self._decoder.decode(data):
+            if message is self._latest and self.is_live(self._latest_connection):
+                yield DataReceived(self._latest_connection, payload)
+            else:
+                yield from self._receive(message, payload)
 
     def _receive(self, message: Message, payload: Bytes) -> Iterator[Event]:
         kind = message.type
@@ -324,7 +319,7 @@ class Session:
                 yield from self._end_stream(service_id)
         elif kind == Message.SERVICE_IDS:
             offered = tuple(message.availableServiceIds)
-            self._repetition = Repetition()
+            self._latest = None
             self.sole_service = offered[0] if len(offered) == 1 else (None if offered else NAMELESS)
             yield ServicesOffered(offered)
         elif not message.ignorable:
@@ -342,7 +337,7 @@ class Session:
             yield from self._find_peer_version(kind, message)
         connection = self._identify(message)
         if kind == Message.STREAM_START:
-            yield from self._stream_started(connection, min(_version_of(message), self.version))
+            yield from self._stream_started(connection, min(_message_version(message), self.version))
         elif kind == Message.CONNECTION_START:
             yield from self._connection_started(connection, is_question=message.ignorable)
         elif kind == Message.STREAM_RESET:
@@ -351,13 +346,14 @@ class Session:
                 yield from self._end_stream(connection.service_id)
         elif self.is_live(connection):
             if kind == Message.DATA:
+                self._latest, self._latest_connection = message, connection
                 yield DataReceived(connection, payload)
             else:
-                del self._streams[connection.service_id].live[connection.connection_id]
+                self._streams[connection.service_id].live.remove(connection.connection_id)
                 yield ConnectionClosed(connection)
         elif kind == Message.DATA and self.mode is Mode.DESTINATION and connection.service_id not in self._streams:
-            # It was meant for whoever was here before, and its sender would wait for an answer until it gives up.
-            version = _version_of(message)
+            # It was meant for another destination, which this one has replaced. Without a reset, the source would wait.
+            version = _message_version(message)
             kind = Message.CONNECTION_RESET if version is Version.V3 else Message.STREAM_RESET
             self._send(kind, connection, version)
 
@@ -372,9 +368,9 @@ class Session:
         return Connection(service_id, message.streamId, message.connectionId or _FIRST_CONNECTION_ID)
 
     def _find_peer_version(self, kind: Message.Type, message: Message) -> Iterator[Event]:
-        """Learn what the destination speaks: from its data, a reset in V1, or the answer to :meth:`ask_version`.
+        """Learn the destination's version: from its data, a reset in V1, or the answer to :meth:`ask_version`.
 
-        Other resets may be the service's own, which are like those of V1 to a source that speaks V1.
+        Other resets may be the service's. To a source that speaks V1, those look like the destination's.
         """
         service_id = self.sole_service if self.version is Version.V1 else message.serviceId or self.sole_service
         stream = self._streams.get(service_id) if service_id is not None else None
@@ -382,7 +378,7 @@ class Session:
             stream = None
         if stream is not None and stream.heard:
             return
-        version = _version_of(message)
+        version = _message_version(message)
         if kind == Message.CONNECTION_RESET and version is Version.V3:
             if stream is None or not stream.live or message.connectionId != stream.asked:
                 return
@@ -406,13 +402,12 @@ class Session:
             streams = list(self._streams.values())
         for each in streams:
             each.version = Version.V2
-            each.live = {connection_id: _Heads() for connection_id in each.live}
 
     def _takes_more(self, stream: _Stream) -> bool:
         return not stream.over and stream.version is Version.V3 and not self._is_unheard(stream)
 
     def _is_unheard(self, stream: _Stream) -> bool:
-        """Whether the far end may speak an older version than it is spoken to in."""
+        """Whether the far end may speak an older version than this end's messages."""
         return self._probing and not stream.heard and stream.version is Version.V3
 
     def _new_stream(self, service_id: str, before: _Stream | None) -> _Stream:
@@ -420,8 +415,8 @@ class Session:
             stream = _Stream(self._before_first_stream_id % _HIGHEST_STREAM_ID + 1, self.version)
         else:
             if before.version is Version.V3 and not before.reset:
-                # Whoever ended the old stream, a destination that has just come may have taken a start of it that was
-                # under way for a stream of its own, and the reference's drops a STREAM_START then.
+                # A destination that has just connected may have received a start of the old stream, and the reference
+                # then ignores a STREAM_START.
                 self._send(Message.STREAM_RESET, Connection(service_id, before.stream_id, before.newest), Version.V3)
             stream = _Stream(before.stream_id % _HIGHEST_STREAM_ID + 1, self.version)
         self._streams[service_id] = stream
@@ -432,7 +427,7 @@ class Session:
             raise ProtocolError(f"starts of streams for more than {MAX_SERVICES} services")
         yield from self._end_stream(connection.service_id)
         stream = _Stream(connection.stream_id, version)
-        stream.live[connection.connection_id] = _Heads()
+        stream.live.add(connection.connection_id)
         self._streams[connection.service_id] = stream
         yield ConnectionRequested(connection)
 
@@ -443,18 +438,18 @@ class Session:
         elif stream is None or stream.over or stream.stream_id != connection.stream_id:
             yield from self._stream_started(connection, self.version)
         elif connection.connection_id in stream.live:
-            # The reset names the connection that lives, so the source drops it too: end it here as well.
+            # The reset closes the live connection at the source: close it here too.
             self.close(connection)
             yield ConnectionClosed(connection)
         else:
-            stream.live[connection.connection_id] = _Heads()
+            stream.live.add(connection.connection_id)
             yield ConnectionRequested(connection)
 
     def _end_stream(self, service_id: str) -> Iterator[Event]:
         stream = self._streams.get(service_id)
         if stream is not None:
             stream.over = True
-            live, stream.live = sorted(stream.live), {}
+            live, stream.live = sorted(stream.live), set()
             for connection_id in live:
                 yield ConnectionClosed(Connection(service_id, stream.stream_id, connection_id))
 
@@ -463,7 +458,7 @@ class Session:
 
 
 def _encode(kind: Message.Type, connection: Connection, version: Version, *, ignorable: bool = False) -> bytes:
-    """A message about a connection, but for the payload that it may have."""
+    """Encode a message about a connection, without a payload."""
     message = Message(type=kind, streamId=connection.stream_id, ignorable=ignorable)
     if version is not Version.V1:
         message.serviceId = connection.service_id
@@ -473,9 +468,9 @@ def _encode(kind: Message.Type, connection: Connection, version: Version, *, ign
     return encoded
 
 
-def _version_of(message: Message) -> Version:
-    """The version that a message about a stream is in, by the fields that it has."""
+def _message_version(message: Message) -> Version:
+    """The version of a message about a stream, from the fields that it has."""
     if message.connectionId:
-        # AWS's reference 3.3 names the connection, and no service, in a tunnel that was opened without services.
+        # In a tunnel without services, AWS's reference 3.3 sends a connection ID and no service ID.
         return Version.V3
     return Version.V2 if message.serviceId else Version.V1

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Binary WebSocket messages, as bulk data needs them: with one copy each way, which masking makes anyway.
+"""Binary WebSocket messages without needless copies: one each way, which masking makes anyway.
 
-websockets knows the whole of the protocol, and copies a message four times, for it takes bytes in any pieces. Nearly
-all that a tunnel carries are binary messages, in one frame or, from AWS's reference, in fragments of 4 KiB. Here they
-are cut out of what came, where it lies, and written; fragments are put together once. Handshakes, pings, closes, text,
-and whatever breaks the rules are websockets' business: it is handed them frame by frame, and so is between two frames
-whenever a message is cut out beside it.
+websockets implements the whole protocol, but copies each message four times. Nearly all messages of a tunnel are
+binary, in one frame or, from AWS's reference, in fragments of 4 KiB. This module encodes these messages itself, and
+extracts them from the received data in place; it joins fragments once. Everything else is passed to websockets, frame
+by frame: handshakes, pings, closes, text, and all that breaks the rules. websockets is therefore always between two
+frames when a message is extracted without it.
 
 Source: RFC 6455, sections 5.2 to 5.4.
 """
@@ -29,9 +29,9 @@ except ImportError:
 
 __all__ = ["MessageReader", "encode_binary"]
 
-_END_OF_HEAD = b"\r\n\r\n"
-_LONGEST_HEAD = 32 * 1024
-"""Bytes of an HTTP response's head that are waited for; with more of them, websockets' own limits are exceeded."""
+_END_OF_HEADERS = b"\r\n\r\n"
+_MAX_HEADERS = 32 * 1024
+"""How many bytes of an HTTP response to wait for before its headers end. With more, websockets' limits are exceeded."""
 
 _FINAL = 0x80
 _BINARY = Opcode.BINARY.value
@@ -45,17 +45,17 @@ _KNOWN = frozenset(
         *(opcode | _FINAL for opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG)),
     )
 )
-"""First bytes of the frames that there are without extensions."""
+"""The valid first bytes of frames, without extensions."""
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 _MIDDLING, _MIDDLING_MASKED = Struct("!BBH0s"), Struct("!BBH4s")
-"""Heads of frames with a length in two bytes, and the mask."""
-_MOST_FRAGMENTS = 64
-"""Fragments that are kept apart. AWS's reference makes 17 of a full message; one that has a fragment for each byte must
-not take a bytes object for each."""
+"""The headers of frames whose length has two bytes, with the mask."""
+_MAX_FRAGMENTS = 64
+"""How many fragments are kept before they are joined. AWS's reference splits a full message into 17; a message with a
+fragment for each byte must not need an object for each."""
 
 
 def _make_masks() -> Iterator[bytes]:
-    """Unpredictable, as section 5.3 wants them; many with one system call."""
+    """Yield unpredictable masks (section 5.3), many for each system call."""
     while True:
         pool = os.urandom(1024)
         yield from (pool[start : start + 4] for start in range(0, len(pool), 4))
@@ -68,8 +68,8 @@ def encode_binary(pieces: Collection[Bytes], *, masked: bool) -> bytes:
     """Encode a binary message.
 
     Args:
-        pieces: its payload.
-        masked: as a client must.
+        pieces: its payload, in parts.
+        masked: whether to mask it, as a client must.
     """
     size = sum(map(len, pieces))
     flag = _MASKED if masked else 0
@@ -92,12 +92,12 @@ def encode_binary(pieces: Collection[Bytes], *, masked: bool) -> bytes:
 
 
 class MessageReader:
-    """Cuts what comes over a WebSocket connection into messages.
+    """Splits the data that a WebSocket connection receives into messages.
 
     Args:
-        websocket: takes all that is no binary message.
-        message: is called with the payload of such a message, which may change after the call.
-        others: is called when websockets has been given something: it may have events, or something to send.
+        websocket: receives all that is not a binary message.
+        message: called with the payload of each binary message, which may change after the call.
+        others: called after websockets has received data: it may have events, or something to send.
     """
 
     __slots__ = (
@@ -116,7 +116,7 @@ class MessageReader:
 
     def __init__(self, websocket: Protocol, message: Callable[[Bytes], None], others: Callable[[], None]) -> None:
         self.rest = b""
-        """What has come of a frame that is not whole yet: to be put in front of what comes next."""
+        """The received part of an incomplete frame: put it before the data that is received next."""
         self._websocket = websocket
         self._message = message
         self._others = others
@@ -124,46 +124,46 @@ class MessageReader:
         self._middling = _MIDDLING_MASKED if self._masked else _MIDDLING
         self._in_fragments = False
         self._fragments: list[bytes] = []
-        """What has come of a binary message that is not whole yet: no more than a message may have."""
+        """The fragments of an incomplete binary message: together no larger than a message may be."""
         self._size = 0
-        """Of the fragments."""
+        """The size of the fragments."""
         self._in_text = False
-        # Once websockets stopped at something other than the end of a frame, it has all that follows.
+        # Once websockets has stopped within a frame, it receives everything that follows.
         self._given_up = False
 
     def release(self) -> None:
-        """Forget whom it calls. They hold it, and only a full garbage collection would free such a circle."""
+        """Drop the callbacks: they refer to this object, and only a full garbage collection would free such a cycle."""
         self._message = self._others = _ignore
 
     def feed(self, data: memoryview) -> None:
-        """Take what came, with :attr:`rest` in front."""
+        """Process received data, after :attr:`rest`."""
         self.rest = b""
         start = 0
         while start < len(data):
             state = self._websocket.state
-            # A server takes the head of its client's request before it reads here.
+            # A server reads the client's request before it uses this reader.
             if self._given_up or (state is not OPEN and (self._masked or state is not CONNECTING)):
                 self._given_up = True
-                self._hand_over(data[start:])
+                self._pass_on(data[start:])
                 return
-            after = self._frame(data, start) if state is OPEN else self._head(data, start)
+            after = self._frame(data, start) if state is OPEN else self._headers(data, start)
             if not after:
                 self.rest = bytes(data[start:])
                 return
             start = after
 
-    def _head(self, data: memoryview, start: int) -> int:
-        """Hand over the head of the response to the handshake, and return where it ends, or 0 if it is not whole."""
-        end = bytes(data[start : start + _LONGEST_HEAD]).find(_END_OF_HEAD)
-        if end < 0 and len(data) - start < _LONGEST_HEAD:
+    def _headers(self, data: memoryview, start: int) -> int:
+        """Pass on the headers of the response to the handshake; return where they end, or 0 if they are incomplete."""
+        end = bytes(data[start : start + _MAX_HEADERS]).find(_END_OF_HEADERS)
+        if end < 0 and len(data) - start < _MAX_HEADERS:
             return 0
-        after = len(data) if end < 0 else start + end + len(_END_OF_HEAD)
-        self._hand_over(data[start:after])
+        after = len(data) if end < 0 else start + end + len(_END_OF_HEADERS)
+        self._pass_on(data[start:after])
         self._given_up = self._websocket.state is not OPEN
         return after
 
     def _frame(self, data: memoryview, start: int) -> int:
-        """Take the frame that begins there, and return where it ends, or 0 if it is not whole."""
+        """Process the frame at ``start``; return where it ends, or 0 if it is incomplete."""
         end = len(data)
         if end - start < 2:
             return 0
@@ -179,14 +179,14 @@ class MessageReader:
                 return 0
             size = int.from_bytes(data[start + 2 : body], "big")
             if size < least:
-                # "The minimal number of bytes MUST be used" (section 5.2); websockets does not look.
+                # "The minimal number of bytes MUST be used" (section 5.2); websockets does not check.
                 return self._fail(data, start, CloseCode.PROTOCOL_ERROR, "a frame's length in more bytes than it needs")
         if size > MAX_WEBSOCKET_MESSAGE:
             return self._give_up(data, start)
         return self._rest_of_frame(first, data, start, body + 4 if self._masked else body, size)
 
     def _rest_of_frame(self, first: int, data: memoryview, start: int, body: int, size: int) -> int:
-        """Take a frame whose payload begins at ``body``, if it may come now and is whole."""
+        """Process a frame whose payload begins at ``body``, if it is complete and allowed here."""
         kind = first & ~_FINAL
         after = body + size
         if kind & _CONTROL or self._in_text or (kind == _TEXT and not self._in_fragments):
@@ -194,7 +194,7 @@ class MessageReader:
                 return 0
             if not kind & _CONTROL:
                 self._in_text = not first & _FINAL
-            self._hand_over(data[start:after])
+            self._pass_on(data[start:after])
             return after
         if self._size + size > MAX_WEBSOCKET_MESSAGE:
             return self._fail(data, start, CloseCode.MESSAGE_TOO_BIG, "a message in fragments that is too large")
@@ -212,7 +212,7 @@ class MessageReader:
         return self._fragments_between(data, after) if self._in_fragments else after
 
     def _fragment(self, payload: bytes, *, last: bool) -> None:
-        """Keep a fragment of a binary message; with the last one, the message is whole."""
+        """Keep a fragment of a binary message. The last one completes it."""
         if payload:
             self._fragments.append(payload)
             self._size += len(payload)
@@ -222,13 +222,13 @@ class MessageReader:
             self._fragments.clear()
             self._size = 0
             self._message(message)
-        elif len(self._fragments) >= _MOST_FRAGMENTS:
+        elif len(self._fragments) >= _MAX_FRAGMENTS:
             self._fragments[:] = [b"".join(self._fragments)]
 
     def _fragments_between(self, data: memoryview, start: int) -> int:
-        """Take the frames there that neither begin nor end a message, and return where they end.
+        """Process the frames at ``start`` that neither begin nor end a message; return where they end.
 
-        Only what needs no second look: of a middling size, and whole. Each for itself would take twice as long.
+        Only the simple ones: complete, and with a length in two bytes. One by one they would take twice as long.
         """
         unpack, head = self._middling.unpack_from, self._middling.size
         end, flag = len(data), (_MASKED if self._masked else 0) | _TWO_BYTES
@@ -250,17 +250,17 @@ class MessageReader:
         return start
 
     def _fail(self, data: memoryview, start: int, code: CloseCode, reason: str) -> int:
-        """End the connection because of the frame that begins there; websockets discards what comes from there on."""
+        """Close the connection because of the frame at ``start``; websockets discards what follows."""
         self._websocket.fail(code, reason)
         return self._give_up(data, start)
 
     def _give_up(self, data: memoryview, start: int) -> int:
         self._given_up = True
-        self._hand_over(data[start:])
+        self._pass_on(data[start:])
         return len(data)
 
-    def _hand_over(self, data: memoryview) -> None:
-        # websockets says bytes, and takes whatever a bytearray can be extended by.
+    def _pass_on(self, data: memoryview) -> None:
+        # websockets declares bytes, and accepts whatever a bytearray can be extended by.
         self._websocket.receive_data(cast(bytes, data))
         self._others()
 

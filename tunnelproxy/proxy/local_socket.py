@@ -175,7 +175,7 @@ class LocalSocket(asyncio.BufferedProtocol):
             self._transport.close()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return receive_buffer.received(MAX_PAYLOAD)
+        return receive_buffer.whole()[:MAX_PAYLOAD]
 
     def buffer_updated(self, nbytes: int) -> None:
         data: Bytes = receive_buffer.received(nbytes)

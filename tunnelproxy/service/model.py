@@ -8,9 +8,9 @@ import re
 import secrets
 import string
 from dataclasses import dataclass, field
-from enum import Enum
 from fnmatch import fnmatchcase
 
+from ..protocol.session import Mode
 from .errors import ServiceError
 
 __all__ = [
@@ -35,18 +35,6 @@ DEFAULT_LIFETIME = 720
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN_BYTES = 48
-
-
-class Mode(str, Enum):
-    """The two ends of a tunnel, as ``local-proxy-mode`` names them."""
-
-    SOURCE = "source"
-    DESTINATION = "destination"
-
-    @property
-    def other(self) -> Mode:
-        """The other end."""
-        return Mode.DESTINATION if self is Mode.SOURCE else Mode.SOURCE
 
 
 @dataclass(frozen=True)

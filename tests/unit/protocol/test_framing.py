@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Frames against protobuf's own encoding, and against bytes worked out by hand."""
+
 from __future__ import annotations
 
 import contextlib
@@ -12,10 +14,9 @@ from tunnelproxy.protocol.framing import (
     MAX_PAYLOAD,
     FrameReader,
     Message,
-    Parser,
     ProtocolError,
-    Repetition,
     frame,
+    join_frames,
     parse,
 )
 
@@ -45,75 +46,10 @@ def test_any_split_of_valid_frames_gives_the_same_messages(sent: list[Message], 
     assert received == sent
 
 
-@given(st.lists(messages, max_size=8), st.booleans())
-def test_a_parser_that_remembers_says_what_one_that_does_not_says(sent: list[Message], payload_last: bool) -> None:
-    parser = Parser()
-    for message in [*sent, *sent]:
-        head = Message()
-        head.CopyFrom(message)
-        head.ClearField("payload")
-        wire = frame(head, message.payload) if payload_last else frame(message)
-        found, payload = parser.parse(wire[2:])
-        assert bytes(payload) == message.payload
-        found = Message.FromString(found.SerializeToString())
-        found.payload = message.payload
-        assert found == message
-
-
-@given(st.lists(messages, min_size=1, max_size=2), st.lists(messages, max_size=2), st.binary(max_size=300))
-def test_a_repetition_is_a_message_that_differs_in_its_payload_only(
-    first: list[Message], others: list[Message], payload: bytes
-) -> None:
-    parser, repetition = Parser(), Repetition()
-    learned = None
-    for _ in range(2):
-        # The second time, the parser knows what stands before the payload.
-        wire = b"".join(frame(message) for message in first)
-        for encoded in FrameReader().feed(wire):
-            _found, data = parser.parse(encoded)
-            if repetition.learn(wire, encoded, data):
-                learned = first[0]
-                assert len(first) == 1
-                assert bytes(data) == learned.payload
-    if learned is not None:
-        again = Message()
-        again.CopyFrom(learned)
-        again.payload = payload
-        others = [*others, learned, again]
-    for message in others:
-        repeated = repetition.payload(frame(message))
-        if repeated is not None:
-            assert learned is not None
-            assert bytes(repeated) == message.payload
-            same = Message()
-            same.CopyFrom(message)
-            same.payload = learned.payload
-            assert same == learned
-
-
-def test_a_parser_does_not_keep_what_no_data_has() -> None:
-    parser = Parser()
-    for number in range(20):
-        head = Message(type=Message.DATA, streamId=1 + number, availableServiceIds=["s" * 100] * 500)
-        parser.parse(frame(head, b"x")[2:])
-    assert sum(map(len, parser._known)) == 0
-    longest = Message(type=Message.DATA, streamId=2**31 - 1, serviceId="s" * 128, connectionId=2**32 - 1)
-    parser.parse(frame(longest, b"x")[2:])
-    assert len(parser._known) == 1
-
-
-@given(st.binary(max_size=60), st.binary(max_size=60))
-def test_a_parser_takes_no_garbage_for_what_it_knows(head: bytes, garbage: bytes) -> None:
-    parser = Parser()
-    parser.parse(frame(Message(type=Message.DATA, streamId=1), b"payload")[2:])
-    for encoded in (b"\x08\x01\x10\x01" + garbage, head + garbage):
-        try:
-            expected = parse(encoded)
-        except ProtocolError:
-            with pytest.raises(ProtocolError):
-                parser.parse(encoded)
-        else:
-            assert bytes(parser.parse(encoded)[1]) == expected.payload
+@given(st.lists(messages, max_size=6))
+def test_encoded_messages_are_put_together_again(sent: list[Message]) -> None:
+    wire = b"".join(frame(message) for message in sent)
+    assert join_frames(FrameReader().feed(wire)) == wire
 
 
 @given(st.binary(max_size=300))

@@ -770,7 +770,7 @@ for _model in (
     ReferenceOfV1AtTheFarEnd,
     ReferenceOfAToldVersion,
 ):
-    _model.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    _model.TestCase.settings = settings(stateful_step_count=40, deadline=None)
 
 TestJoinedEnds = JoinedEnds.TestCase
 TestJoinedEndsOfV2 = JoinedEndsOfV2.TestCase

@@ -23,7 +23,7 @@ from tunnelproxy.net import connections
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import PING_SECONDS, Route
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
-from tunnelproxy.proxy.link import Link, LinkLost, TunnelCredentials, connect
+from tunnelproxy.proxy.link import Link, LinkLost, TunnelCredentials, connect, probe
 from tunnelproxy.service.state.certificates import Certificates, server_context
 
 V3 = SUBPROTOCOLS[Version.V3]
@@ -196,7 +196,7 @@ async def test_a_server_error_may_pass(certificates: Certificates) -> None:
 @in_event_loop
 async def test_a_server_without_the_subprotocol_is_no_tunneling_service(certificates: Certificates) -> None:
     async with server(certificates, until_closed, subprotocols=None) as endpoint:
-        with pytest.raises(LinkLost, match="not that of a tunneling service") as caught:
+        with pytest.raises(LinkLost, match="is not a tunneling service") as caught:
             await link_to(endpoint, certificates)
         assert caught.value.permanent
 
@@ -216,6 +216,28 @@ async def test_nothing_listening_is_named_as_such() -> None:
     tls = ssl.create_default_context()
     with pytest.raises(LinkLost, match=r"cannot reach 127\.0\.0\.1:1: connection refused"):
         await connect(Route(Endpoint("127.0.0.1", 1), tls), ACCESS, Receiver())
+
+
+@in_event_loop
+async def test_a_probe_connects_and_disconnects(certificates: Certificates) -> None:
+    ended = asyncio.Event()
+
+    async def until_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+        writer.close()
+        ended.set()
+
+    tls = server_context(certificates)
+    async with await asyncio.start_server(until_ended, "127.0.0.1", 0, ssl=tls) as listening:
+        endpoint = Endpoint("127.0.0.1", listening.sockets[0].getsockname()[1])
+        await probe(Route(endpoint, tls_context(str(certificates.ca))))
+        await asyncio.wait_for(ended.wait(), 10)
+
+
+@in_event_loop
+async def test_a_probe_that_fails_says_why() -> None:
+    with pytest.raises(LinkLost, match=r"cannot reach 127\.0\.0\.1:1: connection refused"):
+        await probe(Route(Endpoint("127.0.0.1", 1), ssl.create_default_context()))
 
 
 @in_event_loop
@@ -318,7 +340,7 @@ async def test_a_server_that_reads_nothing_of_what_is_sent_unasked_is_left(
         while not link.lost.done():
             link.send((bytes(64 * 1024),))
             await asyncio.sleep(0)
-        assert "does not read what it is sent" in str(await link.lost)
+        assert "does not read the data that is sent to it" in str(await link.lost)
 
 
 @in_event_loop

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may join a tunnel: the rules of access tokens and client tokens.
 
-An access token is good for one successful handshake, unless a client token came with the first and comes with every
-later one. Source: "Resolving AWS IoT secure tunneling connectivity issues", AWS IoT Developer Guide.
+An access token is valid for one successful handshake, or for any number with the same client token as the first.
+Source: "Resolving AWS IoT secure tunneling connectivity issues", AWS IoT Developer Guide.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..model import AccessToken, Mode, Tunnel, digest
+from ...protocol.session import Mode
+from ..model import AccessToken, Tunnel, digest
 from ..state.store import Store
 from .handshake import Cause, Handshake, HandshakeRejected
 
@@ -20,7 +21,7 @@ __all__ = ["Admission", "Admissions"]
 
 @dataclass(frozen=True)
 class Admission:
-    """Leave to join a tunnel, to be redeemed when the handshake succeeds."""
+    """Permission to join a tunnel: redeem it when the handshake succeeds."""
 
     tunnel: Tunnel
     mode: Mode
@@ -28,7 +29,7 @@ class Admission:
     client_token_digest: bytes | None = field(repr=False)
     first: bool = True
     key: str | None = None
-    """The name of the access key that the token was made for."""
+    """The name of the access key whose request created the token."""
 
 
 class Admissions:
@@ -36,7 +37,7 @@ class Admissions:
 
     Args:
         store: the state.
-        clock: gives seconds since the epoch.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
@@ -44,7 +45,7 @@ class Admissions:
         self._clock = clock
 
     def check(self, handshake: Handshake) -> Admission:
-        """Decide whether the client may join; nothing changes yet.
+        """Decide whether a client may join. Nothing is recorded yet.
 
         Raises:
             HandshakeRejected: it may not.
@@ -57,13 +58,13 @@ class Admissions:
             raise HandshakeRejected(Cause.TOKEN_UNKNOWN, "Invalid access token: this service does not know it.", 403)
         try:
             self._check_token(token, tunnel, handshake.mode, client_digest)
-        except HandshakeRejected as refusal:
-            refusal.tunnel, refusal.key = tunnel, token.issued_to
+        except HandshakeRejected as rejection:
+            rejection.tunnel, rejection.key = tunnel, token.issued_to
             raise
         return Admission(tunnel, token.mode, token_digest, client_digest, not token.used, token.issued_to)
 
     def redeem(self, admission: Admission) -> None:
-        """Note that the handshake succeeded."""
+        """Record that the handshake has succeeded."""
         if admission.first:
             self._store.mark_token_used(admission.token_digest, admission.client_token_digest)
 

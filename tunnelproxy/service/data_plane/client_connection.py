@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One client of the data plane: TLS and asyncio around websockets' protocol without I/O."""
+"""The connection of one client of the data plane: handshake, messages, and end."""
 
 from __future__ import annotations
 
@@ -7,268 +7,214 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections import deque
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import Callable
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN, SEND_EOF
+from websockets.protocol import OPEN, Event
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from ...net import receive_buffer
-from ...net.connections import Reading
-from ...net.socket_options import ReceiveBuffer, keep_alive, limit_unsent, unanswered_seconds
-from ...protocol.framing import (
-    MAX_WEBSOCKET_MESSAGE,
-    Bytes,
-    FrameReader,
-    Message,
-    Parser,
-    ProtocolError,
-    Repetition,
-    frame,
-    prefix,
-)
-from ...protocol.websocket import MessageReader, encode_binary
+from ...net.socket_options import keep_alive, limit_unsent, unanswered_seconds
+from ...net.websocket import Callbacks, WebSocket
+from ...protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes, Message, ProtocolError, frame
+from ...protocol.session import SUBPROTOCOLS, Mode, Version, version_of
 from ..errors import StoreError
-from ..model import Mode, Tunnel
+from ..logs.unexpected_errors import UnexpectedErrors
 from .admission import Admission, Admissions
+from .connected_clients import Client, ConnectedClients
 from .frame_rules import BrokenRule, FrameRules
-from .handshake import CAUSE_HEADER, CHANNEL_HEADER, MAX_REQUEST, SUBPROTOCOLS, Cause, HandshakeRejected, read_handshake
+from .handshake import CAUSE_HEADER, CHANNEL_HEADER, Cause, HandshakeRejected, RequestReader, read_handshake
+from .ingress import Ingress
 from .relay import Relay
+from .relays import Relays
 
-__all__ = ["HANDSHAKE_DEADLINE", "Connection", "ConnectionRegistry"]
+__all__ = ["HANDSHAKE_DEADLINE", "ClientConnection"]
 
 HANDSHAKE_DEADLINE = 10.0
-"""Seconds that a client has for its handshake request, counted from the end of the TLS handshake."""
+"""Seconds that a client has for its handshake request after the TLS handshake."""
 
 _CLOSE_DEADLINE = 5.0
 _LINGER = 0.5
-_SEND_MARK = 128 * 1024
-# Answers to pings and to starts go to a client that may not read them; the mark holds back only what its peer sends.
-_SEND_LIMIT = 2 * 1024 * 1024
+_SEND_BUFFER = 128 * 1024
 _NOTSENT_LOWAT = 128 * 1024
-_END_OF_REQUEST = b"\r\n\r\n"
 _LOST_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
-# At DEBUG, websockets logs the handshake's headers, and the tokens are there.
+# At the debug level, websockets logs the headers of the handshake, and so the tokens.
 _websockets_log = logging.getLogger("tunnelproxy.service.websockets")
 _websockets_log.setLevel(logging.ERROR)
 
 
-class ConnectionRegistry(Protocol):
-    """Where connections find their tunnel's relay."""
-
-    def opened(self, connection: Connection) -> None:
-        """A TCP connection came; remember it until it is lost."""
-
-    def lost(self, connection: Connection) -> None:
-        """It is gone."""
-
-    def refused(self, connection: Connection, refusal: HandshakeRejected) -> None:
-        """Its handshake was refused."""
-
-    def failed(self, connection: Connection, error: Exception) -> None:
-        """Its handshake met a fault of ours."""
-
-    def attach(self, connection: Connection, admission: Admission) -> Relay:
-        """Its handshake succeeded."""
-
-    def detach(self, connection: Connection, tunnel: Tunnel) -> None:
-        """It had a tunnel, and is gone."""
-
-
-class Connection(asyncio.BufferedProtocol):
-    """A client's connection, from TCP accept to the end.
+class ClientConnection(asyncio.BufferedProtocol):
+    """A client's connection, from the end of its TLS handshake on.
 
     Args:
-        registry: where it finds its relay.
-        admissions: who decides whether it may join.
+        admissions: decides whether the client may join a tunnel.
+        relays: joins it to the tunnel's other end.
+        connected_clients: keeps account of it.
+        failures: logs errors of this service.
+        opened: called with this connection when it begins.
+        joined: called with this connection when the client has joined a tunnel.
+        lost: called with this connection when it has ended.
     """
 
-    mode: Mode
-    version: int
+    client: Client
+    """What is on record of the client, once it has joined a tunnel."""
 
-    def __init__(self, registry: ConnectionRegistry, admissions: Admissions) -> None:
-        self.channel_id = secrets.token_hex(16)
-        self.address: str | None = None
-        self.bytes_received = 0
-        self.bytes_sent = 0
-        self._registry = registry
+    def __init__(
+        self,
+        *,
+        admissions: Admissions,
+        relays: Relays,
+        connected_clients: ConnectedClients,
+        failures: UnexpectedErrors,
+        opened: Callable[[ClientConnection], None],
+        joined: Callable[[ClientConnection], None],
+        lost: Callable[[ClientConnection], None],
+    ) -> None:
+        self._channel_id = secrets.token_hex(16)
         self._admissions = admissions
-        self._websocket = ServerProtocol(max_size=MAX_WEBSOCKET_MESSAGE, logger=_websockets_log)
-        self._messages = MessageReader(self._websocket, self._message_received, self._handle_events)
-        self._frames = FrameReader()
-        self._parser = Parser()
-        self._repetition = Repetition()
-        self._request = b""
-        self._transport: asyncio.Transport
-        self._reading: Reading
-        self._receive_buffer: ReceiveBuffer
-        self._timer: asyncio.TimerHandle | None = None
-        self._tunnel: Tunnel | None = None
+        self._relays = relays
+        self._connected_clients = connected_clients
+        self._failures = failures
+        self._opened = opened
+        self._joined = joined
+        self._lost = lost
+        self._server = ServerProtocol(max_size=MAX_WEBSOCKET_MESSAGE, logger=_websockets_log)
+        self._websocket = WebSocket(
+            self._server,
+            Callbacks(
+                message=self._message_received,
+                event=self._event_received,
+                last_sent=self._last_sent,
+                too_much_unsent=self._too_much_unsent,
+            ),
+        )
+        self._transport: asyncio.BaseTransport
+        self._address: str | None = None
+        self._request: RequestReader | None = RequestReader()
+        """Reads the handshake request; None once that is answered."""
         self._relay: Relay | None = None
-        self._rules: FrameRules | None = None
-        self._is_held_back = False
-        self._rest: asyncio.TimerHandle | None = None
-        self._to_relay: deque[Bytes] = deque()
-        """What came with one read. It goes on after that, together: an eighth faster than each message by itself."""
+        self._ingress: Ingress | None = None
+        self._paused = False
 
-    # What asyncio calls
+    # What the event loop reports.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_SEND_MARK)
-        self._reading = Reading(self._transport)
-        sock = transport.get_extra_info("socket")
-        _tune(sock)
-        self._receive_buffer = ReceiveBuffer(sock)
-        self.address = (transport.get_extra_info("peername") or [None])[0]
-        self._set_timer(HANDSHAKE_DEADLINE)
-        self._registry.opened(self)
+        self._transport = transport
+        self._websocket.connection_made(transport, _SEND_BUFFER)
+        _tune(transport.get_extra_info("socket"))
+        self._address = (transport.get_extra_info("peername") or [None])[0]
+        self._websocket.set_timer(HANDSHAKE_DEADLINE, self.abort)
+        self._opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return receive_buffer.behind(self._messages.rest)
+        return self._websocket.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._receive_buffer.took(nbytes)
-        data = receive_buffer.received(len(self._messages.rest) + nbytes)
-        if self._tunnel is None and not self._request.endswith(_END_OF_REQUEST):
-            data = memoryview(self._read_request(bytes(data)))
-        self._messages.feed(data)
-        if self._to_relay and self._relay is not None and self._rest is None:
-            self._pass_on(self._relay)
-        self._flush()
+        if self._request is None:
+            self._websocket.buffer_updated(nbytes)
+        else:
+            self._read_request(self._request, bytes(receive_buffer.received(nbytes)))
+        if self._ingress is not None and not self._ingress.pass_on():
+            self._pause_or_resume()
 
     def eof_received(self) -> None:
-        self._websocket.receive_eof()
-        self._flush()
+        self._websocket.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._messages.release()
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
-        if self._relay is not None:
-            self._relay.relay(self, *self._to_relay)
-        if self._tunnel is not None:
-            self._registry.detach(self, self._tunnel)
-        self._registry.lost(self)
+        self._websocket.connection_lost()
+        if self._ingress is not None:
+            self._ingress.close()
+            # It refers to this object: only a full garbage collection would free such a cycle.
+            self._ingress = None
+            self._connected_clients.left(self.client, self._outcome)
+            self._relays.detach(self)
+        self._lost(self)
 
     def pause_writing(self) -> None:
         if self._relay is not None:
-            self._relay.hold_back(self)
+            self._relay.pause_writing(self)
 
     def resume_writing(self) -> None:
         if self._relay is not None:
-            self._relay.let_go(self)
+            self._relay.resume_writing(self)
 
-    # What the relay and the data plane call
+    # What the relay and the data plane do.
 
     def send(self, *messages: Bytes) -> None:
-        """Send frames, each argument in WebSocket messages of the size that clients accept."""
-        if self._websocket.state is not OPEN:
+        """Send frames. Each argument is split into WebSocket messages of the size that clients accept."""
+        if self._server.state is not OPEN:
             return
-        self.bytes_sent += sum(map(len, messages))
+        self.client.bytes_sent += sum(map(len, messages))
         for message in messages:
             for start in range(0, len(message), MAX_WEBSOCKET_MESSAGE):
-                self._transport.write(encode_binary((message[start : start + MAX_WEBSOCKET_MESSAGE],), masked=False))
-        self._limit_what_waits()
+                self._websocket.send((message[start : start + MAX_WEBSOCKET_MESSAGE],))
 
     def pause_reading(self) -> None:
-        """Take nothing from the client until :meth:`resume_reading`."""
-        self._is_held_back = True
-        self._read_or_wait()
+        """Read nothing from the client until :meth:`resume_reading`."""
+        self._paused = True
+        self._pause_or_resume()
 
     def resume_reading(self) -> None:
-        """Take from the client again."""
-        self._is_held_back = False
-        self._read_or_wait()
+        """Read from the client again."""
+        self._paused = False
+        self._pause_or_resume()
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Begin the closing handshake; a client that does not finish it in time is cut off."""
-        if self._websocket.state is OPEN:
-            self._websocket.send_close(code, reason)
-            self._set_timer(_CLOSE_DEADLINE)
-            # Its answer must be read even while its data was held back.
+        """Begin the closing handshake. A client that does not complete it in time is cut off."""
+        if self._websocket.is_open:
+            self._server.send_close(code, reason)
+            self._websocket.set_timer(_CLOSE_DEADLINE, self.abort)
+            # Its answer must be read even if reading was paused.
             self.resume_reading()
-            self._flush()
+            self._websocket.flush()
 
     def abort(self) -> None:
-        """Cut the connection."""
-        self._transport.abort()
+        """Close the connection at once."""
+        self._websocket.abort()
 
     def abort_if_lost(self) -> None:
-        """Cut the connection where the client's machine acknowledges nothing any more."""
+        """Close the connection if the client's machine no longer acknowledges what is sent."""
         seconds = unanswered_seconds(self._transport.get_extra_info("socket"))
-        if seconds >= _LOST_SECONDS and not self._transport.is_closing():
-            about = {"channel": self.channel_id}
-            _log.info("channel %s: lost, as nothing has answered for %.0f s", self.channel_id, seconds, extra=about)
+        if seconds >= _LOST_SECONDS and not self._websocket.is_closing:
+            _log.info(
+                "channel %s: lost: the client has acknowledged nothing for %.0f s",
+                self._channel_id,
+                seconds,
+                extra={"channel": self._channel_id},
+            )
             self.abort()
 
     @property
-    def ending(self) -> str:
-        """How the connection ended: the code and reason that closed it, or that there were none."""
-        ours, theirs = self._websocket.close_sent, self._websocket.close_rcvd
-        first = theirs if self._websocket.close_rcvd_then_sent else ours or theirs
+    def _outcome(self) -> str:
+        """The code and reason of the close frame that came first; or that there was none."""
+        sent, received = self._server.close_sent, self._server.close_rcvd
+        first = received if self._server.close_rcvd_then_sent else sent or received
         return "connection lost" if first is None else f"{first.code} {first.reason}".strip()
 
-    # How fast it is read
-
-    def _read_or_wait(self) -> None:
-        if self._transport.is_closing():
-            return
-        if (self._is_held_back or self._rest is not None) and self._websocket.state is OPEN:
-            self._reading.pause()
+    def _pause_or_resume(self) -> None:
+        waiting = self._ingress is not None and self._ingress.is_waiting
+        if (self._paused or waiting) and self._websocket.is_open:
+            self._websocket.pause_reading()
         else:
-            self._reading.resume()
+            self._websocket.resume_reading()
 
-    def _pass_on(self, relay: Relay) -> None:
-        """Pass on what has come, no faster than the tunnel may go."""
-        passed: list[Bytes] = []
-        seconds = 0.0
-        while self._to_relay and seconds <= 0:
-            message = self._to_relay.popleft()
-            passed.append(message)
-            self.bytes_received += len(message)
-            if relay.pace is not None:
-                seconds = relay.pace.take(len(message))
-        relay.relay(self, *passed)
-        if seconds > 0:
-            self._rest = asyncio.get_running_loop().call_later(seconds, self._go_on, relay)
-            self._read_or_wait()
+    # The handshake.
 
-    def _go_on(self, relay: Relay) -> None:
-        self._rest = None
-        if self._to_relay:
-            self._pass_on(relay)
-        self._read_or_wait()
-
-    # Handshake
-
-    def _read_request(self, data: bytes) -> bytes:
-        """Collect the request up to its end, answer it, and return what follows it."""
-        self._request += data
-        end = self._request.find(_END_OF_REQUEST)
-        size = len(self._request) if end < 0 else end + len(_END_OF_REQUEST)
-        if size > MAX_REQUEST:
-            self._refuse(
-                HandshakeRejected(Cause.BAD_REQUEST, f"Invalid request: it is larger than {MAX_REQUEST} bytes.")
-            )
-            return b""
-        if end < 0:
-            return b""
-        self._request, rest = self._request[:size], self._request[size:]
-        self._websocket.receive_data(self._request)
-        for event in self._websocket.events_received():
-            self._answer(cast(Request, event))
-        self._request = _END_OF_REQUEST
-        return rest
+    def _read_request(self, reader: RequestReader, data: bytes) -> None:
+        """Collect the request, and answer it once it is complete."""
+        try:
+            complete = reader.feed(data)
+        except HandshakeRejected as rejection:
+            self._reject(rejection)
+            return
+        if complete is not None:
+            self._request = None
+            self._websocket.request_received(*complete)
 
     def _answer(self, request: Request) -> None:
         try:
@@ -276,24 +222,38 @@ class Connection(asyncio.BufferedProtocol):
             response = self._accept(request, admission)
             if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
                 self._admissions.redeem(admission)
-        except HandshakeRejected as refusal:
-            self._refuse(refusal)
-            return
+        except HandshakeRejected as rejection:
+            self._reject(rejection)
         except StoreError:
-            # The log has the reason, once. Clients come again after 5xx.
-            self._refuse(
+            # The reason is logged once, elsewhere. Clients retry after 5xx.
+            self._reject(
                 HandshakeRejected(
-                    Cause.UNAVAILABLE, "The service cannot keep its state at present.", HTTPStatus.SERVICE_UNAVAILABLE
+                    Cause.UNAVAILABLE, "The service cannot store its state at present.", HTTPStatus.SERVICE_UNAVAILABLE
                 )
             )
-            return
         except Exception as error:
-            self._registry.failed(self, error)
-            self._refuse(HandshakeRejected(Cause.UNAVAILABLE, "The service failed.", HTTPStatus.INTERNAL_SERVER_ERROR))
-            return
+            self._failures.report(f"channel {self._channel_id}: the handshake has failed", error)
+            self._reject(HandshakeRejected(Cause.UNAVAILABLE, "The service failed.", HTTPStatus.INTERNAL_SERVER_ERROR))
+        else:
+            self._finish_handshake(request, response, admission)
+
+    def _accept(self, request: Request, admission: Admission) -> Response:
+        """Negotiate the subprotocol.
+
+        A tunnel that was opened without services carries one without a name. A source that offers V1 gets it there,
+        because no message may have a service ID. A destination adapts to its source: AWS's reference 3.3.1 offers only
+        V3.
+        """
+        preferred = [Subprotocol(name) for name in SUBPROTOCOLS.values()]
+        if not admission.tunnel.services and admission.mode is Mode.SOURCE:
+            preferred.reverse()
+        self._server.available_subprotocols = preferred
+        return self._server.accept(request)
+
+    def _finish_handshake(self, request: Request, response: Response, admission: Admission) -> None:
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            response.headers[CAUSE_HEADER] = Cause.BAD_REQUEST.value
-            self._registry.refused(self, HandshakeRejected(Cause.BAD_REQUEST, "Invalid WebSocket handshake."))
+            # websockets rejects the request.
+            self._record_rejection(HandshakeRejected(Cause.BAD_REQUEST, "Invalid WebSocket handshake."), response)
             self._respond(response)
             return
         self._respond(response)
@@ -301,134 +261,80 @@ class Connection(asyncio.BufferedProtocol):
         # websockets keeps the request as long as the connection: 3 kB, and an access token.
         request.headers.clear()
 
-    def _accept(self, request: Request, admission: Admission) -> Response:
-        """Negotiate the subprotocol.
-
-        A tunnel that was opened without services carries one without a name. A source that offers V1 gets it there, for
-        no message may have a service ID. A destination follows its source: AWS's reference 3.3.1 offers V3 only.
-        """
-        oldest_first = not admission.tunnel.services and admission.mode is Mode.SOURCE
-        preferred = sorted(SUBPROTOCOLS, key=SUBPROTOCOLS.__getitem__, reverse=not oldest_first)
-        self._websocket.available_subprotocols = [Subprotocol(name) for name in preferred]
-        return self._websocket.accept(request)
-
-    def _refuse(self, refusal: HandshakeRejected) -> None:
-        response = self._websocket.reject(refusal.status, refusal.sentence)
-        response.headers[CAUSE_HEADER] = refusal.cause.value
-        self._registry.refused(self, refusal)
+    def _reject(self, rejection: HandshakeRejected) -> None:
+        response = self._server.reject(rejection.status, rejection.sentence)
+        self._record_rejection(rejection, response)
         self._respond(response)
 
+    def _record_rejection(self, rejection: HandshakeRejected, response: Response) -> None:
+        response.headers[CAUSE_HEADER] = rejection.cause.value
+        self._connected_clients.rejected(self._channel_id, self._address, rejection)
+
     def _respond(self, response: Response) -> None:
-        response.headers[CHANNEL_HEADER] = self.channel_id
-        self._request = _END_OF_REQUEST
-        self._websocket.send_response(response)
-        self._flush()
+        response.headers[CHANNEL_HEADER] = self._channel_id
+        self._request = None
+        self._server.send_response(response)
+        self._websocket.flush()
 
     def _join(self, admission: Admission) -> None:
-        tunnel = admission.tunnel
-        self._cancel_timer()
-        self.mode = admission.mode
-        self.version = SUBPROTOCOLS[str(self._websocket.subprotocol)]
-        self._rules = FrameRules(self.mode, tunnel.services if self.version > 1 else None)
-        self._tunnel = tunnel
-        if self.version > 1:
+        self._websocket.cancel_timer()
+        tunnel, version = admission.tunnel, version_of(str(self._server.subprotocol))
+        self.client = Client(self._channel_id, self._address, tunnel, admission.key, admission.mode, version)
+        if version is not Version.V1:
             self.send(frame(Message(type=Message.SERVICE_IDS, availableServiceIds=tunnel.services)))
-        self._relay = self._registry.attach(self, admission)
+        self._joined(self)
+        self._connected_clients.joined(self.client)
+        self._relay = self._relays.attach(self)
+        rules = FrameRules(admission.mode, None if version is Version.V1 else tunnel.services)
+        self._ingress = Ingress(self, self._relay, rules, self._pause_or_resume)
 
-    # Messages
-
-    def _handle_events(self) -> None:
-        for event in self._websocket.events_received():
-            # After a close was sent, what still comes counts no more.
-            if isinstance(event, Frame) and event.opcode is Opcode.TEXT and self._websocket.state is OPEN:
-                self._reject(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
+    # What the WebSocket reports.
 
     def _message_received(self, data: Bytes) -> None:
-        """Take what a binary WebSocket message brought."""
-        if self._rules is None or self._relay is None:
+        if self._ingress is None:
             return
         try:
-            self._take_frames(data, self._rules, self._relay)
+            self._ingress.receive(data)
         except ProtocolError as error:
-            self._reject(CloseCode.PROTOCOL_ERROR, str(error))
+            self._break_off(CloseCode.PROTOCOL_ERROR, str(error))
         except BrokenRule as error:
-            self._reject(CloseCode.POLICY_VIOLATION, str(error))
+            self._break_off(CloseCode.POLICY_VIOLATION, str(error))
 
-    def _take_frames(self, data: Bytes, rules: FrameRules, relay: Relay) -> None:
-        """Have the frames that ``data`` completes passed on; also those before one that breaks a rule."""
-        whole = self._frames.between_messages
-        if whole and self._repetition.payload(data) is not None:
-            self._to_relay.append(data)
-            return
-        passed: list[Bytes] = []
-        try:
-            for encoded in self._frames.feed(data):
-                message, payload = self._parser.parse(encoded)
-                if rules.check(message) and relay.consider(self, message):
-                    if whole and message.type == Message.DATA:
-                        self._repetition.learn(data, encoded, payload)
-                    passed += (prefix(len(encoded)), encoded)
-                else:
-                    whole = False
-            whole = whole and self._frames.between_messages
-        except (ProtocolError, BrokenRule):
-            whole = False
-            raise
-        finally:
-            if passed:
-                # As a rule what came is whole messages that all go on, and need not be put together again.
-                self._to_relay.append(data if whole else b"".join(passed))
+    def _event_received(self, event: Event) -> None:
+        if isinstance(event, Request):
+            self._answer(event)
+        elif isinstance(event, Frame) and event.opcode is Opcode.TEXT and self._websocket.is_open:
+            self._break_off(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
 
-    def _reject(self, code: CloseCode, reason: str) -> None:
+    def _break_off(self, code: CloseCode, reason: str) -> None:
         _log.warning(
             "channel %s: closed for breaking the protocol: %s",
-            self.channel_id,
+            self._channel_id,
             reason,
-            extra={"channel": self.channel_id},
+            extra={"channel": self._channel_id},
         )
         self.disconnect(code, reason)
 
-    # Output
-
-    def _flush(self) -> None:
-        for piece in self._websocket.data_to_send():
-            if piece is SEND_EOF or not piece:
-                self._finish()
-            else:
-                self._transport.write(piece)
-        self._limit_what_waits()
-
-    def _limit_what_waits(self) -> None:
-        if self._transport.get_write_buffer_size() > _SEND_LIMIT:
-            _log.warning(
-                "channel %s: cut off, as it does not read what it is sent",
-                self.channel_id,
-                extra={"channel": self.channel_id},
-            )
-            self._transport.abort()
-
-    def _finish(self) -> None:
+    def _last_sent(self) -> None:
         self.resume_reading()
-        if self._websocket.close_rcvd is not None:
-            self._set_timer(_CLOSE_DEADLINE)
-            self._transport.close()
+        if self._server.close_rcvd is not None:
+            self._websocket.set_timer(_CLOSE_DEADLINE, self.abort)
+            self._websocket.close_transport()
         else:
-            # Closing a socket that still has data to read makes TCP throw away what is on its way out, and a client
-            # that is refused, or broke the rules, may be in the middle of a message. Most hang up by themselves.
-            self._set_timer(_LINGER)
+            # Closing a socket that still has data to read makes TCP discard what it has not sent yet, and a client that
+            # is rejected or breaks the rules may be in the middle of a message. Most clients disconnect by themselves.
+            self._websocket.set_timer(_LINGER, self.abort)
 
-    def _set_timer(self, seconds: float) -> None:
-        self._cancel_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _too_much_unsent(self) -> None:
+        _log.warning(
+            "channel %s: cut off: it does not read the data that is sent to it",
+            self._channel_id,
+            extra={"channel": self._channel_id},
+        )
 
 
 def _tune(sock: socket.socket) -> None:
-    """Keep the kernel's queues short, and find out about peers that vanished."""
+    """Keep the kernel's queues short, and notice peers that have vanished."""
     keep_alive(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     limit_unsent(sock, _NOTSENT_LOWAT)

@@ -1,113 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is connected to the data plane, since when, and how much went through."""
+"""The account of the data plane's clients: who is connected since when, and how much they have sent."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from ...protocol.session import Mode, Version
 from ..events import Connected, Disconnected, EventHandler, Refused
-from ..model import Mode, Tunnel
+from ..model import Tunnel
 from .handshake import HandshakeRejected
 
 __all__ = ["Client", "ConnectedClients"]
 
 
-class Client(Protocol):
-    """What is on record of a client."""
+@dataclass(eq=False)
+class Client:
+    """What is on record of a client that has joined a tunnel.
+
+    Attributes:
+        channel_id: the name of its connection.
+        key: the name of the access key whose request created its access token.
+        version: the version of the protocol that it speaks.
+        bytes_received: payload of its WebSocket messages.
+        bytes_sent: payload of the WebSocket messages sent to it.
+    """
 
     channel_id: str
     address: str | None
-    mode: Mode
-    version: int
-    bytes_received: int
-    bytes_sent: int
-
-    @property
-    def ending(self) -> str:
-        """How its connection ended."""
-
-
-@dataclass(frozen=True)
-class _Entry:
     tunnel: Tunnel
     key: str | None
-    since: float
+    mode: Mode
+    version: Version
+    bytes_received: int = 0
+    bytes_sent: int = 0
 
 
 class ConnectedClients:
-    """Keeps account of clients.
+    """Keeps the account.
 
     Args:
-        notify: is told of every client that comes, leaves, or is refused.
-        clock: gives seconds, and never goes back.
+        notify: called with an event for each client that connects, disconnects, or is rejected.
+        clock: returns seconds, monotonic.
     """
 
     def __init__(self, notify: EventHandler, clock: Callable[[], float]) -> None:
         self._notify = notify
         self._clock = clock
-        self._entries: dict[Client, _Entry] = {}
+        self._since: dict[Client, float] = {}
         self._relayed: Counter[str] = Counter()
+        """Bytes from clients that have disconnected, by mode."""
 
-    def joined(self, client: Client, tunnel: Tunnel, key: str | None) -> None:
-        """A client joined a tunnel, with a token that was made for an access key."""
-        self._entries[client] = _Entry(tunnel, key, self._clock())
+    def joined(self, client: Client) -> None:
+        """A client has joined its tunnel."""
+        self._since[client] = self._clock()
         self._notify(
             Connected(
                 client.channel_id,
                 client.address,
-                key,
-                tunnel.thing_name,
-                tunnel.tunnel_id,
+                client.key,
+                client.tunnel.thing_name,
+                client.tunnel.tunnel_id,
                 client.mode.value,
-                client.version,
+                client.version.value,
             )
         )
 
-    def left(self, client: Client) -> None:
-        """A client that had joined is gone."""
-        entry = self._entries.pop(client)
+    def left(self, client: Client, outcome: str) -> None:
+        """A client that had joined has disconnected.
+
+        Args:
+            outcome: the code and reason of the WebSocket's end, or that there was none.
+        """
+        since = self._since.pop(client)
         self._relayed[client.mode.value] += client.bytes_received
         self._notify(
             Disconnected(
                 client.channel_id,
                 client.address,
-                entry.key,
-                entry.tunnel.thing_name,
-                entry.tunnel.tunnel_id,
+                client.key,
+                client.tunnel.thing_name,
+                client.tunnel.tunnel_id,
                 client.mode.value,
-                client.version,
-                client.ending,
+                client.version.value,
+                outcome,
                 client.bytes_received,
                 client.bytes_sent,
-                self._clock() - entry.since,
+                self._clock() - since,
             )
         )
 
-    def refused(self, client: Client, refusal: HandshakeRejected) -> None:
-        """A client was refused."""
-        tunnel = refusal.tunnel
+    def rejected(self, channel_id: str, address: str | None, rejection: HandshakeRejected) -> None:
+        """A client's handshake was rejected."""
+        tunnel = rejection.tunnel
         self._notify(
             Refused(
-                client.channel_id,
-                client.address,
-                refusal.key,
+                channel_id,
+                address,
+                rejection.key,
                 None if tunnel is None else tunnel.thing_name,
                 None if tunnel is None else tunnel.tunnel_id,
-                refusal.cause.value,
-                refusal.sentence,
+                rejection.cause.value,
+                rejection.sentence,
             )
         )
 
     def ends(self) -> Counter[tuple[str, int]]:
         """How many clients are connected, by mode and version of the protocol."""
-        return Counter((client.mode.value, client.version) for client in self._entries)
+        return Counter((client.mode.value, client.version.value) for client in self._since)
 
     def relayed(self) -> Counter[str]:
-        """How many bytes have come from sources and from destinations since the start."""
+        """How many bytes sources and destinations have sent since the start, by mode."""
         total = Counter(self._relayed)
-        for client in self._entries:
+        for client in self._since:
             total[client.mode.value] += client.bytes_received
         return total

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one connected client may send.
+"""The messages that a client may send.
 
 Source: V3WebSocketProtocolGuide.md of the reference local proxy, "ProtocolBuffers Message Schema".
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...protocol.framing import Message
-from ..model import Mode
+from ...protocol.session import Mode
 
 __all__ = ["BrokenRule", "FrameRules"]
 
@@ -19,15 +19,15 @@ _SERVICE_ONLY = frozenset({Message.SESSION_RESET, Message.SERVICE_IDS})
 
 
 class BrokenRule(Exception):
-    """A message that its sender must not send; the text tells which rule it breaks."""
+    """A client must not send a message; the text says which rule it breaks."""
 
 
 class FrameRules:
-    """The rules for one WebSocket connection, which remember what came before in it.
+    """The rules for one WebSocket connection. They depend on its earlier messages.
 
     Args:
-        mode: the end that the client is.
-        services: the tunnel's services, or None for a V1 client, whose messages have no service ID that counts.
+        mode: which end the client is.
+        services: the tunnel's services; None for a V1 client, whose service IDs are ignored.
     """
 
     def __init__(self, mode: Mode, services: Collection[str] | None) -> None:
@@ -36,7 +36,7 @@ class FrameRules:
         self._names_services: bool | None = None
 
     def check(self, message: Message) -> bool:
-        """Whether the message counts; False for one of an unknown type that may be ignored.
+        """Check a message; return False for one of an unknown type that may be ignored.
 
         Raises:
             BrokenRule: the connection must be closed.

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what a client asks for in the WebSocket handshake, and says no in a form that people and programs understand.
+"""Reads a client's WebSocket handshake, and rejects it in words for people and in a cause for programs.
 
 Source: V3WebSocketProtocolGuide.md of the reference local proxy, "WebSocket handshake".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import parse_qs, urlsplit
@@ -14,40 +13,36 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.datastructures import Headers
 
 from ...names import CLIENT_TOKEN
-from ..model import Mode, Tunnel
+from ...protocol.session import Mode
+from ..model import Tunnel
 
 __all__ = [
     "CAUSE_HEADER",
     "CHANNEL_HEADER",
     "MAX_REQUEST",
-    "SUBPROTOCOLS",
     "Cause",
     "Handshake",
     "HandshakeRejected",
+    "RequestReader",
     "read_handshake",
 ]
 
 CAUSE_HEADER = "x-iotops-cause"
-"""Response header of a refusal, with a :class:`Cause`. AWS has no such header; the body is for people there as here."""
+"""Response header of a rejected handshake, with a :class:`Cause`. AWS has no such header, and also gives the reason for
+people in the body."""
 
 CHANNEL_HEADER = "channel-id"
-"""Response header that names the connection, in AWS's logs and in ours."""
+"""Response header that names the connection, as the logs do, AWS's and this service's."""
 
 MAX_REQUEST = 4096
-"""Most bytes of a handshake request."""
+"""Bytes that a handshake request may have."""
 
-SUBPROTOCOLS: Mapping[str, int] = {
-    "aws.iot.securetunneling-3.0": 3,
-    "aws.iot.securetunneling-2.0": 2,
-    "aws.iot.securetunneling-1.0": 1,
-}
-"""Subprotocols by name with their version, the preferred one first."""
-
+_END_OF_REQUEST = b"\r\n\r\n"
 _COOKIE = "awsiot-tunnel-token"
 
 
 class Cause(str, Enum):
-    """Why a handshake is refused, in a word that does not change."""
+    """Why a handshake is rejected, in words that do not change."""
 
     BAD_REQUEST = "bad-request"
     TOKEN_UNKNOWN = "token-unknown"  # noqa: S105  the name of a cause, not a token
@@ -58,16 +53,16 @@ class Cause(str, Enum):
 
 
 class HandshakeRejected(Exception):
-    """The handshake is refused.
+    """The handshake is rejected.
 
     Args:
         cause: the reason, for programs.
-        sentence: the reason, for people. It goes to the client, and to the log.
-        status: the HTTP status: 4xx, so that clients do not retry unchanged; 5xx for a fault of the service.
+        sentence: the reason, for people: it is sent to the client, and logged.
+        status: the HTTP status: 4xx if a client should not retry unchanged, 5xx for an error of the service.
 
     Attributes:
-        tunnel: the one that its access token is for, where that is known.
-        key: the name of the access key that the token was made for.
+        tunnel: the tunnel of its access token, if that is known.
+        key: the name of the access key whose request created the token.
     """
 
     def __init__(self, cause: Cause, sentence: str, status: int = 400) -> None:
@@ -81,11 +76,34 @@ class HandshakeRejected(Exception):
 
 @dataclass(frozen=True)
 class Handshake:
-    """What a client asks for."""
+    """A handshake request."""
 
     mode: Mode
     access_token: str = field(repr=False)
     client_token: str | None = field(repr=False)
+
+
+class RequestReader:
+    """Collects the bytes of a handshake request."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Add received bytes.
+
+        Returns:
+            the request and the bytes that follow it, or None while it is incomplete.
+
+        Raises:
+            HandshakeRejected: it is larger than :data:`MAX_REQUEST`.
+        """
+        self._data += data
+        end = self._data.find(_END_OF_REQUEST)
+        size = len(self._data) if end < 0 else end + len(_END_OF_REQUEST)
+        if size > MAX_REQUEST:
+            raise HandshakeRejected(Cause.BAD_REQUEST, f"Invalid request: it is larger than {MAX_REQUEST} bytes.")
+        return None if end < 0 else (self._data[:size], self._data[size:])
 
 
 def read_handshake(target: str, headers: Headers) -> Handshake:
@@ -96,13 +114,13 @@ def read_handshake(target: str, headers: Headers) -> Handshake:
         headers: its headers.
 
     Raises:
-        HandshakeRejected: something is missing, given twice, or malformed. No sentence repeats a token.
+        HandshakeRejected: something is missing, given twice, or malformed. The sentence never contains a token.
     """
     try:
         url = urlsplit(target)
     except ValueError:
-        # Such as "//[", where a host's address is begun.
-        raise HandshakeRejected(Cause.BAD_REQUEST, "Invalid path: it is no URL.") from None
+        # For example "//[", the beginning of an IPv6 address.
+        raise HandshakeRejected(Cause.BAD_REQUEST, "Invalid path: it is not a URL.") from None
     if url.path != "/tunnel":
         raise HandshakeRejected(Cause.BAD_REQUEST, "Invalid path: tunnels are at /tunnel.")
     return Handshake(_mode(url.query), _access_token(headers), _client_token(headers))
@@ -130,7 +148,7 @@ def _access_token(headers: Headers) -> str:
 
 
 def _cookies(headers: Headers) -> list[str]:
-    # http.cookies keeps only the last of several cookies of one name, and they must not pass for one.
+    # http.cookies keeps only the last of several cookies of one name, so it would not notice the others.
     pairs = (pair.partition("=") for line in headers.get_all("Cookie") for pair in line.split(";"))
     return [value.strip().strip('"') for name, _, value in pairs if name.strip() == _COOKIE]
 

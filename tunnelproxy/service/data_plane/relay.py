@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins the two ends of one tunnel: passes messages on, and tells an end when the other is gone.
+"""The relay of one tunnel: passes messages on between its two ends, and tells an end when the other is gone.
 
-No I/O here: an end is anything that can be sent bytes, held back, and disconnected.
+Without I/O: an end is anything that can send, be paused, and be disconnected.
 """
 
 from __future__ import annotations
@@ -9,49 +9,45 @@ from __future__ import annotations
 from typing import Protocol
 
 from ...protocol.framing import Bytes, Message, frame
+from ...protocol.session import Mode, Version
 from ..limits import TokenBucket
-from ..model import Mode
+from .connected_clients import Client
 
 __all__ = ["End", "Relay"]
 
 
 class End(Protocol):
-    """A client connected to a tunnel."""
+    """A client's connection, as the relay uses it. ClientConnection is one; it cannot be imported here because it
+    imports this module."""
 
-    @property
-    def mode(self) -> Mode:
-        """Which end it is."""
-
-    @property
-    def version(self) -> int:
-        """The version of the protocol that it negotiated."""
+    client: Client
 
     def send(self, *messages: Bytes) -> None:
-        """Send frames: each argument is whole frames, and becomes a WebSocket message."""
+        """Send frames. Each argument is whole frames, and becomes a WebSocket message."""
 
     def pause_reading(self) -> None:
-        """Take nothing from the client until :meth:`resume_reading`."""
+        """Read nothing from the client until :meth:`resume_reading`."""
 
     def resume_reading(self) -> None:
-        """Take from the client again."""
+        """Read from the client again."""
 
     def disconnect(self, code: int, reason: str) -> None:
         """Close the WebSocket."""
 
 
 class Relay:
-    """The two ends of one tunnel and the streams that live between them.
+    """The two ends of a tunnel, and the streams between them.
 
     Args:
-        pace: how fast both ends together may send; None for as fast as they like.
+        bandwidth: limits what both ends together may send; None for no limit.
     """
 
-    def __init__(self, pace: TokenBucket | None = None) -> None:
-        self.pace = pace
+    def __init__(self, bandwidth: TokenBucket | None = None) -> None:
+        self.bandwidth = bandwidth
         self._ends: dict[Mode, End] = {}
         # The current stream ID of each service; "" is the one service of peers that name none.
         self._streams: dict[str, int] = {}
-        # The ends that take no more for now.
+        # The ends whose send buffers are full.
         self._full: set[Mode] = set()
 
     def end(self, mode: Mode) -> End | None:
@@ -64,73 +60,76 @@ class Relay:
         return not self._ends
 
     def attach(self, end: End) -> End | None:
-        """Join an end, and return the one that it replaces."""
-        replaced = self._ends.get(end.mode)
+        """Add an end; return the one that it replaces."""
+        mode = end.client.mode
+        replaced = self._ends.get(mode)
         if replaced is not None:
-            self._separate(replaced)
-        self._ends[end.mode] = end
-        if end.mode.other in self._full:
+            self._remove(replaced)
+        self._ends[mode] = end
+        if mode.other in self._full:
             end.pause_reading()
         return replaced
 
     def detach(self, end: End) -> bool:
-        """Take out an end that is gone; False if it had been replaced before."""
-        if self._ends.get(end.mode) is not end:
+        """Remove an end that is gone; return False if it had been replaced before."""
+        if not self._is_current(end):
             return False
-        self._separate(end)
+        self._remove(end)
         return True
 
     def consider(self, end: End, message: Message) -> bool:
-        """Note what a message does to the streams.
+        """Track what a message does to the streams.
 
         Returns:
-            Whether it is to be relayed. A start with nobody to receive it is answered with a reset instead.
+            Whether to relay it. A start that nobody can receive is answered with a reset instead.
         """
-        if end.mode.other not in self._ends:
+        if end.client.mode.other not in self._ends:
             self._answer_start(end, message)
             return False
         # A V1 peer has one service, whatever it calls it.
-        service = message.serviceId if end.version > 1 else ""
+        service = "" if end.client.version is Version.V1 else message.serviceId
         if message.type in (Message.STREAM_START, Message.CONNECTION_START):
-            # A destination that came meanwhile takes the start of a connection for that of its stream.
+            # A destination that has connected meanwhile takes the start of a connection for that of its stream.
             self._streams[service] = message.streamId
         elif message.type == Message.STREAM_RESET and self._streams.get(service) == message.streamId:
             del self._streams[service]
         return True
 
     def relay(self, end: End, *messages: Bytes) -> None:
-        """Pass frames on to the other end, in the same WebSocket messages; nothing of an end that was replaced."""
-        other = self._ends.get(end.mode.other)
-        if other is not None and self._ends.get(end.mode) is end:
+        """Pass frames on to the other end, in the same WebSocket messages; ignore an end that was replaced."""
+        mode = end.client.mode
+        other = self._ends.get(mode.other)
+        if other is not None and self._ends.get(mode) is end:
             other.send(*messages)
 
-    def hold_back(self, end: End) -> None:
-        """An end takes no more: take nothing from the other one, nor from one that replaces it."""
-        if self._ends.get(end.mode) is not end:
-            return
-        self._full.add(end.mode)
-        other = self._ends.get(end.mode.other)
-        if other is not None:
-            other.pause_reading()
+    def pause_writing(self, end: End) -> None:
+        """The send buffer of an end is full: pause reading from the other end, and from one that replaces that."""
+        if self._is_current(end):
+            self._full.add(end.client.mode)
+            other = self._ends.get(end.client.mode.other)
+            if other is not None:
+                other.pause_reading()
 
-    def let_go(self, end: End) -> None:
-        """An end takes data again."""
-        if self._ends.get(end.mode) is not end:
-            return
-        self._full.discard(end.mode)
-        other = self._ends.get(end.mode.other)
-        if other is not None:
-            other.resume_reading()
+    def resume_writing(self, end: End) -> None:
+        """The send buffer of an end has drained."""
+        if self._is_current(end):
+            self._full.discard(end.client.mode)
+            other = self._ends.get(end.client.mode.other)
+            if other is not None:
+                other.resume_reading()
 
-    def _separate(self, end: End) -> None:
-        self.let_go(end)
-        other = self._ends.get(end.mode.other)
+    def _is_current(self, end: End) -> bool:
+        return self._ends.get(end.client.mode) is end
+
+    def _remove(self, end: End) -> None:
+        self.resume_writing(end)
+        other = self._ends.get(end.client.mode.other)
         if other is not None:
             for service, stream_id in self._streams.items():
-                named = service if other.version > 1 else ""
+                named = "" if other.client.version is Version.V1 else service
                 other.send(frame(Message(type=Message.STREAM_RESET, streamId=stream_id, serviceId=named)))
         self._streams.clear()
-        del self._ends[end.mode]
+        del self._ends[end.client.mode]
 
     @staticmethod
     def _answer_start(end: End, message: Message) -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data plane: every client's connection, and the relay of every tunnel that has one."""
+"""The data plane: the connections of all clients."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 import time
@@ -13,17 +12,16 @@ from collections.abc import Callable
 
 from websockets.frames import CloseCode
 
+from ...protocol.session import Mode
 from ..events import EventHandler
-from ..limits import DEFAULT_LIMITS, Limits, TokenBucket
+from ..limits import DEFAULT_LIMITS, Limits
 from ..listening.listener import Listener
 from ..logs.unexpected_errors import UnexpectedErrors
-from ..model import Mode, Tunnel
 from ..state.store import Store
-from .admission import Admission, Admissions
-from .client_connection import Connection
+from .admission import Admissions
+from .client_connection import ClientConnection
 from .connected_clients import ConnectedClients
-from .handshake import HandshakeRejected
-from .relay import Relay
+from .relays import REPLACED, Relays
 
 __all__ = [
     "ACCESS_TOKEN_REVOKED",
@@ -35,35 +33,30 @@ __all__ = [
 ]
 
 TUNNEL_CLOSED = "Tunnel closed"
-"""Close reason, with code 1000: the tunnel was closed. A client is done."""
+"""Close reason, with code 1000: the tunnel was closed. A client exits."""
 
 TUNNEL_EXPIRED = "Tunnel expired"
-"""Close reason, with code 1000: the tunnel's lifetime is over. A client is done."""
+"""Close reason, with code 1000: the tunnel's lifetime is over. A client exits."""
 
 ACCESS_TOKEN_REVOKED = "Access token revoked"  # noqa: S105  a close reason, not a token
 """Close reason, with code 1008: the access token was rotated. A client needs the new one."""
 
-REPLACED = "Replaced by a newer connection"
-"""Close reason, with code 1008: the same access token connected again. A client leaves the tunnel to the newer one."""
-
 SERVICE_STOPPING = "Service is stopping"
-"""Close reason, with code 1001: a client connects again later."""
+"""Close reason, with code 1001: a client reconnects later."""
 
-_STOP_DEADLINE = 2.0
+_STOP_SECONDS = 2.0
 _LOOK_SECONDS = 10.0
-
-_log = logging.getLogger(__name__)
 
 
 class DataPlane:
-    """Lets clients in, joins those of one tunnel, and disconnects them when the control API says so.
+    """Accepts clients, joins those of one tunnel, and disconnects them when the control API requests it.
 
     Args:
         store: the state.
-        clock: gives seconds since the epoch.
-        limits: how many connections there may be, and how fast.
-        notify: is told of every client that comes, leaves, or is refused.
-        failures: logs what should not have happened.
+        clock: returns seconds since the epoch.
+        limits: limits the number of connections, and their bandwidth.
+        notify: called with an event for each client that connects, disconnects, or is rejected.
+        failures: logs unexpected errors.
     """
 
     def __init__(
@@ -76,133 +69,81 @@ class DataPlane:
         failures: UnexpectedErrors | None = None,
     ) -> None:
         self.connected_clients = ConnectedClients(notify, time.monotonic)
-        self._store = store
-        self._clock = clock
         self._limits = limits
         self._notify = notify
         self._failures = failures or UnexpectedErrors()
         self._admissions = Admissions(store, clock)
-        self._connections: set[Connection] = set()
-        self._relays: dict[str, Relay] = {}
-        self._door: Listener | None = None
-        self._some_gone = asyncio.Event()
-        self._looking: asyncio.TimerHandle | None = None
+        self._relays = Relays(store, limits.bandwidth, clock)
+        self._connections: set[ClientConnection] = set()
+        self._connection_lost = asyncio.Event()
+        self._listener: Listener | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
 
-    async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
-        """Accept clients on a bound socket."""
-        self._door = Listener(lambda: Connection(self, self._admissions), context, self._limits, self._notify)
-        self._door.open(listener)
+    async def start(self, listening: socket.socket, context: ssl.SSLContext) -> None:
+        """Accept clients on a listening socket."""
+        self._listener = Listener(self.new_connection, context, self._limits, self._notify)
+        self._listener.open(listening)
         self._look_for_lost()
 
     async def stop(self) -> None:
-        """Accept no more, and say good-bye to those who are there."""
-        if self._door is not None:
-            self._door.close()
-        if self._looking is not None:
-            self._looking.cancel()
+        """Accept no more clients, and disconnect those that are connected."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         for connection in list(self._connections):
             connection.disconnect(CloseCode.GOING_AWAY, SERVICE_STOPPING)
-        if not await self._are_all_gone():
+        if not await self._all_lost():
             for connection in list(self._connections):
                 connection.abort()
-            await self._are_all_gone()
+            await self._all_lost()
 
-    def _look_for_lost(self) -> None:
-        """Cut off, now and then, those whose machine or network is gone: the kernel would take a quarter of an hour."""
-        self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_for_lost)
-        for connection in list(self._connections):
-            connection.abort_if_lost()
+    def new_connection(self) -> ClientConnection:
+        """Make the protocol for a connection."""
+        return ClientConnection(
+            admissions=self._admissions,
+            relays=self._relays,
+            connected_clients=self.connected_clients,
+            failures=self._failures,
+            opened=self._connections.add,
+            joined=self._joined,
+            lost=self._lost,
+        )
 
-    # What the operations call
+    # What the control API requests.
 
     def close_tunnel(self, tunnel_id: str, reason: str) -> None:
         """Disconnect both ends of a tunnel.
 
-        The close frame alone says that all streams have ended. AWS's reference, when idle, takes a SESSION_RESET before
-        it for the end of a session, waits for the next one, and does not exit.
+        The close frame alone says that all streams have ended. An idle reference of AWS takes a SESSION_RESET before it
+        for the end of a session, waits for the next session, and does not exit.
         """
-        relay = self._relays.get(tunnel_id)
-        if relay is None:
-            return
         for mode in Mode:
-            self._disconnect(relay, mode, CloseCode.NORMAL_CLOSURE, reason)
+            self._relays.disconnect(tunnel_id, mode, CloseCode.NORMAL_CLOSURE, reason)
 
     def revoke(self, tunnel_id: str, mode: Mode) -> None:
         """Disconnect the end whose access token has been revoked."""
-        relay = self._relays.get(tunnel_id)
-        if relay is not None:
-            self._disconnect(relay, mode, CloseCode.POLICY_VIOLATION, ACCESS_TOKEN_REVOKED)
+        self._relays.disconnect(tunnel_id, mode, CloseCode.POLICY_VIOLATION, ACCESS_TOKEN_REVOKED)
 
-    # What connections call
+    # What connections report.
 
-    def opened(self, connection: Connection) -> None:
-        """A client's TLS handshake is done."""
-        self._connections.add(connection)
+    def _joined(self, connection: ClientConnection) -> None:
+        if self._listener is not None:
+            self._listener.settle(connection)
 
-    def lost(self, connection: Connection) -> None:
-        """A client is gone."""
+    def _lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
-        self._some_gone.set()
+        self._connection_lost.set()
 
-    def refused(self, connection: Connection, refusal: HandshakeRejected) -> None:
-        """A client's handshake was refused."""
-        self.connected_clients.refused(connection, refusal)
+    def _look_for_lost(self) -> None:
+        """Regularly cut off clients whose machine or network is gone: the kernel would take a quarter of an hour."""
+        self._look_timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_for_lost)
+        for connection in list(self._connections):
+            connection.abort_if_lost()
 
-    def failed(self, connection: Connection, error: Exception) -> None:
-        """A client's handshake met a fault of ours."""
-        self._failures.report(f"channel {connection.channel_id}: the handshake has failed", error)
-
-    def attach(self, connection: Connection, admission: Admission) -> Relay:
-        """Join a client to its tunnel; an older connection of the same end gives way."""
-        if self._door is not None:
-            self._door.settle(connection)
-        tunnel = admission.tunnel
-        self.connected_clients.joined(connection, tunnel, admission.key)
-        relay = self._relays.get(tunnel.tunnel_id)
-        if relay is None:
-            bandwidth = self._limits.bandwidth
-            relay = Relay(TokenBucket.for_bandwidth(bandwidth, time.monotonic) if bandwidth else None)
-            self._relays[tunnel.tunnel_id] = relay
-        replaced = relay.attach(connection)
-        if replaced is not None:
-            replaced.disconnect(CloseCode.POLICY_VIOLATION, REPLACED)
-        self._store.set_connected(tunnel.tunnel_id, connection.mode, True, self._clock())
-        _log.info(
-            "tunnel %s: %s connected, protocol V%d, channel %s",
-            tunnel.tunnel_id,
-            connection.mode.value,
-            connection.version,
-            connection.channel_id,
-            extra={"tunnel": tunnel.tunnel_id, "channel": connection.channel_id},
-        )
-        return relay
-
-    def detach(self, connection: Connection, tunnel: Tunnel) -> None:
-        """Take a client out of its tunnel."""
-        _log.info(
-            "tunnel %s: %s disconnected, channel %s",
-            tunnel.tunnel_id,
-            connection.mode.value,
-            connection.channel_id,
-            extra={"tunnel": tunnel.tunnel_id, "channel": connection.channel_id},
-        )
-        self.connected_clients.left(connection)
-        relay = self._relays.get(tunnel.tunnel_id)
-        if relay is None or not relay.detach(connection):
-            return
-        self._store.set_connected(tunnel.tunnel_id, connection.mode, False, self._clock())
-        if relay.is_empty:
-            del self._relays[tunnel.tunnel_id]
-
-    async def _are_all_gone(self) -> bool:
+    async def _all_lost(self) -> bool:
         with contextlib.suppress(asyncio.TimeoutError):
             while self._connections:
-                self._some_gone.clear()
-                await asyncio.wait_for(self._some_gone.wait(), _STOP_DEADLINE)
+                self._connection_lost.clear()
+                await asyncio.wait_for(self._connection_lost.wait(), _STOP_SECONDS)
         return not self._connections
-
-    @staticmethod
-    def _disconnect(relay: Relay, mode: Mode, code: CloseCode, reason: str) -> None:
-        end = relay.end(mode)
-        if end is not None:
-            end.disconnect(code, reason)

@@ -13,7 +13,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,8 +32,6 @@ from tunnelproxy.service.api.replay_guard import ReplayGuard
 from tunnelproxy.service.api.request_handler import RequestHandler
 from tunnelproxy.service.api.things import ThingOperations
 from tunnelproxy.service.api.tunnels import TunnelOperations
-from tunnelproxy.service.data_plane.admission import Admissions
-from tunnelproxy.service.data_plane.client_connection import Connection
 from tunnelproxy.service.data_plane.server import TUNNEL_CLOSED, DataPlane
 from tunnelproxy.service.logs.unexpected_errors import UnexpectedErrors
 from tunnelproxy.service.state.store import Store
@@ -79,7 +76,7 @@ class Exposed:
         self.loop.run_until_complete(self.runner.setup())
         self.loop.set_exception_handler(self.failures.of_loop)
         self.api = self._listen(self._request_handler)
-        self.data = self._listen(partial(Connection, data_plane, Admissions(self.store, time.time)))
+        self.data = self._listen(data_plane.new_connection)
         (key,) = self.store.keys()
         self.credentials = Credentials(key.credentials.access_key_id, key.credentials.secret_access_key)
 

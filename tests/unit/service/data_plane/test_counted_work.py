@@ -18,8 +18,7 @@ from websockets.frames import Opcode
 
 from peers.event_loop import in_event_loop
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, Message, frame
-from tunnelproxy.service.data_plane.admission import Admissions
-from tunnelproxy.service.data_plane.client_connection import Connection
+from tunnelproxy.service.data_plane.client_connection import ClientConnection
 from tunnelproxy.service.data_plane.server import DataPlane
 from tunnelproxy.service.model import Mode, NewTunnel, digest
 from tunnelproxy.service.state.store import Store
@@ -81,7 +80,7 @@ def fragmented(message: bytes) -> bytes:
     )
 
 
-def arrive(connection: Connection, data: bytes) -> None:
+def arrive(connection: ClientConnection, data: bytes) -> None:
     """Let a connection read, as the event loop does."""
     while data:
         room = connection.get_buffer(-1)
@@ -107,8 +106,8 @@ def calls(action: Callable[[], Any]) -> int:
     return counted
 
 
-def join(data_plane: DataPlane, admissions: Admissions, mode: Mode, sock: socket.socket) -> tuple[Connection, Wire]:
-    connection, wire = Connection(data_plane, admissions), Wire(sock)
+def join(data_plane: DataPlane, mode: Mode, sock: socket.socket) -> tuple[ClientConnection, Wire]:
+    connection, wire = data_plane.new_connection(), Wire(sock)
     connection.connection_made(cast(asyncio.Transport, wire))
     request = (
         f"GET /tunnel?local-proxy-mode={mode.value} HTTP/1.1\r\n"
@@ -124,10 +123,9 @@ def join(data_plane: DataPlane, admissions: Admissions, mode: Mode, sock: socket
 async def test_a_message_in_fragments_takes_few_calls_more_than_a_whole_one(tmp_path: Path) -> None:
     with closing(Store(tmp_path / "service.db")) as store, socket.socket() as sock:
         store.open_tunnel(NewTunnel(services=("SSH1",), lifetime=60), {mode: digest(mode.value) for mode in Mode}, 0.0)
-        admissions = Admissions(store, lambda: 0.0)
         data_plane = DataPlane(store, clock=lambda: 0.0)
-        source, _ = join(data_plane, admissions, Mode.SOURCE, sock)
-        _, wire = join(data_plane, admissions, Mode.DESTINATION, sock)
+        source, _ = join(data_plane, Mode.SOURCE, sock)
+        _, wire = join(data_plane, Mode.DESTINATION, sock)
         arrive(source, whole(frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))))
         message = frame(Message(type=Message.DATA, streamId=1, serviceId="SSH1", connectionId=1), bytes(MAX_PAYLOAD))
         counted = {}

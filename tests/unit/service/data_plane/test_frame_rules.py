@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tunnelproxy.protocol.framing import Message
+from tunnelproxy.protocol.session import Mode
 from tunnelproxy.service.data_plane.frame_rules import BrokenRule, FrameRules
-from tunnelproxy.service.model import Mode
 
 SERVICES = ("SSH1", "HTTP1")
 

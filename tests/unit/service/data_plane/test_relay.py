@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two ends and what passes between them; the ends write down what they are told."""
+"""Two ends and what passes between them; the ends record what is done to them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from tunnelproxy.protocol.framing import Bytes, FrameReader, Message, frame, parse
+from tunnelproxy.protocol.session import Mode, Version
+from tunnelproxy.service.data_plane.connected_clients import Client
 from tunnelproxy.service.data_plane.relay import Relay
-from tunnelproxy.service.model import Mode
+from tunnelproxy.service.model import Tunnel
+
+TUNNEL = Tunnel(1, "t-1", None, "pump", ("SSH1",), 720, True, 0.0, 0.0, 43_200.0)
 
 
-@dataclass(eq=False)
 class RecordingEnd:
-    mode: Mode
-    version: int = 3
-    sent: bytes = b""
-    paused: bool = False
-    disconnected: list[tuple[int, str]] = field(default_factory=list)
+    def __init__(self, mode: Mode, version: Version) -> None:
+        self.client = Client("c-1", None, TUNNEL, None, mode, version)
+        self.sent = b""
+        self.paused = False
+        self.disconnected: list[tuple[int, str]] = []
 
     def send(self, *messages: Bytes) -> None:
         self.sent += b"".join(messages)
@@ -47,11 +48,11 @@ def start(stream: int, service: str = "SSH1") -> Message:
     return Message(type=Message.STREAM_START, streamId=stream, serviceId=service, connectionId=1)
 
 
-def source(version: int = 3) -> RecordingEnd:
+def source(version: Version = Version.V3) -> RecordingEnd:
     return RecordingEnd(Mode.SOURCE, version)
 
 
-def destination(version: int = 3) -> RecordingEnd:
+def destination(version: Version = Version.V3) -> RecordingEnd:
     return RecordingEnd(Mode.DESTINATION, version)
 
 
@@ -80,7 +81,7 @@ def test_data_without_anyone_to_receive_it_is_dropped() -> None:
     assert here.messages == []
 
 
-def test_when_an_end_goes_the_other_is_told_of_each_live_stream() -> None:
+def test_when_an_end_disconnects_each_live_stream_is_reset_at_the_other() -> None:
     here, there = source(), destination()
     joined = relay(here, there)
     for message in (start(1), start(2), start(5, "HTTP1")):
@@ -117,7 +118,7 @@ def test_a_stale_reset_does_not_end_the_current_stream() -> None:
 
 
 def test_a_v1_end_is_told_without_service_id() -> None:
-    here, there = source(), destination(version=1)
+    here, there = source(), destination(version=Version.V1)
     joined = relay(here, there)
     joined.consider(here, start(1))
     joined.detach(here)
@@ -135,34 +136,34 @@ def test_a_replaced_end_is_returned_and_its_streams_end() -> None:
     assert joined.end(Mode.DESTINATION) is new
 
 
-def test_an_end_that_takes_no_more_holds_back_the_other() -> None:
+def test_the_other_end_is_paused_while_the_send_buffer_of_an_end_is_full() -> None:
     here, there = source(), destination()
     joined = relay(here, there)
-    joined.hold_back(there)
+    joined.pause_writing(there)
     assert (here.paused, there.paused) == (True, False)
-    joined.let_go(there)
+    joined.resume_writing(there)
     assert not here.paused
 
 
-def test_an_end_held_back_goes_on_when_the_slow_one_goes() -> None:
+def test_a_paused_end_resumes_when_the_slow_one_disconnects() -> None:
     here, there = source(), destination()
     joined = relay(here, there)
-    joined.hold_back(there)
+    joined.pause_writing(there)
     joined.detach(there)
     assert not here.paused
 
 
-def test_one_that_joins_is_held_back_while_the_other_takes_no_more() -> None:
+def test_an_end_that_joins_is_paused_while_the_send_buffer_of_the_other_is_full() -> None:
     old, new, there = source(), source(), destination()
     joined = relay(old, there)
-    joined.hold_back(there)
+    joined.pause_writing(there)
     joined.attach(new)
     assert new.paused
-    joined.let_go(there)
+    joined.resume_writing(there)
     assert not new.paused
 
 
-def test_what_a_replaced_end_still_has_goes_nowhere() -> None:
+def test_what_a_replaced_end_still_sends_is_not_relayed() -> None:
     here, there, newer = source(), destination(), source()
     joined = relay(here, there)
     joined.attach(newer)
@@ -172,8 +173,8 @@ def test_what_a_replaced_end_still_has_goes_nowhere() -> None:
     assert [stream for _, stream, _ in there.messages] == [1, 2]
 
 
-def test_an_end_that_was_replaced_holds_nobody_back() -> None:
+def test_an_end_that_was_replaced_pauses_nobody() -> None:
     here, old, new = source(), destination(), destination()
     joined = relay(here, old, new)
-    joined.hold_back(old)
+    joined.pause_writing(old)
     assert not here.paused
