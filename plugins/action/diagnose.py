@@ -13,8 +13,8 @@ import json
 import time
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.judgement import SEVERITIES, worst
-from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.reading import bounded
+from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.findings import SEVERITIES, worst
+from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.reading import bounded
 
 RULE = "clock_offset_seconds"
 
@@ -65,7 +65,7 @@ def _own_words(said: dict) -> dict:
         words.update(
             severity=worst(findings),
             findings=findings,
-            not_looked_at=bounded(said["not_looked_at"]),
+            skipped_sections=bounded(said["skipped_sections"]),
             facts=bounded(said["facts"]),
             seconds=said.get("seconds"),
         )
@@ -80,16 +80,16 @@ def _facts(said: dict) -> dict:
 
 
 def _is_diagnosis(said: dict) -> bool:
-    findings, not_looked_at, facts = (said.get(key) for key in ("findings", "not_looked_at", "facts"))
+    findings, skipped_sections, facts = (said.get(key) for key in ("findings", "skipped_sections", "facts"))
     return (
         _are_texts(findings, ("section", "severity", "rule", "message"))
         and all(finding["severity"] in SEVERITIES for finding in findings)
         and said.get("severity") == worst(findings)
-        and _are_texts(not_looked_at, ("section", "reason"))
+        and _are_texts(skipped_sections, ("section", "reason"))
         and isinstance(facts, dict)
         and all(isinstance(section, dict) for section in facts.values())
         and isinstance(said.get("seconds"), (int, float, type(None)))
-        and len(json.dumps([findings, not_looked_at, facts], default=str)) <= ANSWER_LIMIT
+        and len(json.dumps([findings, skipped_sections, facts], default=str)) <= ANSWER_LIMIT
     )
 
 

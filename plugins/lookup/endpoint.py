@@ -95,14 +95,14 @@ _raw:
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import (
+from ansible_collections.iotops.tunnel.plugins.module_utils._names import valid_name
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._aws_environment import (
     AWS_OPTIONS,
     caller_for,
     opener_for,
 )
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts import refuse_device_facts
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_environment import task_environment
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._device_facts import refuse_device_facts
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._task_environment import task_environment
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 HOST = "127.0.0.1"
