@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.findings import SEVERITIES, worst
@@ -50,7 +51,7 @@ class ActionModule(ActionBase):
 
 def _own_words(said: dict) -> dict:
     """What the module may have said, or a failure."""
-    words = {"changed": False}
+    words: dict = {"changed": False}
     # The interpreter that ansible-core has found on the device: it has dropped what the device says of that.
     found = {name: value for name, value in _facts(said).items() if str(name).startswith("discovered_interpreter_")}
     if found:
@@ -80,6 +81,9 @@ def _facts(said: dict) -> dict:
 
 
 def _is_diagnosis(said: dict) -> bool:
+    findings: Any
+    skipped_sections: Any
+    facts: Any
     findings, skipped_sections, facts = (said.get(key) for key in ("findings", "skipped_sections", "facts"))
     return (
         _are_texts(findings, ("section", "severity", "rule", "message"))
@@ -106,7 +110,7 @@ def _take_off(result: dict, seconds: float) -> None:
 
     An offset that this explains is none.
     """
-    clock = result.get("facts", {}).get("time", {})
+    clock: dict = result.get("facts", {}).get("time", {})
     offset = clock.get("controller_offset_s")
     if isinstance(offset, (int, float)) and 0 < offset <= seconds:
         clock["controller_offset_s"] = 0.0

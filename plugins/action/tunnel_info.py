@@ -46,7 +46,7 @@ def find(api: ControlApi, thing: str | None, options: dict) -> list[Tunnel]:
     if options["tunnel_id"]:
         found = [tunnel for tunnel in api.described(options["tunnel_id"]) if status in (None, tunnel.status)]
     else:
-        found = api.tunnels(thing, status)
+        found = list(api.tunnels(thing, status))
     tags = {key: str(value) for key, value in options["tags"].items()}
     return [tunnel for tunnel in found if tags.items() <= tunnel.tags.items()]
 

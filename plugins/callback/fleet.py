@@ -79,11 +79,14 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 from ansible.template import Templar
 from ansible.utils.color import stringc
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Trouble, grouped, one_line, reason_of
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.live_display import LiveBlock
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.progress import (
     FleetProgress,
     longest,
@@ -91,8 +94,6 @@ from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.progress impo
     spell_outcomes,
     spell_seconds,
 )
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.live_display import LiveBlock
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Trouble, grouped, one_line, reason_of
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 REDRAW_SECONDS = 0.5
@@ -124,6 +125,7 @@ class CallbackModule(DefaultCallback):
         self._quiet_since = time.monotonic()
         self._asking = False
         self._current = None
+        self._play: Any = None
         self._item_failures = {}
         self._things = {}
         self._hub_rows = {}
@@ -136,11 +138,11 @@ class CallbackModule(DefaultCallback):
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         if self._block is None and self.get_option("live") and _is_terminal():
             self._block = LiveBlock(sys.stdout.fileno(), sys.stdout.flush)
-            self._print_aside()
+            self._print_aside(self._block)
 
-    def _print_aside(self):
+    def _print_aside(self, block):
         """Have all that Ansible prints, by whatever plugin, step around the redrawn lines."""
-        block, display = self._block, self._display.display
+        display = self._display.display
 
         def display_aside(msg, *args, **kwargs):
             with block.aside():
@@ -152,7 +154,8 @@ class CallbackModule(DefaultCallback):
 
     def _restore_display(self):
         """Give back Display's own method, which the instance's attribute hides."""
-        vars(self._display).pop("display", None)
+        with contextlib.suppress(AttributeError):  # nothing was redrawn
+            del self._display.display
 
     def _say(self, text, color=None):
         self._quiet_since = time.monotonic()

@@ -170,6 +170,7 @@ import re
 import shlex
 import subprocess
 import time
+from typing import Any
 
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -222,7 +223,7 @@ class Connection(SshConnection):
     _ensured_until = 0.0
     # Where the tunnel is, as client.locate and client.ensure return it.
     _location: dict
-    _thing_name: str | None = None
+    _thing_name: Any = None
     # Whether the user has set the path of the control socket.
     _has_control_path = False
     # Why the plugin must not connect to the device, whatever the hub says.
@@ -233,7 +234,7 @@ class Connection(SshConnection):
     _unresolved: tuple | None = None
 
     def _resolve_option_variables(self, variables, templar):
-        """Leave the collection's variables to set_options, which ansible-core calls next, and which knows the delegate."""
+        """Leave the collection's variables to set_options, which knows the delegate, and is called next."""
         self._unresolved = variables, templar
         others = {name: value for name, value in variables.items() if not name.startswith(_PREFIX)}
         return super()._resolve_option_variables(others, templar)
@@ -241,8 +242,8 @@ class Connection(SshConnection):
     def _resolve_own_variables(self, task_keys):
         """Template the collection's variables. Raises ValueError if those of a delegate are ambiguous.
 
-        In the variables of a delegate, ansible-core keeps C(inventory_hostname) as the name of the host that the task is
-        for. Variables built from it would lead to that host's device, or to its account.
+        In the variables of a delegate, ansible-core keeps C(inventory_hostname) as the name of the host that the task
+        is for. Variables built from it would lead to that host's device, or to its account.
         """
         if self._unresolved is None:
             return {}
@@ -375,8 +376,8 @@ class Connection(SshConnection):
         self._hub_pid = row.get("hub_pid")
         if row.get("taken_from"):
             display.warning(
-                f"The tunnel to {thing} belonged to {row['taken_from']}, whose connections to the device have ended. It "
-                f"now belongs to {row['owner']}."
+                f"The tunnel to {thing} belonged to {row['taken_from']}, whose connections to the device have ended. "
+                f"It now belongs to {row['owner']}."
             )
         if row.get("not_saved"):
             display.warning(f"The hub {row['not_saved']}.")
@@ -459,7 +460,7 @@ class Connection(SshConnection):
         b_command += b_args
 
     def _build_command(self, binary, subsystem, *other_args):
-        """Add the connection to the device to the command of ansible.builtin.ssh. ssh uses the first value of an option."""
+        """Add the connection to the device to ansible.builtin.ssh's command. ssh uses the first value of each option."""
         command = super()._build_command(binary, subsystem, *other_args)
         thing, service = self._thing(), self._service()
         connector = client.connector_command(
@@ -624,7 +625,7 @@ def _plain_shell():
 
 
 def _check_delegate(delegate, found, as_host, names):
-    """Reject a task's own variable that differs between delegate and host. Its values may be secret: do not show them."""
+    """Reject a task's own variable that differs between delegate and host. Its values, maybe secrets, are not shown."""
     for name in names:
         if found.get(name) != as_host.get(name):
             raise ValueError(

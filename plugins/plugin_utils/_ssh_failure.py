@@ -197,8 +197,8 @@ def _explain_negotiation(log: SshLog, target: Target) -> str | None:
     if not found or found[1] not in _OPTIONS:
         return None
     return (
-        f"ssh and the SSH server of {target.thing} have no {found[1]} in common; the server offers {found[2]}. Update the "
-        f"older of the two, or allow it for this host: ansible_ssh_common_args='-o {_OPTIONS[found[1]]}="
+        f"ssh and the SSH server of {target.thing} have no {found[1]} in common; the server offers {found[2]}. Update "
+        f"the older of the two, or allow it for this host: ansible_ssh_common_args='-o {_OPTIONS[found[1]]}="
         f"+{found[2].split(',')[0]}'"
     )
 
@@ -244,8 +244,9 @@ def _explain_session(output: SshOutput, log: SshLog, target: Target, probes: Pro
     silent = config.get("loglevel") in _SILENT_LEVELS
     if not silent and (probes.still_up() or _ended_by_itself(output, log, probes)):
         return (
-            f"The command on {target.thing} ended with status 255, which ssh also uses for its own failures, so Ansible "
-            "reports the host as unreachable. The connection did not break: have the command end with another status."
+            f"The command on {target.thing} ended with status 255, which ssh also uses for its own failures, so "
+            "Ansible reports the host as unreachable. The connection did not break: have the command end with another "
+            "status."
         )
     why = _why_broken(target, probes)
     if silent and why.code == "broken":

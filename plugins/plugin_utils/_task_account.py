@@ -14,7 +14,9 @@ from __future__ import annotations
 from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import connection_loader
+from ansible.template import Templar
 from ansible_collections.iotops.tunnel.plugins.module_utils._tunnel_options import AWS_OPTIONS
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._aws_environment import caller_for, opener_for
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._device_facts import DeviceFactsError, refuse_device_facts
@@ -39,7 +41,7 @@ class TaskAccount:
         unregistered: whether to open tunnels to things that the registry does not know.
     """
 
-    def __init__(self, action, options: dict, task_vars: dict) -> None:
+    def __init__(self, action: ActionBase, options: dict, task_vars: dict) -> None:
         variables = _host_variables(action._templar, task_vars)
         defaults = configured_options()
         try:
@@ -52,7 +54,7 @@ class TaskAccount:
         self.owner, self.unregistered = opener_for(self.caller, options, variables, defaults)
 
 
-def caller_of_task(action, options: dict, task_vars: dict) -> Caller:
+def caller_of_task(action: ActionBase, options: dict, task_vars: dict) -> Caller:
     """Return who asks the hub for a task; see C(TaskAccount)."""
     return TaskAccount(action, options, task_vars).caller
 
@@ -65,7 +67,7 @@ def check_facts_of_task(task_vars: dict) -> None:
         raise AnsibleActionFail(str(error)) from None
 
 
-def _host_variables(templar, task_vars: dict) -> dict:
+def _host_variables(templar: Templar, task_vars: dict) -> dict:
     """The options that the host's variables set, of the types that they have as options."""
     found = {
         name: templar.template(task_vars[f"iotops_tunnel_{name}"])
@@ -80,7 +82,7 @@ def _host_variables(templar, task_vars: dict) -> dict:
     return checked.validated_parameters
 
 
-def _task_environment(action) -> dict[str, str]:
+def _task_environment(action: ActionBase) -> dict[str, str]:
     """The task's C(environment), templated."""
     environment: dict = {}
     action._compute_environment_string(environment)

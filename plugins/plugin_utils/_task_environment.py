@@ -9,18 +9,20 @@ PRIVATE: other collections must not import this.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import FrameType
 
 from ansible.executor.task_executor import TaskExecutor
+from ansible.template import Templar
 
 
-def task_environment(templar) -> dict[str, str]:
+def task_environment(templar: Templar) -> dict[str, str]:
     """Return it, templated; empty where no task is being run, as in the head of a play.
 
     The task is found where it is being executed, up the stack: ansible-core 2.18 to 2.21 all template a task's
     arguments there.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         executor = frame.f_locals.get("self")
         if isinstance(executor, TaskExecutor):
@@ -31,7 +33,7 @@ def task_environment(templar) -> dict[str, str]:
     return {}
 
 
-def _merged(layers) -> dict[str, str]:
+def _merged(layers: Iterable[object]) -> dict[str, str]:
     merged: dict[str, str] = {}
     for layer in layers:
         if isinstance(layer, Mapping):

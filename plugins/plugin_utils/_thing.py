@@ -9,10 +9,11 @@ PRIVATE: other collections must not import this.
 from __future__ import annotations
 
 from ansible.errors import AnsibleActionFail
+from ansible.template import Templar
 from ansible_collections.iotops.tunnel.plugins.module_utils._names import valid_name
 
 
-def thing_of_task(option: str | None, task_vars: dict, templar) -> str:
+def thing_of_task(option: str | None, task_vars: dict, templar: Templar) -> str:
     """Return the option C(thing_name), else the variable C(iotops_tunnel_thing), else the inventory host's name.
 
     With C(delegate_to) that is the host that the task is for, not the one that it is delegated to.

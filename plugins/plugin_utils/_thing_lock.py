@@ -12,12 +12,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 
 @contextlib.contextmanager
-def thing_lock(account: str, thing: str):
+def thing_lock(account: str, thing: str) -> Iterator[None]:
     """Hold the lock of a thing in an account. The kernel releases it when the process ends, in whatever way.
 
     Raises C(client.HubError) where the hub's folder cannot be written.

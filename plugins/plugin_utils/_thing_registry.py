@@ -11,7 +11,9 @@ PRIVATE: other collections must not import this.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
@@ -83,7 +85,7 @@ def things(caller: client.Caller, selection: Selection) -> list[Thing]:
     return [wanted[name] for name in sorted(wanted)]
 
 
-def _from_index(caller: client.Caller, selection: Selection):
+def _from_index(caller: client.Caller, selection: Selection) -> Iterator[Thing]:
     purpose = f"search the index {selection.index} for {selection.query!r}"
     request = {"indexName": selection.index, "queryString": selection.query, "maxResults": _INDEX_PAGE}
     groups = set(selection.thing_groups)
@@ -93,7 +95,7 @@ def _from_index(caller: client.Caller, selection: Selection):
                 yield Thing.from_answer(document)
 
 
-def _from_registry(caller: client.Caller, selection: Selection):
+def _from_registry(caller: client.Caller, selection: Selection) -> Iterator[Thing]:
     """Page through the registry, also for the things of a group.
 
     A group's list has names only, and a page of the registry is as many things as 250 calls for one each.
@@ -108,7 +110,7 @@ def _from_registry(caller: client.Caller, selection: Selection):
                     yield Thing.from_answer(document, (groups or {}).get(document["thingName"]))
 
 
-def _pages(caller: client.Caller, purpose: str, operation: str, **request):
+def _pages(caller: client.Caller, purpose: str, operation: str, **request: Any) -> Iterator[dict]:
     """Generate the answers of a call that has C(nextToken)."""
     while True:
         answer = client.call(operation, request, purpose=purpose, api="iot", caller=caller)

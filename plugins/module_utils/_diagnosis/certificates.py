@@ -137,7 +137,7 @@ def _content(element: tuple, tag: int) -> bytes:
 
 def _name(element: tuple) -> str:
     """The common name, else the organization, of a distinguished name."""
-    values = {}
+    values: dict = {}
     for relative in _elements(_content(element, SEQUENCE)):
         for attribute in _elements(_content(relative, SET)):
             parts = _elements(_content(attribute, SEQUENCE))

@@ -9,6 +9,7 @@ PRIVATE: other collections must not import this.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["RULES", "SEVERITIES", "findings_of", "merged_thresholds", "worst"]
 
@@ -69,7 +70,7 @@ def merged_thresholds(given: dict) -> dict:
     return merged
 
 
-def _limit(name: str, limit):
+def _limit(name: str, limit: Any) -> float | None:
     # A template makes text of a number in some releases of Ansible, and "None" or nothing of null.
     if limit is None or limit in ("", "None"):
         return None
@@ -107,13 +108,13 @@ class _Judge:
         self.section = ""
         self.findings: list = []
 
-    def measure(self, rule: str, value, message: str) -> None:
+    def measure(self, rule: str, value: float | None, message: str) -> None:
         """Note a finding if the value has reached a limit. None stands for a value that the device did not tell."""
         severity = "ok" if value is None else self._severity(rule, value)
         if severity != "ok":
             self.findings.append({"section": self.section, "severity": severity, "rule": rule, "message": message})
 
-    def _severity(self, rule: str, value) -> str:
+    def _severity(self, rule: str, value: float) -> str:
         for severity in reversed(SEVERITIES[1:]):
             limit = self._thresholds[rule].get(severity)
             if limit is not None and (value < limit if RULES[rule].below else value >= limit):
@@ -249,7 +250,7 @@ _LOOKS = {
 }
 
 
-def _count(number, one: str, several: str = "") -> str:
+def _count(number: object, one: str, several: str = "") -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 

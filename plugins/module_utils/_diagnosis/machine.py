@@ -14,6 +14,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Iterator
 
 from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.reading import (
     Unavailable,
@@ -128,7 +129,7 @@ def time_of_day(controller_time: float | None) -> dict:
             time in it that the task was on its way, which the action plugin allows for.
     """
     now = time.time()
-    facts = {
+    facts: dict = {
         "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
         "zone": time.strftime("%Z"),
         "controller_offset_s": round(now - controller_time, 1) if controller_time else None,
@@ -238,7 +239,7 @@ def _kernel_messages(count: int) -> dict:
     return {"errors": errors, "warnings": warnings, "messages": newest}
 
 
-def _kmsg():
+def _kmsg() -> Iterator[tuple[int, int, str]]:
     """Generate level, seconds since the start and text of what the kernel itself warned of, oldest first."""
     try:
         descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)

@@ -10,12 +10,14 @@ PRIVATE: other collections must not import this.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.reading import (
     Unavailable,
@@ -48,9 +50,9 @@ def network(names: list, endpoints: list) -> dict:
     skipped: list = []
     tries = _Tries()
     for name in names:
-        tries.start("resolve", name, lambda name=name: _resolve(name))
+        tries.start("resolve", name, functools.partial(_resolve, name))
     for endpoint in endpoints:
-        tries.start("connect", endpoint, lambda endpoint=endpoint: _connect(endpoint))
+        tries.start("connect", endpoint, functools.partial(_connect, endpoint))
     listening = _listening(skipped)
     if len(listening) > MOST:
         skipped.append(f"{len(listening) - MOST} more listening sockets")
@@ -229,7 +231,7 @@ class _Tries:
         self._rows: list = []
         self._threads: list = []
 
-    def start(self, kind: str, subject: str, attempt) -> None:
+    def start(self, kind: str, subject: str, attempt: Callable[[], str]) -> None:
         """Try something; C(attempt) returns a text, or raises OSError or ValueError."""
         row = {"kind": kind, "subject": subject, "ok": False, "detail": f"no answer within {TRY_SECONDS} s"}
 

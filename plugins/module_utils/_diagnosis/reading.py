@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+from typing import Any
 
 __all__ = ["SEARCH_PATH", "Unavailable", "bounded", "masked", "read_number", "read_text", "run"]
 
@@ -78,7 +79,8 @@ def run(*command: str) -> tuple[str, str]:
         raise Unavailable(f"{command[0]} gave no answer within {COMMAND_SECONDS} s") from None
     except OSError as error:
         raise Unavailable(f"{command[0]} cannot be run: {error.strerror}") from None
-    return tuple(stream[:OUTPUT_LIMIT].decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
+    output, complaints = (stream[:OUTPUT_LIMIT].decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
+    return output, complaints
 
 
 def masked(text: str) -> str:
@@ -88,7 +90,7 @@ def masked(text: str) -> str:
     return text
 
 
-def bounded(value):
+def bounded(value: Any) -> Any:
     """Return a copy whose texts are one line each, without control characters, and at most TEXT_LIMIT long."""
     if isinstance(value, dict):
         return {key: bounded(each) for key, each in value.items()}

@@ -131,7 +131,7 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() else None
 
 
-def _text(message) -> str:
+def _text(message: object) -> str:
     """What is not text comes as a list of bytes; what is very long, as null."""
     if isinstance(message, list):
         return bytes(each for each in message if isinstance(each, int)).decode("utf-8", "replace")
