@@ -85,8 +85,8 @@ from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 from ansible.template import Templar
 from ansible.utils.color import stringc
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Trouble, grouped, one_line, reason_of
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.live_display import LiveBlock
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Failure, grouped, one_line, reason_of
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.live_display import LiveDisplay
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.progress import (
     FleetProgress,
     longest,
@@ -137,20 +137,20 @@ class CallbackModule(DefaultCallback):
         """Read the options, and decide whether lines are redrawn."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         if self._block is None and self.get_option("live") and _is_terminal():
-            self._block = LiveBlock(sys.stdout.fileno(), sys.stdout.flush)
-            self._print_aside(self._block)
+            self._block = LiveDisplay(sys.stdout.fileno(), sys.stdout.flush)
+            self._print_above_lines(self._block)
 
-    def _print_aside(self, block):
+    def _print_above_lines(self, block):
         """Have all that Ansible prints, by whatever plugin, step around the redrawn lines."""
         display = self._display.display
 
-        def display_aside(msg, *args, **kwargs):
-            with block.aside():
+        def display_above_lines(msg, *args, **kwargs):
+            with block.suspended():
                 display(msg, *args, **kwargs)
                 if block.mine:
                     sys.stdout.flush()
 
-        self._display.display = display_aside
+        self._display.display = display_above_lines
 
     def _restore_display(self):
         """Give back Display's own method, which the instance's attribute hides."""
@@ -443,11 +443,11 @@ class CallbackModule(DefaultCallback):
             items = self._item_failures.pop((host, task._uuid), [])
             more = f" (and {len(items) - 1} more items)" if len(items) > 1 else ""
             reason = f"{items[0]}{more}" if items else reason_of(_data(result))
-            trouble = Trouble(host, self._things.get(host) or host, name, reason)
+            failure = Failure(host, self._things.get(host) or host, name, reason)
             if outcome == "failed":
-                self._progress.failed[host] = trouble
+                self._progress.failed[host] = failure
             elif outcome == "unreachable":
-                self._progress.unreachable[host] = trouble
+                self._progress.unreachable[host] = failure
             where = f"{name}: " if self._is_free() else ""
             color = {
                 "failed": constants.COLOR_ERROR,
@@ -482,12 +482,12 @@ class CallbackModule(DefaultCallback):
         took = spell_seconds(time.monotonic() - self._began)
         self._say(f"\nFLEET {len(hosts)} host{'' if len(hosts) == 1 else 's'}, {took}")
         self._say(f"  ok: {len(well)}" + (f" (changed: {changed})" if changed else ""), constants.COLOR_OK)
-        for word, those, troubles, color in (
+        for word, those, failures, color in (
             ("failed", failed, self._progress.failed, constants.COLOR_ERROR),
             ("unreachable", unreachable, self._progress.unreachable, constants.COLOR_UNREACHABLE),
         ):
             self._say(f"  {word}: {len(those)}", color if those else None)
-            for group in grouped(troubles[host] for host in those if host in troubles):
+            for group in grouped(failures[host] for host in those if host in failures):
                 self._say(f"    {len(group.hosts)}: {group.reason}", color)
                 self._say(f"       {_names(group.hosts)}")
         spent = self._progress.hosts

@@ -460,7 +460,7 @@ class Connection(SshConnection):
         b_command += b_args
 
     def _build_command(self, binary, subsystem, *other_args):
-        """Add the connection to the device to ansible.builtin.ssh's command. ssh uses the first value of each option."""
+        """Add the connection to the device to the base class's command. ssh uses the first value of an option."""
         command = super()._build_command(binary, subsystem, *other_args)
         thing, service = self._thing(), self._service()
         connector = client.connector_command(

@@ -81,18 +81,18 @@ def _limit(name: str, limit: Any) -> float | None:
 
 
 def findings_of(facts: dict, thresholds: dict) -> list:
-    """Judge the facts of all sections. Return the findings, worst first, those that are ok left out.
+    """Check the facts of all sections against the thresholds. Return the findings, worst first, without ok.
 
     Args:
         facts: what the sections returned, by their names; a section that could not be looked at is not in it.
         thresholds: from L(merged_thresholds).
     """
-    judge = _Judge(thresholds)
+    found = _Findings(thresholds)
     for section, look in _LOOKS.items():
         if section in facts:
-            judge.section = section
-            look(facts[section], judge)
-    return sorted(judge.findings, key=lambda finding: -SEVERITIES.index(finding["severity"]))
+            found.section = section
+            look(facts[section], found)
+    return sorted(found.findings, key=lambda finding: -SEVERITIES.index(finding["severity"]))
 
 
 def worst(findings: list) -> str:
@@ -100,7 +100,7 @@ def worst(findings: list) -> str:
     return max((finding["severity"] for finding in findings), key=SEVERITIES.index, default="ok")
 
 
-class _Judge:
+class _Findings:
     """Collects findings of the section that is its turn."""
 
     def __init__(self, thresholds: dict) -> None:
@@ -122,29 +122,29 @@ class _Judge:
         return "ok"
 
 
-def _system(facts: dict, judge: _Judge) -> None:
+def _system(facts: dict, found: _Findings) -> None:
     minutes = facts["uptime_minutes"]
-    judge.measure("uptime_minutes", minutes, f"It started {_count(minutes, 'minute')} ago.")
+    found.measure("uptime_minutes", minutes, f"It started {_count(minutes, 'minute')} ago.")
     load = facts["load_per_cpu"]
-    judge.measure(
+    found.measure(
         "load_per_cpu",
         load,
         f"Load {facts['load'][2]} over 15 minutes, which is {load} for each of {_count(facts['cpus'], 'processor')}.",
     )
     for zone in facts["temperatures"]:
-        judge.measure("temperature_celsius", zone["celsius"], f"{zone['zone'] or 'It'} is at {zone['celsius']} °C.")
+        found.measure("temperature_celsius", zone["celsius"], f"{zone['zone'] or 'It'} is at {zone['celsius']} °C.")
 
 
-def _services(facts: dict, judge: _Judge) -> None:
+def _services(facts: dict, found: _Findings) -> None:
     count = facts["failed_count"]
     for unit in facts["failed"][:MOST]:
-        judge.measure("failed_units", count, _why_failed(unit))
+        found.measure("failed_units", count, _why_failed(unit))
     if count > MOST:
-        judge.measure("failed_units", count, f"{count - MOST} more units have failed.")
+        found.measure("failed_units", count, f"{count - MOST} more units have failed.")
     for unit in facts["wanted"]:
         state = "not installed" if unit["load"] == "not-found" else f"{unit['active']} ({unit['sub']})"
         inactive = unit["active"] not in {"active", "reloading"}
-        judge.measure("wanted_units_inactive", int(inactive), f"{unit['unit']} must run, and is {state}.")
+        found.measure("wanted_units_inactive", int(inactive), f"{unit['unit']} must run, and is {state}.")
 
 
 def _why_failed(unit: dict) -> str:
@@ -159,82 +159,82 @@ def _why_failed(unit: dict) -> str:
     return f"{what}{reason}."
 
 
-def _journal(facts: dict, judge: _Judge) -> None:
+def _journal(facts: dict, found: _Findings) -> None:
     count = facts["errors"]
     if count:
         number = f"{'At least ' if facts['errors_are_more'] else ''}{_count(count, 'error')}"
         newest = facts["messages"][0]
         source = newest["source"] or "nobody"
         text = f"{number} in the last {facts['hours']} h. The newest, of {source}: {newest['message']}"
-        judge.measure("journal_errors", count, text)
+        found.measure("journal_errors", count, text)
 
 
-def _kernel(facts: dict, judge: _Judge) -> None:
+def _kernel(facts: dict, found: _Findings) -> None:
     for fault in facts["faults"]:
-        judge.measure("kernel_faults", 1, f"The kernel has had a fault since it started: {fault}.")
-    judge.measure("kernel_taints", len(facts["taints"]), f"The kernel is tainted: {', '.join(facts['taints'])}.")
+        found.measure("kernel_faults", 1, f"The kernel has had a fault since it started: {fault}.")
+    found.measure("kernel_taints", len(facts["taints"]), f"The kernel is tainted: {', '.join(facts['taints'])}.")
     for reason in facts["reboot_reasons"]:
-        judge.measure("reboot_required", 1, f"A restart is due: {reason}.")
-    judge.measure("kernel_errors", facts.get("errors"), f"{_count(facts.get('errors'), 'error')} in the kernel's log.")
+        found.measure("reboot_required", 1, f"A restart is due: {reason}.")
+    found.measure("kernel_errors", facts.get("errors"), f"{_count(facts.get('errors'), 'error')} in the kernel's log.")
     warnings = facts.get("warnings")
-    judge.measure("kernel_warnings", warnings, f"{_count(warnings, 'warning')} in the kernel's log.")
+    found.measure("kernel_warnings", warnings, f"{_count(warnings, 'warning')} in the kernel's log.")
 
 
-def _disk(facts: dict, judge: _Judge) -> None:
+def _disk(facts: dict, found: _Findings) -> None:
     for each in facts["filesystems"]:
         where = each["mount"]
         if not each["image"]:
             left = f"{_size(each['free_kib'])} of {_size(each['size_kib'])} left"
-            judge.measure("disk_percent", each["used_percent"], f"{where} is {each['used_percent']} % full, {left}.")
+            found.measure("disk_percent", each["used_percent"], f"{where} is {each['used_percent']} % full, {left}.")
             inodes = each["inodes_used_percent"]
-            judge.measure("inode_percent", inodes, f"{where} has used {inodes} % of its inodes.")
+            found.measure("inode_percent", inodes, f"{where} has used {inodes} % of its inodes.")
         if each["read_only"] and not each["read_only_meant"]:
-            judge.measure("read_only_filesystems", 1, f"{where} is read-only, and fstab does not say so.")
+            found.measure("read_only_filesystems", 1, f"{where} is read-only, and fstab does not say so.")
         errors = each["errors"]
-        judge.measure(
+        found.measure(
             "filesystem_errors", errors, f"{where} has {_count(errors, 'error')} noted on it; check it (fsck)."
         )
 
 
-def _memory(facts: dict, judge: _Judge) -> None:
+def _memory(facts: dict, found: _Findings) -> None:
     used, swap, kills = facts["used_percent"], facts["swap_used_percent"], facts["oom_kills"]
     available = f"{_size(facts['available_kib'])} of {_size(facts['total_kib'])} available"
-    judge.measure("memory_percent", used, f"Memory is {used} % used, {available}.")
-    judge.measure("swap_percent", swap, f"Swap is {swap} % used.")
-    judge.measure("oom_kills", kills, f"{_count(kills, 'process was', 'processes were')} killed for lack of memory.")
+    found.measure("memory_percent", used, f"Memory is {used} % used, {available}.")
+    found.measure("swap_percent", swap, f"Swap is {swap} % used.")
+    found.measure("oom_kills", kills, f"{_count(kills, 'process was', 'processes were')} killed for lack of memory.")
 
 
-def _network(facts: dict, judge: _Judge) -> None:
-    judge.measure("default_routes", len(facts["default_routes"]), "There is no default route.")
-    judge.measure("name_servers", len(facts["name_servers"]), "/etc/resolv.conf names no name server.")
+def _network(facts: dict, found: _Findings) -> None:
+    found.measure("default_routes", len(facts["default_routes"]), "There is no default route.")
+    found.measure("name_servers", len(facts["name_servers"]), "/etc/resolv.conf names no name server.")
     words = {"resolve": "cannot be resolved", "connect": "cannot be reached"}
     for each in facts["tries"]:
         text = f"{each['subject']} {words[each['kind']]} from the device: {each['detail']}."
-        judge.measure("failed_tries", int(not each["ok"]), text)
+        found.measure("failed_tries", int(not each["ok"]), text)
 
 
-def _time(facts: dict, judge: _Judge) -> None:
+def _time(facts: dict, found: _Findings) -> None:
     unsynchronised = None if facts.get("synchronised") is None else int(not facts["synchronised"])
-    judge.measure("clock_unsynchronised", unsynchronised, "Nothing synchronises the clock.")
+    found.measure("clock_unsynchronised", unsynchronised, "Nothing synchronises the clock.")
     offset = facts["controller_offset_s"]
     if offset is not None:
         direction = "ahead of" if offset > 0 else "behind"
-        judge.measure(
+        found.measure(
             "clock_offset_seconds", abs(offset), f"The clock is {_duration(abs(offset))} {direction} the controller's."
         )
 
 
-def _certificates(facts: dict, judge: _Judge) -> None:
+def _certificates(facts: dict, found: _Findings) -> None:
     for each in facts["certificates"]:
         days, name = each["days_left"], f"The certificate of {each['subject']} ({each['path']})"
         if days < 0:
             text = f"{name} expired {_count(int(-days), 'day')} ago."
         else:
             text = f"{name} expires in {_count(int(days), 'day')}."
-        judge.measure("certificate_days", days, text)
+        found.measure("certificate_days", days, text)
         if each["days_until_valid"] > 0:
             # As bad as one that has expired; a clock that is slow looks the same.
-            judge.measure("certificate_days", -1, f"{name} is not valid before {each['not_before']}.")
+            found.measure("certificate_days", -1, f"{name} is not valid before {each['not_before']}.")
 
 
 _LOOKS = {

@@ -48,11 +48,11 @@ def network(names: list, endpoints: list) -> dict:
         endpoints: C(HOST:PORT) to connect to from the device, by TCP.
     """
     skipped: list = []
-    tries = _Tries()
+    attempts = _Attempts()
     for name in names:
-        tries.start("resolve", name, functools.partial(_resolve, name))
+        attempts.start("resolve", name, functools.partial(_resolve, name))
     for endpoint in endpoints:
-        tries.start("connect", endpoint, functools.partial(_connect, endpoint))
+        attempts.start("connect", endpoint, functools.partial(_connect, endpoint))
     listening = _listening(skipped)
     if len(listening) > MOST:
         skipped.append(f"{len(listening) - MOST} more listening sockets")
@@ -61,7 +61,7 @@ def network(names: list, endpoints: list) -> dict:
         "default_routes": _default_routes(),
         **_name_servers(),
         "listening": listening[:MOST],
-        "tries": tries.results(),
+        "tries": attempts.results(),
     }
     if skipped:
         facts["skipped"] = skipped
@@ -224,7 +224,7 @@ def _name_of(pid: str) -> str:
         return ""
 
 
-class _Tries:
+class _Attempts:
     """Tries that run at the same time, each in a thread that nobody waits for longer than TRY_SECONDS."""
 
     def __init__(self) -> None:

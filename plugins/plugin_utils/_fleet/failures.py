@@ -25,7 +25,7 @@ _PREFIX = "Task failed: "
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Failure:
     """A host that failed or could not be reached, and why.
 
     Attributes:
@@ -42,7 +42,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Group:
-    """Hosts with the same trouble, but for their own names."""
+    """Hosts with the same failure, but for their own names."""
 
     reason: str
     hosts: tuple[str, ...]
@@ -71,24 +71,24 @@ def reason_of(result: Mapping[str, Any]) -> str:
     return message or "it gave no reason"
 
 
-def grouped(troubles: Iterable[Trouble]) -> list[Group]:
+def grouped(failures: Iterable[Failure]) -> list[Group]:
     """Put those together whose reasons differ in nothing but the host's name or the tunnel's ID; largest first."""
-    by_shape: dict[str, list[Trouble]] = {}
-    for trouble in troubles:
-        by_shape.setdefault(f"{trouble.task}\n{_shape(trouble)}", []).append(trouble)
+    by_shape: dict[str, list[Failure]] = {}
+    for failure in failures:
+        by_shape.setdefault(f"{failure.task}\n{_shape(failure)}", []).append(failure)
     groups = [
         Group(
             f"{_shape(some[0]) if len(some) > 1 else some[0].reason} (at: {some[0].task})",
-            tuple(trouble.host for trouble in some),
+            tuple(failure.host for failure in some),
         )
         for some in by_shape.values()
     ]
     return sorted(groups, key=lambda group: (-len(group.hosts), group.reason))
 
 
-def _shape(trouble: Trouble) -> str:
-    text = _TUNNEL_ID.sub("…", trouble.reason)
-    for name in (trouble.thing, trouble.host):
+def _shape(failure: Failure) -> str:
+    text = _TUNNEL_ID.sub("…", failure.reason)
+    for name in (failure.thing, failure.host):
         text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "HOST", text)
     return text
 

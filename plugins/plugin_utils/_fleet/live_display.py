@@ -21,10 +21,10 @@ _ERASE_BELOW = "\x1b[J"
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 
 
-class LiveBlock:
+class LiveDisplay:
     """The lines, and the right to print without spoiling them.
 
-    Whoever prints does so inside of C(with block.aside()). Only this process draws: a child that was forked while the
+    Print inside of C(with display.suspended()). Only this process draws: a child that was forked while the
     lines were there prints as if they were not.
 
     Args:
@@ -54,9 +54,9 @@ class LiveBlock:
             if not self._depth:
                 self._write(self._erasure() + self._drawing())
 
-    def aside(self) -> _Aside:
+    def suspended(self) -> _Suspension:
         """A context in which the lines are away, and after which they are back."""
-        return _Aside(self)
+        return _Suspension(self)
 
     def size(self) -> os.terminal_size:
         """Columns and rows as they are now; a terminal that says 0 does not know."""
@@ -96,10 +96,10 @@ class LiveBlock:
             self._rows = 0
 
 
-class _Aside:
-    """See LiveBlock.aside; in a child process it does nothing, and takes no lock that might never be free."""
+class _Suspension:
+    """See LiveDisplay.suspended; in a child process it does nothing, and takes no lock that might never be free."""
 
-    def __init__(self, block: LiveBlock) -> None:
+    def __init__(self, block: LiveDisplay) -> None:
         self._block = block
         self._entered = False
 

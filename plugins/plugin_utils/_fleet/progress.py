@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
-from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Trouble
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Failure
 
 OUTCOMES = ("ok", "changed", "skipped", "ignored", "failed", "unreachable")
 
@@ -65,8 +65,8 @@ class FleetProgress:
     hosts: dict[str, HostTime] = field(default_factory=dict)
     tasks: dict[str, TaskProgress] = field(default_factory=dict)
     tasks_begun: int = 0
-    failed: dict[str, Trouble] = field(default_factory=dict)
-    unreachable: dict[str, Trouble] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    unreachable: dict[str, Failure] = field(default_factory=dict)
 
     def play(self, hosts: Iterable[str]) -> None:
         """Another play begins, or another batch of it."""

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def trouble():
+def failures():
     return importlib.import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures")
 
 
@@ -30,22 +30,22 @@ def trouble():
         ({"msg": "a\x1b[2J\u202eb\ud800c"}, "a [2J b c"),
     ],
 )
-def test_a_result_has_a_reason_in_one_harmless_line(trouble, result, reason):
-    assert trouble.reason_of(result) == reason
+def test_a_result_has_a_reason_in_one_harmless_line(failures, result, reason):
+    assert failures.reason_of(result) == reason
 
 
-def test_a_long_reason_is_cut(trouble):
-    assert len(trouble.reason_of({"msg": "x" * 5000})) == trouble.LONGEST_REASON
+def test_a_long_reason_is_cut(failures):
+    assert len(failures.reason_of({"msg": "x" * 5000})) == failures.LONGEST_REASON
 
 
-def test_reasons_that_differ_in_names_alone_are_one_group(trouble):
+def test_reasons_that_differ_in_names_alone_are_one_group(failures):
     tunnel = "b2de92a3-b8ff-46c0-b0f2-afa28b00cec{}"
-    groups = trouble.grouped(
+    groups = failures.grouped(
         [
-            trouble.Trouble("a", "thing-a", "Ping", f"the device thing-a is away ({tunnel.format(1)})"),
-            trouble.Trouble("b.c", "b.c", "Ping", f"the device b.c is away ({tunnel.format(2)})"),
-            trouble.Trouble("c", "c", "Ping", "the disc of c is full"),
-            trouble.Trouble("d", "d", "Copy", "the disc of d is full"),
+            failures.Failure("a", "thing-a", "Ping", f"the device thing-a is away ({tunnel.format(1)})"),
+            failures.Failure("b.c", "b.c", "Ping", f"the device b.c is away ({tunnel.format(2)})"),
+            failures.Failure("c", "c", "Ping", "the disc of c is full"),
+            failures.Failure("d", "d", "Copy", "the disc of d is full"),
         ]
     )
     assert [(group.reason, group.hosts) for group in groups] == [

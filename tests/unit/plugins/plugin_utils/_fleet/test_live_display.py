@@ -14,7 +14,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def live_block():
+def live_display():
     return importlib.import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.live_display")
 
 
@@ -52,8 +52,8 @@ def screen():
 
 
 @pytest.fixture
-def block(live_block, screen):
-    return live_block.LiveBlock(screen.slave, lambda: None)
+def block(live_display, screen):
+    return live_display.LiveDisplay(screen.slave, lambda: None)
 
 
 def test_lines_take_the_place_of_those_before(screen, block):
@@ -66,9 +66,9 @@ def test_lines_take_the_place_of_those_before(screen, block):
     assert screen.lines() == ["first"]
 
 
-def test_what_is_printed_aside_stays_above(screen, block):
+def test_what_is_printed_while_suspended_stays_above(screen, block):
     block.draw(["a", "b"])
-    with block.aside(), block.aside():
+    with block.suspended(), block.suspended():
         screen.print("said\r\n")
     assert screen.lines() == ["said", "a", "b"]
 
@@ -98,19 +98,19 @@ def test_a_tiny_terminal_gets_none(screen, block, size):
 
 def test_a_child_process_neither_draws_nor_waits_for_a_lock(screen, block):
     block.draw(["a"])
-    with block.aside():
+    with block.suspended():
         child = os.fork()
         if not child:
-            with block.aside():
+            with block.suspended():
                 os.write(screen.slave, b"child\r\n")
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
     assert screen.lines() == ["child", "a"]
 
 
-def test_a_terminal_that_is_gone_spoils_nothing(live_block):
+def test_a_terminal_that_is_gone_spoils_nothing(live_display):
     master, slave = os.openpty()
-    block = live_block.LiveBlock(slave, lambda: None)
+    block = live_display.LiveDisplay(slave, lambda: None)
     os.close(slave)
     os.close(master)
     block.draw(["a"])
