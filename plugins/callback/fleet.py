@@ -83,6 +83,7 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+from ansible.plugins.loader import connection_loader
 from ansible.template import Templar
 from ansible.utils.color import stringc
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Failure, grouped, one_line, reason_of
@@ -116,6 +117,8 @@ class CallbackModule(DefaultCallback):
 
     def __init__(self):
         super().__init__()
+        # Workers are forked from this process later, and then have it.
+        connection_loader.get(_TRANSPORT, class_only=True)
         self._lock = threading.RLock()
         self._progress = FleetProgress()
         self._began = time.monotonic()
