@@ -20,7 +20,7 @@ class ModuleDocFragment:
 
     # An instance attribute: ansible-test's sanity checks import the class without a usable ansible-core.
     def __init__(self) -> None:
-        # JSON is YAML, and takes a tenth of the time to write.
+        # JSON is YAML.
         self.DOCUMENTATION = json.dumps({"options": _without_releases(yaml_load(ssh.DOCUMENTATION)["options"])})
 
 
