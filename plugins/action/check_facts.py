@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts import DeviceFactsError, refuse_device_facts
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._device_facts import DeviceFactsError, refuse_device_facts
 
 
 class ActionModule(ActionBase):

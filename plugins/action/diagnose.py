@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.judgement import SEVERITIES, worst
-from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.reading import bounded
+from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.findings import SEVERITIES, worst
+from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.reading import bounded
 
 RULE = "clock_offset_seconds"
 
@@ -50,7 +51,7 @@ class ActionModule(ActionBase):
 
 def _own_words(said: dict) -> dict:
     """What the module may have said, or a failure."""
-    words = {"changed": False}
+    words: dict = {"changed": False}
     # The interpreter that ansible-core has found on the device: it has dropped what the device says of that.
     found = {name: value for name, value in _facts(said).items() if str(name).startswith("discovered_interpreter_")}
     if found:
@@ -65,7 +66,7 @@ def _own_words(said: dict) -> dict:
         words.update(
             severity=worst(findings),
             findings=findings,
-            not_looked_at=bounded(said["not_looked_at"]),
+            skipped_sections=bounded(said["skipped_sections"]),
             facts=bounded(said["facts"]),
             seconds=said.get("seconds"),
         )
@@ -80,16 +81,19 @@ def _facts(said: dict) -> dict:
 
 
 def _is_diagnosis(said: dict) -> bool:
-    findings, not_looked_at, facts = (said.get(key) for key in ("findings", "not_looked_at", "facts"))
+    findings: Any
+    skipped_sections: Any
+    facts: Any
+    findings, skipped_sections, facts = (said.get(key) for key in ("findings", "skipped_sections", "facts"))
     return (
         _are_texts(findings, ("section", "severity", "rule", "message"))
         and all(finding["severity"] in SEVERITIES for finding in findings)
         and said.get("severity") == worst(findings)
-        and _are_texts(not_looked_at, ("section", "reason"))
+        and _are_texts(skipped_sections, ("section", "reason"))
         and isinstance(facts, dict)
         and all(isinstance(section, dict) for section in facts.values())
         and isinstance(said.get("seconds"), (int, float, type(None)))
-        and len(json.dumps([findings, not_looked_at, facts], default=str)) <= ANSWER_LIMIT
+        and len(json.dumps([findings, skipped_sections, facts], default=str)) <= ANSWER_LIMIT
     )
 
 
@@ -106,7 +110,7 @@ def _take_off(result: dict, seconds: float) -> None:
 
     An offset that this explains is none.
     """
-    clock = result.get("facts", {}).get("time", {})
+    clock: dict = result.get("facts", {}).get("time", {})
     offset = clock.get("controller_offset_s")
     if isinstance(offset, (int, float)) and 0 < offset <= seconds:
         clock["controller_offset_s"] = 0.0

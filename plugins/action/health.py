@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import AWS_OPTIONS, REQUIRED_TOGETHER
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_account import caller_of_task, check_facts_of_task
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing import thing_of_task
+from ansible_collections.iotops.tunnel.plugins.module_utils._names import valid_name
+from ansible_collections.iotops.tunnel.plugins.module_utils._tunnel_options import AWS_OPTIONS, REQUIRED_TOGETHER
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._task_account import caller_of_task, check_facts_of_task
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._thing import thing_of_task
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 OPTIONS = {

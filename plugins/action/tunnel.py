@@ -9,17 +9,17 @@ from datetime import datetime
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.ports import LocalPorts, parse_ports
-from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import REQUIRED_TOGETHER, TUNNEL_OPTIONS
+from ansible_collections.iotops.tunnel.plugins.module_utils._ports import LocalPorts, parse_ports
+from ansible_collections.iotops.tunnel.plugins.module_utils._tunnel_options import REQUIRED_TOGETHER, TUNNEL_OPTIONS
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._control_api import ControlApi
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._task_account import TaskAccount, check_facts_of_task
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._thing import thing_of_task
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._thing_lock import thing_lock
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._tunnel_task import (
     TunnelTask,
     TunnelTaskError,
     checked_options,
 )
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_account import TaskAccount, check_facts_of_task
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing import thing_of_task
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing_lock import thing_lock
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 
@@ -152,5 +152,5 @@ def _epoch(moment: str | None) -> float | None:
 def _services(tunnel_id: str) -> dict[str, dict]:
     """What the hub says of the services of a tunnel that have a port on the loopback."""
     tunnels = (client.status() or {}).get("tunnels", ())
-    services = next((row["services"] for row in tunnels if row["tunnel_id"] == tunnel_id), {})
+    services: dict = next((row["services"] for row in tunnels if row["tunnel_id"] == tunnel_id), {})
     return {name: service for name, service in services.items() if service.get("port")}

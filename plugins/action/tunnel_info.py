@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.tunnel_options import INFO_OPTIONS, REQUIRED_TOGETHER
+from ansible_collections.iotops.tunnel.plugins.module_utils._tunnel_options import INFO_OPTIONS, REQUIRED_TOGETHER
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._control_api import ControlApi, Tunnel
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_account import caller_of_task, check_facts_of_task
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing import thing_of_task
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._task_account import caller_of_task, check_facts_of_task
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._thing import thing_of_task
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 
@@ -46,7 +46,7 @@ def find(api: ControlApi, thing: str | None, options: dict) -> list[Tunnel]:
     if options["tunnel_id"]:
         found = [tunnel for tunnel in api.described(options["tunnel_id"]) if status in (None, tunnel.status)]
     else:
-        found = api.tunnels(thing, status)
+        found = list(api.tunnels(thing, status))
     tags = {key: str(value) for key, value in options["tags"].items()}
     return [tunnel for tunnel in found if tags.items() <= tunnel.tags.items()]
 

@@ -79,20 +79,22 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+from ansible.plugins.loader import connection_loader
 from ansible.template import Templar
 from ansible.utils.color import stringc
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.fleet_progress import (
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures import Failure, grouped, one_line, reason_of
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.live_display import LiveDisplay
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.progress import (
     FleetProgress,
     longest,
     slowest,
     spell_outcomes,
     spell_seconds,
 )
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.live_block import LiveBlock
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.trouble import Trouble, grouped, one_line, reason_of
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 REDRAW_SECONDS = 0.5
@@ -115,6 +117,8 @@ class CallbackModule(DefaultCallback):
 
     def __init__(self):
         super().__init__()
+        # Workers are forked from this process later, and then have it.
+        connection_loader.get(_TRANSPORT, class_only=True)
         self._lock = threading.RLock()
         self._progress = FleetProgress()
         self._began = time.monotonic()
@@ -124,6 +128,7 @@ class CallbackModule(DefaultCallback):
         self._quiet_since = time.monotonic()
         self._asking = False
         self._current = None
+        self._play: Any = None
         self._item_failures = {}
         self._things = {}
         self._hub_rows = {}
@@ -135,20 +140,25 @@ class CallbackModule(DefaultCallback):
         """Read the options, and decide whether lines are redrawn."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         if self._block is None and self.get_option("live") and _is_terminal():
-            self._block = LiveBlock(sys.stdout.fileno(), sys.stdout.flush)
-            self._print_aside()
+            self._block = LiveDisplay(sys.stdout.fileno(), sys.stdout.flush)
+            self._print_above_lines(self._block)
 
-    def _print_aside(self):
+    def _print_above_lines(self, block):
         """Have all that Ansible prints, by whatever plugin, step around the redrawn lines."""
-        block, display = self._block, self._display.display
+        display = self._display.display
 
-        def display_aside(msg, *args, **kwargs):
-            with block.aside():
+        def display_above_lines(msg, *args, **kwargs):
+            with block.suspended():
                 display(msg, *args, **kwargs)
                 if block.mine:
                     sys.stdout.flush()
 
-        self._display.display = display_aside
+        self._display.display = display_above_lines
+
+    def _restore_display(self):
+        """Give back Display's own method, which the instance's attribute hides."""
+        with contextlib.suppress(AttributeError):  # nothing was redrawn
+            del self._display.display
 
     def _say(self, text, color=None):
         self._quiet_since = time.monotonic()
@@ -357,11 +367,11 @@ class CallbackModule(DefaultCallback):
 
     def v2_runner_on_ok(self, result):
         """A host has done a task."""
-        self._end(result, "changed" if result._result.get("changed") else "ok")
+        self._end(result, "changed" if _data(result).get("changed") else "ok")
         if self._run_is_verbose(result):
             super().v2_runner_on_ok(result)
         else:
-            self._handle_warnings(result._result)
+            self._handle_warnings(_data(result))
 
     def v2_runner_on_skipped(self, result):
         """A host had nothing to do."""
@@ -369,7 +379,7 @@ class CallbackModule(DefaultCallback):
         if self._run_is_verbose(result):
             super().v2_runner_on_skipped(result)
         else:
-            self._handle_warnings(result._result)
+            self._handle_warnings(_data(result))
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         """A host has failed."""
@@ -377,11 +387,11 @@ class CallbackModule(DefaultCallback):
         if self._display.verbosity:
             super().v2_runner_on_failed(result, ignore_errors=ignore_errors)
         else:
-            self._handle_warnings(result._result)
+            self._handle_warnings(_data(result))
 
     def v2_runner_on_unreachable(self, result):
         """A host could not be reached."""
-        ignored = bool(getattr(result._task, "ignore_unreachable", False))
+        ignored = bool(getattr(_task(result), "ignore_unreachable", False))
         self._fail(result, "ignored" if ignored else "unreachable")
         if self._display.verbosity:
             super().v2_runner_on_unreachable(result)
@@ -398,10 +408,10 @@ class CallbackModule(DefaultCallback):
 
     def v2_runner_item_on_failed(self, result):
         """One turn of a loop has failed; the host's own line tells why."""
-        label = one_line(self._get_item_label(result._result))
+        label = one_line(self._get_item_label(_data(result)))
         with self._lock:
-            key = (result._host.get_name(), result._task._uuid)
-            self._item_failures.setdefault(key, []).append(f"item {label}: {reason_of(result._result)}")
+            key = (_host(result).get_name(), _task(result)._uuid)
+            self._item_failures.setdefault(key, []).append(f"item {label}: {reason_of(_data(result))}")
         if self._display.verbosity:
             super().v2_runner_item_on_failed(result)
 
@@ -421,7 +431,7 @@ class CallbackModule(DefaultCallback):
             super().v2_runner_on_async_ok(result)
 
     def _end(self, result, outcome):
-        task, host = result._task, result._host.get_name()
+        task, host = _task(result), _host(result).get_name()
         with self._lock:
             self._item_failures.pop((host, task._uuid), None)
             self._progress.end(task._uuid, one_line(task.get_name()), host, outcome, time.monotonic())
@@ -430,17 +440,17 @@ class CallbackModule(DefaultCallback):
             self._redraw()
 
     def _fail(self, result, outcome):
-        task, host = result._task, result._host.get_name()
+        task, host = _task(result), _host(result).get_name()
         name = one_line(task.get_name())
         with self._lock:
             items = self._item_failures.pop((host, task._uuid), [])
             more = f" (and {len(items) - 1} more items)" if len(items) > 1 else ""
-            reason = f"{items[0]}{more}" if items else reason_of(result._result)
-            trouble = Trouble(host, self._things.get(host) or host, name, reason)
+            reason = f"{items[0]}{more}" if items else reason_of(_data(result))
+            failure = Failure(host, self._things.get(host) or host, name, reason)
             if outcome == "failed":
-                self._progress.failed[host] = trouble
+                self._progress.failed[host] = failure
             elif outcome == "unreachable":
-                self._progress.unreachable[host] = trouble
+                self._progress.unreachable[host] = failure
             where = f"{name}: " if self._is_free() else ""
             color = {
                 "failed": constants.COLOR_ERROR,
@@ -464,6 +474,7 @@ class CallbackModule(DefaultCallback):
         if self._display.verbosity:
             super().v2_playbook_on_stats(stats)
         self._summarise(stats)
+        self._restore_display()
 
     def _summarise(self, stats):
         hosts = {host: stats.summarize(host) for host in sorted(self._progress.hosts)}
@@ -474,12 +485,12 @@ class CallbackModule(DefaultCallback):
         took = spell_seconds(time.monotonic() - self._began)
         self._say(f"\nFLEET {len(hosts)} host{'' if len(hosts) == 1 else 's'}, {took}")
         self._say(f"  ok: {len(well)}" + (f" (changed: {changed})" if changed else ""), constants.COLOR_OK)
-        for word, those, troubles, color in (
+        for word, those, failures, color in (
             ("failed", failed, self._progress.failed, constants.COLOR_ERROR),
             ("unreachable", unreachable, self._progress.unreachable, constants.COLOR_UNREACHABLE),
         ):
             self._say(f"  {word}: {len(those)}", color if those else None)
-            for group in grouped(troubles[host] for host in those if host in troubles):
+            for group in grouped(failures[host] for host in those if host in failures):
                 self._say(f"    {len(group.hosts)}: {group.reason}", color)
                 self._say(f"       {_names(group.hosts)}")
         spent = self._progress.hosts
@@ -490,6 +501,19 @@ class CallbackModule(DefaultCallback):
                 for host, total in slow
             )
             self._say("  slowest: " + ", ".join(told))
+
+
+# ansible-core 2.19 has host, task and result. 2.18 has only the underscored names, which are to go in 2.23.
+def _host(result):
+    return result.host if hasattr(result, "host") else result._host
+
+
+def _task(result):
+    return result.task if hasattr(result, "task") else result._task
+
+
+def _data(result):
+    return result.result if hasattr(result, "result") else result._result
 
 
 def _names(hosts):

@@ -166,11 +166,11 @@ from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible.utils.unsafe_proxy import wrap_var
-from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
+from ansible_collections.iotops.tunnel.plugins.module_utils._names import valid_name
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._aws_environment import AWS_OPTIONS, caller_for
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._host_names import HostNames, KnownThing, Origin, is_fit
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import AWS_OPTIONS, caller_for
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_account import CONNECTION, configured_options
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.thing_registry import Selection, Thing, things
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._task_account import CONNECTION, configured_options
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._thing_registry import Selection, Thing, things
 from ansible_collections.iotops.tunnel.tunnelproxy.hub.client import Caller, HubError
 
 NAME = "iotops.tunnel.things"

@@ -93,16 +93,18 @@ _raw:
   elements: raw
 """
 
+from typing import Any
+
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.aws_environment import (
+from ansible_collections.iotops.tunnel.plugins.module_utils._names import valid_name
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._aws_environment import (
     AWS_OPTIONS,
     caller_for,
     opener_for,
 )
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.device_facts import refuse_device_facts
-from ansible_collections.iotops.tunnel.plugins.plugin_utils.task_environment import task_environment
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._device_facts import refuse_device_facts
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._task_environment import task_environment
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 HOST = "127.0.0.1"
@@ -118,7 +120,8 @@ class LookupModule(LookupBase):
             refuse_device_facts(self.get_option("facts"), str((variables or {}).get("inventory_hostname")))
             caller = self._caller(variables or {}, kwargs)
             opener = opener_for(caller, *self._layers(("owner", "unregistered"), variables or {}, kwargs))
-            thing = valid_name("thing", self._option("thing") or (variables or {}).get("inventory_hostname"))
+            name: Any = self._option("thing") or (variables or {}).get("inventory_hostname")
+            thing = valid_name("thing", name)
             return [self._endpoint(thing, valid_name("service", service), caller, opener) for service in terms]
         except (client.HubError, ValueError) as error:
             # ansible-core adds a cause's words to these.
@@ -130,7 +133,8 @@ class LookupModule(LookupBase):
 
     def _layers(self, names, variables, direct):
         """Options that the lookup's arguments and the host's variables set, and those that they do not."""
-        given, defaults = {}, {}
+        given: dict = {}
+        defaults: dict = {}
         for name in names:
             layer = given if name in direct or f"iotops_tunnel_{name}" in variables else defaults
             layer[name] = self._option(name)

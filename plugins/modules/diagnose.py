@@ -165,7 +165,7 @@ findings:
       severity: critical
       rule: disk_percent
       message: /var is 97.1 % full, 120 MiB of 4.1 GiB left.
-not_looked_at:
+skipped_sections:
   description: What could not be looked at, and why.
   returned: always
   type: list
@@ -190,15 +190,15 @@ seconds:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis import (
+from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis import (
     certificates,
-    judgement,
+    findings,
     machine,
     network,
     storage,
     systemd,
 )
-from ansible_collections.iotops.tunnel.plugins.module_utils.diagnosis.reading import Unavailable, bounded
+from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.reading import Unavailable, bounded
 
 SECTIONS = {
     "system": lambda options: machine.system(),
@@ -236,7 +236,7 @@ def look(options: dict) -> tuple:
             reason = f"it is not as expected on this device ({type(error).__name__}: {error})"
             skipped.append({"section": section, "reason": reason})
             continue
-        skipped += [{"section": section, "reason": reason} for reason in found.pop("not_looked_at", [])]
+        skipped += [{"section": section, "reason": reason} for reason in found.pop("skipped", [])]
         facts[section] = found
     return facts, skipped
 
@@ -264,18 +264,18 @@ def main() -> None:
     if not 1 <= options["journal_hours"] <= 8760:
         module.fail_json(msg=f"journal_hours goes from 1 to 8760, not {options['journal_hours']}.")
     try:
-        thresholds = judgement.merged_thresholds(options["thresholds"])
+        thresholds = findings.merged_thresholds(options["thresholds"])
     except ValueError as error:
         module.fail_json(msg=str(error))
     started = time.monotonic()
     facts, skipped = look(options)
     facts = bounded(facts)
-    findings = bounded(judgement.findings_of(facts, thresholds))
+    found = bounded(findings.findings_of(facts, thresholds))
     module.exit_json(
         changed=False,
-        severity=judgement.worst(findings),
-        findings=findings,
-        not_looked_at=bounded(skipped),
+        severity=findings.worst(found),
+        findings=found,
+        skipped_sections=bounded(skipped),
         facts=facts,
         seconds=round(time.monotonic() - started, 2),
     )

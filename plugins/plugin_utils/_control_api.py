@@ -8,8 +8,10 @@ PRIVATE: other collections must not import this. Reference: botocore's C(iotsecu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import MANAGED_TAGS, OWNER_TAG
@@ -115,7 +117,7 @@ class ControlApi:
         answer = self._call(f"describe tunnel {tunnel_id}", "describe_tunnel", tunnelId=tunnel_id)
         return Tunnel.from_description(answer["tunnel"])
 
-    def tunnels(self, thing: str | None = None, status: str | None = None):
+    def tunnels(self, thing: str | None = None, status: str | None = None) -> Iterator[Tunnel]:
         """Generate the tunnels of a thing or of all, newest first. C(status) is C(open) or C(closed).
 
         ListTunnels, and DescribeTunnel for each as it comes.
@@ -148,7 +150,7 @@ class ControlApi:
 
         A new destination token goes to the device by MQTT too, if the tunnel has a thing name.
         """
-        request = {"tunnelId": tunnel.tunnel_id, "clientMode": end.upper()}
+        request: dict = {"tunnelId": tunnel.tunnel_id, "clientMode": end.upper()}
         if end != "source" and tunnel.thing_name:
             request["destinationConfig"] = {"thingName": tunnel.thing_name, "services": list(tunnel.services)}
         purpose = f"rotate tokens ({end}) of tunnel {tunnel.tunnel_id}"
@@ -167,7 +169,7 @@ class ControlApi:
         purpose = f"remove tags from tunnel {tunnel.tunnel_id}"
         self._call(purpose, "untag_resource", resourceArn=tunnel.arn, tagKeys=keys)
 
-    def _call(self, purpose: str, operation: str, **request) -> dict:
+    def _call(self, purpose: str, operation: str, **request: Any) -> dict:
         return client.call(operation, request, purpose=purpose, caller=self._caller)
 
 

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to the collection: why ssh does not accept a device's host key, and what is to be done about it."""
+"""Why ssh does not accept a device's host key, and what is to be done about it.
+
+PRIVATE: other collections must not import this.
+"""
 
 from __future__ import annotations
 

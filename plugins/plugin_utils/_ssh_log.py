@@ -1,10 +1,12 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to the collection: what ssh writes into its own log (C(-E)).
+"""What ssh writes into its own log (C(-E)).
 
 The device's words are not in it: its banner, and what its commands print, go to stderr. So a line here is ssh's, and
 its format is that of OpenSSH's source (ssh.c, sshconnect.c, sshconnect2.c, clientloop.c, mux.c, packet.c), up to 10.5.
+
+PRIVATE: other collections must not import this.
 """
 
 from __future__ import annotations

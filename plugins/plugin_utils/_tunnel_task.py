@@ -9,10 +9,11 @@ PRIVATE: other collections must not import this.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
-from ansible_collections.iotops.tunnel.plugins.module_utils.names import valid_name
-from ansible_collections.iotops.tunnel.plugins.module_utils.ports import parse_ports
+from ansible_collections.iotops.tunnel.plugins.module_utils._names import valid_name
+from ansible_collections.iotops.tunnel.plugins.module_utils._ports import parse_ports
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._control_api import ControlApi, Tunnel
 from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import MANAGED_TAGS, OWNER_TAG
 
@@ -102,7 +103,7 @@ class TunnelTask:
         """Whether the collection opened a tunnel for another owner."""
         return tunnel.is_ours and tunnel.owner not in (None, self.owner)
 
-    def managed(self):
+    def managed(self) -> Iterator[Tunnel]:
         """Generate the open tunnels to the thing that this task may use or close, newest first."""
         for tunnel in self.api.tunnels(self.thing, "open"):
             is_usable = self.options["take_over"] or tunnel.owner == self.owner

@@ -98,7 +98,9 @@ def test_each_device_has_a_file_with_what_was_found(report: Run) -> None:
     assert certificate["subject"] == HOSTILE
     assert 2.9 <= certificate["days_left"] <= 3.0
     assert facts["certificates"]["absent"] == ["/nowhere/cert.pem"]
-    assert any("broken.pem has a certificate that cannot be read" in each["reason"] for each in found["not_looked_at"])
+    assert any(
+        "broken.pem has a certificate that cannot be read" in each["reason"] for each in found["skipped_sections"]
+    )
 
 
 def test_what_listens_is_found_with_its_port_and_process(report: Run, fleet: Fleet) -> None:
@@ -153,7 +155,7 @@ def test_check_mode_looks_and_writes_nothing(fleet: Fleet, tmp_path: Path) -> No
 def test_a_device_that_cannot_answer_or_answers_nonsense_does_not_spoil_the_report(
     fleet: Fleet, tmp_path: Path
 ) -> None:
-    answer = json.dumps({"severity": "critical", "findings": "<b>", "facts": [1], "not_looked_at": 7})
+    answer = json.dumps({"severity": "critical", "findings": "<b>", "facts": [1], "skipped_sections": 7})
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho {shlex.quote(answer)}\n")
     python.chmod(0o755)

@@ -31,7 +31,7 @@ LIAR, VICTIM = "valve", "pump"
 SECRET = "the controller's own secret"
 REFUSED = "has facts that no device may set"
 
-DIAGNOSIS: dict[str, Any] = {"severity": "ok", "findings": [], "not_looked_at": [], "facts": {}, "seconds": 0.1}
+DIAGNOSIS: dict[str, Any] = {"severity": "ok", "findings": [], "skipped_sections": [], "facts": {}, "seconds": 0.1}
 
 # What each liar's host is made to do, once it has lied: whatever becomes of it, the next is tried, too.
 SESSION = """
@@ -331,7 +331,7 @@ NAMES = {
 SHAPES: dict[str, dict[str, Any]] = {
     "severity": {"severity": "splendid"},
     "severity-of-none": {"severity": None},
-    "findings": {"findings": "<b>", "facts": [1], "not_looked_at": 7},
+    "findings": {"findings": "<b>", "facts": [1], "skipped_sections": 7},
     "finding": {"severity": "splendid", "findings": [{"severity": "splendid", "message": "m", "section": "s"}]},
     "facts": {"facts": {"system": "x"}},
     "section": {"facts": {"system": {"os": "x", "load": 5}}},

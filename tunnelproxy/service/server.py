@@ -47,7 +47,7 @@ __all__ = ["ServiceSettings", "serve"]
 _FINISH_SECONDS = 3.0
 """How long requests that have begun may take when the service stops."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ async def _running(limits: Limits, resources: _Resources, notifier: Notifier) ->
             notifier.open(certificate.context, limits, record)
             yield
         finally:
-            _log.info("stopping")
+            log.info("stopping")
             # Requests that have begun are answered while the data plane can still do what they ask for.
             server.stop_accepting()
             await control.finish(_FINISH_SECONDS)

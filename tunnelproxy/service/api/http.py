@@ -47,7 +47,7 @@ _INTERNAL_FAILURE = "InternalFailureException"
 _REQUEST_ID = "x-amzn-RequestId"
 _ACCOUNT = "x-iotops-account"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def service_model() -> ServiceModel:
@@ -188,7 +188,7 @@ class ControlApi:
             self._failures.report(f"{call.operation or 'a request'} has failed (request {call.request_id})", error)
             message = f"The service failed; its log has the details of request {call.request_id}."
             return _error_content(_INTERNAL_FAILURE, message), _INTERNAL_FAILURE, HTTPStatus.INTERNAL_SERVER_ERROR
-        _log.debug("%s answered (request %s)", call.operation, call.request_id)
+        log.debug("%s answered (request %s)", call.operation, call.request_id)
         return answer, "ok", 200
 
     def _authenticate(self, request: web.Request, body: bytes, call: _Call) -> None:

@@ -28,7 +28,7 @@ _MAX_PAGE = 100
 # As many digits as always fit into SQLite's integers.
 _PAGE = re.compile(rb"before:([0-9]{1,18})")
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class TunnelOperations:
@@ -106,7 +106,7 @@ class TunnelOperations:
         tunnel = self._store.open_tunnel(new, _digests(tokens), self._clock(), _name(key))
         self._tunnel_opened()
         self._deliver(tunnel, tokens[Mode.DESTINATION])
-        _log.info(
+        log.info(
             "tunnel %s opened: thing %s, services %s, %d minutes",
             tunnel.tunnel_id,
             thing_name or "none",
@@ -130,9 +130,9 @@ class TunnelOperations:
             self._store.close_tunnel(tunnel.tunnel_id, self._clock())
         if tunnel.is_open:
             self._disconnect(tunnel.tunnel_id)
-            _log.info("tunnel %s closed", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
+            log.info("tunnel %s closed", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         if delete:
-            _log.info("tunnel %s deleted", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
+            log.info("tunnel %s deleted", tunnel.tunnel_id, extra={"tunnel": tunnel.tunnel_id})
         return {}
 
     def _describe_tunnel(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
@@ -176,9 +176,7 @@ class TunnelOperations:
         if Mode.DESTINATION in tokens:
             # The current tunnel: the rotation may have changed its thing.
             self._deliver(self._find(tunnel.tunnel_id), tokens[Mode.DESTINATION])
-        _log.info(
-            "tunnel %s: access token rotated for %s", tunnel.tunnel_id, wanted, extra={"tunnel": tunnel.tunnel_id}
-        )
+        log.info("tunnel %s: access token rotated for %s", tunnel.tunnel_id, wanted, extra={"tunnel": tunnel.tunnel_id})
         return {"tunnelArn": self._identity.arn(tunnel.tunnel_id), **_token_members(tokens)}
 
     def _tag_resource(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:

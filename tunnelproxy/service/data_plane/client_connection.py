@@ -42,7 +42,7 @@ _SEND_BUFFER = 128 * 1024
 _NOTSENT_LOWAT = 128 * 1024
 _LOST_SECONDS = 60.0
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 # At the debug level, websockets logs the headers of the handshake, and so the tokens.
 _websockets_log = logging.getLogger("tunnelproxy.service.websockets")
 _websockets_log.setLevel(logging.ERROR)
@@ -181,7 +181,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Close the connection if the client's machine no longer acknowledges what is sent."""
         seconds = unanswered_seconds(self._transport.get_extra_info("socket"))
         if seconds >= _LOST_SECONDS and not self._websocket.is_closing:
-            _log.info(
+            log.info(
                 "channel %s: lost: the client has acknowledged nothing for %.0f s",
                 self._channel_id,
                 seconds,
@@ -307,7 +307,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._break_off(CloseCode.UNSUPPORTED_DATA, "only binary messages are allowed")
 
     def _break_off(self, code: CloseCode, reason: str) -> None:
-        _log.warning(
+        log.warning(
             "channel %s: closed for breaking the protocol: %s",
             self._channel_id,
             reason,
@@ -326,7 +326,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._websocket.set_timer(_LINGER, self.abort)
 
     def _too_much_unsent(self) -> None:
-        _log.warning(
+        log.warning(
             "channel %s: cut off: it does not read the data that is sent to it",
             self._channel_id,
             extra={"channel": self._channel_id},

@@ -19,7 +19,7 @@ __all__ = ["REPLACED", "Relays"]
 REPLACED = "Replaced by a newer connection"
 """Close reason, with code 1008: the same access token connected again. A client leaves the tunnel to the newer one."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Relays:
@@ -47,7 +47,7 @@ class Relays:
         if replaced is not None:
             replaced.disconnect(CloseCode.POLICY_VIOLATION, REPLACED)
         self._store.set_connected(tunnel_id, end.client.mode, True, self._clock())
-        _log.info(
+        log.info(
             "tunnel %s: %s connected, protocol %s, channel %s",
             tunnel_id,
             end.client.mode.value,
@@ -60,7 +60,7 @@ class Relays:
     def detach(self, end: End) -> None:
         """Remove a client that is gone from its tunnel."""
         tunnel_id = end.client.tunnel.tunnel_id
-        _log.info(
+        log.info(
             "tunnel %s: %s disconnected, channel %s",
             tunnel_id,
             end.client.mode.value,

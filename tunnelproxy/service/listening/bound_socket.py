@@ -15,7 +15,7 @@ __all__ = ["bind", "bind_remembered"]
 
 _BACKLOG = 1024
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:
@@ -55,7 +55,7 @@ def bind_remembered(host: str, port: int, remembered: int, option: str) -> socke
         # Proxies and clients look for the service where it was.
         with contextlib.suppress(ServiceError):
             return bind(host, remembered, option)
-        _log.warning("port %d of the last run is in use; choosing another one for %s", remembered, option)
+        log.warning("port %d of the last run is in use; choosing another one for %s", remembered, option)
     return bind(host, port, option)
 
 

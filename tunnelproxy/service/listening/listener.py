@@ -40,7 +40,7 @@ An honest handshake takes milliseconds; but a Python process that started 2,000 
 and none with three.
 """
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _Protocol = Union[asyncio.Protocol, asyncio.BufferedProtocol]
 
@@ -127,7 +127,7 @@ class Listener:
         return 0 < self._limits.connections_per_address <= self._by_address[address] + pending
 
     def _reject(self, sock: socket.socket, address: str) -> None:
-        _log.debug("rejected a connection from %s, which has %d", address, self._by_address[address])
+        log.debug("rejected a connection from %s, which has %d", address, self._by_address[address])
         self._notify(CutOff(address, "connections-per-address"))
         sock.close()
 
@@ -153,7 +153,7 @@ class Listener:
             )
         except OSError as error:
             # Includes ssl.SSLError, and what a timeout raises.
-            _log.debug("TLS handshake with %s failed: %s", connection.address, error)
+            log.debug("TLS handshake with %s failed: %s", connection.address, error)
             if connection.protocol in self._half_open:
                 # Otherwise it was cut off here, and is counted.
                 self._notify(CutOff(connection.address, "tls"))

@@ -25,7 +25,7 @@ _NAMES: dict[type[Event], str] = {
     Suppressed: "suppressed",
 }
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class AuditLog:
@@ -76,7 +76,7 @@ class AuditLog:
         try:
             self._file.reopen()
         except OSError as error:
-            _log.error("cannot start a new audit log: %s; continuing in the old one", error)
+            log.error("cannot start a new audit log: %s; continuing in the old one", error)  # noqa: TRY400  the words are enough
 
     def close(self) -> None:
         """Close the file."""

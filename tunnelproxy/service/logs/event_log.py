@@ -9,7 +9,7 @@ from ..events import ControlCall, Event, Refused, Suppressed
 
 __all__ = ["log_refusal"]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _CLIENT_ERRORS = range(400, 500)
 
@@ -17,7 +17,7 @@ _CLIENT_ERRORS = range(400, 500)
 def log_refusal(event: Event) -> None:
     """Log a refusal, or how many there were; other events are logged where they happen."""
     if isinstance(event, ControlCall) and event.status in _CLIENT_ERRORS:
-        _log.info(
+        log.info(
             "%s from %s refused: %s (request %s)",
             event.operation or "a request",
             event.address,
@@ -25,7 +25,7 @@ def log_refusal(event: Event) -> None:
             event.request_id,
         )
     elif isinstance(event, Refused):
-        _log.info(
+        log.info(
             "channel %s from %s: handshake refused: %s",
             event.channel,
             event.address,
@@ -34,7 +34,7 @@ def log_refusal(event: Event) -> None:
         )
     elif isinstance(event, Suppressed):
         what = "requests" if event.of == "control" else "handshakes"
-        _log.warning(
+        log.warning(
             "%d more %s from %s were refused within %.0f s: %s; they are counted, not logged individually",
             event.count,
             what,

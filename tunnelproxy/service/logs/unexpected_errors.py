@@ -16,7 +16,7 @@ __all__ = ["UnexpectedErrors"]
 _REPEAT_AFTER = 600.0
 _MAX_PLACES = 200
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class UnexpectedErrors:
@@ -54,7 +54,7 @@ class UnexpectedErrors:
         self._logged[place] = now
         before = self._not_logged.pop(place, 0)
         more = f" ({before} more times since this was last logged)" if before else ""
-        _log.error("%s%s", what, more, exc_info=error)
+        log.error("%s%s", what, more, exc_info=error)
 
     def of_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """For ``loop.set_exception_handler``: an error in a callback, or in a task that nobody awaits.

@@ -16,7 +16,7 @@ _CONFIRM_SECONDS = 5.0
 _MAX_PER_MESSAGE = 12
 """Things per message: each takes up to 1 kB, and the broker's max_packet_size is 16 kB."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class DynsecClient:
@@ -76,7 +76,7 @@ class DynsecClient:
 
     def received(self, payload: bytes) -> None:
         for refusal in refusals(payload):
-            _log.error("mosquitto does not change its rules: %s", refusal)
+            log.error("mosquitto does not change its rules: %s", refusal)
 
     def published(self, number: int) -> None:
         waiting = self._sent.get(number)

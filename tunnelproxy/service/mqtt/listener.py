@@ -32,7 +32,7 @@ _BYTES_PER_SECOND = 64 * 1024
 _CONNACK = 0x20
 _SUCCESS = 0
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class MqttListener:
@@ -173,7 +173,7 @@ class _Relay(asyncio.Protocol):
         try:
             self.broker, _ = await loop.create_unix_connection(lambda: _BrokerSide(self), str(self._path))
         except OSError as error:
-            _log.debug("the MQTT broker accepts no connection: %s", error)
+            log.debug("the MQTT broker accepts no connection: %s", error)
             if self.thing is not None:
                 self.thing.abort()
             return

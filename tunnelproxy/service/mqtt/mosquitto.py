@@ -78,7 +78,7 @@ if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Mosquitto:
@@ -215,14 +215,14 @@ class Mosquitto:
             self._last_error = f" ({said})"
             self._warn(f"mosquitto: {said}")
         else:
-            _log.debug("mosquitto: %s", said)
+            log.debug("mosquitto: %s", said)
 
     def _rename_damaged_database(self) -> None:
         """Let the broker start without its database: a full disk can leave half a file, which it rejects."""
         renamed = self._database.with_name(f"{self._database.name}.damaged")
         with contextlib.suppress(OSError):
             self._database.replace(renamed)
-            _log.error(
+            log.error(
                 "%s is damaged, and renamed to %s: notifications for devices that are offline are lost; rotate the "
                 "destination tokens of their tunnels",
                 self._database,
@@ -256,7 +256,7 @@ class Mosquitto:
         """Log a warning, but not again every few seconds of a night with a full disk."""
         level = logging.DEBUG if warning == self._last_warning else logging.WARNING
         self._last_warning = warning
-        _log.log(level, "%s", warning)
+        log.log(level, "%s", warning)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ __all__ = ["MAX_PENDING", "Outbox"]
 MAX_PENDING = 1000
 """Notifications that may wait for the broker. One more drops the oldest."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -66,7 +66,7 @@ class Outbox:
         if len(self._pending) > MAX_PENDING:
             dropped = next(iter(self._pending))
             del self._pending[dropped]
-            _log.warning(
+            log.warning(
                 "tunnel %s: its notification is dropped: too many wait for the MQTT broker",
                 dropped,
                 extra={"tunnel": dropped},
@@ -84,7 +84,7 @@ class Outbox:
     def disconnected(self) -> None:
         self.is_connected = False
         if self._pending:
-            _log.warning("%d notifications wait for the MQTT broker", len(self._pending))
+            log.warning("%d notifications wait for the MQTT broker", len(self._pending))
 
     def received(self, payload: bytes) -> None:
         """Never called: the service subscribes to no topic."""
@@ -94,7 +94,7 @@ class Outbox:
         if tunnel_id in self._pending and self._pending[tunnel_id][1] == payload:
             thing, _ = self._pending.pop(tunnel_id)
             about = {"tunnel": tunnel_id, "thing": thing}
-            _log.info("tunnel %s: the MQTT broker has accepted the notification for %s", tunnel_id, thing, extra=about)
+            log.info("tunnel %s: the MQTT broker has accepted the notification for %s", tunnel_id, thing, extra=about)
 
     def _publish(self, tunnel_id: str) -> None:
         thing, payload = self._pending[tunnel_id]

@@ -19,7 +19,7 @@ _MAX_WAIT = 3600.0
 _MIN_WAIT = 0.05
 _WAIT_AFTER_FAILURE = 5.0
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Expiry:
@@ -48,7 +48,7 @@ class Expiry:
             try:
                 wait = self.close_due()
             except StoreError as error:
-                _log.debug("expired tunnels cannot be stored as closed: %s", error)
+                log.debug("expired tunnels cannot be stored as closed: %s", error)
                 wait = _WAIT_AFTER_FAILURE
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._opened.wait(), wait)
@@ -69,7 +69,7 @@ class Expiry:
             self._disconnect(tunnel_id)
         for tunnel_id in due:
             self._store.close_tunnel(tunnel_id, now)
-            _log.info("tunnel %s expired", tunnel_id, extra={"tunnel": tunnel_id})
+            log.info("tunnel %s expired", tunnel_id, extra={"tunnel": tunnel_id})
         self._store.delete_closed_before(now - _CLOSED_TUNNELS_KEPT)
         self._store.write_ends()
         wait = (self._store.next_expiry() or now + _MAX_WAIT) - now

@@ -27,7 +27,7 @@ _WARN_OF_AUTHORITY_BEFORE = dt.timedelta(days=90)
 # The service renews its own certificate 30 days before it expires.
 _RENEWAL_PERIOD = dt.timedelta(hours=1)
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class ServerCertificate:
@@ -53,7 +53,7 @@ class ServerCertificate:
         self._name = name
         self._clock = clock
         if isinstance(certificate, Certificates) and name in ("0.0.0.0", "::"):  # noqa: S104  nothing is bound to it
-            _log.warning("clients cannot reach a service at %s; set --public-name", name)
+            log.warning("clients cannot reach a service at %s; set --public-name", name)
         self._ensure()
         self.context = server_context(certificate)
         self._expires = self._read_expiry()
@@ -95,7 +95,7 @@ class ServerCertificate:
             if always or versions != self._loaded:
                 reload(self.context, self.certificate)
                 self._expires = self._read_expiry()
-                _log.info("certificate loaded again; it expires on %s", f"{self._expires['server']:%Y-%m-%d}")
+                log.info("certificate loaded again; it expires on %s", f"{self._expires['server']:%Y-%m-%d}")
         except (ServiceError, OSError) as error:
             # Tried again at each check: the files may be half of a pair, or the disk may be full.
             self._say(logging.ERROR, f"{error}; still using the previous certificate")
@@ -159,4 +159,4 @@ class ServerCertificate:
         if moment - self._said.get(sentence, dt.datetime.min.replace(tzinfo=dt.timezone.utc)) >= _REPEAT_AFTER:
             self._said = {text: said for text, said in self._said.items() if moment - said < _REPEAT_AFTER}
             self._said[sentence] = moment
-            _log.log(level, "%s", sentence)
+            log.log(level, "%s", sentence)

@@ -1,0 +1,107 @@
+# Copyright (c) 2026, the iotops.tunnel authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a device may not say: facts that are options of the collection, or variables of Ansible itself.
+
+Any module's answer may have facts, and Ansible makes variables of them that outrank those of the inventory and the
+defaults of roles; for the later items of a loop, all others too. A persistent cache brings them back in the next run.
+ansible-core drops some (C(clean_facts) in ansible.vars.clean): most of the connection's and of become's options, and
+interpreters. The variable C(ansible_facts) has them all, without C(ansible_) before their names. What C(set_fact) sets
+is not in it, unless it is C(cacheable).
+
+PRIVATE: other collections must not import this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from ansible import constants
+
+__all__ = ["REFUSED_NAMES", "DeviceFactsError", "refuse_device_facts"]
+
+_PREFIX = "iotops_tunnel_"
+
+# Those that no variable can hide, not even in a loop, or that decide nothing; real facts may be called so.
+# ansible-core itself makes a fact C(ansible_facts) of the interpreter that it found for a delegated task.
+_HARMLESS = {"ansible_facts", "ansible_forks", "ansible_limit", "ansible_verbosity", "ansible_version"}
+
+# What ansible-core has besides, and reads in plugins and templates.
+_MAGIC = {
+    "ansible_check_mode",
+    "ansible_delegated_vars",
+    "ansible_failed_result",
+    "ansible_failed_task",
+    "ansible_index_var",
+    "ansible_loop_var",
+    "ansible_search_path",
+    "omit",
+    "vars",
+}
+
+# Jinja's and Ansible's functions that templates here call: a variable of the same name hides them.
+_FUNCTIONS = {"dict", "lookup", "now", "q", "query", "range", "undef"}
+
+# Options of ansible.builtin.ssh that clean_facts lets through.
+_CONNECTION_OPTIONS = {
+    "ansible_control_path",
+    "ansible_control_path_dir",
+    "ansible_host_key_checking",
+    "ansible_private_key",
+    "ansible_private_key_passphrase",
+    "ansible_scp_executable",
+    "ansible_sftp_batch_mode",
+    "ansible_sftp_executable",
+    "ansible_ssh_host_key_checking",
+    "ansible_sshpass_prompt",
+}
+
+REFUSED_NAMES = frozenset(
+    name.removeprefix("ansible_")
+    for name in (constants.INTERNAL_STATIC_VARS - _HARMLESS) | _MAGIC | _FUNCTIONS | _CONNECTION_OPTIONS
+)
+"""Names in C(ansible_facts) that are refused besides those of the collection."""
+
+_MOST_NAMES = 5
+_PLAIN_NAME = re.compile(r"\w{1,60}\Z", re.ASCII)
+
+
+class DeviceFactsError(ValueError):
+    """Facts of a host are none that a device may set. The text is a sentence for the operator."""
+
+
+def refuse_device_facts(facts: Mapping | None, host: str) -> None:
+    """Raise L(DeviceFactsError) if a device has set an option of the collection or a variable of Ansible itself.
+
+    It only looks at names, so that it costs little in each task.
+
+    Args:
+        facts: the task's variable C(ansible_facts), as it is.
+        host: the inventory's name for it, to be named in the message.
+    """
+    names = _refused(facts or {})
+    if names:
+        # What is called inventory_hostname then, and given here as the host, is what the device says it is.
+        who = "This host" if "inventory_hostname" in names else host
+        raise DeviceFactsError(
+            f"{who} has facts that no device may set: {_spelled(names)}. They are options of the collection, or "
+            "variables of Ansible itself, and came with the answer of a module, or from the fact cache. Find out why "
+            "the device answers so. 'meta: clear_facts' at the start of a play removes them, also from the cache; "
+            "set_fact needs 'cacheable: false' for such variables."
+        )
+
+
+def _refused(facts: Mapping) -> list[str]:
+    names = [name for name in facts if name in REFUSED_NAMES or str(name).startswith(_PREFIX)]
+    # In a loop, ansible-core lays those of the item before in here (C(_execute) in ansible.executor.task_executor).
+    inner = facts.get("ansible_facts")
+    return names + _refused(inner) if isinstance(inner, Mapping) else names
+
+
+def _spelled(names: Iterable[str]) -> str:
+    """The first names; the device has chosen them, and they are to be put into a message."""
+    every = sorted(set(names))
+    shown = [name if _PLAIN_NAME.match(name) else ascii(name)[:60] for name in every[:_MOST_NAMES]]
+    more = len(every) - len(shown)
+    return ", ".join(shown) + (f", and {more} more" if more else "")
