@@ -56,11 +56,11 @@ class InProcessService:
         """By thing: the newest."""
         self.operations = TunnelOperations(
             self.store,
-            self.data_plane,
+            disconnect=lambda tunnel_id: self.data_plane.close_tunnel(tunnel_id, TUNNEL_CLOSED),
+            revoke=self.data_plane.revoke,
             clock=time.time,
             tunnel_opened=lambda: None,
             deliver=lambda tunnel, token: self.destination_tokens.update({str(tunnel.thing_name): token}),
-            closed_reason=TUNNEL_CLOSED,
         )
         self.asked: list[str] = []
         """The control process's operations that the hub has asked for."""

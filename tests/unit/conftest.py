@@ -23,27 +23,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 STILL_START_PROCESSES = {
-    "agent/test_allow_list.py",
-    "cli/test_output.py",
-    "hub/test_aws_errors.py",
-    "hub/test_client.py",
-    "hub/test_control_process.py",
-    "net/test_mqtt.py",
-    "plugins/test_diagnosis_reading.py",
-    "plugins/test_live_block.py",
-    "plugins/test_ssh_documentation.py",
-    "plugins/test_ssh_failure.py",
-    "plugins/test_ssh_host_key.py",
-    "plugins/test_worker.py",
-    "service/mqtt/test_listener.py",
-    "service/mqtt/test_mosquitto.py",
-    "service/state/test_certificates.py",
-    "service/state/test_store.py",
-    "service/state/test_subject_hash.py",
-    "service/test_client_environment.py",
-    "service/test_enrolment.py",
-    "service/test_expiry.py",
-    "service/test_log_file.py",
+    "hub/aws_errors/test_credentials.py",
+    "hub/aws_errors/test_explain.py",
+    "plugins/module_utils/_diagnosis/test_reading.py",
+    "plugins/plugin_utils/_fleet/test_live_display.py",
+    "plugins/plugin_utils/test_ssh_failure.py",
+    "plugins/plugin_utils/test_ssh_host_key.py",
 }
 """Test files whose processes are still to be moved to tests/integration, by path below tests/unit. Add none."""
 

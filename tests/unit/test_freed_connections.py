@@ -28,7 +28,7 @@ from tunnelproxy.proxy.reconnect import keep_linked
 from tunnelproxy.service.data_plane.client_connection import ClientConnection
 from tunnelproxy.service.data_plane.server import DataPlane
 from tunnelproxy.service.limits import Limits
-from tunnelproxy.service.listener import Listener, _Visitor
+from tunnelproxy.service.listening.listener import Listener, _Connection
 from tunnelproxy.service.mqtt.listener import MqttListener, _Relay
 from tunnelproxy.service.state.certificates import Certificates, server_context
 from tunnelproxy.service.state.store import Store
@@ -73,7 +73,7 @@ async def test_one_that_fails_in_its_tls_handshake(certificates: Certificates, f
         for _ in range(ATTEMPTS):
             await break_off(sock.getsockname(), first_words)
         await until(lambda: len(events) == ATTEMPTS)
-        await all_freed(_Visitor)
+        await all_freed(_Connection)
         listener.close()
 
 

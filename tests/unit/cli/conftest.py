@@ -101,11 +101,11 @@ class TunnelingService:
         self._data_plane = DataPlane(store, clock=time.time)
         self._operations = TunnelOperations(
             store,
-            self._data_plane,
+            disconnect=lambda tunnel_id: self._data_plane.close_tunnel(tunnel_id, TUNNEL_CLOSED),
+            revoke=self._data_plane.revoke,
             clock=time.time,
             tunnel_opened=lambda: None,
             deliver=lambda tunnel, token: None,
-            closed_reason=TUNNEL_CLOSED,
         )
         await self._data_plane.start(self._listener, server_context(certificates))
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tunnelproxy.cli.main import main
-from tunnelproxy.hub import client
+from tunnelproxy.hub import client, location
 from tunnelproxy.hub.server import serve
 
 TUNNEL: dict[str, Any] = {
@@ -79,7 +79,7 @@ def stopping_hub(folder: Path) -> Iterator[list[dict[str, Any]]]:
     folder.mkdir(mode=0o700)
     asked: list[dict[str, Any]] = []
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / client.SOCKET_NAME))
+        listener.bind(str(folder / location.SOCKET_NAME))
         listener.listen()
 
         def end() -> None:

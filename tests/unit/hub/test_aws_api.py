@@ -18,7 +18,7 @@ from tunnelproxy.hub.aws_api import AwsApi
 from tunnelproxy.hub.control_answers import EndStates
 from tunnelproxy.hub.location import HubError
 from tunnelproxy.service.client_environment import client_environment
-from tunnelproxy.service.server import Settings, serve
+from tunnelproxy.service.server import ServiceSettings, serve
 from tunnelproxy.service.state.directory import StateDirectory
 from tunnelproxy.service.state.store import Store
 
@@ -32,7 +32,7 @@ async def service(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     store = Store(state.database)
     store.put_thing("pump")
     store.close()
-    settings = Settings(state.path, "127.0.0.1", 0, 0)
+    settings = ServiceSettings(state.path, "127.0.0.1", 0, 0)
     running = asyncio.get_running_loop().create_task(serve(settings, lambda line: ready.set()))
     await asyncio.wait_for(ready.wait(), 20)
     for name, value in {**client_environment(state), "HOME": str(folder)}.items():

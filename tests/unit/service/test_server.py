@@ -171,7 +171,7 @@ async def test_a_state_directory_that_cannot_be_written_is_explained(tmp_path: P
     in_the_way.mkdir(parents=True)
     with pytest.raises(
         ServiceError,
-        match=r"cannot write .*endpoints\.json\.partial in the state directory: Is a directory; make it writable for "
+        match=r"cannot write .*endpoints\.json in the state directory: Is a directory; make it writable for "
         "this user, or give --state-dir another directory",
     ):
         await serve(settings(tmp_path), lambda line: None)

@@ -184,7 +184,7 @@ def _plain_status(case: Case, kind: str, status: int, message: str) -> Failure |
         setting = case.endpoint_setting or "AWS_REGION"
         return Failure(
             "control-api",
-            f"{case.service} answers with HTTP status {kind}, unlike {case.api.title}: check {setting}, and the web "
+            f"{case.service} answers with HTTP status {kind}, unlike {case.api.title}: check {setting}, and the HTTP "
             "proxy",
         )
     return None
