@@ -243,7 +243,7 @@ def test_the_agent_is_upgraded_through_its_own_tunnel(scene: Scene, installed: I
 def test_it_is_not_removed_through_its_own_tunnel(scene: Scene, installed: Installed) -> None:
     refused = scene.play(host=THROUGH_TUNNEL, state="absent")
     assert refused.returncode != 0
-    assert "is reached through the agent that is to be removed" in refused.stdout
+    assert "is connected through the agent that is to be removed" in refused.stdout
     assert scene.device.run("systemctl", "is-active", NAME).strip() == "active"
 
 
