@@ -315,7 +315,8 @@ class Hub:
             if other is tunnel or not other.alive:
                 continue
             for service_id, port in other.ports.items():
-                wanting = next((name for name, wanted in ports.items() if wanted == port), None)
+                # 0 is any free port: a tunnel that does not listen yet has it, too.
+                wanting = next((name for name, wanted in ports.items() if port and wanted == port), None)
                 if wanting is not None:
                     raise HubError(
                         f"{wanting} of {tunnel.record.thing} cannot have port {port} on 127.0.0.1: {service_id} of "
