@@ -144,19 +144,6 @@ class TestEnsure:
                     await ensure(service, "valve", service="VNC")
 
     @in_event_loop
-    async def test_any_port_is_nobody_s_while_the_other_does_not_listen_yet(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        async with hub(tmp_path, monkeypatch) as service:
-            for thing in ("pump", "valve"):
-                service.open(thing)
-            async with device(service, "pump"), device(service, "valve"):
-                both = (ensure(service, thing, ports={"HTTP1": 0}) for thing in ("pump", "valve"))
-                ports = [answer["services"]["HTTP1"]["port"] for answer in await asyncio.gather(*both)]
-                assert 0 not in ports
-                assert len(set(ports)) == 2
-
-    @in_event_loop
     async def test_an_account_that_is_not_known_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         async with hub(tmp_path, monkeypatch) as service:
             service.failures["identify"] = HubError("the keys are not accepted", code="wrong-credentials")
