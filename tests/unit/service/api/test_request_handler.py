@@ -45,7 +45,10 @@ async def serving(answer: Any) -> AsyncIterator[Server]:
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     assert runner.server is not None
-    make = lambda: RequestHandler(runner.server, notify=events.append, failures=failures)  # noqa: E731
+
+    def make() -> RequestHandler:
+        return RequestHandler(runner.server, notify=events.append, failures=failures)
+
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     try:
         yield Server(server.sockets[0].getsockname()[1], events, failures)
