@@ -296,7 +296,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "profile": ({"access_key": None, "secret_key": None, "profile": "nobody"}, "there is no profile nobody in"),
     "half": ({"secret_key": None}, "access_key and secret_key belong together: set both"),
     "none": ({"access_key": None, "secret_key": None}, "there are no AWS credentials: set AWS_PROFILE, or"),
-    "groups": ({"thing_groups": ["field"]}, "It has no thing groups, and no fleet index"),
+    "groups": ({"thing_groups": ["field"]}, "It has no thing groups and no fleet index"),
     "name": ({"strict": True, "hostname": "thing_name ~ '/..'"}, "hostname is 'device-0000/..' for the thing device-0"),
     "no-name": ({"strict": True, "hostname": "nothing"}, "hostname cannot be told of the thing device-0000"),
     "strict": ({"strict": True, "filters": ["nothing"]}, "filters has 'nothing', which cannot be told of the thing"),
