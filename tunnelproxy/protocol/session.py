@@ -160,8 +160,8 @@ class _Stream:
     version: Version
     """The version of this end's messages about this stream."""
     newest: int = _FIRST_CONNECTION_ID
-    live: set[int] = field(default_factory=set)
-    """The IDs of its live connections."""
+    live: dict[int, bytes] = field(default_factory=dict)
+    """Its live connections: what a data message has besides its payload, encoded, by connection ID."""
     heard: bool = False
     """Whether the far end has shown its version in this stream."""
     asked: int | None = None
@@ -170,6 +170,10 @@ class _Stream:
     """Whether it has been reset: the next connection starts a new stream."""
     reset: bool = False
     """Whether this end sent the reset."""
+
+    def add(self, connection: Connection) -> None:
+        """Add a live connection."""
+        self.live[connection.connection_id] = _encode(Message.DATA, connection, self.version)
 
 
 class Session:
@@ -244,8 +248,8 @@ class Session:
         else:
             stream = self._new_stream(service_id, stream)
             kind = Message.STREAM_START
-        stream.live.add(stream.newest)
         connection = Connection(service_id, stream.stream_id, stream.newest)
+        stream.add(connection)
         self._send(kind, connection, stream.version)
         return connection
 
@@ -273,13 +277,13 @@ class Session:
         """
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
-            self._output += (head(_encode(Message.DATA, connection, stream.version), len(payload)), payload)
+            self._output += (head(stream.live[connection.connection_id], len(payload)), payload)
 
     def close(self, connection: Connection) -> None:
         """Close a connection. Does nothing if it has ended."""
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
-            stream.live.remove(connection.connection_id)
+            del stream.live[connection.connection_id]
             alone = stream.version is Version.V3 and not self._is_unheard(stream)
             self._send(Message.CONNECTION_RESET if alone else Message.STREAM_RESET, connection, stream.version)
             stream.over = stream.reset = not alone
@@ -349,7 +353,7 @@ class Session:
                 self._latest, self._latest_connection = message, connection
                 yield DataReceived(connection, payload)
             else:
-                self._streams[connection.service_id].live.remove(connection.connection_id)
+                del self._streams[connection.service_id].live[connection.connection_id]
                 yield ConnectionClosed(connection)
         elif kind == Message.DATA and self.mode is Mode.DESTINATION and connection.service_id not in self._streams:
             # It was meant for another destination, which this one has replaced. Without a reset, the source would wait.
@@ -395,13 +399,14 @@ class Session:
             yield PeerVersionFound(version)
 
     def _fall_back(self, stream: _Stream) -> None:
-        """Speak without connection IDs from now on: in this stream, or in all if it was V3 that was told."""
-        streams = [stream]
+        """Use V2 from now on: in this stream, or in all streams if the source was told to speak V3."""
         if not self._probing:
             self.version = Version.V2
-            streams = list(self._streams.values())
-        for each in streams:
-            each.version = Version.V2
+        for service_id, each in self._streams.items():
+            if each is stream or not self._probing:
+                each.version = Version.V2
+                for connection_id in each.live:
+                    each.add(Connection(service_id, each.stream_id, connection_id))
 
     def _takes_more(self, stream: _Stream) -> bool:
         return not stream.over and stream.version is Version.V3 and not self._is_unheard(stream)
@@ -427,7 +432,7 @@ class Session:
             raise ProtocolError(f"starts of streams for more than {MAX_SERVICES} services")
         yield from self._end_stream(connection.service_id)
         stream = _Stream(connection.stream_id, version)
-        stream.live.add(connection.connection_id)
+        stream.add(connection)
         self._streams[connection.service_id] = stream
         yield ConnectionRequested(connection)
 
@@ -442,14 +447,14 @@ class Session:
             self.close(connection)
             yield ConnectionClosed(connection)
         else:
-            stream.live.add(connection.connection_id)
+            stream.add(connection)
             yield ConnectionRequested(connection)
 
     def _end_stream(self, service_id: str) -> Iterator[Event]:
         stream = self._streams.get(service_id)
         if stream is not None:
             stream.over = True
-            live, stream.live = sorted(stream.live), set()
+            live, stream.live = sorted(stream.live), {}
             for connection_id in live:
                 yield ConnectionClosed(Connection(service_id, stream.stream_id, connection_id))
 
