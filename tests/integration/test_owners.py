@@ -148,7 +148,7 @@ def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
         lost = task.ended()
 
     assert succeeded(won), won.stdout + won.stderr
-    assert "The tunnel of pump was alice's" in " ".join((won.stdout + won.stderr).split())
+    assert "The tunnel to pump belonged to alice" in " ".join((won.stdout + won.stderr).split())
     _, told, result = lost.stdout.partition("pump | UNREACHABLE! => ")
     assert told, lost.stdout
     message = str(json.JSONDecoder().raw_decode(result)[0]["msg"])

@@ -145,7 +145,7 @@ ROWS = [
         strict="an address without a service ID fits a tunnel with one service only",
     ),
     Row(
-        "Port in use beside a free one",
+        "One port in use, another free",
         "-s SSH1={port},HTTP1={busy}",
         "HTTP1: cannot listen on localhost:{busy}: the port is in use; .*; trying again every 2.5 s",
         "SSH1: listening on 127.0.0.1:{port}",

@@ -65,7 +65,7 @@ async def test_it_starts_once_its_files_can_be_written(
     task.cancel()
     async with running(broker):
         assert caplog.text.count("mosquitto cannot be started") == 1
-        assert "dynamic-security.json.partial: Is a directory; starting it again until it runs" in caplog.text
+        assert "dynamic-security.json: Is a directory; starting it again until it runs" in caplog.text
 
 
 def connect_packet(password: str, version: int) -> bytes:
