@@ -96,7 +96,6 @@ def test_a_service_killed_in_mid_transfer_is_found_again(tmp_path: Path) -> None
             pair.source.wait_for_output("HTTP1 .*: opened")
             service.kill()
         assert shell.recv(1) == b""
-        assert "trying again" in pair.source.output()
         # So long that the pauses between attempts have become as long as they get.
         for proxy in (pair.source, pair.destination):
             wait_for(lambda proxy=proxy: proxy.output().count("trying again") >= 5, "it has tried for a while", 40)
