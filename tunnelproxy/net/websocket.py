@@ -33,7 +33,8 @@ class Callbacks:
 
     Attributes:
         message: a binary message has arrived; its payload may change after the call.
-        event: another event of websockets: the handshake's request or response, or a frame that is not binary.
+        event: another event of websockets: the handshake's request or response, or a frame that is not binary, or that
+            arrived after this end began to close the connection.
         last_sent: after the bytes written so far, no more will be sent: close the connection.
         too_much_unsent: the peer does not read: more than :data:`SEND_LIMIT` bytes wait. The connection is aborted
             next.

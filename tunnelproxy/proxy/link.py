@@ -201,6 +201,9 @@ class Link(asyncio.BufferedProtocol):
     def _event_received(self, event: Event) -> None:
         if isinstance(event, Response):
             self._response_received(event)
+        elif isinstance(event, Frame) and event.opcode in (Opcode.BINARY, Opcode.CONT):
+            # What the service sent before it received the close.
+            self._message_received(event.data)
         elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
             self.fail(LinkLost("the service sent a text message, which the protocol does not have"), 1003)
         elif isinstance(event, Frame) and event.opcode is Opcode.PONG and self._ping_sent_at is not None:

@@ -110,6 +110,23 @@ async def test_fragments_and_messages_arrive_as_one_sequence_of_bytes(certificat
 
 
 @in_event_loop
+async def test_what_the_service_sent_before_it_received_the_close_arrives(certificates: Certificates) -> None:
+    connections: list[ServerConnection] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        connections.append(connection)
+        await connection.wait_closed()
+
+    async with server(certificates, handler) as endpoint:
+        link, receiver = await link_to(endpoint, certificates)
+        await until(lambda: connections)
+        link.close()
+        await connections[0].send(b"late")
+        await link.lost
+        assert receiver.data == b"late"
+
+
+@in_event_loop
 async def test_what_is_sent_arrives_and_the_round_trip_is_measured(certificates: Certificates) -> None:
     async def handler(connection: ServerConnection) -> None:
         await connection.send(await connection.recv())
