@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..net.mqtt import try_once
-from . import tunnels  # noqa: F401  what an agent cannot import is a fault, too
+from . import tunnels  # noqa: F401  an agent imports it: a library that is too old is reported here
 from .config import AgentConfig, examine
 from .notification import notify_topic
 from .state_file import why_unwritable

@@ -12,7 +12,7 @@ import logging
 import socket
 from collections.abc import Awaitable
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 try:
     import aiofastnet
@@ -21,7 +21,9 @@ try:
 except ImportError:
     _fast = None
 
-__all__ = ["Reading", "accept", "connect", "connect_unix", "is_failed_handshake", "keeps_what_is_written"]
+__all__ = ["Reading", "accept", "connect", "connect_unix", "freed", "is_failed_handshake", "keeps_what_is_written"]
+
+T = TypeVar("T")
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
@@ -55,27 +57,27 @@ async def connect(factory: Factory, *where: Any, **options: Any) -> None:
     """As :meth:`asyncio.loop.create_connection`."""
     loop = asyncio.get_running_loop()
     if _fast is None:
-        await _freed(loop.create_connection(factory, *where, **options))
+        await freed(loop.create_connection(factory, *where, **options))
     else:
-        await _freed(_fast.create_connection(loop, factory, *where, **_with_buffers(options)))
+        await freed(_fast.create_connection(loop, factory, *where, **_with_buffers(options)))
 
 
 async def connect_unix(factory: Factory, path: str | None = None, **options: Any) -> None:
     """As :meth:`asyncio.loop.create_unix_connection`."""
     loop = asyncio.get_running_loop()
     if _fast is None:
-        await _freed(loop.create_unix_connection(factory, path, **options))
+        await freed(loop.create_unix_connection(factory, path, **options))
     else:
-        await _freed(_fast.create_unix_connection(loop, factory, path, **_with_buffers(options)))
+        await freed(_fast.create_unix_connection(loop, factory, path, **_with_buffers(options)))
 
 
 async def accept(factory: Factory, sock: socket.socket, **options: Any) -> None:
     """As :meth:`asyncio.loop.connect_accepted_socket`."""
     loop = asyncio.get_running_loop()
     if _fast is None:
-        await _freed(loop.connect_accepted_socket(factory, sock, **options))
+        await freed(loop.connect_accepted_socket(factory, sock, **options))
     else:
-        await _freed(_fast.connect_accepted_socket(loop, factory, sock, **_with_buffers(options)))
+        await freed(_fast.connect_accepted_socket(loop, factory, sock, **_with_buffers(options)))
 
 
 def keeps_what_is_written(transport: asyncio.BaseTransport) -> bool:
@@ -119,14 +121,14 @@ class Reading:
             self._transport.pause_reading()
 
 
-async def _freed(connecting: Awaitable[Any]) -> None:
-    """Await a connection; an error is raised without the traceback that it has so far.
+async def freed(connecting: Awaitable[T]) -> T:
+    """Await a connection. An error is raised without the traceback that it has so far.
 
-    The traceback holds a frame of asyncio's, the frame a future, and the future the error: only a full garbage
-    collection, which can be minutes away, frees such a circle, with the 330 kB of a TLS connection in it.
+    The traceback holds a frame of the library that connects, and that frame the error, directly or by a future: a cycle
+    that only a full garbage collection frees, which can be minutes away, with the 330 kB of a TLS connection in it.
     """
     try:
-        await connecting
+        return await connecting
     except BaseException as error:
         raise error.with_traceback(None) from error.__cause__
 

@@ -16,6 +16,8 @@ from typing import Any, Callable
 
 import aiohappyeyeballs
 
+from .connections import freed
+
 __all__ = ["DELAY_SECONDS", "AddressRefused", "open_socket"]
 
 DELAY_SECONDS = 0.25
@@ -56,12 +58,9 @@ async def open_socket(
         found = _permitted(found, permits, host)
     local = await _look_up(bind_address, 0) if bind_address else None
     try:
-        return await aiohappyeyeballs.start_connection(
-            found, local_addr_infos=local, happy_eyeballs_delay=DELAY_SECONDS
+        return await freed(
+            aiohappyeyeballs.start_connection(found, local_addr_infos=local, happy_eyeballs_delay=DELAY_SECONDS)
         )
-    except OSError as error:
-        # aiohappyeyeballs' frame names the error, whose traceback holds the frame: see connections.py.
-        raise error.with_traceback(None) from error.__cause__
     except RuntimeError as error:
         # uvloop raises it for what the system does not support.
         raise OSError(str(error)) from error

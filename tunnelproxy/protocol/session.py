@@ -230,11 +230,6 @@ class Session:
         stream = self._streams.get(service_id)
         return stream is not None and bool(stream.live) and self._is_unheard(stream)
 
-    def speaks(self, service_id: str) -> Version:
-        """The version of this end's messages about a service."""
-        stream = self._streams.get(service_id)
-        return stream.version if stream is not None else self.version
-
     def open(self, service_id: str) -> Connection:
         """Open a connection to a service of the far end; only for a source. Data may be sent at once."""
         if self.mode is not Mode.SOURCE:
