@@ -13,6 +13,7 @@ import gc
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,17 @@ ATTEMPTS = 5
 
 
 @pytest.fixture(autouse=True)
-def no_collection() -> Iterator[None]:
+def earlier() -> Iterator[Counter[type]]:
+    """With the collector off: what earlier tests have left, such as in an error that pytest keeps."""
     gc.collect()
     gc.disable()
-    yield
+    yield Counter(map(type, gc.get_objects()))
     gc.enable()
 
 
-def alive(kind: type) -> int:
-    return sum(isinstance(each, kind) for each in gc.get_objects())
-
-
-async def all_freed(kind: type, most: int = 0) -> None:
+async def all_freed(kind: type, earlier: Counter[type], most: int = 0) -> None:
     """Some are freed a few turns of the event loop after their peers see the end."""
-    await until(lambda: alive(kind) <= most, 2.0)
+    await until(lambda: Counter(map(type, gc.get_objects()))[kind] <= earlier[kind] + most, 2.0)
 
 
 async def break_off(address: tuple[str, int], first_words: bytes) -> None:
@@ -64,7 +62,9 @@ async def break_off(address: tuple[str, int], first_words: bytes) -> None:
 
 @pytest.mark.parametrize("first_words", [b"", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01"])
 @in_event_loop
-async def test_one_that_fails_in_its_tls_handshake(certificates: Certificates, first_words: bytes) -> None:
+async def test_one_that_fails_in_its_tls_handshake(
+    certificates: Certificates, earlier: Counter[type], first_words: bytes
+) -> None:
     events: list[Any] = []
     context = server_context(certificates)
     listener = Listener(asyncio.Protocol, context, Limits(handshake_seconds=0.2), events.append)
@@ -73,12 +73,12 @@ async def test_one_that_fails_in_its_tls_handshake(certificates: Certificates, f
         for _ in range(ATTEMPTS):
             await break_off(sock.getsockname(), first_words)
         await until(lambda: len(events) == ATTEMPTS)
-        await all_freed(_Connection)
+        await all_freed(_Connection, earlier)
         listener.close()
 
 
 @in_event_loop
-async def test_a_thing_s_at_the_mqtt_port(certificates: Certificates, tmp_path: Path) -> None:
+async def test_a_thing_s_at_the_mqtt_port(certificates: Certificates, earlier: Counter[type], tmp_path: Path) -> None:
     path = tmp_path / "broker"
     broker = await asyncio.start_unix_server(lambda reader, writer: writer.write(b"hello"), str(path))
     listener = MqttListener("127.0.0.1", 0, path)
@@ -91,7 +91,7 @@ async def test_a_thing_s_at_the_mqtt_port(certificates: Certificates, tmp_path: 
         writer.write(b"hello")
         assert await reader.readexactly(5) == b"hello"
         writer.close()
-    await all_freed(_Relay)
+    await all_freed(_Relay, earlier)
     listener.close()
     broker.close()
 
@@ -108,7 +108,7 @@ async def data_plane(certificates: Certificates, folder: Path) -> AsyncIterator[
 
 
 @in_event_loop
-async def test_a_client_s_at_the_data_plane(certificates: Certificates, tmp_path: Path) -> None:
+async def test_a_client_s_at_the_data_plane(certificates: Certificates, earlier: Counter[type], tmp_path: Path) -> None:
     async with data_plane(certificates, tmp_path) as address:
         context = ssl.create_default_context(cafile=str(certificates.authority))
         for _ in range(ATTEMPTS):
@@ -116,7 +116,7 @@ async def test_a_client_s_at_the_data_plane(certificates: Certificates, tmp_path
             writer.write(b"GET /tunnel HTTP/1.1\r\nHost: x\r\n\r\n")
             assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"
             writer.close()
-        await all_freed(ClientConnection)
+        await all_freed(ClientConnection, earlier)
 
 
 class Receiver:
@@ -149,7 +149,7 @@ async def one_that_says(words: bytes, tls: ssl.SSLContext | None) -> AsyncIterat
 @pytest.mark.parametrize("service", ["not there", "no TLS", "hangs up", "503"])
 @in_event_loop
 async def test_a_proxy_s_that_fails_again_and_again(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, service: str
+    certificates: Certificates, earlier: Counter[type], monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
     monkeypatch.setattr("tunnelproxy.net.backoff.Backoff.next_delay", lambda _: 0.01)
     tls = server_context(certificates)
@@ -168,5 +168,5 @@ async def test_a_proxy_s_that_fails_again_and_again(
         )
         await until(lambda: len(news) >= ATTEMPTS)
         # The one that is being tried.
-        await all_freed(Link, most=1)
+        await all_freed(Link, earlier, most=1)
         linking.cancel()

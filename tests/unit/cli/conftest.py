@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tunnelproxy.net import receive_buffer
 from tunnelproxy.net.endpoint import Endpoint
 from tunnelproxy.service.api.tunnels import TunnelOperations
 from tunnelproxy.service.data_plane.server import TUNNEL_CLOSED, DataPlane
@@ -111,7 +112,22 @@ class TunnelingService:
 
 
 @pytest.fixture
-def service(tmp_path: Path, certificates: Certificates) -> Iterator[TunnelingService]:
+def receive_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each thread: elsewhere, the service and the command are two processes."""
+    own = threading.local()
+
+    def whole() -> memoryview:
+        if not hasattr(own, "view"):
+            own.view = memoryview(bytearray(256 * 1024))
+        view: memoryview = own.view
+        return view
+
+    monkeypatch.setattr(receive_buffer, "whole", whole)
+    monkeypatch.setattr(receive_buffer, "received", lambda size: whole()[:size])
+
+
+@pytest.fixture
+def service(tmp_path: Path, certificates: Certificates, receive_buffers: None) -> Iterator[TunnelingService]:
     with ExitStack() as stack:
         made = TunnelingService(tmp_path, certificates)
         stack.callback(made.close)

@@ -7,13 +7,13 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from peers.hub_stand_in import hub
 from tunnelproxy.hub import connector, start, wire
 from tunnelproxy.hub.connector import main, peek_greeting
 from tunnelproxy.hub.location import SOCKET_NAME
@@ -50,27 +50,6 @@ class Ssh(NamedTuple):
         _, (descriptor,), _, _ = socket.recv_fds(self.own, 1, 1)
         with socket.socket(fileno=descriptor) as stream:
             return stream.recv(100)
-
-
-@contextmanager
-def hub(folder: Path, *answers: Callable[[socket.socket], None]) -> Iterator[list[dict[str, Any]]]:
-    asked: list[dict[str, Any]] = []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / SOCKET_NAME))
-        listener.listen()
-
-        def serve() -> None:
-            for answer in answers:
-                caller, _ = listener.accept()
-                with caller:
-                    asked.append(json.loads(caller.makefile().readline()))
-                    answer(caller)
-
-        serving = threading.Thread(target=serve, daemon=True)
-        serving.start()
-        yield asked
-        serving.join(5)
-        assert not serving.is_alive()
 
 
 class Device(BaseHTTPRequestHandler):

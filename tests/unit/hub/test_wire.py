@@ -7,15 +7,14 @@ import fcntl
 import json
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peers.hub_stand_in import hub
 from tunnelproxy.hub import start, wire
 from tunnelproxy.hub.location import LOCK_NAME, SOCKET_NAME, HubError
 from tunnelproxy.hub.wire import Caller, HubEndedError
@@ -37,29 +36,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_RETRY_PAUSES_SECONDS", (0.0, 0.0))
-
-
-@contextmanager
-def hub(folder: Path, *answers: Callable[[socket.socket], None]) -> Iterator[list[dict[str, Any]]]:
-    """A hub that answers the first request with the first answer, and so on; the requests that it got."""
-    asked: list[dict[str, Any]] = []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / SOCKET_NAME))
-        listener.listen()
-
-        def serve() -> None:
-            for answer in answers:
-                connection, _ = listener.accept()
-                with connection:
-                    line = connection.makefile().readline()
-                    asked.append(json.loads(line) if line else {})
-                    answer(connection)
-
-        serving = threading.Thread(target=serve, daemon=True)
-        serving.start()
-        yield asked
-        serving.join(5)
-        assert not serving.is_alive(), "the hub was not asked as often as expected"
 
 
 def says(reply: object) -> Callable[[socket.socket], None]:

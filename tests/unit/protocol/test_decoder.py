@@ -9,20 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peers.messages import messages
 from tunnelproxy.protocol.decoder import Decoder
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, FrameReader, Message, ProtocolError, frame, parse
 
-service_ids = st.text("abcXYZ019:_-", min_size=1, max_size=128)
-messages = st.builds(
-    Message,
-    type=st.sampled_from(Message.Type.values()),
-    streamId=st.integers(0, 2**31 - 1),
-    ignorable=st.booleans(),
-    payload=st.binary(max_size=2000),
-    serviceId=service_ids,
-    availableServiceIds=st.lists(service_ids, max_size=3),
-    connectionId=st.integers(0, 2**32 - 1),
-)
 DATA = Message(type=Message.DATA, streamId=7, serviceId="SSH1", connectionId=2)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peers.messages import messages
 from tunnelproxy.protocol.framing import (
     MAX_PAYLOAD,
     FrameReader,
@@ -18,18 +19,6 @@ from tunnelproxy.protocol.framing import (
     frame,
     join_frames,
     parse,
-)
-
-service_ids = st.text("abcXYZ019:_-", min_size=1, max_size=128)
-messages = st.builds(
-    Message,
-    type=st.sampled_from(Message.Type.values()),
-    streamId=st.integers(0, 2**31 - 1),
-    ignorable=st.booleans(),
-    payload=st.binary(max_size=2000),
-    serviceId=service_ids,
-    availableServiceIds=st.lists(service_ids, max_size=3),
-    connectionId=st.integers(0, 2**32 - 1),
 )
 
 

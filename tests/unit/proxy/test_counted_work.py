@@ -8,16 +8,15 @@ were set. Who has to raise one should know why it is worth it: ``make bench`` te
 from __future__ import annotations
 
 import asyncio
-import sys
 import tracemalloc
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from peers.counted_work import arrive, calls
 from peers.event_loop import in_event_loop
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
@@ -125,32 +124,6 @@ class End:
             if isinstance(event, Frame) and event.opcode is Opcode.BINARY
             for encoded in reader.feed(bytes(event.data))
         ]
-
-
-def arrive(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
-    """Let a protocol read, as the event loop does."""
-    while data:
-        room = memoryview(protocol.get_buffer(-1))
-        some = data[: len(room)]
-        room[: len(some)] = some
-        protocol.buffer_updated(len(some))
-        data = data[len(some) :]
-
-
-def calls(action: Callable[[], Any]) -> int:
-    """How many functions, Python's and C's, ``action`` calls."""
-    counted = 0
-
-    def count(_frame: Any, event: str, _argument: Any) -> None:
-        nonlocal counted
-        counted += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return counted
 
 
 def route() -> Route:

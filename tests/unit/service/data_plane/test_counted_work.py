@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 from websockets.frames import Opcode
 
+from peers.counted_work import arrive, calls
 from peers.event_loop import in_event_loop
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, Message, frame
 from tunnelproxy.service.data_plane.client_connection import ClientConnection
@@ -78,32 +77,6 @@ def fragmented(message: bytes) -> bytes:
             encode(0x80 | Opcode.CONT, last),
         )
     )
-
-
-def arrive(connection: ClientConnection, data: bytes) -> None:
-    """Let a connection read, as the event loop does."""
-    while data:
-        room = connection.get_buffer(-1)
-        some = data[: len(room)]
-        room[: len(some)] = some
-        connection.buffer_updated(len(some))
-        data = data[len(some) :]
-
-
-def calls(action: Callable[[], Any]) -> int:
-    """How many functions, Python's and C's, ``action`` calls."""
-    counted = 0
-
-    def count(_frame: Any, event: str, _argument: Any) -> None:
-        nonlocal counted
-        counted += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return counted
 
 
 def join(data_plane: DataPlane, mode: Mode, sock: socket.socket) -> tuple[ClientConnection, Wire]:
