@@ -37,6 +37,7 @@ _EXCEPTION_VARIABLES = ("no_proxy", "NO_PROXY")
 
 _DEFAULT_PORT = 3128
 _LONGEST_ANSWER = 16 * 1024
+_LOOK_SECONDS = 10.0
 
 _UNAUTHENTICATED = (407, 401)
 """The status of RFC 9110 is 407; tinyproxy 1.11 answers 401 to a wrong password."""
@@ -165,7 +166,7 @@ async def _connect(proxy: HttpProxy) -> socket.socket:
         sock = await open_socket(proxy.host, proxy.port)
     except OSError as error:
         raise HttpProxyError(f"cannot reach the HTTP proxy {proxy} ({proxy.variable}): {reason(error)}") from None
-    socket_options.tune(sock)
+    socket_options.limit_unsent(sock, socket_options.SEND_BUFFER)
     return sock
 
 
@@ -175,10 +176,21 @@ class _Splice(asyncio.Protocol):
     def __init__(self) -> None:
         self.other = self
         self._transport: asyncio.Transport | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=socket_options.SEND_BUFFER, low=socket_options.SEND_BUFFER // 4)
+        self._look_for_lost_proxy(socket_options.UnansweredData(transport.get_extra_info("socket")))
+
+    def _look_for_lost_proxy(self, unanswered: socket_options.UnansweredData) -> None:
+        """Regularly check that the peer acknowledges what is sent. The user of the joined connections cannot."""
+        if self._transport is None:
+            return
+        if unanswered.seconds() > socket_options.DEAD_SECONDS:
+            self._transport.abort()
+            return
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_for_lost_proxy, unanswered)
 
     def data_received(self, data: bytes) -> None:
         if self.other._transport is not None:
@@ -193,6 +205,8 @@ class _Splice(asyncio.Protocol):
             self.other._transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         if self.other._transport is not None:
             self.other._transport.close()
 

@@ -15,10 +15,9 @@ __all__ = [
     "RECEIVE_BUFFER",
     "SEND_BUFFER",
     "ReceiveBuffer",
+    "UnansweredData",
     "keep_alive",
     "limit_unsent",
-    "tune",
-    "unanswered_seconds",
 ]
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ _MEASURED_BYTES = 512 * 1024
 
 DEAD_SECONDS = 35.0
 """Seconds of silence after a ping, or after sending anything, after which the service counts as gone. Each ping checks
-this: with one every 20 s, a dead service is noticed within 55 s of its last sign of life."""
+this: with one every 20 s, a dead service is noticed within a minute of its last sign of life."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
@@ -54,7 +53,6 @@ _TCP_INFO = struct.Struct("=2xBB52xI")
 _MANY_ATTEMPTS = 5
 
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-_TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 
 
 class ReceiveBuffer:
@@ -97,14 +95,6 @@ class ReceiveBuffer:
             _set_option(self._sock, socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
-def tune(sock: socket.socket | None) -> None:
-    """Keep the send queue short, and have the kernel give up on a peer that acknowledges nothing."""
-    limit_unsent(sock, SEND_BUFFER)
-    sock = _if_tcp(sock)
-    if sock is not None:
-        _set_option(sock, socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(DEAD_SECONDS * 1000))
-
-
 def limit_unsent(sock: socket.socket | None, size: int) -> None:
     """Report a socket as writable only while the kernel has fewer than ``size`` bytes that it has not sent yet.
 
@@ -118,7 +108,7 @@ def limit_unsent(sock: socket.socket | None, size: int) -> None:
 def keep_alive(sock: socket.socket | None) -> None:
     """Have the kernel probe an idle connection, and end it after a minute without an answer.
 
-    It does not probe while sent data is unacknowledged: see :func:`unanswered_seconds`.
+    It does not probe while sent data is unacknowledged: see :class:`UnansweredData`.
     """
     sock = _if_tcp(sock)
     if sock is None:
@@ -129,15 +119,40 @@ def keep_alive(sock: socket.socket | None) -> None:
             _set_option(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def unanswered_seconds(sock: socket.socket | None) -> float:
-    """Seconds for which the peer has acknowledged none of the data that the kernel keeps resending; 0 if it answers.
+class UnansweredData:
+    """Measures for how long a peer has acknowledged none of the data that the kernel keeps resending.
 
-    By itself the kernel gives up after a quarter of an hour. With TCP_USER_TIMEOUT it gives up earlier, but also on a
-    peer that answers and does not read.
+    By itself the kernel gives up after a quarter of an hour. TCP_USER_TIMEOUT would make it give up earlier, but also
+    on a peer that answers and does not read, and on one that answers: where a firewall of this machine drops outgoing
+    packets for some seconds, Linux (seen in 6.18) counts from the previous time that this happened.
+
+    Args:
+        sock: the connection's socket; unless it is a TCP socket, its peer always counts as answering.
+        clock: returns seconds.
     """
-    sock = _if_tcp(sock)
-    if sock is None or not hasattr(socket, "TCP_INFO"):
-        return 0.0
+
+    __slots__ = ("_answered_at", "_clock", "_sock")
+
+    def __init__(self, sock: socket.socket | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sock = _if_tcp(sock) if hasattr(socket, "TCP_INFO") else None
+        self._clock = clock
+        self._answered_at = clock()
+
+    def seconds(self) -> float:
+        """For how long the peer has not answered, as far as the previous calls can tell; 0 if it answers.
+
+        Call it at regular intervals. A connection that was idle until a moment ago received its last acknowledgement
+        long ago, so no more counts than the time since the last call that returned 0.
+        """
+        now = self._clock()
+        silence = 0.0 if self._sock is None else _seconds_since_last_answer(self._sock)
+        if not silence:
+            self._answered_at = now
+        return min(silence, now - self._answered_at)
+
+
+def _seconds_since_last_answer(sock: socket.socket) -> float:
+    """Seconds since the peer's last acknowledgement, if the kernel has resent data several times since; otherwise 0."""
     retransmissions, probes, milliseconds = _TCP_INFO.unpack(
         sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The WebSocket between a proxy and the tunneling service.
 
-A dead service is noticed in two ways, because a service need not answer pings. The kernel gives up when sent data (the
-pings, if nothing else) stays unacknowledged. And once a service has answered a ping, silence after a later one counts.
+A dead service is noticed in two ways, because a service need not answer pings. It counts as dead if its kernel has
+acknowledged nothing of what was sent (the pings, if nothing else). And once it has answered a ping, silence after a
+later one counts.
 It does not count while this end leaves received data unread, nor while the service accepts data: the answer to the ping
 then waits behind that data.
 """
@@ -26,7 +27,7 @@ from websockets.uri import parse_uri
 
 from ..net.reasons import reason
 from ..net.route import Route
-from ..net.socket_options import DEAD_SECONDS, SEND_BUFFER, tune
+from ..net.socket_options import DEAD_SECONDS, SEND_BUFFER, UnansweredData, limit_unsent
 from ..net.websocket import Callbacks, WebSocket
 from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes
 from ..protocol.session import SUBPROTOCOLS, Mode, Version, version_of
@@ -95,6 +96,7 @@ class Link(asyncio.BufferedProtocol):
         self._cause: Exception | None = None
         self._ping_sent_at: float | None = None
         self._last_heard = 0.0
+        self._unanswered = UnansweredData(None)
         self._client = ClientProtocol(
             parse_uri(f"wss://{route.endpoint}/tunnel?local-proxy-mode={credentials.mode.value}"),
             subprotocols=[Subprotocol(SUBPROTOCOLS[version]) for version in credentials.versions],
@@ -147,7 +149,9 @@ class Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._websocket.connection_made(transport, SEND_BUFFER)
         self.writable = True
-        tune(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        limit_unsent(sock, SEND_BUFFER)
+        self._unanswered = UnansweredData(sock)
         request = self._client.connect()
         request.headers["access-token"] = self._credentials.token
         request.headers["client-token"] = self._credentials.client_token
@@ -237,6 +241,11 @@ class Link(asyncio.BufferedProtocol):
 
     def _ping(self) -> None:
         if not self._websocket.is_open:
+            return
+        unacknowledged_for = self._unanswered.seconds()
+        if unacknowledged_for > DEAD_SECONDS:
+            self._cause = LinkLost(f"{self._route} has acknowledged nothing for {unacknowledged_for:.0f} s")
+            self.abort()
             return
         silent_for = self._loop.time() - self._last_heard
         unanswered = self._ping_sent_at is not None and self.round_trip is not None

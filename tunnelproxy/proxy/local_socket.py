@@ -7,7 +7,7 @@ import asyncio
 from typing import Protocol, cast
 
 from ..net import connections, receive_buffer
-from ..net.socket_options import keep_alive, unanswered_seconds
+from ..net.socket_options import UnansweredData, keep_alive
 from ..protocol.framing import MAX_PAYLOAD, Bytes
 
 __all__ = ["RECEIVE_BUFFER", "Guard", "LocalOwner", "LocalSocket"]
@@ -81,6 +81,7 @@ class LocalSocket(asyncio.BufferedProtocol):
         self._lost = False
         self._paused = False
         self._keeps_writes = True
+        self._unanswered = UnansweredData(None)
         self._guard = guard
         self._lingering: asyncio.TimerHandle | None = None
 
@@ -147,10 +148,13 @@ class LocalSocket(asyncio.BufferedProtocol):
 
     @property
     def unanswered_seconds(self) -> float:
-        """For how many seconds the peer's machine has left sent data unacknowledged; 0 if it acknowledges."""
+        """For how many seconds the peer's machine has left sent data unacknowledged; 0 if it acknowledges.
+
+        Read it at regular intervals: see :class:`UnansweredData`.
+        """
         if self._transport is None or self._transport.is_closing():
             return 0.0
-        return unanswered_seconds(self._transport.get_extra_info("socket"))
+        return self._unanswered.seconds()
 
     # What the event loop reports.
 
@@ -164,7 +168,9 @@ class LocalSocket(asyncio.BufferedProtocol):
             return
         self._transport = cast(asyncio.Transport, transport)
         self._keeps_writes = connections.keeps_what_is_written(transport)
-        keep_alive(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        keep_alive(sock)
+        self._unanswered = UnansweredData(sock)
         self._transport.set_write_buffer_limits(high=RECEIVE_BUFFER, low=RECEIVE_BUFFER // 4)
         early, self._early, self._early_bytes = self._early, [], 0
         if early:

@@ -20,6 +20,7 @@ from tunnelproxy.errors import ConfigurationError
 from tunnelproxy.net.endpoint import Endpoint
 from tunnelproxy.net.http_proxy import HttpProxy, HttpProxyError, find_http_proxy, open_tunnel
 from tunnelproxy.net.route import Route, find_route
+from tunnelproxy.net.socket_options import UnansweredData
 from tunnelproxy.protocol.session import Mode
 from tunnelproxy.proxy.link import LinkLost, TunnelCredentials, connect
 from tunnelproxy.service.state.certificates import Certificates, server_context
@@ -250,6 +251,26 @@ async def test_a_silent_proxy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         route = Route(AWS, ssl.create_default_context(), proxy)
         with pytest.raises(LinkLost, match=rf"no answer from {AWS} through the HTTP proxy {proxy} within"):
             await connect(route, TunnelCredentials(Mode.SOURCE, "token", "client-token"), None)  # type: ignore[arg-type]
+
+
+@in_event_loop
+async def test_a_proxy_whose_machine_acknowledges_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnelproxy.net.http_proxy._LOOK_SECONDS", 0.02)
+    looks = iter([0.0, 35.0, 36.0])
+    # Of the two joined connections, only the one to the proxy is a TCP connection.
+    monkeypatch.setattr(
+        UnansweredData, "seconds", lambda unanswered: next(looks) if unanswered._sock is not None else 0.0
+    )
+    certificates = Certificates(tmp_path / "keys", tmp_path / "ca")
+    certificates.ensure("localhost")
+    tls = ssl.create_default_context(cafile=str(certificates.authority))
+    async with answering(b"HTTP/1.1 200 OK\r\n\r\n", [], server_context(certificates)) as port:
+        sock = await open_tunnel(HttpProxy("localhost", port, True, "HTTPS_PROXY", None), tls, AWS)
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 10) == b""
+        sock.close()
+    assert next(looks, None) is None
 
 
 @pytest.mark.parametrize(

@@ -11,23 +11,21 @@ from pathlib import Path
 import pytest
 
 from tunnelproxy.net.socket_options import (
-    DEAD_SECONDS,
     LARGEST_RECEIVE_BUFFER,
     RECEIVE_BUFFER,
     SEND_BUFFER,
     ReceiveBuffer,
+    UnansweredData,
     keep_alive,
-    tune,
-    unanswered_seconds,
+    limit_unsent,
 )
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
-def test_a_tcp_socket_has_short_queues_and_an_end() -> None:
-    with socket.socket() as sock:
-        tune(sock)
-        assert sock.getsockopt(socket.IPPROTO_TCP, 25) == SEND_BUFFER
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_SECONDS * 1000
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system has no such option")
@@ -50,7 +48,12 @@ def test_a_peer_that_does_not_read_is_not_taken_for_one_that_vanished() -> None:
             with suppress(BlockingIOError):
                 while sock.send(bytes(65536)):
                     pass
-            assert unanswered_seconds(sock) == 0
+            assert UnansweredData(sock).seconds() == 0
+
+
+def acknowledged(seconds: float, *, retransmissions: int = 0, probes: int = 0) -> bytes:
+    """The beginning of struct tcp_info of a socket that received its last acknowledgement some time ago."""
+    return bytes((1, 0, retransmissions, probes)) + bytes(52) + int(seconds * 1000).to_bytes(4, sys.byteorder)
 
 
 @pytest.mark.parametrize(
@@ -61,29 +64,46 @@ def test_a_peer_that_does_not_read_is_not_taken_for_one_that_vanished() -> None:
 def test_a_peer_is_lost_that_has_answered_neither_retransmissions_nor_probes(
     retransmissions: int, probes: int, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The beginning of struct tcp_info, with 61 s since the last acknowledgement.
-    info = bytes((1, 0, retransmissions, probes)) + bytes(52) + (61_000).to_bytes(4, sys.byteorder)
+    clock = Clock()
+    info = acknowledged(61, retransmissions=retransmissions, probes=probes)
     monkeypatch.setattr(socket.socket, "getsockopt", lambda sock, *which: info)
     with socket.socket() as sock:
-        assert unanswered_seconds(sock) == seconds
+        unanswered = UnansweredData(sock, clock)
+        clock.now = 100.0
+        assert unanswered.seconds() == seconds
+
+
+def test_a_connection_that_was_idle_for_long_has_not_been_unanswered_for_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    info = acknowledged(600)
+    monkeypatch.setattr(socket.socket, "getsockopt", lambda sock, *which: info)
+    with socket.socket() as sock:
+        unanswered = UnansweredData(sock, clock)
+        for clock.now in (580.0, 590.0, 600.0):
+            assert unanswered.seconds() == 0
+        info = acknowledged(607, retransmissions=5)
+        clock.now = 607.0
+        assert unanswered.seconds() == 7
+        info = acknowledged(0)
+        clock.now = 610.0
+        assert unanswered.seconds() == 0
+        info = acknowledged(61, retransmissions=7)
+        clock.now = 671.0
+        assert unanswered.seconds() == 61
 
 
 def test_what_is_no_tcp_socket_is_left_alone() -> None:
-    tune(None)
     keep_alive(None)
-    assert unanswered_seconds(None) == 0
+    limit_unsent(None, SEND_BUFFER)
+    assert UnansweredData(None).seconds() == 0
     with socket.socket(socket.AF_UNIX) as sock:
         before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        tune(sock)
+        limit_unsent(sock, SEND_BUFFER)
         ReceiveBuffer(sock)
+        assert UnansweredData(sock).seconds() == 0
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def buffer_of(sock: socket.socket) -> int:

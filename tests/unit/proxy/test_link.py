@@ -22,6 +22,7 @@ from tunnelproxy.errors import TunnelClosed, TunnelRefused
 from tunnelproxy.net import connections
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import PING_SECONDS, Route
+from tunnelproxy.net.socket_options import UnansweredData
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Mode, Version
 from tunnelproxy.proxy.link import Link, LinkLost, TunnelCredentials, connect, probe
 from tunnelproxy.service.state.certificates import Certificates, server_context
@@ -286,6 +287,23 @@ async def test_a_server_that_fell_silent_is_dead(certificates: Certificates, mon
         await until(lambda: link.round_trip is not None)
         stopped.set()
         assert "has been silent" in str(await link.lost)
+
+
+@in_event_loop
+async def test_a_server_whose_machine_acknowledges_nothing_is_dead(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 0.0
+    monkeypatch.setattr(UnansweredData, "seconds", lambda unanswered: seconds)
+
+    async with server(certificates, lambda connection: connection.wait_closed(), ping_interval=None) as endpoint:
+        link, _ = await link_to(endpoint, certificates, ping_seconds=0.05)
+        await until(lambda: link.round_trip is not None)
+        seconds = 35.0
+        await until(lambda: link._ping_sent_at is None)
+        assert not link.lost.done()
+        seconds = 36.0
+        assert str(await link.lost) == f"{endpoint} has acknowledged nothing for 36 s"
 
 
 @in_event_loop

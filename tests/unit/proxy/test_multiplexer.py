@@ -261,11 +261,7 @@ async def test_a_peer_that_has_vanished_with_something_on_its_way_is_reset_alone
     lost = rig.multiplexer.connections[vanished]
     rig.receive(Message.DATA, vanished, b"to nobody")
     assert await asyncio.get_running_loop().sock_recv(peer, 100) == b"to nobody"
-    transport = cast(asyncio.Transport, lost._transport)
-    number = transport.get_extra_info("socket").fileno()
-    monkeypatch.setattr(
-        "tunnelproxy.proxy.local_socket.unanswered_seconds", lambda sock: 60.0 if sock.fileno() == number else 0.0
-    )
+    monkeypatch.setattr(LocalSocket, "unanswered_seconds", property(lambda local: 60.0 if local is lost else 0.0))
     await until(lambda: rig.ended)
     assert rig.ended == [vanished]
     assert list(rig.multiplexer.connections) == [other]

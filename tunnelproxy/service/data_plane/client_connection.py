@@ -17,7 +17,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from ...net import receive_buffer
-from ...net.socket_options import keep_alive, limit_unsent, unanswered_seconds
+from ...net.socket_options import UnansweredData, keep_alive, limit_unsent
 from ...net.websocket import Callbacks, WebSocket
 from ...protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes, Message, ProtocolError, frame
 from ...protocol.session import SUBPROTOCOLS, Mode, Version, version_of
@@ -93,7 +93,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 too_much_unsent=self._too_much_unsent,
             ),
         )
-        self._transport: asyncio.BaseTransport
+        self._unanswered: UnansweredData
         self._address: str | None = None
         self._request: RequestReader | None = RequestReader()
         """Reads the handshake request; None once that is answered."""
@@ -104,9 +104,10 @@ class ClientConnection(asyncio.BufferedProtocol):
     # What the event loop reports.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
         self._websocket.connection_made(transport, _SEND_BUFFER)
-        _tune(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        _tune(sock)
+        self._unanswered = UnansweredData(sock)
         self._address = (transport.get_extra_info("peername") or [None])[0]
         self._websocket.set_timer(HANDSHAKE_DEADLINE, self.abort)
         self._opened(self)
@@ -178,8 +179,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._websocket.abort()
 
     def abort_if_lost(self) -> None:
-        """Close the connection if the client's machine no longer acknowledges what is sent."""
-        seconds = unanswered_seconds(self._transport.get_extra_info("socket"))
+        """Close the connection if the client's machine no longer acknowledges what is sent.
+
+        Call it at regular intervals: see :class:`UnansweredData`.
+        """
+        seconds = self._unanswered.seconds()
         if seconds >= _LOST_SECONDS and not self._websocket.is_closing:
             log.info(
                 "channel %s: lost: the client has acknowledged nothing for %.0f s",

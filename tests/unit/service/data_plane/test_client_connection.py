@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from peers.data_plane import RunningDataPlane, running_data_plane
 from peers.event_loop import in_event_loop, until
+from tunnelproxy.net.socket_options import UnansweredData
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, Message, frame
 from tunnelproxy.protocol.session import Mode, Version
 from tunnelproxy.service.data_plane import client_connection
@@ -326,7 +327,7 @@ async def test_a_client_that_reads_nothing_of_what_is_sent_unasked_is_cut_off(
 async def test_a_client_whose_machine_is_gone_is_cut_off(
     certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(client_connection, "unanswered_seconds", lambda sock: 61.0)
+    monkeypatch.setattr(UnansweredData, "seconds", lambda unanswered: 61.0)
     monkeypatch.setattr("tunnelproxy.service.data_plane.server._LOOK_SECONDS", 0.05)
     with caplog.at_level(logging.INFO):
         async with running_data_plane(certificates, tmp_path) as running:
