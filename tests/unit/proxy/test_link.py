@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -304,6 +305,18 @@ async def test_a_server_whose_machine_acknowledges_nothing_is_dead(
         assert not link.lost.done()
         seconds = 36.0
         assert str(await link.lost) == f"{endpoint} has acknowledged nothing for 36 s"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
+@in_event_loop
+async def test_the_kernel_does_not_decide_that_a_server_is_dead(certificates: Certificates) -> None:
+    """Where a firewall drops outgoing packets, Linux ends a connection with TCP_USER_TIMEOUT at the second outage."""
+    async with server(certificates, lambda connection: connection.wait_closed()) as endpoint:
+        link, _ = await link_to(endpoint, certificates)
+        sock = link._websocket._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        link.abort()
+        await link.lost
 
 
 @in_event_loop
