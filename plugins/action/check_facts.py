@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action plugin iotops.tunnel.check_facts: fails for a host whose device has set what no device may set."""
+"""Action plugin iotops.tunnel.check_facts: fails for a host if its device has set variables that it may not set."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ansible_collections.iotops.tunnel.plugins.plugin_utils._device_facts import
 
 
 class ActionModule(ActionBase):
-    """Looks at the host's facts, on the controller."""
+    """Checks the host's facts, on the controller."""
 
     _requires_connection = False
     _supports_check_mode = True
     _supports_async = False
 
     def run(self, tmp=None, task_vars=None):
-        """Return that nothing has changed, or fail."""
+        """Return an empty result, or fail."""
         result = super().run(tmp, task_vars)
         self.validate_argument_spec({})
         try:
             refuse_device_facts(task_vars.get("ansible_facts"), task_vars["inventory_hostname"])
         except DeviceFactsError as error:
-            # ansible-core adds a cause's words to these.
+            # ansible-core would append the text of a cause.
             raise AnsibleActionFail(str(error)) from None
         result["changed"] = False
         return result

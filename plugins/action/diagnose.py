@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action plugin of iotops.tunnel.diagnose: tells the module the controller's clock, and takes no more than a diagnosis.
+"""Action plugin of iotops.tunnel.diagnose: gives the module the time on the controller, and validates its result.
 
-A device that has been taken over may answer what it likes. What is none of the module's own words goes no further than
-here: facts, which would become variables, and all that has a meaning for Ansible.
+A compromised device may return anything. Whatever the module itself never returns is dropped here: facts, which would
+become variables, and everything else that has a meaning for Ansible.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ NONSENSE = (
     "The device's answer is not a valid diagnosis. Check whether its Python, and the device itself, can be trusted."
 )
 
-# In JSON. With 200 lines of each log it is a quarter of that.
+# Of JSON. A diagnosis with 200 lines of each log has a quarter of that.
 ANSWER_LIMIT = 1024 * 1024
 
-# Why there is no answer, in ansible-core's own words, and what it has of a job that has only begun.
+# The keys of ansible-core's results for a module that failed, and for a job that has only been started.
 _OF_A_FAILURE = ("rc", "module_stdout", "module_stderr", "exception")
 _OF_A_JOB = ("ansible_job_id", "started", "finished", "results_file")
 
@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
     _supports_async = True
 
     def run(self, tmp=None, task_vars=None):
-        """Return the module's result, without a clock that only seems to be ahead."""
+        """Return the module's result, without a clock offset that the task itself explains."""
         result = super().run(tmp, task_vars)
         started = time.time()
         arguments = {"controller_time": started, **self._task.args}
@@ -50,9 +50,9 @@ class ActionModule(ActionBase):
 
 
 def _own_words(said: dict) -> dict:
-    """What the module may have said, or a failure."""
+    """Return a valid result of the module, or a failure."""
     words: dict = {"changed": False}
-    # The interpreter that ansible-core has found on the device: it has dropped what the device says of that.
+    # The interpreter that ansible-core has found on the device. It removes such facts of the device itself.
     found = {name: value for name, value in _facts(said).items() if str(name).startswith("discovered_interpreter_")}
     if found:
         words["ansible_facts"] = found
@@ -98,7 +98,7 @@ def _is_diagnosis(said: dict) -> bool:
 
 
 def _are_texts(rows, keys: tuple) -> bool:
-    """Whether these are dictionaries of texts with exactly those keys."""
+    """Whether these are dictionaries of strings with exactly those keys."""
     return isinstance(rows, list) and all(
         isinstance(row, dict) and set(row) == set(keys) and all(isinstance(value, str) for value in row.values())
         for row in rows
@@ -106,9 +106,9 @@ def _are_texts(rows, keys: tuple) -> bool:
 
 
 def _take_off(result: dict, seconds: float) -> None:
-    """The task is on its way before the device looks at its clock, for a busy controller much longer than a second.
+    """Remove a clock offset that is not larger than the duration of the task.
 
-    An offset that this explains is none.
+    It takes a while until the device reads its clock, on a busy controller much longer than a second.
     """
     clock: dict = result.get("facts", {}).get("time", {})
     offset = clock.get("controller_offset_s")

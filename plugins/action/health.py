@@ -27,14 +27,14 @@ CONTENT_LIMIT = 1024 * 1024
 
 
 class ActionModule(ActionBase):
-    """Asks the hub for the way, and the device for its health."""
+    """Sends a request through the hub's tunnel."""
 
     _requires_connection = False
     _supports_check_mode = True
     _supports_async = False
 
     def run(self, tmp=None, task_vars=None):
-        """Return status, latency and the state of both ends; fail with the reason if the device is not well."""
+        """Return status, latency and the state of both ends; fail with the reason if the device is not healthy."""
         result = super().run(tmp, task_vars)
         check_facts_of_task(task_vars)
         _checked, options = self.validate_argument_spec(OPTIONS, required_together=REQUIRED_TOGETHER)
@@ -68,7 +68,7 @@ class ActionModule(ActionBase):
         return result
 
     def _look(self, thing: str, service: str, caller: client.Caller, result: dict) -> None:
-        """Put the state of both ends, and the address for browsers if there is one, into the result."""
+        """Add the state of both ends, and the URL for browsers if there is one, to the result."""
         row = client.describe(thing, caller=caller)
         result.update({key: row.get(key) for key in ("source", "destination", "round_trip_ms")})
         if row.get("destination") == "disconnected":

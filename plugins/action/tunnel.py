@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action plugin iotops.tunnel.tunnel: opens, rotates and closes tunnels, and hands source tokens to the hub."""
+"""Action plugin iotops.tunnel.tunnel: opens, rotates and closes tunnels, and gives source tokens to the hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 
 class ActionModule(ActionBase):
-    """Calls the control API through the hub, and keeps the hub in step. Tokens stay in this process, and in the hub."""
+    """Calls the control API through the hub, and updates the hub. Tokens stay in this process and the hub."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
     _supports_diff = True
 
     def run(self, tmp=None, task_vars=None):
-        """Return what the tunnel is, without tokens unless they are asked for."""
+        """Return a description of the tunnel, with tokens only if they are requested."""
         result = super().run(tmp, task_vars)
         check_facts_of_task(task_vars)
         _checked, options = self.validate_argument_spec(TUNNEL_OPTIONS, required_together=REQUIRED_TOGETHER)
@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
         return result
 
     def _provide(self, thing: str, options: dict, where: dict) -> dict:
-        """Carry the task out and tell the hub. Return the result, with the tokens only if they are asked for."""
+        """Run the task and update the hub. Return the result, with tokens only if they are requested."""
         task = TunnelTask(
             ControlApi(self._account.caller),
             thing,
@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
         return task.result
 
     def _hand_over(self, task: TunnelTask, account: str) -> None:
-        """Make the hub hold the tunnel, with a token that this task got or else with a new one."""
+        """Give the tunnel to the hub, with a token that this task obtained, or else with a new one."""
         result = task.result
         try:
             if "source" not in task.tokens and not client.holds(result["tunnel_id"], account):
@@ -88,12 +88,12 @@ class ActionModule(ActionBase):
             result["ports"] = {name: service["port"] for name, service in services.items()}
             result["urls"] = {name: service["url"] for name, service in services.items() if service.get("url")}
         except client.HubError as error:
-            # Why the task failed, if it did, comes before what that led to.
+            # The reason why the task failed comes before its consequences.
             if not result.get("failed"):
                 result.update(failed=True, msg=str(error))
 
     def _listen(self, task: TunnelTask) -> None:
-        """Have the services of a tunnel that the hub holds already listen where they should."""
+        """Change the ports of services if the hub already has the tunnel."""
         result = task.result
         now = _services(result["tunnel_id"])
         moves = {name: port for name, port in self._local.ports.items() if self._is_new(name, port, now.get(name))}
@@ -109,7 +109,7 @@ class ActionModule(ActionBase):
                 )
 
     def _is_new(self, name: str, port: int | None, now: dict | None) -> bool:
-        """Whether a service is to listen elsewhere than it does now, or for other hosts."""
+        """Whether the port of a service, or the hosts that it accepts, must change."""
         if now is None:
             return port is not None
         return port not in (0, now["port"]) or (name in self._local.any_host) != now.get("any_host", False)
@@ -132,7 +132,7 @@ class ActionModule(ActionBase):
             result["warnings"] = [f"The hub {row['not_saved']}."]
 
     def _release(self, result: dict, account: str) -> None:
-        """Have the hub drop what is closed now."""
+        """Make the hub forget the tunnels that are closed now."""
         if not self._task.check_mode:
             for tunnel_id in result.get("closed", ()):
                 client.release(tunnel_id, account)
@@ -150,7 +150,7 @@ def _epoch(moment: str | None) -> float | None:
 
 
 def _services(tunnel_id: str) -> dict[str, dict]:
-    """What the hub says of the services of a tunnel that have a port on the loopback."""
+    """The hub's description of those services of a tunnel that have a port on the loopback address."""
     tunnels = (client.status() or {}).get("tunnels", ())
     services: dict = next((row["services"] for row in tunnels if row["tunnel_id"] == tunnel_id), {})
     return {name: service for name, service in services.items() if service.get("port")}

@@ -22,7 +22,7 @@ class ActionModule(ActionBase):
     _supports_diff = True
 
     def run(self, tmp=None, task_vars=None):
-        """Return the tunnels that the options describe."""
+        """Return the tunnels that the options select."""
         result = super().run(tmp, task_vars)
         check_facts_of_task(task_vars)
         _checked, options = self.validate_argument_spec(INFO_OPTIONS, required_together=REQUIRED_TOGETHER)
@@ -41,7 +41,7 @@ class ActionModule(ActionBase):
 
 
 def find(api: ControlApi, thing: str | None, options: dict) -> list[Tunnel]:
-    """Return the tunnels that the options describe."""
+    """Return the tunnels that the options select."""
     status = None if options["status"] == "any" else options["status"]
     if options["tunnel_id"]:
         found = [tunnel for tunnel in api.described(options["tunnel_id"]) if status in (None, tunnel.status)]
@@ -52,7 +52,7 @@ def find(api: ControlApi, thing: str | None, options: dict) -> list[Tunnel]:
 
 
 def facts(tunnel: Tunnel) -> dict:
-    """Return what is known of a tunnel, ready for JSON."""
+    """Return the description of a tunnel, ready for JSON."""
     return {
         "tunnel_id": tunnel.tunnel_id,
         "tunnel_arn": tunnel.arn,

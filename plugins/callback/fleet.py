@@ -1,33 +1,34 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Callback plugin iotops.tunnel.fleet: how far a play over many devices is, who fails and why, and who is slowest."""
+"""Callback plugin iotops.tunnel.fleet: the progress of a play over many devices, failures by reason, slowest hosts."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: fleet
 type: stdout
-short_description: Shows how far a play over a fleet is, who fails and why, and who is slowest
+short_description: Progress of a play over a fleet, failures by reason, and the slowest hosts
 version_added: 0.1.0
 author:
   - The iotops.tunnel authors (@iotops)
 description:
-  - Prints two lines for each task, and one for each host that fails or cannot be reached, with the reason. At the end
-    it groups failed and unreachable hosts by reason, and names the slowest.
-  - On a terminal, lines at the bottom show what is on its way - how many hosts are done, how many tunnels are being
-    opened, and who works longest. They are drawn again twice a second.
-  - Elsewhere, as in the log of a CI job, a plain line says the same when nothing else was printed for a while; see
-    O(interval).
-  - With C(-v) and more it prints all that P(ansible.builtin.default#callback) does, too. Diffs and the messages of
-    M(ansible.builtin.debug) are printed always, results with C(no_log) never.
-  - A callback of type C(stdout), and no addition to another one, because only one plugin can own the screen. Lines that
-    are redrawn below those of a callback that does not know of them end up among them.
+  - Prints two lines for each task, and one line with the reason for each host that fails or is unreachable. At the end,
+    it groups failed and unreachable hosts by reason, and lists the slowest hosts.
+  - On a terminal, a status display at the bottom shows the progress. It has the number of hosts that are done, the
+    number of tunnels that are being opened, and the hosts that have been working longest. It is redrawn twice a second.
+  - Elsewhere, such as in the log of a CI job, it prints the status as a plain line if nothing else was printed for a
+    while; see O(interval).
+  - With C(-v) and higher, it also prints everything that P(ansible.builtin.default#callback) prints. Diffs and messages
+    of M(ansible.builtin.debug) are always printed, and results with C(no_log) never.
+  - This is a callback of type C(stdout), because only one plugin can control the screen. The output of other stdout
+    callbacks would be mixed up with the status display.
 options:
   live:
     description:
-      - Whether lines are redrawn on a terminal. They never are where the output is no terminal, or a dumb one.
-      - Switch it off where a playbook asks questions that Ansible does not know of, such as with the task debugger.
+      - Whether to show the status display on a terminal. It is never shown on a dumb terminal, nor if the output does
+        not go to a terminal.
+      - Turn it off if a playbook prompts in a way that Ansible does not know of.
     type: bool
     default: true
     env:
@@ -37,7 +38,7 @@ options:
         key: live
   interval:
     description:
-      - Seconds without other output after which a line says how far a task is, where none are redrawn.
+      - Seconds without output after which the status is printed as a plain line, if there is no status display.
     type: float
     default: 15
     env:
@@ -47,7 +48,7 @@ options:
         key: interval
   slowest:
     description:
-      - How many of the slowest hosts are named. V(0) names none.
+      - How many of the slowest hosts to list. V(0) lists none.
     type: int
     default: 3
     env:
@@ -101,7 +102,7 @@ REDRAW_SECONDS = 0.5
 ASK_HUB_SECONDS = 1.0
 MOST_TASKS = 3
 MOST_HOSTS = 8
-"""Hosts that are named in a group; of more, the number is told."""
+"""Hosts that are listed in a group; of the rest, only the number is printed."""
 
 _FREE = ("free", "host_pinned", "ansible.builtin.free", "ansible.builtin.host_pinned")
 _ASKING = ("pause", "ansible.builtin.pause", "ansible.legacy.pause")
@@ -109,7 +110,7 @@ _TRANSPORT = "iotops.tunnel.ssh"
 
 
 class CallbackModule(DefaultCallback):
-    """The default callback, told in other words; the default's own words where verbosity asks for them."""
+    """Replaces the output of the default callback, which is printed too if verbosity asks for it."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
@@ -117,7 +118,7 @@ class CallbackModule(DefaultCallback):
 
     def __init__(self):
         super().__init__()
-        # Workers are forked from this process later, and then have it.
+        # Workers are forked from this process later, and so have it loaded.
         connection_loader.get(_TRANSPORT, class_only=True)
         self._lock = threading.RLock()
         self._progress = FleetProgress()
@@ -134,17 +135,17 @@ class CallbackModule(DefaultCallback):
         self._hub_rows = {}
         self._opening = set()
 
-    # What the screen belongs to ------------------------------------------------------------------------------------
+    # The screen ----------------------------------------------------------------------------------------------------
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
-        """Read the options, and decide whether lines are redrawn."""
+        """Read the options, and decide whether there is a status display."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         if self._block is None and self.get_option("live") and _is_terminal():
             self._block = LiveDisplay(sys.stdout.fileno(), sys.stdout.flush)
             self._print_above_lines(self._block)
 
     def _print_above_lines(self, block):
-        """Have all that Ansible prints, by whatever plugin, step around the redrawn lines."""
+        """Hide the status display while anything in Ansible prints."""
         display = self._display.display
 
         def display_above_lines(msg, *args, **kwargs):
@@ -156,7 +157,7 @@ class CallbackModule(DefaultCallback):
         self._display.display = display_above_lines
 
     def _restore_display(self):
-        """Give back Display's own method, which the instance's attribute hides."""
+        """Restore Display's own method, which the instance's attribute hides."""
         with contextlib.suppress(AttributeError):  # nothing was redrawn
             del self._display.display
 
@@ -164,16 +165,16 @@ class CallbackModule(DefaultCallback):
         self._quiet_since = time.monotonic()
         self._display.display(text, color=None if os.environ.get("NO_COLOR") else color)
         if self._block is None:
-            # A log that is read while it grows must not wait for a full buffer.
+            # Whoever follows a log must not wait for a full buffer.
             sys.stdout.flush()
 
     def _watch(self):
         if self._watcher is None:
-            self._watcher = threading.Thread(target=self._keep_telling, name="iotops-tunnel-fleet", daemon=True)
+            self._watcher = threading.Thread(target=self._keep_status_current, name="iotops-tunnel-fleet", daemon=True)
             self._watcher.start()
 
-    def _keep_telling(self):
-        """Run in a thread until the end: redraw, or say from time to time how far it is."""
+    def _keep_status_current(self):
+        """Run in a thread until the end: redraw the status display, or print the status from time to time."""
         asked = 0.0
         while not self._ended.wait(REDRAW_SECONDS):
             now = time.monotonic()
@@ -196,7 +197,7 @@ class CallbackModule(DefaultCallback):
         if self._block is not None:
             self._block.draw([] if self._asking or self._ended.is_set() else self._live_lines(time.monotonic()))
 
-    # What is on its way --------------------------------------------------------------------------------------------
+    # The status ----------------------------------------------------------------------------------------------------
 
     def _live_lines(self, now):
         progress = self._progress
@@ -227,21 +228,21 @@ class CallbackModule(DefaultCallback):
         return lines
 
     def _tunnel_line(self):
-        """How many tunnels of this play are open, while some are being opened or have lost their link."""
+        """The number of this play's open tunnels, while some are being opened or are disconnected."""
         things = {self._things[host] for host in self._progress.left() if self._things.get(host)}
         opening = things & self._opening
         lost = {thing for thing in things - opening if self._hub_rows.get(thing, "connected") != "connected"}
         if not opening and not lost:
             return ""
         open_now = [thing for thing in things - opening if self._hub_rows.get(thing) == "connected"]
-        # Hosts that had no turn yet are taken for devices behind tunnels, unless one was seen that is none.
+        # Hosts without a task so far count as devices behind tunnels.
         total = sum(1 for host in self._progress.left() if self._things.get(host, "unknown"))
-        told = [f"opening tunnels {len(open_now)}/{total}", f"{len(opening)} on the way"] if opening else []
-        told += [_colored(f"tunnels without a link: {len(lost)}", constants.COLOR_WARN)] if lost else []
+        told = [f"opening tunnels {len(open_now)}/{total}", f"{len(opening)} in progress"] if opening else []
+        told += [_colored(f"disconnected tunnels: {len(lost)}", constants.COLOR_WARN)] if lost else []
         return ", ".join(told)
 
     def _ask_hub(self):
-        """Have the hub say which tunnels are up, and which it is opening. Without a hub there is nothing to say."""
+        """Ask the hub which tunnels are connected, and which it is opening. Without a hub, there are none."""
         try:
             status = client.status() or {}
         except client.HubError:
@@ -251,7 +252,7 @@ class CallbackModule(DefaultCallback):
             self._hub_rows, self._opening = rows, set(status.get("opening", ()))
 
     def _learn_thing(self, host, task):
-        """Know which thing is behind a host; once, because finding out all variables of a host takes a while."""
+        """Find out the thing of a host; only once, because computing all variables of a host takes a while."""
         name = host.get_name()
         if name in self._things:
             return
@@ -267,24 +268,24 @@ class CallbackModule(DefaultCallback):
     # Plays and tasks -----------------------------------------------------------------------------------------------
 
     def v2_playbook_on_start(self, playbook):
-        """Nothing is worth a line before the first play."""
+        """Print nothing before the first play."""
         if self._display.verbosity > 1:
             super().v2_playbook_on_start(playbook)
 
     def v2_playbook_on_vars_prompt(self, *args, **kwargs):
-        """Keep off the screen while a question is on it."""
+        """Hide the status display during a prompt."""
         with self._lock:
             self._asking = True
             self._redraw()
 
     def v2_playbook_on_play_start(self, play):
-        """A play, or a batch of it with C(serial)."""
+        """A play begins, or, with C(serial), a batch of it."""
         with self._lock:
             self._end_tasks()
             self._asking = False
             again = self._play is not None and self._play._uuid == play._uuid
             self._play = play
-            # The play's own variables may say which thing a host is.
+            # The play's variables may change the thing of a host.
             self._things.clear()
             self._last_task_banner = None
             hosts = play.get_variable_manager().get_vars(play=play, include_hostvars=False)["ansible_play_batch"]
@@ -296,11 +297,11 @@ class CallbackModule(DefaultCallback):
             self._watch()
 
     def v2_playbook_on_task_start(self, task, is_conditional):
-        """A task; with the strategy C(free), once for each host."""
+        """A task begins; with the strategy C(free), this is called once for each host."""
         self._begin_task(task, "TASK")
 
     def v2_playbook_on_handler_task_start(self, task):
-        """A handler."""
+        """A handler begins."""
         self._begin_task(task, "HANDLER")
 
     def _begin_task(self, task, prefix):
@@ -311,14 +312,14 @@ class CallbackModule(DefaultCallback):
                 self._end_tasks()
                 self._last_task_name = None
                 self._current = task._uuid
-                # How many hosts have notified a handler, or are in a rescue, is not known here.
+                # How many hosts run a handler, or are in a rescue, is not known here.
                 hosts = len(self._progress.left()) if prefix == "TASK" and not task.run_once else None
                 self._progress.task(task._uuid, one_line(task.get_name()), time.monotonic(), hosts)
                 self._print_task_banner(task)
             self._redraw()
 
     def _print_task_banner(self, task):
-        """Name the task; the default callback does so before what it prints of a task that it has not named yet."""
+        """Print the name of the task, as the default callback does before its first result."""
         prefix = self._task_type_cache.get(task._uuid, "TASK")
         mode = " [CHECK MODE]" if task.check_mode and self.get_option("check_mode_markers") else ""
         self._say(f"\n{prefix} [{one_line(task.get_name())}]{mode}")
@@ -327,7 +328,7 @@ class CallbackModule(DefaultCallback):
         self._last_task_banner = task._uuid
 
     def _end_tasks(self):
-        """Say what became of the task before, or with the strategy C(free) of all the play's tasks."""
+        """Print the outcome of the previous task or, with the strategy C(free), of all tasks of the play."""
         for uuid, task in list(self._progress.tasks.items()):
             del self._progress.tasks[uuid]
             if not task.done:
@@ -342,17 +343,17 @@ class CallbackModule(DefaultCallback):
             self._say(f"  {name}{text}", constants.COLOR_ERROR if bad else good)
 
     def v2_playbook_on_no_hosts_matched(self):
-        """A play without hosts."""
-        self._say("  no host matches", constants.COLOR_SKIP)
+        """A play has no hosts."""
+        self._say("  no hosts match", constants.COLOR_SKIP)
 
     def v2_playbook_on_no_hosts_remaining(self):
-        """Every host has failed."""
+        """All hosts have failed."""
         with self._lock:
             self._end_tasks()
-        self._say("\nNo host is left.", constants.COLOR_ERROR)
+        self._say("\nNo hosts are left.", constants.COLOR_ERROR)
 
     def v2_playbook_on_include(self, included_file):
-        """An included file, which is of interest only to who looks closely."""
+        """A file is included, which is printed only with C(-v)."""
         if self._display.verbosity:
             super().v2_playbook_on_include(included_file)
 
@@ -366,7 +367,7 @@ class CallbackModule(DefaultCallback):
         super().v2_runner_on_start(host, task)
 
     def v2_runner_on_ok(self, result):
-        """A host has done a task."""
+        """A host has completed a task."""
         self._end(result, "changed" if _data(result).get("changed") else "ok")
         if self._run_is_verbose(result):
             super().v2_runner_on_ok(result)
@@ -397,17 +398,17 @@ class CallbackModule(DefaultCallback):
             super().v2_runner_on_unreachable(result)
 
     def v2_runner_item_on_ok(self, result):
-        """One turn of a loop is done."""
+        """A loop item is done."""
         if self._run_is_verbose(result):
             super().v2_runner_item_on_ok(result)
 
     def v2_runner_item_on_skipped(self, result):
-        """One turn of a loop had nothing to do."""
+        """A loop item was skipped."""
         if self._run_is_verbose(result):
             super().v2_runner_item_on_skipped(result)
 
     def v2_runner_item_on_failed(self, result):
-        """One turn of a loop has failed; the host's own line tells why."""
+        """A loop item has failed. The line of the host will give the reason."""
         label = one_line(self._get_item_label(_data(result)))
         with self._lock:
             key = (_host(result).get_name(), _task(result)._uuid)
@@ -416,17 +417,17 @@ class CallbackModule(DefaultCallback):
             super().v2_runner_item_on_failed(result)
 
     def v2_runner_retry(self, result):
-        """A host tries again."""
+        """A host retries a task."""
         if self._display.verbosity:
             super().v2_runner_retry(result)
 
     def v2_runner_on_async_poll(self, result):
-        """A job goes on."""
+        """An asynchronous job is still running."""
         if self._display.verbosity:
             super().v2_runner_on_async_poll(result)
 
     def v2_runner_on_async_ok(self, result):
-        """A job has ended."""
+        """An asynchronous job has finished."""
         if self._display.verbosity:
             super().v2_runner_on_async_ok(result)
 
@@ -466,7 +467,7 @@ class CallbackModule(DefaultCallback):
     # The end -------------------------------------------------------------------------------------------------------
 
     def v2_playbook_on_stats(self, stats):
-        """Who is well, who failed and could not be reached, by reason, and who was slowest."""
+        """Print the summary: the number of hosts that succeeded, failures by reason, and the slowest hosts."""
         with self._lock:
             self._ended.set()
             self._redraw()
@@ -503,7 +504,7 @@ class CallbackModule(DefaultCallback):
             self._say("  slowest: " + ", ".join(told))
 
 
-# ansible-core 2.19 has host, task and result. 2.18 has only the underscored names, which are to go in 2.23.
+# ansible-core 2.19 has host, task and result. 2.18 has only the underscored names, which 2.23 will remove.
 def _host(result):
     return result.host if hasattr(result, "host") else result._host
 

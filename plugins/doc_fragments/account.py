@@ -1,20 +1,20 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which account a host's tunnels are in, and how it is reached: for plugins, which read variables and ansible.cfg."""
+"""The account of a host's tunnels, and how to reach it: for plugins, which read variables and ansible.cfg."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The options of the fragment C(aws), which is for modules, with the same names."""
+    """The same options as in the fragment C(aws), which is for modules."""
 
     DOCUMENTATION = r"""
 options:
   profile:
     description:
       - Named profile of the AWS configuration files.
-      - Replaces keys that are set in the environment.
+      - Takes precedence over keys that are set in the environment.
       - The environment variable E(AWS_PROFILE) is used when this is not set.
     type: string
     vars:
@@ -55,7 +55,7 @@ options:
         key: secret_key
   session_token:
     description:
-      - AWS session token, with temporary keys.
+      - AWS session token, for temporary keys.
       - The environment variable E(AWS_SESSION_TOKEN) is used when this is not set.
     type: string
     vars:
@@ -75,7 +75,7 @@ options:
         key: endpoint_url
   aws_ca_bundle:
     description:
-      - File with the certificates of the authorities that are trusted for the control API.
+      - File with CA certificates for verifying the control API's certificate.
       - The environment variable E(AWS_CA_BUNDLE) is used when this is not set.
     type: path
     vars:
@@ -85,7 +85,7 @@ options:
         key: aws_ca_bundle
   validate_certs:
     description:
-      - Whether the certificate of the control API is verified. That of the data plane always is.
+      - Whether to verify the control API's certificate. The data plane's certificate is always verified.
     type: boolean
     default: true
     vars:
@@ -105,7 +105,7 @@ options:
         key: tunnel_endpoint
   tunnel_capath:
     description:
-      - Directory or file of the certificates of the authorities that are trusted for the data plane.
+      - Directory or file with CA certificates for verifying the data plane's certificate.
       - The environment variable E(AWSIOT_TUNNEL_CAPATH) is used when this is not set.
     type: path
     vars:

@@ -14,7 +14,7 @@ options:
   profile:
     description:
       - Named profile of the AWS configuration files.
-      - Replaces keys that are set in the environment.
+      - Takes precedence over keys that are set in the environment.
       - The environment variable E(AWS_PROFILE) is used when this is not set.
     type: str
   region:
@@ -35,7 +35,7 @@ options:
     type: str
   session_token:
     description:
-      - AWS session token, with temporary keys.
+      - AWS session token, for temporary keys.
       - The environment variable E(AWS_SESSION_TOKEN) is used when this is not set.
     type: str
   endpoint_url:
@@ -45,13 +45,13 @@ options:
     type: str
   aws_ca_bundle:
     description:
-      - File with the certificates of the authorities that are trusted for the control API.
+      - File with CA certificates for verifying the control API's certificate.
       - The environment variable E(AWS_CA_BUNDLE) is used when this is not set.
     type: path
   validate_certs:
     description:
-      - Whether the certificate of the control API is verified, which it is by default. That of the data plane always
-        is.
+      - Whether to verify the control API's certificate, which is the default. The data plane's certificate is always
+        verified.
     type: bool
   tunnel_endpoint:
     description:
@@ -60,27 +60,28 @@ options:
     type: str
   tunnel_capath:
     description:
-      - Directory or file of the certificates of the authorities that are trusted for the data plane.
+      - Directory or file with CA certificates for verifying the data plane's certificate.
       - The environment variable E(AWSIOT_TUNNEL_CAPATH) is used when this is not set.
     type: path
 requirements:
-  - boto3 >= 1.34 (the hub calls the APIs with it, with the Python that runs Ansible)
+  - boto3 >= 1.34 (in the Python that runs Ansible; the hub uses it to call the APIs)
 """
 
     MODULE = r"""
 options: {}
 attributes:
   action_group:
-    description: Use C(group/iotops.tunnel.aws) in C(module_defaults) to set these options once for all its modules.
+    description: Use C(group/iotops.tunnel.aws) in C(module_defaults) to set these options once for all these modules.
     support: full
     membership:
       - iotops.tunnel.aws
 notes:
-  - An option that says which account is meant (O(profile), O(region), O(access_key), O(endpoint_url) and so on) and is
-    not set is taken from the variable C(iotops_tunnel_<option>) of the host that the task is for, such as
-    C(iotops_tunnel_profile), then from the C(environment) of the task, from that of Ansible, and from the section
-    C([iotops_tunnel]) of C(ansible.cfg), so that one play works on hosts in several accounts.
-  - Credentials are never mixed. Where one of these places sets a profile or keys, those of the later ones do not count.
-  - The hub makes the calls with the environment of the task, whatever it was started with. Keys and tokens never reach
-    a command line.
+  - If an option that selects the account (O(profile), O(region), O(access_key), O(endpoint_url) and so on) is not set,
+    its value comes from the first of these places that has one. They are the host's variable C(iotops_tunnel_<option>),
+    such as C(iotops_tunnel_profile), the task's C(environment), Ansible's environment, and the section
+    C([iotops_tunnel]) of C(ansible.cfg). So one play can work on hosts in several accounts.
+  - Credentials from different places are never mixed. If one place sets a profile or keys, those of the later places
+    are ignored.
+  - The hub makes the calls with the task's environment, whatever environment it was started with. Keys and tokens never
+    appear on a command line.
 """

@@ -1,28 +1,28 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a plugin that finds no tunnel to a device comes to one."""
+"""Options for plugins that open a tunnel if there is none to a device."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Options of plugins, which have their values from variables; those of modules have not."""
+    """For plugins, whose options get their values from variables, unlike those of modules."""
 
     DOCUMENTATION = r"""
 options:
   open:
     description:
-      - What to do where the hub holds no tunnel to the thing that works, or only one whose life is nearly over. AWS
-        charges for each tunnel that is opened, however short its life, and nothing for the rotation of its token.
-      - With V(reuse), an open tunnel of the same O(owner) is used again by rotating its source token. If there is none,
-        one is opened. Tunnels of other owners stay as they are, and so do their connections.
-      - With V(take_over), an open tunnel of any owner is used, if this collection opened it. It belongs to O(owner)
-        from then on, and the connections of whoever had it end; their tasks fail with the name of the new owner. If
-        there is none, one is opened.
-      - With V(always), a tunnel is opened.
-      - With V(never), there is no way to the device until M(iotops.tunnel.tunnel) or the playbook
-        C(iotops.tunnel.open) has opened a tunnel.
+      - What to do if the hub has no working tunnel to the thing, or only one that expires soon. AWS charges for each
+        tunnel that is opened, whatever its lifetime. Rotating its token is free.
+      - With V(reuse), an open tunnel of the same O(owner) is reused by rotating its source token. If there is none, one
+        is opened. Tunnels of other owners and their connections are not touched.
+      - With V(take_over), an open tunnel of any owner is used if this collection opened it. O(owner) becomes its owner,
+        and the previous owner's connections are closed; their tasks fail with the name of the new owner. If there is no
+        such tunnel, one is opened.
+      - With V(always), a new tunnel is opened.
+      - With V(never), the device is unreachable until M(iotops.tunnel.tunnel) or the playbook C(iotops.tunnel.open) has
+        opened a tunnel.
     type: string
     choices: [reuse, take_over, always, never]
     default: reuse
@@ -35,9 +35,9 @@ options:
         key: open
   owner:
     description:
-      - Who the tunnels are opened for, kept in their tag C(iotops:owner).
-      - By default the user and the name of the controller, such as V(alice@jump1). Jobs of a CI system, whose machine
-        has another name each time, share an owner by setting it, so that not each job opens a tunnel.
+      - Owner of the tunnels, stored in their tag C(iotops:owner).
+      - By default the user and host name of the controller, such as V(alice@jump1). Set it for the jobs of a CI system,
+        which run on machines with different names, so that they share tunnels instead of opening one each.
     type: string
     env:
       - name: IOTOPS_TUNNEL_OWNER
@@ -48,8 +48,8 @@ options:
         key: owner
   unregistered:
     description:
-      - Whether a tunnel may be opened to a thing that the registry of things does not know, which AWS allows.
-      - The registry is asked only before a tunnel is opened, and only if the caller may ask it.
+      - Whether a tunnel may be opened to a thing that is not in the thing registry. AWS allows this.
+      - The registry is queried only before a tunnel is opened, and only if the caller has permission to do so.
     type: boolean
     default: false
     env:
@@ -61,7 +61,7 @@ options:
         key: unregistered
   services:
     description:
-      - Services of a tunnel that is opened.
+      - Services that a new tunnel carries.
     type: list
     elements: string
     default: [SSH1, HTTP1]
@@ -69,7 +69,7 @@ options:
       - name: iotops_tunnel_services
   wait_for_destination:
     description:
-      - Seconds that the device has to connect to a tunnel that was opened or taken over just now.
+      - Seconds to wait for the device to connect to a tunnel that has just been opened or taken over.
     type: int
     default: 30
     vars:

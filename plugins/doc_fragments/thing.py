@@ -1,19 +1,19 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which thing a module is about."""
+"""The thing that a module works on."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The option that each module which runs on the controller has."""
+    """An option of all modules that run on the controller."""
 
     DOCUMENTATION = r"""
 options:
   thing_name:
     description:
-      - Name of the thing, which is the device's name in AWS IoT.
+      - Name of the thing: the device's name in AWS IoT.
       - The variable C(iotops_tunnel_thing), then the host's name in the inventory, is used when this is not set.
     type: str
 """

@@ -1,86 +1,87 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Inventory plugin iotops.tunnel.things: the things of AWS IoT, or of the tunneling service, as hosts."""
+"""Inventory plugin iotops.tunnel.things: things of AWS IoT or of the self-hosted tunneling service, as hosts."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: things
-short_description: The things of AWS IoT, or of the self-hosted tunneling service, as hosts
+short_description: Things of AWS IoT, or of the self-hosted tunneling service, as hosts
 version_added: 0.1.0
 author:
   - The iotops.tunnel authors (@iotops)
 description:
-  - Makes a host of each thing in the registry of AWS IoT, in its fleet index, or in the registry of the self-hosted
-    tunneling service, to be reached through its tunnel.
-  - The name of its configuration file ends in C(.things.yml) or C(.things.yaml), or is C(things.yml).
-  - The tunneling service answers the calls of AWS IoT that list things. Its things are those that were enrolled with
-    C(tunnelproxy service add-thing). It has no thing groups and no index.
+  - Adds a host for each thing in the thing registry or fleet index of AWS IoT, or in the registry of the self-hosted
+    tunneling service. The hosts are reached through tunnels.
+  - The configuration file must be named C(things.yml) or C(things.yaml), or end with C(.things.yml) or C(.things.yaml).
+  - The self-hosted service supports the API calls of AWS IoT that list things. Its things are those that were enrolled
+    with C(tunnelproxy service add-thing). It has no thing groups and no index.
 options:
   plugin:
-    description: Marks the file as one for this plugin.
+    description: Marks the file as a configuration of this plugin.
     type: str
     required: true
     choices: [iotops.tunnel.things]
   attributes:
     description:
-      - Attributes, and the values that a thing must have in them.
-      - They need not be indexed. The first is looked for by the registry itself, so the rarest should come first.
+      - Attributes that a thing must have, with their values.
+      - They need not be indexed. The registry itself searches by the first one, so put the rarest first.
     type: dict
     default: {}
   thing_types:
-    description: Types of things, of which a thing must have one.
+    description: Thing types. A thing must have one of them.
     type: list
     elements: str
     default: []
   thing_groups:
     description:
-      - Thing groups, in one of which a thing must be, by itself or through a group within.
-      - Without O(query), all pages of the registry are read for it, as a group's list has no more than names. In a
-        large registry, O(query) takes fewer calls.
+      - Thing groups. A thing must be in one of them, directly or in a subgroup.
+      - Without O(query), the whole registry is read, because the list of a group contains only names. In a large
+        registry, O(query) takes fewer API calls.
     type: list
     elements: str
     default: []
   query:
     description:
-      - Query in the language of AWS IoT's fleet index, such as V(connectivity.connected:true AND attributes.line:3).
-      - Fleet indexing must be on. The index knows whether a thing is connected, if it indexes connectivity, and its
-        shadow, if it indexes that.
+      - Query to the fleet index of AWS IoT, such as V(connectivity.connected:true AND attributes.line:3).
+      - Fleet indexing must be enabled. If connectivity is indexed, the index knows whether a thing is connected; if
+        shadows are indexed, it knows the thing's shadow.
     type: str
   index:
-    description: Name of the index that O(query) is for.
+    description: Name of the index to send O(query) to.
     type: str
     default: AWS_Things
   filters:
     description:
-      - Jinja2 expressions over the host's variables. All of them must be true for a thing to become a host.
+      - Jinja2 expressions with the host's variables. A thing becomes a host only if all of them are true.
     type: list
     elements: str
     default: []
   exclude:
     description:
-      - Jinja2 expressions over the host's variables. None of them may be true for a thing to become a host.
+      - Jinja2 expressions with the host's variables. A thing becomes a host only if none of them is true.
     type: list
     elements: str
     default: []
   hostname:
     description:
-      - Jinja2 expression, over the host's variables, for the host's name. By default that is the thing's name.
-      - A name that a group has, or a host from another source, or a thing in another account, is not given twice. The
-        host is then called C(THING.ACCOUNT.REGION), such as V(gw.123456789012.eu-central-1), or C(THING.thing) if the
-        account is not known, and a warning names both.
-      - Where it makes no name of a thing, the thing's name is used, with a warning. With O(strict) it is an error.
+      - Jinja2 expression with the host's variables for the host's name. The default is the thing's name.
+      - If a group, a host from another source, or a thing in another account already has the name, the host is named
+        C(THING.ACCOUNT.REGION), such as V(gw.123456789012.eu-central-1), or C(THING.thing) if the account is not known.
+        A warning gives both names.
+      - If the expression fails or gives an invalid name, the thing's name is used, with a warning. With O(strict), it
+        is an error.
     type: str
   hostvars_prefix:
     description:
-      - What the names of the variables begin with. See the notes.
+      - Prefix of the names of variables; see the notes.
     type: str
     default: thing_
   set_connection:
     description:
-      - Whether the hosts get C(ansible_connection=iotops.tunnel.ssh).
-      - They get C(iotops_tunnel_thing), the thing's name, in any case.
+      - Whether to set C(ansible_connection=iotops.tunnel.ssh) for the hosts.
+      - C(iotops_tunnel_thing), the thing's name, is always set.
     type: bool
     default: true
   region:
@@ -90,24 +91,26 @@ options:
         set.
   endpoint_url:
     description:
-      - URL of a tunneling service other than AWS, for its registry as well as for its tunnels.
+      - URL of a tunneling service other than AWS, for its registry and its tunnels.
       - The environment variables E(AWS_ENDPOINT_URL_IOT), then E(AWS_ENDPOINT_URL_IOTSECURETUNNELING), are used when
         this is not set.
 notes:
-  - The variables, with the default O(hostvars_prefix), are C(thing_name), C(thing_type) (null if it has none) and
-    C(thing_attributes) (a dictionary); from the registry C(thing_arn) and C(thing_version); with O(thing_groups)
-    C(thing_groups), those of them that it is in; from the index C(thing_id), C(thing_groups), C(thing_shadow), and
-    C(thing_connectivity), with C(connected), C(since) (seconds since the epoch) and C(disconnect_reason).
-  - Values of things are never taken for templates.
-  - The options that say which account is meant (O(profile), O(region), O(endpoint_url) and so on) may be templates,
-    such as V({{ lookup('env', 'THE_PROFILE'\) }}). Those that the file sets become variables of its hosts, such as
-    C(iotops_tunnel_profile), so that their tunnels are opened in the same account. What is not set there comes from
-    the environment, then from the section C([iotops_tunnel]) of C(ansible.cfg), for the registry and for tunnels.
+  - With the default O(hostvars_prefix), all hosts have the variables C(thing_name), C(thing_type) (null if there is
+    none) and C(thing_attributes) (a dictionary). The registry adds C(thing_arn) and C(thing_version). With
+    O(thing_groups), C(thing_groups) lists which of them the thing is in. The index adds C(thing_id), C(thing_groups),
+    C(thing_shadow) and C(thing_connectivity), with C(connected), C(since) (seconds since 1970) and
+    C(disconnect_reason).
+  - Values that come from things are never evaluated as templates.
+  - The options that select the account (O(profile), O(region), O(endpoint_url) and so on) may be templates, such as
+    V({{ lookup('env', 'THE_PROFILE'\) }}). Those that are set in the file become variables of its hosts, such as
+    C(iotops_tunnel_profile), so that their tunnels are opened in the same account. The others come from the
+    environment, then from the section C([iotops_tunnel]) of C(ansible.cfg), for the registry and for tunnels.
   - O(access_key), O(secret_key) and O(session_token) become variables only if they are templates or encrypted with
-    C(ansible-vault), for C(ansible-inventory --list) shows variables. In plain text they are for the registry alone.
-    Set O(profile) instead.
-  - Names that AWS IoT would not give a thing are left out, with a warning.
-  - A call that is throttled is repeated up to five times, or as E(AWS_MAX_ATTEMPTS) says, after waits that grow.
+    C(ansible-vault), because C(ansible-inventory --list) shows variables. In plain text, they are used only for the
+    registry. Set O(profile) instead.
+  - Things whose names are not valid in AWS IoT are skipped with a warning.
+  - API calls that are throttled are retried up to five times, or as often as E(AWS_MAX_ATTEMPTS) says, with growing
+    pauses.
 extends_documentation_fragment:
   - iotops.tunnel.aws
   - constructed
@@ -115,12 +118,12 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-# All things of a region: file all.things.yml
+# all.things.yml: all things in a region
 plugin: iotops.tunnel.things
 region: eu-central-1
 
 ---
-# The pumps of a site, grouped by line, with the user that their attribute names, and read once an hour
+# The pumps at a site, grouped by line, with the user from an attribute; the registry is read once an hour
 plugin: iotops.tunnel.things
 thing_types: [pump]
 attributes:
@@ -136,7 +139,7 @@ cache_connection: ~/.cache/iotops-things
 cache_timeout: 3600
 
 ---
-# Those that are connected now, by the fleet index, with those on battery apart
+# Gateways that are connected, according to the fleet index, and a group of those on battery
 plugin: iotops.tunnel.things
 query: connectivity.connected:true AND thingGroupNames:gateways
 groups:
@@ -145,14 +148,14 @@ exclude:
   - thing_name is match('test-')
 
 ---
-# Two accounts in one inventory: this file for one of them, and another for the other
+# Two accounts in one inventory: this file is for one account, a second file for the other
 plugin: iotops.tunnel.things
 profile: production
 region: eu-central-1
 hostname: thing_name ~ '.production'
 
 ---
-# The things of a tunneling service of one's own; its variables come from: eval "$(tunnelproxy service env)"
+# The things of a self-hosted tunneling service; set its variables with: eval "$(tunnelproxy service env)"
 plugin: iotops.tunnel.things
 """
 
@@ -189,33 +192,33 @@ _CONFIG_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FIL
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
-    """Reads the things, from the cache where it may, and makes hosts of them."""
+    """Reads things from the registry or the cache, and adds them as hosts."""
 
     NAME = NAME
 
     _keys_groups = False
 
     def verify_file(self, path):
-        """Say whether the file's name is one for this plugin."""
+        """Return whether the name of the file is one for this plugin."""
         name = os.path.basename(path)
         names = ("things.yml", "things.yaml")
         return super().verify_file(path) and (name in names or name.endswith(tuple(f".{each}" for each in names)))
 
     def parse(self, inventory, loader, path, cache=True):
-        """Add the things that the file at C(path) describes to the inventory."""
+        """Add the things that the file at C(path) selects to the inventory."""
         super().parse(inventory, loader, path, cache=cache)
         self._name_warnings = []
         config = self._read_config_data(path)
         self._check_options(config, path)
         selection = self._selection()
-        # That loads the connection, which workers have then: they are forked from this process.
+        # This loads the connection plugin for the workers too, which are forked from this process.
         caller = self._caller(config, configured_options())
         origin = _origin(caller)
         found = self._cached(path, cache, selection, caller, origin)
         common = {**self._account_variables(config, path), **self._connection_variable()}
-        # All of them, or, if an expression that must hold does not, none.
+        # Before any host is added: an expression that fails may be an error.
         hosts = self._hosts(found, origin, common)
-        # Groups come last: what is called like a group and not yet a host would be taken for the group.
+        # Groups come last: a host whose name a group already has would be mistaken for the group.
         for host, variables in hosts.items():
             self._add(host, variables)
         for host, variables in hosts.items():
@@ -225,7 +228,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             self._add_to_keyed_groups(host, variables)
 
     def _check_options(self, config, path):
-        """Refuse what ansible-core would ignore: a filter with a slip in its name would select everything."""
+        """Reject unknown options, which ansible-core ignores: with a misspelt filter, everything would be selected."""
         known = constants.config.get_configuration_definitions("inventory", self._load_name)
         unknown = sorted(set(config) - set(known))
         if unknown:
@@ -244,12 +247,12 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def _rendered(self, name):
         """An option that may be a template."""
-        # ansible-core 2.18 templates no lookups unless it is told to, and later releases complain if they are.
+        # ansible-core 2.18 evaluates lookups only with this argument, which later releases deprecate.
         lookups = {} if hasattr(self.templar, "evaluate_expression") else {"disable_lookups": False}
         return self.templar.template(self.get_option(name), **lookups)
 
     def _caller(self, config, configured):
-        """Who asks the hub: this process, as the file, the environment, and ansible.cfg have it."""
+        """The account to use, from the file, the environment, and ansible.cfg."""
         options = {name: self._rendered(name) for name in AWS_OPTIONS if config.get(name) is not None}
         try:
             return caller_for(options, defaults=configured)
@@ -257,7 +260,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             raise AnsibleParserError(str(error)) from None
 
     def _account_variables(self, config, path):
-        """Variables by which the hosts are reached in the account of the registry, if the file says which that is."""
+        """Variables that make tunnels to the hosts open in the account of the registry, if the file selects it."""
         given = [name for name in AWS_OPTIONS if config.get(name) is not None]
         variables = {
             f"iotops_tunnel_{name}": wrap_var(self._rendered(name)) for name in given if name not in _SECRET_OPTIONS
@@ -284,7 +287,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """Return the things, from the cache unless that has none, is off, or C(cache) is false: --flush-cache."""
         if not self.get_option("cache"):
             return self._read(selection, caller)
-        # Another question, or one to another registry, is another entry.
+        # Each selection and each registry has its own entry.
         key = f"{self.get_cache_key(path)}_{_digest([asdict(selection), *origin])}"
         if cache:
             try:
@@ -299,7 +302,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         try:
             return things(caller, selection)
         except HubError as error:
-            # ansible-core adds a cause's words to these.
+            # ansible-core would append the text of a cause.
             raise AnsibleParserError(str(error)) from None
 
     def _hosts(self, found, origin, common):
@@ -310,7 +313,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         for thing in found:
             if not self._is_thing(thing.name):
                 continue
-            # What devices and others write there is data, and never a template.
+            # Devices and others can write these values: they are data, never templates.
             variables = wrap_var({f"{prefix}{name}": value for name, value in thing.known().items()})
             variables |= {**common, "iotops_tunnel_thing": wrap_var(thing.name)}
             if not self._wanted(thing, variables):
@@ -326,34 +329,34 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         try:
             valid_name("thing", name)
         except ValueError as error:
-            self._name_warnings.append(f"A thing of the registry is left out: {error}")
+            self._name_warnings.append(f"A thing in the registry is skipped: {error}")
             return False
         return True
 
     def _own_groups(self):
-        """The names of groups that the file makes, whatever the attributes of things are."""
+        """The names of the groups that the file always creates, whatever the attributes of things are."""
         parents = [keyed.get("parent_group") for keyed in self.get_option("keyed_groups") if isinstance(keyed, dict)]
         return [self._sanitize_group_name(name) for name in (*self.get_option("groups"), *filter(None, parents))]
 
     def _host(self, names, thing, variables):
-        """Return the name of a thing's host, or None where it can be none."""
+        """Return the name of a thing's host, or None if there is no free name."""
         wanted = self._hostname(thing, variables)
         host, reason = names.give(wanted, thing)
         if reason:
-            outcome = f"It becomes the host {host}" if host else "It is left out, for its longer name is taken as well"
+            outcome = f"It becomes the host {host}" if host else "It is skipped, because its longer name is taken too"
             self._name_warnings.append(
                 f"The thing {thing.name} cannot be the host {wanted}: {reason}. {outcome}. Set hostname to an "
-                "expression that tells them apart."
+                "expression that gives each a different name."
             )
         return host
 
     def _warn_of_names(self):
-        """Say it of some: two accounts may have a thousand names in common."""
+        """Show only some of the warnings: two accounts may have a thousand names in common."""
         for warning in self._name_warnings[:_MOST_WARNINGS]:
             self.display.warning(warning)
         more = len(self._name_warnings) - _MOST_WARNINGS
         if more > 0:
-            self.display.warning(f"The same holds for the names of {more} more things.")
+            self.display.warning(f"There are {more} more such warnings about names of things.")
 
     def _add(self, host, variables):
         self.inventory.add_host(host)
@@ -370,19 +373,19 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, host, strict=strict)
 
     def _sanitize_group_name(self, name):
-        """Keep a group that is made of an attribute from the name of a host, which a pattern would no longer reach."""
+        """Rename a keyed group that has the name of a host, because a pattern would then match only the group."""
         name = group = super()._sanitize_group_name(name)
         while self._keys_groups and group in self.inventory.hosts:
             group += "_group"
         if group != name and group not in self.inventory.groups:
             self.display.warning(
-                f"keyed_groups would make a group {name}, which is the name of a host. The group is {group}. Set its "
-                "prefix."
+                f"keyed_groups would create a group with the name of the host {name}. The group is called {group} "
+                "instead. Set its prefix."
             )
         return group
 
     def _wanted(self, thing, variables):
-        # A thing that lacks what a filter speaks of is not meant by it.
+        # An expression about a variable that the thing does not have is false.
         if not all(self._holds("filters", text, thing, variables) for text in self.get_option("filters")):
             return False
         return not any(self._holds("exclude", text, thing, variables) for text in self.get_option("exclude"))
@@ -393,25 +396,25 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         except AnsibleError as error:
             if self.get_option("strict"):
                 raise AnsibleParserError(
-                    f"{option} has {expression!r}, which cannot be told of the thing {thing.name}: {error}"
+                    f"{option}: {expression!r} cannot be evaluated for the thing {thing.name}: {error}"
                 ) from None
             return False
 
     def _hostname(self, thing, variables):
-        """Return what the option C(hostname) makes of a thing, or else the thing's name."""
+        """Return the name by the option C(hostname), or the thing's name."""
         expression = self.get_option("hostname")
         if not expression:
             return thing.name
         try:
             name = self._compose(expression, variables)
         except AnsibleError as error:
-            problem = f"hostname cannot be told of the thing {thing.name}: {error}"
+            problem = f"hostname cannot be evaluated for the thing {thing.name}: {error}"
         else:
             if is_fit(name):
                 return str(name)
             problem = (
-                f"hostname is {str(name)[:80]!r} for the thing {thing.name}. It must be a text that begins with a "
-                "letter or digit, and has letters, digits, spaces, and any of _ . : + = @ - only."
+                f"hostname is {str(name)[:80]!r} for the thing {thing.name}. It must begin with a letter or digit, and "
+                "contain only letters, digits, spaces, and _ . : + = @ -"
             )
         if self.get_option("strict"):
             raise AnsibleParserError(problem)
@@ -420,7 +423,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
 
 def _origin(caller: Caller) -> Origin:
-    """What says which registry is asked: all of AWS's variables that are no secrets, and the configuration files."""
+    """Identify the registry by AWS's environment variables, except secrets, and by the configuration files."""
     environment = caller.environment
     asked = {
         name: value for name, value in environment.items() if name.startswith("AWS_") and name not in _SECRET_VARIABLES

@@ -1,20 +1,20 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lookup plugin iotops.tunnel.endpoint: where a service of a thing is, on this machine."""
+"""Lookup plugin iotops.tunnel.endpoint: the local address of a service of a thing."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: endpoint
-short_description: Where a service of a thing is, on the controller
+short_description: URL or address, on the controller, of a thing's service
 version_added: 0.1.0
 author:
   - The iotops.tunnel authors (@iotops)
 description:
-  - Gives the URL, or the host and port, on the controller, from which the hub leads to a service of a thing.
-  - Where the hub holds no tunnel to the thing, it uses an open tunnel of one's own again, or opens one; see O(open).
-  - The port stays the same as long as the hub holds the tunnel. Services for SSH have none.
+  - Returns the URL, or the host and port, at which the hub makes a service of a thing available on the controller.
+  - If the hub has no tunnel to the thing, it reuses an open tunnel of the same owner, or opens one; see O(open).
+  - The port stays the same as long as the hub has the tunnel. SSH services have no port.
 options:
   _terms:
     description: Names of services, such as V(HTTP1).
@@ -30,30 +30,30 @@ options:
       - name: iotops_tunnel_thing
   form:
     description:
-      - V(url) gives a URL for programs, such as V(http://127.0.0.1:40123).
-      - V(page) gives a URL for browsers, such as V(http://pump-7.localhost:40123). Browsers find that host on the
-        loopback address and keep the cookies of each device apart. Other programs may not find it. C(curl) does,
-        M(ansible.builtin.uri) only where the system resolves such names.
-      - V(host_port) gives V(127.0.0.1:40123).
-      - V(port) gives V(40123), a number.
+      - V(url) is a URL for programs, such as V(http://127.0.0.1:40123).
+      - V(page) is a URL for browsers, such as V(http://pump-7.localhost:40123). Browsers resolve that name to the
+        loopback address, and keep the cookies of devices apart. Other programs may not resolve it. C(curl) does, and
+        M(ansible.builtin.uri) does if the system resolves such names.
+      - V(host_port) is an address, such as V(127.0.0.1:40123).
+      - V(port) is a number, such as V(40123).
     type: string
     choices: [url, page, host_port, port]
     default: url
   scheme:
     description:
       - Scheme of the URL.
-      - V(http) is used when this is not set, or V(https) for the V(page) of a service such as V(HTTPS1).
+      - By default V(http), or V(https) for the V(page) of a service such as V(HTTPS1).
     type: string
   path:
-    description: Path of the URL, with its query if it has one.
+    description: Path of the URL, with its query string if it has one.
     type: string
     default: ""
   timeout:
-    description: Seconds to wait for the hub's own end of the tunnel.
+    description: Seconds to wait for the hub to connect to the tunnel.
     type: int
     default: 10
   facts:
-    description: Not to be set. What the device has said, in which names of options are refused.
+    description: For internal use, do not set. Facts of the device, which are checked for names of options.
     type: dict
     vars:
       - name: ansible_facts
@@ -61,10 +61,10 @@ extends_documentation_fragment:
   - iotops.tunnel.opening
   - iotops.tunnel.account
 notes:
-  - What the options leave open, the task's C(environment) and then the environment of Ansible says (E(AWS_PROFILE),
-    E(AWS_REGION) and so on), as it would to C(aws). The task's counts only for the account, not for C(PATH) or a web
-    proxy.
-  - With C(delegate_to), the thing is that of the host that the task is for.
+  - Settings that are not given as options come from the task's C(environment), then from Ansible's environment
+    (E(AWS_PROFILE), E(AWS_REGION) and so on), as for the C(aws) command. The task's environment is used only to select
+    the account, not for C(PATH) or a web proxy.
+  - With C(delegate_to), the thing is still that of the task's own host.
 seealso:
   - module: iotops.tunnel.tunnel
   - plugin: iotops.tunnel.ssh
@@ -72,23 +72,23 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Ask the device's web server for its version
+- name: Request the version of the device's web server
   ansible.builtin.uri:
     url: "{{ lookup('iotops.tunnel.endpoint', 'HTTP1', path='/version') }}"
   delegate_to: localhost
 
-- name: Show where the web pages of a certain thing are
+- name: Show the URL of the web pages of one thing
   ansible.builtin.debug:
     msg: "{{ lookup('iotops.tunnel.endpoint', 'HTTP1', thing='pump-7', form='page') }}"
 
-- name: Show the ports of two services, of which the tunnel has no others
+- name: Show the ports of both services of a tunnel
   ansible.builtin.debug:
     msg: "{{ query('iotops.tunnel.endpoint', 'HTTP1', 'VNC1', services=['HTTP1', 'VNC1'], form='port') }}"
 """
 
 RETURN = r"""
 _raw:
-  description: One text, or number, for each service.
+  description: One string or number for each service.
   type: list
   elements: raw
 """
@@ -111,7 +111,7 @@ HOST = "127.0.0.1"
 
 
 class LookupModule(LookupBase):
-    """Asks the hub for the ports of services."""
+    """Gets the ports of services from the hub."""
 
     def run(self, terms, variables=None, **kwargs):
         """Return one endpoint for each service in C(terms)."""
@@ -124,7 +124,7 @@ class LookupModule(LookupBase):
             thing = valid_name("thing", name)
             return [self._endpoint(thing, valid_name("service", service), caller, opener) for service in terms]
         except (client.HubError, ValueError) as error:
-            # ansible-core adds a cause's words to these.
+            # ansible-core would append the text of a cause.
             raise AnsibleLookupError(str(error)) from None
 
     def _caller(self, variables, direct):
@@ -132,7 +132,7 @@ class LookupModule(LookupBase):
         return caller_for(given, defaults=defaults, task_environment=task_environment(self._templar))
 
     def _layers(self, names, variables, direct):
-        """Options that the lookup's arguments and the host's variables set, and those that they do not."""
+        """Return the options that the lookup's arguments or the host's variables set, and the other ones."""
         given: dict = {}
         defaults: dict = {}
         for name in names:
@@ -141,7 +141,7 @@ class LookupModule(LookupBase):
         return given, defaults
 
     def _option(self, name):
-        """An option; those that come from variables may be templates."""
+        """An option's value. Values from variables may be templates."""
         return self._templar.template(self.get_option(name))
 
     def _path(self):
@@ -166,10 +166,10 @@ class LookupModule(LookupBase):
         port = row["services"].get(service, {}).get("port")
         if not port:
             raise ValueError(
-                f"The hub has no port for {service} of {thing}: services for SSH have none. Name another service, such "
-                "as HTTP1."
+                f"The hub has no port for {service} of {thing}: SSH services have none. Use another service, such as "
+                "HTTP1."
                 if service.upper().startswith("SSH")
-                else f"The hub has no port for {service} of {thing}. Set iotops_tunnel_ports to {service}=any for it."
+                else f"The hub has no port for {service} of {thing}. For one, set iotops_tunnel_ports to {service}=any."
             )
         form, scheme = self._option("form"), self._option("scheme")
         if form == "page":

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 
-# ThingName and Service in botocore's iotsecuretunneling model. A leading "-" is allowed there, but ssh would take the
-# name for an option. A copy of SAFE_NAME in tunnelproxy/names.py: modules are sent to a Python that may not have it.
+# ThingName and Service in botocore's iotsecuretunneling model. A leading "-" is allowed there, but ssh would parse the
+# name as an option. A copy of SAFE_NAME in tunnelproxy/names.py: modules are sent to a Python that may not have it.
 _NAME = re.compile(r"(?!-)[a-zA-Z0-9:_-]{1,128}\Z")
 
 
 def valid_name(kind: str, name: str) -> str:
-    """Return C(name), or raise ValueError with a sentence. C(kind) is the word for it: thing, service."""
+    """Return C(name), or raise ValueError with a message. C(kind) is what is named: thing or service."""
     if not isinstance(name, str) or not _NAME.match(name):
         raise ValueError(
             f"{name!r} cannot be the name of a {kind}: it takes 1 to 128 letters, digits, colons, underscores and "

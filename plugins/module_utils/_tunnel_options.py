@@ -20,7 +20,7 @@ AWS_OPTIONS = {
     "tunnel_endpoint": {"type": "str"},
     "tunnel_capath": {"type": "path"},
 }
-"""Of every module that calls the control API. Without a default: a host's variables count where one is not set."""
+"""Options of all modules that call the control API. They have no defaults, so that the host's variables can apply."""
 
 TUNNEL_OPTIONS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

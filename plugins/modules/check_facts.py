@@ -2,25 +2,25 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of iotops.tunnel.check_facts, which is an action plugin."""
+"""The documentation of iotops.tunnel.check_facts, which is an action plugin."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: check_facts
-short_description: Fail where a device has set variables that no device may set
+short_description: Fail if a device has set variables that no device may set
 version_added: 0.1.0
 description:
-  - Every answer of a module may have facts, and Ansible makes variables of them that outrank those of the inventory and
-    the defaults of roles. A device that has been taken over could so choose another device for the rest of its tasks,
-    or a path on the controller.
-  - Fails for a host whose facts have an option of this collection, whose names begin with C(iotops_tunnel_), or a
+  - The result of any module may contain facts. Ansible turns them into variables that take precedence over those of the
+    inventory and the defaults of roles. A compromised device could use this to redirect its remaining tasks to another
+    device, or to choose a path on the controller.
+  - Fails for a host whose facts contain an option of this collection, which begins with C(iotops_tunnel_), or a
     variable of Ansible itself, such as C(inventory_hostname) or C(playbook_dir).
-  - The connection P(iotops.tunnel.ssh#connection), the lookup, and the other modules look for themselves. This module
-    is for plays that write on the controller what their variables say, with C(delegate_to) or C(connection=local). The
-    roles and playbooks of the collection use it.
-  - Other variables of a play that a fact could hide are not known here. To keep facts from being variables at all, set
-    C(inject_facts_as_vars=false) in the section C([defaults]) of C(ansible.cfg).
+  - The connection plugin P(iotops.tunnel.ssh#connection), the lookup plugin and the other modules do this check
+    themselves. Use this module in plays that use variables for tasks on the controller, with C(delegate_to) or
+    C(connection=local). The collection's roles and playbooks do so.
+  - The check does not know the other variables of a play, which a fact could override. To prevent facts from becoming
+    variables, set C(inject_facts_as_vars=false) in the section C([defaults]) of C(ansible.cfg).
   - Runs on the controller.
 author:
   - The iotops.tunnel authors (@iotops)
@@ -33,16 +33,16 @@ attributes:
     details: Only reads.
   delegation:
     support: none
-    details: The facts are those of the host that the task is for.
+    details: The facts are always those of the task's own host.
   diff_mode:
     support: N/A
 """
 
 EXAMPLES = r"""
-- name: See that the device has not chosen what is written below
+- name: Check that the device has not set the variables that are used below
   iotops.tunnel.check_facts:
 
-- name: Keep the device's log
+- name: Save the device's log
   ansible.builtin.copy:
     content: "{{ log.stdout }}"
     dest: "{{ playbook_dir }}/logs/{{ inventory_hostname }}"

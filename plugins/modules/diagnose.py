@@ -2,56 +2,57 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Look a device over in one go."""
+"""Diagnose a device in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: diagnose
-short_description: Look a device over, and say what is wrong with it
+short_description: Diagnose a device
 version_added: 0.1.0
 description:
-  - Looks at the system, its services, journal, kernel, disks, memory, network, clock and certificates, in one round
-    trip, and judges what it finds by thresholds.
-  - Reads files of the kernel, and runs C(systemctl) and C(journalctl) where systemd runs. It needs no other command,
-    and nothing of Python beyond its standard library.
-  - What cannot be looked at, for lack of systemd or of rights, is listed with the reason, and is no failure. With
-    C(become), most can be looked at.
+  - Checks the system, its services, journal, kernel, disks, memory, network, clock and certificates in one round trip,
+    and compares the results with thresholds.
+  - Reads files in C(/proc) and C(/sys), and runs C(systemctl) and C(journalctl) if systemd is running. It needs no
+    other commands, and only Python's standard library.
+  - Checks that are impossible, without systemd or for lack of permissions, are listed with the reason; the task does
+    not fail. With C(become), most checks are possible.
   - Changes nothing on the device.
-  - The role P(iotops.tunnel.diagnose#role) makes a report of it for a fleet.
+  - The role P(iotops.tunnel.diagnose#role) makes a report for a fleet from the results.
 author:
   - The iotops.tunnel authors (@iotops)
 options:
   sections:
     description:
-      - What to look at.
+      - What to check.
     type: list
     elements: str
     choices: [system, services, journal, kernel, disk, memory, network, time, certificates]
     default: [system, services, journal, kernel, disk, memory, network, time, certificates]
   units:
     description:
-      - Units of systemd that must be active.
+      - systemd units that must be active.
     type: list
     elements: str
     default: []
   journal_hours:
     description:
-      - How many hours of the journal to look at. At most the newest 500 errors are read.
+      - How many hours of the journal to read. Only the newest 500 errors are read.
     type: int
     default: 24
   log_lines:
     description:
-      - How many different messages of the journal, and of the kernel, are returned, from 0 to 200.
-      - Each is cut off after 400 characters, and what looks like a password, a token or a key is masked. A program may
-        log a secret in a form that is not recognised, though.
-      - V(0) leaves the journal unread, and the texts of the kernel's messages out.
+      - How many different messages of the journal and of the kernel to return, from 0 to 200.
+      - Each is truncated to 400 characters, and what looks like a password, a token or a key is masked. Secrets that
+        are logged in an unknown form are not recognised.
+      - With V(0), the journal is not read, and the texts of the kernel's messages are not returned.
     type: int
     default: 20
   certificates:
     description:
-      - Files of the device with certificates in PEM form. They may have wildcards. Name no files with private keys.
-      - The default is those of the agent that P(iotops.tunnel.agent#role) installs, and of AWS IoT Greengrass 2.
+      - Files on the device with certificates in PEM format. Wildcards are allowed. Do not list files that contain
+        private keys.
+      - The default is the files of the agent that P(iotops.tunnel.agent#role) installs, and of AWS IoT Greengrass 2.
     type: list
     elements: str
     default:
@@ -68,43 +69,44 @@ options:
     default: []
   connect:
     description:
-      - Endpoints, as C(HOST:PORT), that the device must be able to connect to by TCP. Nothing is sent there.
+      - Endpoints, as C(HOST:PORT), that the device must be able to connect to by TCP. No data is sent.
     type: list
     elements: str
     default: []
   controller_time:
     description:
-      - The controller's clock, in seconds since 1970, to compare the device's with.
-      - Need not be given. Without it, what the task itself took is allowed for.
+      - Time on the controller, in seconds since 1970, to compare the device's clock with.
+      - Usually not needed. By default it is the time at which the task started, and the comparison allows for the
+        duration of the task.
     type: float
   thresholds:
     description:
-      - From which value on something is a C(notice), a C(warning), or C(critical). What is not given keeps its default.
-        C(null) for one of the three switches it off.
-      - For those marked with "under", values below the limit count.
+      - The values at which a finding becomes a C(notice), a C(warning) or C(critical). Thresholds that are not given
+        keep their defaults. C(null) switches a severity off.
+      - For those marked with "under", a finding is reported if the value is below the threshold.
       - "C(uptime_minutes), under: notice 15."
-      - "C(load_per_cpu), the load over 15 minutes by processor: warning 2, critical 5."
+      - "C(load_per_cpu), the 15-minute load average per processor: warning 2, critical 5."
       - "C(temperature_celsius): warning 80, critical 95."
-      - "C(failed_units), of systemd: warning 1, critical 3."
-      - "C(wanted_units_inactive), each of O(units) that is not active: critical 1."
+      - "C(failed_units), the number of failed systemd units: warning 1, critical 3."
+      - "C(wanted_units_inactive), the number of O(units) that are not active: critical 1."
       - "C(journal_errors): notice 1, warning 50."
       - "C(kernel_errors): notice 1, warning 50."
       - "C(kernel_warnings): notice 50."
-      - "C(kernel_taints), how many reasons the kernel has to be tainted: notice 1."
-      - "C(kernel_faults), an oops, a machine check, a bad page, a soft lockup: warning 1."
+      - "C(kernel_taints), the number of reasons for which the kernel is tainted: notice 1."
+      - "C(kernel_faults), such as an oops, a machine check, a bad page or a soft lockup: warning 1."
       - "C(reboot_required): notice 1."
       - "C(disk_percent), of each filesystem: warning 85, critical 95."
       - "C(inode_percent), of each filesystem: warning 85, critical 95."
-      - "C(read_only_filesystems), each that fstab does not want so: critical 1."
-      - "C(filesystem_errors), that ext4 has noted: critical 1."
+      - "C(read_only_filesystems), the number that are not read-only in fstab: critical 1."
+      - "C(filesystem_errors), recorded by ext4: critical 1."
       - "C(memory_percent): warning 90, critical 97."
       - "C(swap_percent): warning 80."
-      - "C(oom_kills), processes killed for lack of memory since the start: warning 1."
+      - "C(oom_kills), processes that were killed for lack of memory since the device started: warning 1."
       - "C(default_routes), under: warning 1."
       - "C(name_servers), under: warning 1."
-      - "C(failed_tries), each of O(resolve) and O(connect): warning 1."
+      - "C(failed_tries), the number of O(resolve) and O(connect) that failed: warning 1."
       - "C(clock_unsynchronised): warning 1."
-      - "C(clock_offset_seconds), from the controller's clock: warning 30, critical 300."
+      - "C(clock_offset_seconds), the difference from the controller's clock: warning 30, critical 300."
       - "C(certificate_days), under: notice 60, warning 30, critical 7."
     type: dict
     default: {}
@@ -121,7 +123,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Look the device over
+- name: Diagnose the device
   iotops.tunnel.diagnose:
     units: [tunnelproxy-agent.service]
     resolve: [abc123-ats.iot.eu-central-1.amazonaws.com]
@@ -129,12 +131,12 @@ EXAMPLES = r"""
       disk_percent: {warning: 70, critical: 90}
       kernel_taints: {notice: null}
   become: true
-  register: looked
+  register: diagnosis
 
-- name: Stop where something is critical
+- name: Fail if a finding is critical
   ansible.builtin.assert:
-    that: looked.severity != 'critical'
-    fail_msg: "{{ looked.findings | map(attribute='message') | join(' ') }}"
+    that: diagnosis.severity != 'critical'
+    fail_msg: "{{ diagnosis.findings | map(attribute='message') | join(' ') }}"
 """
 
 RETURN = r"""
@@ -143,22 +145,22 @@ severity:
   returned: always
   type: str
 findings:
-  description: What is not as it should be, worst first.
+  description: What is wrong, worst first.
   returned: always
   type: list
   elements: dict
   contains:
     section:
-      description: Where it was found.
+      description: Section of the finding.
       type: str
     severity:
       description: V(notice), V(warning) or V(critical).
       type: str
     rule:
-      description: Name of the threshold that it has reached.
+      description: Name of the threshold that was reached.
       type: str
     message:
-      description: What it is.
+      description: The finding in words.
       type: str
   sample:
     - section: disk
@@ -166,23 +168,23 @@ findings:
       rule: disk_percent
       message: /var is 97.1 % full, 120 MiB of 4.1 GiB left.
 skipped_sections:
-  description: What could not be looked at, and why.
+  description: What could not be checked, and why.
   returned: always
   type: list
   elements: dict
   contains:
     section:
-      description: Where it would belong.
+      description: Section of the check.
       type: str
     reason:
-      description: Why it could not be looked at.
+      description: Why the check was impossible.
       type: str
 facts:
-  description: What was found, by section. A section that could not be looked at is not there.
+  description: The results by section. Sections that could not be checked are absent.
   returned: always
   type: dict
 seconds:
-  description: How long the looking took on the device.
+  description: How long the checks took on the device.
   returned: always
   type: float
 """
@@ -222,18 +224,18 @@ CERTIFICATES = [
 
 
 def look(options: dict) -> tuple:
-    """Return the facts of each section, and what could not be looked at."""
+    """Return the facts of each section, and what could not be checked."""
     facts: dict = {}
     skipped: list = []
-    # The clock first: what takes long would count as its being wrong.
+    # The clock first: the duration of other checks would count as a clock error.
     for section in sorted(options["sections"], key=lambda name: name != "time"):
         try:
             found = SECTIONS[section](options)
         except Unavailable as error:
             skipped.append({"section": section, "reason": str(error)})
             continue
-        except Exception as error:  # a device as nobody has seen one; what else there is to see is seen all the same
-            reason = f"it is not as expected on this device ({type(error).__name__}: {error})"
+        except Exception as error:  # an unusual device; the other sections are checked all the same
+            reason = f"the check failed unexpectedly on this device ({type(error).__name__}: {error})"
             skipped.append({"section": section, "reason": reason})
             continue
         skipped += [{"section": section, "reason": reason} for reason in found.pop("skipped", [])]
@@ -242,7 +244,7 @@ def look(options: dict) -> tuple:
 
 
 def main() -> None:
-    """Run as a module."""
+    """Run the module."""
     every = list(SECTIONS)
     module = AnsibleModule(
         argument_spec={
@@ -260,9 +262,9 @@ def main() -> None:
     )
     options = module.params
     if not 0 <= options["log_lines"] <= 200:
-        module.fail_json(msg=f"log_lines goes from 0 to 200, not {options['log_lines']}.")
+        module.fail_json(msg=f"log_lines must be from 0 to 200, not {options['log_lines']}.")
     if not 1 <= options["journal_hours"] <= 8760:
-        module.fail_json(msg=f"journal_hours goes from 1 to 8760, not {options['journal_hours']}.")
+        module.fail_json(msg=f"journal_hours must be from 1 to 8760, not {options['journal_hours']}.")
     try:
         thresholds = findings.merged_thresholds(options["thresholds"])
     except ValueError as error:

@@ -2,20 +2,20 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of iotops.tunnel.health, which is an action plugin."""
+"""The documentation of iotops.tunnel.health, which is an action plugin."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: health
-short_description: Ask a device's HTTP server how it is, through its tunnel
+short_description: Check the health of a device by HTTP, through its tunnel
 version_added: 0.1.0
 description:
-  - Sends one HTTP GET through the tunnel that the hub holds for the device, and tells the answer's status, its latency,
+  - Sends one HTTP GET request through the hub's tunnel to the device. Returns the status and latency of the response,
     and whether both ends of the tunnel are connected.
-  - Fails with the reason when no tunnel is open, the device is not connected or refuses the service, or the status is
-    not an expected one.
-  - Runs on the controller. Never opens a tunnel; M(iotops.tunnel.tunnel) does.
+  - Fails with the reason if no tunnel is open, if the device is not connected or refuses the service, or if the status
+    is not an expected one.
+  - Runs on the controller. Does not open a tunnel; use M(iotops.tunnel.tunnel) for that.
 author:
   - The iotops.tunnel authors (@iotops)
 options:
@@ -26,29 +26,29 @@ options:
     default: HTTP1
   path:
     description:
-      - Path to ask for, with its query if it has one.
+      - Path to request, with its query string if it has one.
     type: str
     default: /
   headers:
     description:
-      - Headers of the request. C(Host) is the thing's name unless it is given here.
+      - Headers of the request. C(Host) is the thing's name by default.
     type: dict
     default: {}
   status_code:
     description:
-      - Statuses of a healthy device.
+      - Status codes of a healthy device.
     type: list
     elements: int
     default: [200]
   return_content:
     description:
-      - Whether the answer's body is in RV(content), up to 1 MiB of it.
+      - Whether to return the body of the response in RV(content), up to 1 MiB of it.
     type: bool
     default: false
   timeout:
     description:
-      - Seconds to wait for the tunnel, and then for each part of the answer.
-      - A destination proxy tries for ten seconds to reach its HTTP server before it refuses.
+      - Seconds to wait for the tunnel, and then for each part of the response.
+      - A destination proxy tries for ten seconds to reach its HTTP server before it refuses the service.
     type: int
     default: 15
 extends_documentation_fragment:
@@ -68,13 +68,13 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Ask each device how it is
+- name: Check the health of each device
   iotops.tunnel.health:
     path: /health
     status_code: [200, 204]
   register: health
 
-- name: Say how long the answer took
+- name: Show how long the response took
   ansible.builtin.debug:
     msg: "{{ health.status }} after {{ health.latency_ms }} ms"
 """
@@ -85,37 +85,37 @@ thing_name:
   returned: always
   type: str
 account:
-  description: Account and region that the thing is in.
-  returned: if the hub holds a tunnel for the thing
+  description: Account and region of the thing.
+  returned: if the hub has a tunnel to the thing
   type: str
   sample: 123456789012/eu-central-1
 status:
-  description: HTTP status of the answer.
-  returned: if there was an answer
+  description: HTTP status of the response.
+  returned: if there was a response
   type: int
 latency_ms:
-  description: Milliseconds from opening the connection to the answer's headers.
-  returned: if there was an answer
+  description: Milliseconds from opening the connection until the headers of the response arrived.
+  returned: if there was a response
   type: float
 content:
-  description: The answer's body, up to 1 MiB of it.
-  returned: if O(return_content) is true, and there was an answer
+  description: Body of the response, up to 1 MiB of it.
+  returned: if O(return_content) is true and there was a response
   type: str
 source:
   description: Whether the source, which is the hub, is V(connected) or V(disconnected).
-  returned: if the hub holds a tunnel for the thing
+  returned: if the hub has a tunnel to the thing
   type: str
 destination:
   description: Whether the destination, which is the device, is V(connected), V(disconnected) or V(unknown).
-  returned: if the hub holds a tunnel for the thing
+  returned: if the hub has a tunnel to the thing
   type: str
 round_trip_ms:
-  description: Milliseconds that a ping of the hub takes to the tunneling service and back.
+  description: Round-trip time between the hub and the tunneling service, in milliseconds.
   returned: if the hub has measured it
   type: float
 url:
-  description: URL of the device's web pages, for a browser on the controller.
-  returned: if the service has a port on the controller, and its name begins with C(HTTP)
+  description: URL of the device's web pages for a browser on the controller.
+  returned: if the service has a port on the controller and its name begins with C(HTTP)
   type: str
   sample: http://pump-7.localhost:40123/
 """

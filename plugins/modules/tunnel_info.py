@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of iotops.tunnel.tunnel_info, which is an action plugin."""
+"""The documentation of iotops.tunnel.tunnel_info, which is an action plugin."""
 
 from __future__ import annotations
 
@@ -11,34 +11,33 @@ module: tunnel_info
 short_description: Describe and list secure tunnels
 version_added: 0.1.0
 description:
-  - Describes tunnels of AWS IoT Secure Tunneling, or of the self-hosted tunneling service, one by its ID, or those that
-    are found by thing, status and tags. Never tells a token.
-  - Each tunnel that is found takes a call of its own, of which AWS allows about one a second. Calls that are throttled
-    are made again.
-  - Always runs on the controller, whatever host the task is for. No C(delegate_to) is needed.
+  - Describes tunnels of AWS IoT Secure Tunneling, or of the self-hosted tunneling service. Selects one by its ID, or
+    several by thing, status and tags. Never returns a token.
+  - Makes one API call per tunnel. AWS allows about one per second; calls that are throttled are retried.
+  - Always runs on the controller, whatever the task's host. C(delegate_to) is not needed.
 author:
   - The iotops.tunnel authors (@iotops)
 options:
   all_things:
     description:
-      - Whether to list the tunnels of all things, and those without one.
+      - Whether to list the tunnels of all things, including tunnels without a thing.
       - Set C(run_once) on such a task.
     type: bool
     default: false
   tunnel_id:
     description:
-      - ID of a certain tunnel, whatever its thing.
+      - ID of a single tunnel, of any thing.
     type: str
   status:
     description:
-      - Whether to tell of tunnels that are open, closed, or both. A service forgets closed tunnels after some hours.
+      - Whether to list tunnels that are open, closed, or both. Closed tunnels are deleted after some hours.
     type: str
     choices: [open, closed, any]
     default: open
   tags:
     description:
-      - Tags that a tunnel must have. Those that this collection opened have C(iotops:managed-by) with the value
-        V(iotops.tunnel), and C(iotops:owner).
+      - Tags that a tunnel must have. Tunnels that this collection opened have the tags C(iotops:managed-by), with the
+        value V(iotops.tunnel), and C(iotops:owner).
     type: dict
     default: {}
 extends_documentation_fragment:
@@ -58,11 +57,11 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: See which open tunnels each device has
+- name: List each device's open tunnels
   iotops.tunnel.tunnel_info:
   register: found
 
-- name: Find the open tunnels of all things of a site
+- name: List the open tunnels of all things at a site
   iotops.tunnel.tunnel_info:
     all_things: true
     tags:
@@ -70,7 +69,7 @@ EXAMPLES = r"""
   run_once: true
   register: found
 
-- name: Show whose device is not connected
+- name: Show the things that are not connected
   ansible.builtin.debug:
     msg: "{{ found.tunnels | selectattr('destination', 'equalto', 'disconnected') | map(attribute='thing_name') }}"
   run_once: true
@@ -82,12 +81,12 @@ region:
   returned: always
   type: str
 account:
-  description: Account and region of the tunnels, and the address of the control API where that is not AWS's own.
+  description: Account and region of the tunnels, and the address of the control API if it is not AWS's.
   returned: always
   type: str
   sample: 123456789012/eu-central-1
 tunnels:
-  description: The tunnels, newest first. Empty if there is none.
+  description: The tunnels, newest first. Empty if there are none.
   returned: always
   type: list
   elements: dict
@@ -96,7 +95,7 @@ tunnels:
       description: ID of the tunnel.
       type: str
     tunnel_arn:
-      description: Amazon resource name of the tunnel.
+      description: Amazon Resource Name (ARN) of the tunnel.
       type: str
     status:
       description: Whether the tunnel is V(open) or V(closed).
@@ -109,10 +108,10 @@ tunnels:
       type: list
       elements: str
     description:
-      description: Text that describes the tunnel, or null.
+      description: Description of the tunnel, or null.
       type: str
     owner:
-      description: Who the collection opened the tunnel for, or null.
+      description: Owner of the tunnel, if this collection opened it; otherwise null.
       type: str
     tags:
       description: Tags of the tunnel.
@@ -124,12 +123,12 @@ tunnels:
       description: Whether the destination, which is the device, is V(connected) or V(disconnected).
       type: str
     lifetime:
-      description: Minutes from its opening until the service closes the tunnel.
+      description: Minutes from the opening of the tunnel until the service closes it.
       type: int
     created_at:
-      description: When the tunnel was opened, in ISO 8601 form.
+      description: When the tunnel was opened, in ISO 8601 format.
       type: str
     expires_at:
-      description: When the service closes the tunnel, in ISO 8601 form.
+      description: When the service closes the tunnel, in ISO 8601 format.
       type: str
 """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which account a host is in: the options that say so, laid over the environment that C(aws) would see.
+"""The account of a host: the options that select it, merged into the environment that the C(aws) command would use.
 
 PRIVATE: other collections must not import this.
 """
@@ -18,7 +18,7 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import OWNER_VARIABL
 
 UNREGISTERED_VARIABLE = "IOTOPS_TUNNEL_UNREGISTERED"
 
-# By option, the environment variables that it stands for.
+# The environment variables that each option replaces.
 _VARIABLES = {
     "profile": ("AWS_PROFILE",),
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
@@ -30,7 +30,7 @@ _VARIABLES = {
     "tunnel_endpoint": ("AWSIOT_TUNNEL_ENDPOINT",),
     "tunnel_capath": ("AWSIOT_TUNNEL_CAPATH",),
 }
-# One way to have credentials replaces all others: those of two accounts are never mixed.
+# Any of these replaces all others, so that credentials of two accounts are never mixed.
 _CREDENTIALS = (
     "AWS_PROFILE",
     "AWS_DEFAULT_PROFILE",
@@ -44,19 +44,19 @@ _CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
 _CONTROL_API = ("AWS_ENDPOINT_URL_IOTSECURETUNNELING", "AWS_ENDPOINT_URL")
-# What replaces what of weaker places. The data plane of one service is of no use to tunnels of another.
+# Settings that replace those of weaker sources. The data plane of one service is useless for tunnels of another.
 _REPLACES = (
     (_CREDENTIALS, _CREDENTIALS),
     (_CONTROL_API, (*_CONTROL_API, "AWS_ENDPOINT_URL_IOT", "AWSIOT_TUNNEL_ENDPOINT")),
 )
 
-# What a task's environment says of the account. The rest of it is for programs on the device, may be made of facts of
-# that, and would be the environment of programs on the controller: of credential_process, for one.
+# The variables of a task's environment that select the account. The others are for programs on the device, and may come
+# from its facts. They must not become the environment of programs on the controller, such as credential_process.
 _TAKEN_PREFIX = "AWS_"
 _TAKEN_FROM_TASKS = {"AWSIOT_TUNNEL_ENDPOINT", "AWSIOT_TUNNEL_CAPATH", OWNER_VARIABLE, UNREGISTERED_VARIABLE}
 
 AWS_OPTIONS = (*_VARIABLES, "validate_certs")
-"""The options, which have the same names in modules and plugins, and as variables with C(iotops_tunnel_) before."""
+"""The options, with the same names in modules and plugins, and with the prefix C(iotops_tunnel_) as variables."""
 
 REQUIRED_TOGETHER = ("access_key", "secret_key")
 
@@ -68,7 +68,7 @@ def caller_for(
     defaults: Mapping[str, Any] | None = None,
     task_environment: Mapping[str, str] | None = None,
 ) -> Caller:
-    """Return who asks the hub: this process, as the options have it.
+    """Return the caller of the hub: this process, with the account that the options select.
 
     From weak to strong: C(defaults), which are those of ansible.cfg; the environment; what the task's C(environment)
     says of the account, and nothing else of it; C(variables), which are a host's; C(options), which are a task's. A
@@ -93,14 +93,14 @@ def caller_for(
 
 
 class Opener(NamedTuple):
-    """For whom tunnels are opened, and whether also to things that the registry does not know."""
+    """The owner of new tunnels, and whether they may lead to things that are not in the registry."""
 
     owner: str
     unregistered: bool
 
 
 def opener_for(caller: Caller, *layers: Mapping[str, Any]) -> Opener:
-    """Return who opens tunnels: as the layers of options say, strongest first.
+    """Return the opener of tunnels by the layers of options, strongest first.
 
     The caller's environment, which has the task's, comes before the last layer. That is ansible.cfg's, in which plugins
     also have Ansible's own environment.

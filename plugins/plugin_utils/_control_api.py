@@ -19,7 +19,7 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import MANAGED_TAGS,
 
 @dataclass(frozen=True)
 class Tunnel:
-    """What DescribeTunnel says of one tunnel. Lifetime is in minutes."""
+    """A tunnel as DescribeTunnel returns it. The lifetime is in minutes."""
 
     tunnel_id: str
     arn: str
@@ -35,27 +35,27 @@ class Tunnel:
 
     @property
     def is_open(self) -> bool:
-        """A closed tunnel never opens again."""
+        """Whether it is open. A closed tunnel cannot be opened again."""
         return self.status == "open"
 
     @property
     def is_ours(self) -> bool:
-        """Whether the collection opened it, whoever for."""
+        """Whether this collection opened it, for any owner."""
         return MANAGED_TAGS.items() <= self.tags.items()
 
     @property
     def owner(self) -> str | None:
-        """Who it was opened for, if the collection opened it."""
+        """Its owner, if this collection opened it."""
         return self.tags.get(OWNER_TAG)
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the service closes this tunnel."""
+        """When the service closes the tunnel."""
         return self.created_at + timedelta(minutes=self.lifetime) if self.created_at else None
 
     @classmethod
     def from_description(cls, answer: dict) -> Tunnel:
-        """Make it from the C(tunnel) of a DescribeTunnel answer."""
+        """Create it from C(tunnel) in the response of DescribeTunnel."""
         config = answer.get("destinationConfig", {})
         return cls(
             tunnel_id=answer["tunnelId"],
@@ -74,7 +74,7 @@ class Tunnel:
 
 @dataclass(frozen=True)
 class OpenedTunnel:
-    """What OpenTunnel answers, with the tokens by end."""
+    """The response of OpenTunnel, with the tokens by end."""
 
     tunnel_id: str
     arn: str
@@ -82,7 +82,7 @@ class OpenedTunnel:
 
 
 class ControlApi:
-    """The calls that the action plugins make. Each raises L(client.HubError) where it fails.
+    """The calls that the action plugins make. A call that fails raises L(client.HubError).
 
     Args:
         caller: whose environment says which account they go to.
@@ -92,7 +92,7 @@ class ControlApi:
         self._caller = caller
 
     def prepare(self, thing: str, services: list[str], *, unregistered: bool) -> None:
-        """See that a tunnel to a thing would be of use, before one is paid for."""
+        """Check that a tunnel to a thing would be usable, before paying for one."""
         try:
             client.prepare(thing, services, unregistered=unregistered, caller=self._caller)
         except client.HubError as error:
@@ -113,7 +113,7 @@ class ControlApi:
         return OpenedTunnel(answer["tunnelId"], answer["tunnelArn"], _tokens(answer))
 
     def describe(self, tunnel_id: str) -> Tunnel:
-        """Say all about one tunnel (DescribeTunnel)."""
+        """Describe a tunnel (DescribeTunnel)."""
         answer = self._call(f"describe tunnel {tunnel_id}", "describe_tunnel", tunnelId=tunnel_id)
         return Tunnel.from_description(answer["tunnel"])
 
@@ -128,7 +128,7 @@ class ControlApi:
             answer = self._call(purpose, "list_tunnels", **request)
             for summary in answer.get("tunnelSummaries", ()):
                 if status in (None, summary["status"].lower()):
-                    # Meanwhile it may have been closed, or forgotten.
+                    # It may have been closed or deleted in the meantime.
                     for tunnel in self.described(summary["tunnelId"]):
                         if status in (None, tunnel.status):
                             yield tunnel
@@ -137,7 +137,7 @@ class ControlApi:
             request["nextToken"] = answer["nextToken"]
 
     def described(self, tunnel_id: str) -> list[Tunnel]:
-        """Say all about one tunnel, in a list that is empty if the service does not know it."""
+        """Describe a tunnel, as a list that is empty if there is no such tunnel."""
         try:
             return [self.describe(tunnel_id)]
         except client.HubError as error:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a device may not say: facts that are options of the collection, or variables of Ansible itself.
+"""Facts that a device may not set: options of the collection, and variables of Ansible itself.
 
 Any module's answer may have facts, and Ansible makes variables of them that outrank those of the inventory and the
 defaults of roles; for the later items of a loop, all others too. A persistent cache brings them back in the next run.
@@ -23,11 +23,11 @@ __all__ = ["REFUSED_NAMES", "DeviceFactsError", "refuse_device_facts"]
 
 _PREFIX = "iotops_tunnel_"
 
-# Those that no variable can hide, not even in a loop, or that decide nothing; real facts may be called so.
-# ansible-core itself makes a fact C(ansible_facts) of the interpreter that it found for a delegated task.
+# Names that real facts may have, because they cannot override a variable, even in a loop, or do no harm. ansible-core
+# itself sets the fact C(ansible_facts) to the interpreter that it found for a delegated task.
 _HARMLESS = {"ansible_facts", "ansible_forks", "ansible_limit", "ansible_verbosity", "ansible_version"}
 
-# What ansible-core has besides, and reads in plugins and templates.
+# Other variables that ansible-core uses in plugins and templates.
 _MAGIC = {
     "ansible_check_mode",
     "ansible_delegated_vars",
@@ -40,10 +40,10 @@ _MAGIC = {
     "vars",
 }
 
-# Jinja's and Ansible's functions that templates here call: a variable of the same name hides them.
+# Functions of Jinja and Ansible that templates in this collection call: a variable of the same name overrides them.
 _FUNCTIONS = {"dict", "lookup", "now", "q", "query", "range", "undef"}
 
-# Options of ansible.builtin.ssh that clean_facts lets through.
+# Options of ansible.builtin.ssh that clean_facts does not remove.
 _CONNECTION_OPTIONS = {
     "ansible_control_path",
     "ansible_control_path_dir",
@@ -61,14 +61,14 @@ REFUSED_NAMES = frozenset(
     name.removeprefix("ansible_")
     for name in (constants.INTERNAL_STATIC_VARS - _HARMLESS) | _MAGIC | _FUNCTIONS | _CONNECTION_OPTIONS
 )
-"""Names in C(ansible_facts) that are refused besides those of the collection."""
+"""Names in C(ansible_facts) that are refused, in addition to those of the collection."""
 
 _MOST_NAMES = 5
 _PLAIN_NAME = re.compile(r"\w{1,60}\Z", re.ASCII)
 
 
 class DeviceFactsError(ValueError):
-    """Facts of a host are none that a device may set. The text is a sentence for the operator."""
+    """A device has set facts that it may not set. The text is a message for the operator."""
 
 
 def refuse_device_facts(facts: Mapping | None, host: str) -> None:
@@ -82,25 +82,25 @@ def refuse_device_facts(facts: Mapping | None, host: str) -> None:
     """
     names = _refused(facts or {})
     if names:
-        # What is called inventory_hostname then, and given here as the host, is what the device says it is.
+        # In that case, the given host name is what the device claims.
         who = "This host" if "inventory_hostname" in names else host
         raise DeviceFactsError(
             f"{who} has facts that no device may set: {_spelled(names)}. They are options of the collection, or "
-            "variables of Ansible itself, and came with the answer of a module, or from the fact cache. Find out why "
-            "the device answers so. 'meta: clear_facts' at the start of a play removes them, also from the cache; "
+            "variables of Ansible itself, and came from the result of a module or from the fact cache. Find out why "
+            "the device sets them. 'meta: clear_facts' at the start of a play removes them, also from the cache; "
             "set_fact needs 'cacheable: false' for such variables."
         )
 
 
 def _refused(facts: Mapping) -> list[str]:
     names = [name for name in facts if name in REFUSED_NAMES or str(name).startswith(_PREFIX)]
-    # In a loop, ansible-core lays those of the item before in here (C(_execute) in ansible.executor.task_executor).
+    # In a loop, ansible-core adds those of the previous item here (C(_execute) in ansible.executor.task_executor).
     inner = facts.get("ansible_facts")
     return names + _refused(inner) if isinstance(inner, Mapping) else names
 
 
 def _spelled(names: Iterable[str]) -> str:
-    """The first names; the device has chosen them, and they are to be put into a message."""
+    """The first names, made safe for a message, because the device has chosen them."""
     every = sorted(set(names))
     shown = [name if _PLAIN_NAME.match(name) else ascii(name)[:60] for name in every[:_MOST_NAMES]]
     more = len(every) - len(shown)

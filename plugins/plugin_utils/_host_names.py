@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which host of the inventory a thing becomes, so that no thing takes another host's place.
+"""The host names of things in the inventory, chosen so that no thing replaces another host.
 
 Whoever may name a thing, or set its attributes, could otherwise name it like a host or a group of the operator's: its
 variables would be merged into those of that host, and a play for that group would not reach whom it is meant for.
@@ -22,13 +22,13 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub.account import Account
 
 _OWN_NAMES = {"all", "ungrouped", *constants.LOCALHOST}
 
-# What Ansible's patterns and the paths of its files leave a name. A colon ends a name in a pattern; names of things may
-# have one.
+# The names that work in Ansible's patterns and file paths. Names of things may contain a colon, which ends a name in a
+# pattern.
 _FIT = re.compile(r"\w[\w .:+=@-]{0,254}(?<! )\Z")
 
 
 class Origin(NamedTuple):
-    """Where a thing is from.
+    """The source of a thing.
 
     Attributes:
         asked: a digest of what says which registry was asked; equal for one account.
@@ -40,14 +40,14 @@ class Origin(NamedTuple):
 
 
 class KnownThing(NamedTuple):
-    """What a host of the inventory stands for."""
+    """The thing of a host in the inventory."""
 
     name: str
     arn: str | None
     origin: Origin
 
     def is_same(self, other: KnownThing) -> bool:
-        """Whether the two are one thing, in one account."""
+        """Whether both are the same thing in the same account."""
         if self.name != other.name:
             return False
         if self.origin.asked == other.origin.asked:
@@ -55,17 +55,17 @@ class KnownThing(NamedTuple):
         return self.arn is not None and (self.arn, self.origin.endpoint) == (other.arn, other.origin.endpoint)
 
 
-# The things among the hosts of an inventory, for the next of its files; by each inventory, which is read again.
+# The things among the hosts, for the next file of the same inventory. A new run of the inventory starts afresh.
 _hosts_of: weakref.WeakKeyDictionary[InventoryData, dict[str, KnownThing]] = weakref.WeakKeyDictionary()
 
 
 def is_fit(name: object) -> bool:
-    """Whether a text may be a host's name."""
+    """Whether a string can be the name of a host."""
     return isinstance(name, str) and bool(_FIT.match(name))
 
 
 class HostNames:
-    """Gives names to the things of one file.
+    """Chooses names for the things of one file.
 
     Args:
         inventory: with what the files before have put there.
@@ -79,7 +79,7 @@ class HostNames:
         self._given: dict[str, KnownThing] = {}
 
     def give(self, wanted: str, thing: KnownThing) -> tuple[str | None, str]:
-        """Return the name of a thing's host, and why it is not the one that is wanted, if it is not.
+        """Return the name of a thing's host and, if it is not the wanted one, the reason.
 
         It is C(THING.ACCOUNT.REGION) where the other is taken, or C(THING.thing) where the account is not known; None
         where that is taken as well.
@@ -92,11 +92,11 @@ class HostNames:
         return name, reason
 
     def keep(self) -> None:
-        """Tell the files that are read after this one."""
+        """Store the names for the files that are read after this one."""
         self._things.update(self._given)
 
     def _taken(self, name: str, thing: KnownThing) -> str:
-        """What has a name, for a sentence; empty if it is free, or the thing's already."""
+        """What has the name, for a message; empty if the name is free, or the thing already has it."""
         if name in _OWN_NAMES:
             return "Ansible itself uses that name"
         if name in self._groups:

@@ -56,11 +56,11 @@ _HINTS = (
     ),
     (
         r"Cannot specify -J with ProxyCommand|inconsistent options: ProxyCommand\+ProxyJump",
-        "take -J out of ssh's arguments: the tunnel is the way to the device",
+        "remove -J from ssh's arguments: the tunnel already leads to the device",
     ),
     (
         r"Cannot execute command-line and remote command\.",
-        "take RemoteCommand out of ssh's configuration for this host, or add '-o RemoteCommand=none' to "
+        "remove RemoteCommand from ssh's configuration for this host, or add '-o RemoteCommand=none' to "
         "ansible_ssh_extra_args",
     ),
     (
@@ -220,7 +220,7 @@ def _explain_greeting(output: SshOutput, log: SshLog, target: Target) -> str | N
         hint = (
             "more connections were waiting for their login than its MaxStartups allows; try again, or raise it"
             if greeting[1] == "Exceeded MaxStartups"
-            else f"see that an SSH server is behind {target.service}, and that it lets this machine in"
+            else f"check that {target.service} leads to an SSH server, and that it lets this machine log in"
         )
         return (
             f"The server behind {target.service} of {target.thing} did not let ssh in. It said '{greeting[1]}': {hint}."
@@ -252,14 +252,14 @@ def _explain_session(output: SshOutput, log: SshLog, target: Target, probes: Pro
     if silent and why.code == "broken":
         return (
             f"ssh to {target.thing} ended with status 255, and does not say why, because its LogLevel is QUIET: set "
-            "LogLevel=ERROR in its arguments, or its configuration. Whether the task had begun is not known: look, "
+            "LogLevel=ERROR in its arguments, or its configuration. Whether the task had begun is not known: check, "
             "then run it again."
         )
     if silent:
         return _perhaps_broken(target, "ssh's LogLevel is QUIET", why)
     return (
-        f"The SSH connection to {target.thing} broke off: {why}. What the task did until then is not known: look, then "
-        "run it again."
+        f"The SSH connection to {target.thing} broke off: {why}. What the task did until then is not known: check, "
+        "then run it again."
     )
 
 
@@ -273,7 +273,7 @@ def _ended_by_itself(output: SshOutput, log: SshLog, probes: Probes) -> bool:
 
 def _perhaps_broken(target: Target, words: str, why: client.HubError) -> str:
     return (
-        f"The SSH connection to {target.thing} ended ({words}): {why}. Whether the task had begun is not known: look, "
+        f"The SSH connection to {target.thing} ended ({words}): {why}. Whether the task had begun is not known: check, "
         "then run it again."
     )
 

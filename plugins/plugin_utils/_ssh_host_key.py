@@ -98,7 +98,7 @@ def _changed(log: SshLog, thing: str, alias: str) -> str | None:
     offending = log.find(r"Offending \S+ key in (.+):\d+")
     file = f" -f {shlex.quote(offending[1])}" if offending else ""
     return (
-        f"The SSH host key of {thing} is not the one that is known for it. Find out why; if the device was "
+        f"The SSH host key of {thing} differs from the known one. Find out why. If the device was "
         f"replaced or reinstalled, remove the old key with: ssh-keygen -R {shlex.quote(alias)}{file}"
     )
 

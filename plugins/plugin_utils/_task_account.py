@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""In which account a task's thing is, and for whom tunnels are opened, for action plugins.
+"""The account of a task's thing, and the owner of its tunnels, for action plugins.
 
 From strong to weak: the task's options; the variables C(iotops_tunnel_*) of the host that the task is for; the task's
 C(environment); the environment; the section C([iotops_tunnel]) of ansible.cfg.
@@ -28,7 +28,7 @@ _VARIABLES = {**AWS_OPTIONS, "owner": {"type": "str"}, "unregistered": {"type": 
 
 
 class TaskAccount:
-    """What a task's action plugin says to the hub of the account.
+    """The account with which a task's action plugin calls the hub.
 
     Args:
         action: the action plugin.
@@ -49,18 +49,18 @@ class TaskAccount:
                 options, variables=variables, task_environment=_task_environment(action), defaults=defaults
             )
         except ValueError as error:
-            # ansible-core adds a cause's words to these.
+            # ansible-core would append the text of a cause.
             raise AnsibleActionFail(str(error)) from None
         self.owner, self.unregistered = opener_for(self.caller, options, variables, defaults)
 
 
 def caller_of_task(action: ActionBase, options: dict, task_vars: dict) -> Caller:
-    """Return who asks the hub for a task; see C(TaskAccount)."""
+    """Return the account for a task; see C(TaskAccount)."""
     return TaskAccount(action, options, task_vars).caller
 
 
 def check_facts_of_task(task_vars: dict) -> None:
-    """Fail the task if the host's device has set an option of the collection, or a variable of Ansible itself."""
+    """Fail the task if the device has set an option of the collection or a variable of Ansible itself."""
     try:
         refuse_device_facts(task_vars.get("ansible_facts"), task_vars["inventory_hostname"])
     except DeviceFactsError as error:
@@ -68,7 +68,7 @@ def check_facts_of_task(task_vars: dict) -> None:
 
 
 def _host_variables(templar: Templar, task_vars: dict) -> dict:
-    """The options that the host's variables set, of the types that they have as options."""
+    """The options that the host's variables set, converted to the types of the options."""
     found = {
         name: templar.template(task_vars[f"iotops_tunnel_{name}"])
         for name in _VARIABLES
@@ -90,7 +90,7 @@ def _task_environment(action: ActionBase) -> dict[str, str]:
 
 
 def configured_options() -> dict:
-    """What ansible.cfg says, and defaults: the connection plugin has all of these options."""
+    """The values from ansible.cfg, and defaults: the connection plugin has all of these options."""
     name = connection_loader.get(CONNECTION, class_only=True)._load_name
     known = constants.config.get_configuration_definitions("connection", name)
     return {

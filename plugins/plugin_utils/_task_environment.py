@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The C(environment) of the task for which a lookup is run. Ansible tells a lookup nothing of its task.
+"""The C(environment) of the task for which a lookup runs. Ansible does not pass the task to a lookup.
 
 PRIVATE: other collections must not import this.
 """
@@ -17,7 +17,7 @@ from ansible.template import Templar
 
 
 def task_environment(templar: Templar) -> dict[str, str]:
-    """Return it, templated; empty where no task is being run, as in the head of a play.
+    """Return it, templated; empty if no task is running, as in the keywords of a play.
 
     The task is found where it is being executed, up the stack: ansible-core 2.18 to 2.21 all template a task's
     arguments there.

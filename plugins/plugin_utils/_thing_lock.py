@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One task at a time per thing, over all forks and runs of this user: two that ask at once get the same tunnel.
+"""One task at a time per thing, among all forks and runs of this user, so that simultaneous tasks get the same tunnel.
 
 PRIVATE: other collections must not import this.
 """
@@ -19,11 +19,11 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
 @contextlib.contextmanager
 def thing_lock(account: str, thing: str) -> Iterator[None]:
-    """Hold the lock of a thing in an account. The kernel releases it when the process ends, in whatever way.
+    """Hold the lock of a thing in an account. The kernel releases it when the process exits, for whatever reason.
 
     Raises C(client.HubError) where the hub's folder cannot be written.
     """
-    # The account may have a URL in its name.
+    # The name of the account may contain a URL.
     name = f"{hashlib.sha256(account.encode()).hexdigest()[:16]}-{thing}"
     path = os.path.join(client.directory(), "tasks", name)
     try:

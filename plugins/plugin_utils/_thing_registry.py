@@ -17,15 +17,15 @@ from typing import Any
 
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
-# The most that ListThings and ListThingsInThingGroup take.
+# The maximum of ListThings and ListThingsInThingGroup.
 _PAGE = 250
-# What SearchIndex gives by default.
+# The default of SearchIndex.
 _INDEX_PAGE = 100
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which things are wanted. With C(query), the fleet index chooses; the rest then holds as well."""
+    """Which things to return. The conditions also hold for the results of C(query) in the fleet index."""
 
     query: str | None = None
     index: str = "AWS_Things"
@@ -34,7 +34,7 @@ class Selection:
     attributes: dict[str, str] = field(default_factory=dict)
 
     def covers(self, thing: Thing) -> bool:
-        """Whether type and attributes are wanted ones. The registry takes one of each; here all count."""
+        """Whether type and attributes match. The registry itself checks only one of each; here all are checked."""
         if self.thing_types and thing.type not in self.thing_types:
             return False
         return all(thing.attributes.get(name) == value for name, value in self.attributes.items())
@@ -42,7 +42,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Thing:
-    """What is known of a thing. None stands for what its source does not know."""
+    """A thing. None stands for what its source does not know."""
 
     name: str
     arn: str | None = None
@@ -55,12 +55,12 @@ class Thing:
     shadow: dict | None = None
 
     def known(self) -> dict:
-        """What is known, by name; C(type) and C(attributes) always are."""
+        """The known values by name, always with C(type) and C(attributes)."""
         return {name: value for name, value in asdict(self).items() if value is not None or name == "type"}
 
     @classmethod
     def from_answer(cls, answer: dict, groups: list[str] | None = None) -> Thing:
-        """Make it from a ThingAttribute (ListThings) or a ThingDocument (SearchIndex)."""
+        """Create it from a ThingAttribute (ListThings) or a ThingDocument (SearchIndex)."""
         return cls(
             name=answer["thingName"],
             arn=answer.get("thingArn"),
@@ -75,7 +75,7 @@ class Thing:
 
 
 def things(caller: client.Caller, selection: Selection) -> list[Thing]:
-    """Return the things that are wanted, by name.
+    """Return the selected things, sorted by name.
 
     Args:
         caller: whose environment says which registry is asked. The hub makes the calls.
@@ -96,7 +96,7 @@ def _from_index(caller: client.Caller, selection: Selection) -> Iterator[Thing]:
 
 
 def _from_registry(caller: client.Caller, selection: Selection) -> Iterator[Thing]:
-    """Page through the registry, also for the things of a group.
+    """Read all pages of the registry, also for the things of a group.
 
     A group's list has names only, and a page of the registry is as many things as 250 calls for one each.
     """
@@ -111,7 +111,7 @@ def _from_registry(caller: client.Caller, selection: Selection) -> Iterator[Thin
 
 
 def _pages(caller: client.Caller, purpose: str, operation: str, **request: Any) -> Iterator[dict]:
-    """Generate the answers of a call that has C(nextToken)."""
+    """Generate the responses of a call with C(nextToken)."""
     while True:
         answer = client.call(operation, request, purpose=purpose, api="iot", caller=caller)
         yield answer
@@ -130,7 +130,7 @@ def _request(selection: Selection, thing_type: str | None) -> dict:
 
 
 def _groups_by_thing(caller: client.Caller, names: tuple[str, ...]) -> dict[str, list[str]] | None:
-    """By thing, which of these groups it is in, by itself or through a group within; None where no group is named."""
+    """For each thing, the groups that it is in, directly or in a subgroup; None if no groups are given."""
     if not names:
         return None
     members: dict[str, list[str]] = {}
@@ -143,7 +143,7 @@ def _groups_by_thing(caller: client.Caller, names: tuple[str, ...]) -> dict[str,
 
 
 def _connectivity(answer: dict | None) -> dict | None:
-    """Whether the thing's MQTT client is connected, since when (seconds since the epoch), and why it left."""
+    """Whether the thing's MQTT client is connected, since when (seconds since 1970), and why it disconnected."""
     if answer is None:
         return None
     known = {"connected": bool(answer.get("connected"))}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a task of iotops.tunnel.tunnel does with the control API.
+"""A task of iotops.tunnel.tunnel: its calls of the control API.
 
 PRIVATE: other collections must not import this.
 """
@@ -19,12 +19,12 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub.tags import MANAGED_TAGS,
 
 KEPT_TAG_PREFIX = "iotops:"
 
-# DescribeTunnel is allowed about once a second, over all tunnels of an account.
+# AWS allows about one DescribeTunnel call a second for all tunnels of an account.
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class TunnelTaskError(Exception):
-    """The task fails; the text is a sentence for the operator."""
+    """The task fails, with a message for the operator."""
 
 
 class TunnelTask:
@@ -55,14 +55,14 @@ class TunnelTask:
         self.tokens: dict[str, str] = {}
 
     def run(self) -> None:
-        """Do what the option C(state) asks for."""
+        """Bring about the option C(state)."""
         if self.options["state"] == "absent":
             self.close()
         else:
             self.provide()
 
     def provide(self) -> None:
-        """Find or open the tunnel, bring it up to date, and wait for the device if that is asked for."""
+        """Find or open the tunnel, update it, and wait for the device if requested."""
         found = self.find()
         if found is None:
             tunnel = self.open()
@@ -74,7 +74,7 @@ class TunnelTask:
             self.report(self.wait_for_destination(tunnel), found)
 
     def find(self) -> Tunnel | None:
-        """Find the tunnel that is meant, if it is open."""
+        """Find the tunnel for the options, if it is open."""
         if self.options["tunnel_id"]:
             return self.named()
         wanted = set(self.options["services"])
@@ -82,20 +82,19 @@ class TunnelTask:
         return next((tunnel for tunnel in usable if tunnel.owner == self.owner), None) or next(iter(usable), None)
 
     def named(self) -> Tunnel:
-        """The tunnel that the option C(tunnel_id) names, which must be open, and usable by this owner."""
+        """The tunnel with the ID C(tunnel_id), which must be open, and usable by this owner."""
         tunnel = self.api.describe(self.options["tunnel_id"])
         if tunnel.thing_name:
-            # It comes from the service, and goes into requests and to the hub.
+            # The name comes from the service, and goes into requests and to the hub.
             valid_name("thing", tunnel.thing_name)
         if not tunnel.is_open:
             raise TunnelTaskError(
-                f"Tunnel {tunnel.tunnel_id} is closed, and no closed tunnel opens again. Leave out tunnel_id to open "
-                "another."
+                f"Tunnel {tunnel.tunnel_id} is closed, and cannot be opened again. Leave out tunnel_id to open another."
             )
         if self.is_anothers(tunnel) and not self.options["take_over"]:
             raise TunnelTaskError(
                 f"Tunnel {tunnel.tunnel_id} belongs to {tunnel.owner}, not to {self.owner}. Leave out tunnel_id to "
-                "open another, or set take_over, which ends its owner's connections."
+                "open another, or set take_over, which closes its owner's connections."
             )
         return tunnel
 
@@ -120,29 +119,29 @@ class TunnelTask:
         opened = self.api.open(
             self.thing, self.options["services"], self.options["lifetime"], self.options["description"], self.new_tags()
         )
-        # At once: should the next call fail, the hub gets the tunnel all the same.
+        # Stored at once: if the next call fails, the hub must get the tunnel all the same.
         self.tokens.update(opened.tokens)
         self.result.update(tunnel_id=opened.tunnel_id, tunnel_arn=opened.arn, services=self.options["services"])
         return self.api.describe(opened.tunnel_id)
 
     def new_tags(self) -> dict[str, str]:
-        """The tags of a tunnel that is opened now."""
+        """The tags of a new tunnel."""
         return {**(self.options["tags"] or {}), **MANAGED_TAGS, OWNER_TAG: self.owner}
 
     def take_over(self, tunnel: Tunnel) -> Tunnel:
-        """Make a tunnel this owner's, if it is another's, and return it as it is then."""
+        """Take over a tunnel of another owner, and return its new state."""
         if not tunnel.is_ours or tunnel.owner == self.owner or not self.options["take_over"]:
             return tunnel
         self.result["changed"] = True
         if not self.check_mode:
-            # First, so that whoever loses the tunnel is told by whom.
+            # First, so that the previous owner can see who has taken over the tunnel.
             self.api.tag(tunnel, {OWNER_TAG: self.owner})
             if self.options["rotate"] not in ("source", "all"):
                 self.tokens.update(self.api.rotate(tunnel, "source"))
         return replace(tunnel, tags={**tunnel.tags, OWNER_TAG: self.owner})
 
     def reconcile(self, tunnel: Tunnel) -> Tunnel:
-        """Give a tunnel the tags that it should have, and return it as it is then."""
+        """Update the tags of a tunnel, and return its new state."""
         if self.options["tags"] is None:
             return tunnel
         kept = {key: value for key, value in tunnel.tags.items() if key.startswith(KEPT_TAG_PREFIX)}
@@ -168,19 +167,19 @@ class TunnelTask:
             self.tokens.update(self.api.rotate(tunnel, self.options["rotate"]))
 
     def rotate_source(self) -> None:
-        """Nobody but the hub keeps a source token, so that a hub without it needs another."""
+        """Rotate the source token if the hub does not have it: nothing else keeps source tokens."""
         self.tokens.update(self.api.rotate(self.api.describe(self.result["tunnel_id"]), "source"))
 
     def wait_for_destination(self, tunnel: Tunnel) -> Tunnel:
-        """Wait until the device is connected, and return the tunnel as it is then."""
+        """Wait until the device is connected, and return the new state of the tunnel."""
         seconds = self.options["wait_for_destination"]
         deadline = time.monotonic() + seconds
         while tunnel.destination != "connected":
             if time.monotonic() >= deadline:
                 raise TunnelTaskError(
-                    f"{tunnel.thing_name or 'The device'} did not connect to tunnel {tunnel.tunnel_id} in {seconds} s. "
-                    "Check that its agent runs and has a network, then rotate the destination token: that delivers it "
-                    "again."
+                    f"{tunnel.thing_name or 'The device'} did not connect to tunnel {tunnel.tunnel_id} within "
+                    f"{seconds} s. Check that its agent runs and has a network, then rotate the destination token, "
+                    "which delivers it again."
                 )
             time.sleep(SECONDS_BETWEEN_LOOKS)
             tunnel = self.api.describe(tunnel.tunnel_id)
@@ -191,7 +190,7 @@ class TunnelTask:
         return tunnel
 
     def close(self) -> None:
-        """Close the tunnel that is named, whoever's it is, or all of this owner's to the thing."""
+        """Close the tunnel with the given ID, of any owner, or all tunnels of this owner to the thing."""
         if self.options["tunnel_id"]:
             tunnels = [tunnel for tunnel in self.api.described(self.options["tunnel_id"]) if tunnel.is_open]
         else:
@@ -208,7 +207,7 @@ class TunnelTask:
         )
 
     def report(self, tunnel: Tunnel | None, before: Tunnel | None) -> None:
-        """Put a tunnel into the result; None stands for the one that check mode does not open."""
+        """Add a tunnel to the result; None is the tunnel that check mode does not open."""
         if tunnel is None:
             after = {"status": "open", "services": self.options["services"], "tags": self.new_tags()}
             self.result.update(status="closed", services=self.options["services"])
@@ -233,27 +232,29 @@ def _settings(tunnel: Tunnel) -> dict:
 
 
 def _check_ports(ports: dict, services: list) -> None:
-    """Raise an error where a tunnel with these services would have no use for a port."""
+    """Raise an error if a port is given for a service that has none in a tunnel with these services."""
     for service, port in ports.items():
         if service not in services:
             raise TunnelTaskError(
-                f"The option ports names {service}, and the tunnel is to carry {', '.join(services)}. Add {service} to "
-                "services, or take it out of ports."
+                f"The option ports has {service}, which is not a service of the tunnel ({', '.join(services)}). Add it "
+                "to services, or remove it from ports."
             )
         if port is not None and service.upper().startswith("SSH"):
             raise TunnelTaskError(
-                f"{service} gets no port: other users of this machine could reach the device by it. ssh needs none. "
-                "Take it out of ports."
+                f"{service} cannot have a port: other users of this machine could reach the device by it, and ssh "
+                "needs none. Remove it from ports."
             )
 
 
 def checked_options(options: dict) -> dict:
-    """Return the options with tag values as text; raise ValueError where the API would refuse one."""
+    """Return the options with tag values as strings; raise ValueError if the API would reject one."""
     if not options["services"]:
         raise ValueError("A tunnel needs a service, such as SSH1. Leave out services to have SSH1 and HTTP1.")
     for service in options["services"]:
         valid_name("service", service)
     if not 1 <= options["lifetime"] <= 720:
-        raise ValueError(f"A lifetime of {options['lifetime']} minutes is not possible. Set lifetime to 1 .. 720.")
+        raise ValueError(
+            f"A lifetime of {options['lifetime']} minutes is not possible. Set lifetime to a value from 1 to 720."
+        )
     tags = options["tags"]
     return {**options, "tags": None if tags is None else {str(key): str(value) for key, value in tags.items()}}

@@ -73,7 +73,7 @@ def test_the_endpoint_of_a_service_leads_to_the_thing(fleet: Fleet, tmp_path: Pa
 
 FAILURES = {
     "'HTTP1', thing='nobody', open='never'": "there is no tunnel to nobody",
-    "'SSH1'": "The hub has no port for SSH1 of device-1: services for SSH have none. Name another service",
+    "'SSH1'": "The hub has no port for SSH1 of device-1: SSH services have none. Use another service",
     "'HTTP2'": "does not offer HTTP2",
     "'HTTP 1'": "'HTTP 1' cannot be the name of a service",
     "'HTTP1', thing='-o'": "'-o' cannot be the name of a thing",
@@ -108,7 +108,7 @@ def test_a_service_whose_port_is_off_has_no_endpoint(fleet: Fleet) -> None:
         said = fleet.controller.run("ansible", "device-1", "-m", "ansible.builtin.debug", "-a", f'msg="{message}"')
     finally:
         fleet.controller.tunnel("device-1", ports=["HTTP1=any"])
-    words = "The hub has no port for HTTP1 of device-1. Set iotops_tunnel_ports to HTTP1=any for it."
+    words = "The hub has no port for HTTP1 of device-1. For one, set iotops_tunnel_ports to HTTP1=any."
     assert words in " ".join((said.stdout + said.stderr).split())
 
 

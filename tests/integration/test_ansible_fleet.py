@@ -108,7 +108,7 @@ def test_a_log_gets_plain_lines_while_tunnels_open_and_groups_at_the_end(fleet: 
     assert done.returncode == 4, out + done.stderr
     assert "\x1b" not in out
     assert "PLAY [Überprüfe die Flotte] 4 hosts" in out
-    assert re.search(r"^  \d/4 done, \d running, \d+ s; opening tunnels [0-3]/4, [1-4] on the way", out, re.MULTILINE)
+    assert re.search(r"^  \d/4 done, \d running, \d+ s; opening tunnels [0-3]/4, [1-4] in progress", out, re.MULTILINE)
     assert re.search(r"^  unreachable: \[gone\] the device gone did not connect to its tunnel", out, re.MULTILINE)
     assert "  ignored: [pump-2] item pump-2: exit status 3: böse [31mX\n" in out
     assert out.count("the reason is hidden by no_log") == 3
@@ -135,7 +135,7 @@ def test_a_terminal_shows_what_is_on_its_way_and_keeps_only_what_happened(fleet:
     assert screen.finish() == 4
 
     everything = "\n".join(screen.all_lines())
-    assert not re.search(r"\d running|longest:|on the way", everything)
+    assert not re.search(r"\d running|longest:|in progress", everything)
     for task in ("Warm up", "Loop", "Secret", "Say", "Break", "Mend", "Mount"):
         assert everything.count(f"\nTASK [{task}]") == 1
     assert "\x1b[0;31m" in screen.raw.decode()

@@ -298,8 +298,8 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"access_key": None, "secret_key": None}, "there are no AWS credentials: set AWS_PROFILE, or"),
     "groups": ({"thing_groups": ["field"]}, "It has no thing groups and no fleet index"),
     "name": ({"strict": True, "hostname": "thing_name ~ '/..'"}, "hostname is 'device-0000/..' for the thing device-0"),
-    "no-name": ({"strict": True, "hostname": "nothing"}, "hostname cannot be told of the thing device-0000"),
-    "strict": ({"strict": True, "filters": ["nothing"]}, "filters has 'nothing', which cannot be told of the thing"),
+    "no-name": ({"strict": True, "hostname": "nothing"}, "hostname cannot be evaluated for the thing device-0000"),
+    "strict": ({"strict": True, "filters": ["nothing"]}, "filters: 'nothing' cannot be evaluated for the thing"),
     "option": ({"thing_type": "pump"}, "sets thing_type, which iotops.tunnel.things does not have. See: ansible-doc"),
 }
 
@@ -352,7 +352,7 @@ def test_a_thing_takes_no_name_that_something_else_has(inventory: Inventory) -> 
         "The thing a-web cannot be the host a-web: a host from another source of the inventory has that name." in said
     )
     assert "It becomes the host a-web.123456789012." in said
-    assert "The same holds for the names of 1 more things." in said
+    assert "There are 1 more such warnings about names of things." in said
 
 
 def test_things_of_one_name_in_two_accounts_are_two_hosts_and_one_thing_in_two_files_is_one(
@@ -393,7 +393,7 @@ def test_names_that_no_thing_may_have_are_left_out_and_attributes_make_no_unfit_
         said = words_of(inventory.read(path))
     expected = {"t0", "t1", "t2", f"t3.{ARN_NAME}", "same", f"t5.{ARN_NAME}", "Pump 9"}
     assert set(hosts) == expected
-    assert "A thing of the registry is left out: '-oProxyCommand=x' cannot be the name of a thing" in said
+    assert "A thing in the registry is skipped: '-oProxyCommand=x' cannot be the name of a thing" in said
 
 
 def test_a_group_of_an_attribute_hides_no_host(inventory: Inventory) -> None:
@@ -406,7 +406,9 @@ def test_a_group_of_an_attribute_hides_no_host(inventory: Inventory) -> None:
     assert groups["yard"]["hosts"] == ["gw"]
     assert groups["gw_group"]["hosts"] == ["pump"]
     assert "gw" not in groups
-    assert "keyed_groups would make a group gw, which is the name of a host. The group is gw_group." in said
+    assert (
+        "keyed_groups would create a group with the name of the host gw. The group is called gw_group instead." in said
+    )
 
 
 def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inventory) -> None:

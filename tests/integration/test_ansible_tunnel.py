@@ -73,8 +73,8 @@ def test_opens_a_tunnel_that_the_hub_holds(controller: Controller, service: Tunn
 @pytest.mark.parametrize(
     ("port", "sentence"),
     [
-        ("HTTP2=any", "names HTTP2, and the tunnel is to carry SSH1, HTTP1"),
-        ("SSH1=5555", "SSH1 gets no port"),
+        ("HTTP2=any", "has HTTP2, which is not a service of the tunnel"),
+        ("SSH1=5555", "SSH1 cannot have a port"),
     ],
 )
 @pytest.mark.parametrize("check", [False, True])

@@ -163,7 +163,7 @@ def test_what_is_found_is_named(folder: Path) -> None:
 def test_systemd_says_what_failed_and_what_must_run(folder: Path) -> None:
     said = messages(folder, WITH_SYSTEMD)
     assert "sampler.service has failed: exit-code, status 3." in said
-    assert "uplink.service ends, and is started again" in said
+    assert "uplink.service keeps stopping and being restarted" in said
     assert "modem.service must run, and is not installed." in said
     assert "logger.service" not in said
     failed = device(folder, WITH_SYSTEMD)["facts"]["services"]["failed"]

@@ -156,7 +156,7 @@ def test_a_port_that_cannot_be_had_changes_nothing(
     with pytest.raises(client.HubError, match=f"port {port} on 127.0.0.1: HTTP1 of thing1 has it") as caught:
         client.ensure("thing2", ports={"HTTP1": port})
     assert caught.value.code == "port-in-use"
-    with pytest.raises(client.HubError, match="SSH1 of thing1 gets no port"):
+    with pytest.raises(client.HubError, match="SSH1 of thing1 cannot have a port"):
         client.ensure("thing1", ports={"SSH1": free_port()})
     with pytest.raises(client.HubError, match="does not offer HTTP9"):
         client.ensure("thing1", ports={"HTTP9": free_port()})

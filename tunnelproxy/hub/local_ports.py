@@ -26,8 +26,8 @@ def check_port(service_id: str, port: int | None, thing: str, *, own_ports: Coll
     """
     if is_ssh(service_id) and port is not None:
         raise HubError(
-            f"{service_id} of {thing} gets no port: other users of this machine could reach the device by it. ssh "
-            "needs none; take it out of iotops_tunnel_ports, or the option ports",
+            f"{service_id} of {thing} cannot have a port: other users of this machine could reach the device by it, "
+            "and ssh needs none. Remove it from iotops_tunnel_ports, or the option ports",
             code="bad-input",
         )
     if port and port not in own_ports and not is_free(service_id, port):

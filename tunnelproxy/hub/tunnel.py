@@ -313,7 +313,7 @@ class ManagedTunnel:
     def _address(self, service_id: str) -> TcpAddress | None:
         """Where a service listens at first: on the port that the user chose, on the one that it had, or on any.
 
-        SSH gets no port: it is reached through :meth:`open_stream` alone, which no other local user can use.
+        SSH has no port: it is reached only through :meth:`open_stream`, which no other local user can use.
         """
         if is_ssh(service_id):
             return None

@@ -151,7 +151,7 @@ def _why_failed(unit: dict) -> str:
     if unit["active"] == "failed":
         what = f"{unit['unit']} has failed"
     else:
-        what = f"{unit['unit']} ends, and is started again"
+        what = f"{unit['unit']} keeps stopping and being restarted"
         what += f", {_count(unit['restarts'], 'time')} so far" if unit["restarts"] else ""
     reason = "" if unit["result"] in {"", "success"} else f": {unit['result']}"
     if reason and unit["exit_status"]:

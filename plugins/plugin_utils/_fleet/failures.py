@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Why a task failed, in one line, and many such lines in few.
+"""The reasons of failures, in one line each, and grouped.
 
 PRIVATE: other collections must not import this.
 """
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 LONGEST_REASON = 400
-"""Characters. What does not fit is in the whole result, which C(-v) shows."""
+"""Characters. The whole result is printed with C(-v)."""
 
 _TUNNEL_ID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
-# What ssh says of itself with a terminal on the device, after all that the device has said.
+# What ssh itself prints if it has a terminal on the device, after all output of the device.
 _SSH_GOODBYE = re.compile(r"^(Shared c|C)onnection to \S+ closed\.\r?$")
 _PREFIX = "Task failed: "
-"""Which ansible-core puts before what a connection says, from 2.19 on."""
+"""What ansible-core 2.19 and later put before the message of a connection plugin."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Failure:
     """A host that failed or could not be reached, and why.
 
     Attributes:
-        thing: the thing's name, if it is another than the host's; else the host's.
-        task: the name of the task at which it happened.
+        thing: the name of the thing, which may differ from that of the host.
+        task: the name of the task that failed.
         reason: one line.
     """
 
@@ -42,21 +42,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class Group:
-    """Hosts with the same failure, but for their own names."""
+    """Hosts with the same failure, apart from their own names in it."""
 
     reason: str
     hosts: tuple[str, ...]
 
 
 def one_line(value: Any) -> str:
-    """A text without line breaks, and without anything that a terminal would obey: it may come from a device."""
+    """A text without line breaks and control sequences for terminals: it may come from a device."""
     words = "".join(char if _harmless(char) else " " for char in str(value)).split()
     text = " ".join(words)
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
 
 
 def reason_of(result: Mapping[str, Any]) -> str:
-    """Why a task's result is a failure. A censored result has no reason that may be told."""
+    """The reason why a task failed, from its result. The reason of a censored result is not shown."""
     if "censored" in result or result.get("_ansible_no_log") is True:
         return "the reason is hidden by no_log"
     message = one_line(result.get("msg") or "").removeprefix(_PREFIX)
@@ -72,7 +72,7 @@ def reason_of(result: Mapping[str, Any]) -> str:
 
 
 def grouped(failures: Iterable[Failure]) -> list[Group]:
-    """Put those together whose reasons differ in nothing but the host's name or the tunnel's ID; largest first."""
+    """Group failures whose reasons differ only in the host's name or the tunnel's ID; the largest group first."""
     by_shape: dict[str, list[Failure]] = {}
     for failure in failures:
         by_shape.setdefault(f"{failure.task}\n{_shape(failure)}", []).append(failure)

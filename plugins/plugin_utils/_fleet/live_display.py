@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A few lines at the end of a terminal's output that are drawn again and again, below whatever else is printed.
+"""A status display of a few lines at the bottom of a terminal's output, below everything that is printed.
 
 PRIVATE: other collections must not import this.
 """
@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 NARROWEST = 16
-"""Columns, and C(LOWEST) rows: a terminal with fewer gets no lines at all."""
+"""Columns, and C(LOWEST) rows: a smaller terminal gets no status display."""
 LOWEST = 4
 
 _ERASE_BELOW = "\x1b[J"
@@ -22,10 +22,10 @@ _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 
 
 class LiveDisplay:
-    """The lines, and the right to print without spoiling them.
+    """The lines of the display, and a way to print above them.
 
-    Print inside of C(with display.suspended()). Only this process draws: a child that was forked while the
-    lines were there prints as if they were not.
+    Print inside of C(with display.suspended()). Only this process draws: in a child that is forked while the lines are
+    shown, nothing is drawn or erased.
 
     Args:
         descriptor: of the terminal. It is written to directly: a child that is forked in that moment must not find the
@@ -48,14 +48,14 @@ class LiveDisplay:
         return os.getpid() == self._process
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines in place of those before."""
+        """Replace the lines."""
         with self._lock:
             self._lines = list(lines)
             if not self._depth:
                 self._write(self._erasure() + self._drawing())
 
     def suspended(self) -> _Suspension:
-        """A context in which the lines are away, and after which they are back."""
+        """A context in which the lines are hidden."""
         return _Suspension(self)
 
     def size(self) -> os.terminal_size:
@@ -92,12 +92,12 @@ class LiveDisplay:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
-            # The terminal is gone, or takes nothing now: progress is not worth a failed play.
+            # The terminal is gone, or accepts nothing now: that must not fail the play.
             self._rows = 0
 
 
 class _Suspension:
-    """See LiveDisplay.suspended; in a child process it does nothing, and takes no lock that might never be free."""
+    """See LiveDisplay.suspended. In a child process it does nothing: the lock might never be released there."""
 
     def __init__(self, block: LiveDisplay) -> None:
         self._block = block
@@ -124,12 +124,12 @@ class _Suspension:
 
 
 def text_width(text: str) -> int:
-    """Columns that a text takes. East Asian wide characters take two, combining ones none, escape sequences none."""
+    """The width of a text in columns. East Asian wide characters have two, combining ones and escape sequences none."""
     return sum(width for _char, width in _cells(text))
 
 
 def cut(text: str, columns: int) -> str:
-    """The text, or as much of it as fits, with an ellipsis; colours end where it does."""
+    """The text, truncated with an ellipsis if it is too wide; colours are reset at its end."""
     if text_width(text) <= columns:
         return text
     kept, used, coloured = [], 0, False
@@ -143,7 +143,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def _cells(text: str) -> list[tuple[str, int]]:
-    """Characters, or whole escape sequences for colours, and the columns that each takes."""
+    """Generate characters, or whole escape sequences for colours, and the width of each in columns."""
     cells, position = [], 0
     while position < len(text):
         end = position + 1

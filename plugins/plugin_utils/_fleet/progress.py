@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far a play is: which hosts work on which task, since when, and what became of them. It prints nothing.
+"""The progress of a play: which hosts run which task, since when, and with which outcome. It prints nothing.
 
 PRIVATE: other collections must not import this.
 """
@@ -45,7 +45,7 @@ class TaskProgress:
 
 @dataclass
 class HostTime:
-    """How long a host worked, in seconds, and on which task longest."""
+    """How long a host ran tasks, in seconds, and its longest task."""
 
     total: float = 0.0
     longest: float = 0.0
@@ -69,7 +69,7 @@ class FleetProgress:
     unreachable: dict[str, Failure] = field(default_factory=dict)
 
     def play(self, hosts: Iterable[str]) -> None:
-        """Another play begins, or another batch of it."""
+        """A play begins, or another batch of it."""
         self.batch = list(hosts)
         for host in self.batch:
             self.hosts.setdefault(host, HostTime())
@@ -87,7 +87,7 @@ class FleetProgress:
         self.tasks[uuid].running[host] = now
 
     def end(self, uuid: str, name: str, host: str, outcome: str, now: float) -> None:
-        """A host has ended a task with one of C(OUTCOMES)."""
+        """A host has completed a task with one of C(OUTCOMES)."""
         self.task(uuid, name, now)
         task = self.tasks[uuid]
         seconds = now - task.running.pop(host, now)
@@ -99,11 +99,11 @@ class FleetProgress:
             time.longest, time.longest_task = seconds, task.name
 
     def running(self) -> dict[str, float]:
-        """Since when each host that works now does."""
+        """The hosts that are running a task, and since when."""
         return {host: since for task in self.tasks.values() for host, since in task.running.items()}
 
     def active(self) -> list[TaskProgress]:
-        """Tasks that some host works on, the one with most hosts first."""
+        """The tasks that hosts are running, the one with the most hosts first."""
         return sorted((task for task in self.tasks.values() if task.running), key=lambda task: -len(task.running))
 
     def left(self) -> list[str]:
@@ -112,12 +112,12 @@ class FleetProgress:
 
 
 def slowest(seconds: dict[str, float], count: int) -> list[tuple[str, float]]:
-    """The hosts that took clearly longer than half of them did."""
+    """The hosts that took clearly longer than the median."""
     return longest(seconds, count, at_least=max(2.0, 1.3 * median(seconds.values()))) if seconds else []
 
 
 def longest(seconds: dict[str, float], count: int, at_least: float = 1.0) -> list[tuple[str, float]]:
-    """The hosts with the most seconds, but none with so few that nobody cares."""
+    """The hosts with the most seconds, except negligible ones."""
     worth = [(host, value) for host, value in seconds.items() if value >= at_least]
     return sorted(worth, key=lambda pair: -pair[1])[:count]
 

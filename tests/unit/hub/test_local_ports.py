@@ -20,7 +20,7 @@ def taken() -> Iterator[int]:
 
 
 def test_ssh_gets_no_port_for_other_users_could_use_it() -> None:
-    with pytest.raises(HubError, match="SSH1 of pump gets no port") as caught:
+    with pytest.raises(HubError, match="SSH1 of pump cannot have a port") as caught:
         check_port("SSH1", 0, "pump", own_ports=())
     assert caught.value.code == "bad-input"
     check_port("SSH1", None, "pump", own_ports=())

@@ -127,7 +127,7 @@ class TestChecks:
             (ServicePlan(("-A",), {}, ()), None, "bad-input", "'-A' cannot be the name of a service"),
             (ServicePlan(("A",), {}, ()), "SSH1", "service-not-offered", "a tunnel with A does not carry SSH1"),
             (ServicePlan(("A",), {"B": 0}, ()), None, "service-not-offered", "a tunnel with A does not carry B"),
-            (ServicePlan(("SSH1",), {"SSH1": 0}, ()), None, "bad-input", "SSH1 of the tunnel gets no port"),
+            (ServicePlan(("SSH1",), {"SSH1": 0}, ()), None, "bad-input", "SSH1 of the tunnel cannot have a port"),
         ],
     )
     def test_services_that_would_not_work_are_told(

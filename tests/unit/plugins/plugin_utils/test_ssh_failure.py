@@ -48,7 +48,7 @@ def test_a_connector_that_crashed_is_no_silent_device(explain):
     [
         (
             "Cannot specify -J with ProxyCommand\r\n",
-            "-J with ProxyCommand), and nothing was run on thing: take -J out",
+            "-J with ProxyCommand), and nothing was run on thing: remove -J from",
         ),
         ("unknown option -- -\nusage: ssh [-46]\n           [-b x]\n", "thing: unknown option -- -"),
         ("command-line: line 0: Bad configuration option: foo\r\n", "thing: command-line: line 0: Bad configuration"),
