@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from peers.collection import importable
 from peers.device import Device, make_ssh_key
 from peers.proxies import OpenTunnel, open_tunnel
 from peers.service import TunnelingService
+
+
+@pytest.fixture(scope="session")
+def importable_collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with importable(tmp_path_factory.mktemp("collections")) as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from .process import REPOSITORY, wait_for
 from .shared import shared_folder
 
-__all__ = ["PYTHON", "Controller", "Installation", "Outcome", "installed_collection"]
+__all__ = ["PYTHON", "Controller", "Installation", "Outcome", "importable", "installed_collection"]
 
 # The Python whose Ansible is tested, for example in an environment with another release of ansible-core and only
 # requirements.txt.
@@ -40,6 +41,23 @@ class Installation:
     def root(self) -> Path:
         """The folder of the collection's files."""
         return self.path / "ansible_collections" / "iotops" / "tunnel"
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[Path]:
+    """Make the repository importable as ``ansible_collections.iotops.tunnel``, before other collections.
+
+    Args:
+        folder: a new folder, which is yielded, and is on Python's path meanwhile.
+    """
+    namespace = folder / "ansible_collections" / "iotops"
+    namespace.mkdir(parents=True)
+    (namespace / "tunnel").symlink_to(REPOSITORY)
+    sys.path.insert(0, str(folder))
+    try:
+        yield folder
+    finally:
+        sys.path.remove(str(folder))
 
 
 @functools.cache

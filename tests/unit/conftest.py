@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -22,16 +21,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return made
 
 
-STILL_START_PROCESSES = {
-    "hub/aws_errors/test_credentials.py",
-    "hub/aws_errors/test_explain.py",
-    "plugins/module_utils/_diagnosis/test_reading.py",
-    "plugins/plugin_utils/_fleet/test_live_display.py",
-    "plugins/plugin_utils/test_ssh_failure.py",
-    "plugins/plugin_utils/test_ssh_host_key.py",
-}
-"""Test files whose processes are still to be moved to tests/integration, by path below tests/unit. Add none."""
-
 _STARTING: tuple[tuple[Any, str], ...] = (
     (subprocess.Popen, "__init__"),
     *((os, name) for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
@@ -40,15 +29,14 @@ _STARTING: tuple[tuple[Any, str], ...] = (
 
 # Of a module, so that it holds for the fixtures of a module too.
 @pytest.fixture(autouse=True, scope="module")
-def no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_processes() -> Iterator[None]:
     """Fail a test that starts a process."""
 
     def refuse(*arguments: Any, **_: Any) -> NoReturn:
         command = arguments[1] if len(arguments) > 1 else "a copy of itself"
         pytest.fail(f"a unit test starts a process, {command}: move it to tests/integration")
 
-    file = request.path.relative_to(Path(__file__).parent).as_posix()
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in _STARTING if file not in STILL_START_PROCESSES else ():
+        for owner, name in _STARTING:
             patch.setattr(owner, name, refuse)
         yield

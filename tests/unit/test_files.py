@@ -9,6 +9,7 @@ import resource
 import signal
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,17 @@ import pytest
 from tunnelproxy.files import replace_file
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond ten bytes, as on a disk that is full."""
+    """No file may grow beyond ten bytes, as on a disk that is full. That includes the files of a coverage measurement."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, ignored)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_file_is_replaced_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
@@ -50,11 +53,10 @@ def test_a_partial_file_of_a_killed_process_is_never_written_to(tmp_path: Path) 
     assert elsewhere.read_bytes() == b""
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_leaves_the_old_content_and_no_part_of_the_new(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="File too large") as caught:
+    with small_files(), pytest.raises(OSError, match="File too large") as caught:
         replace_file(path, b"new" * 10)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"old")]

@@ -89,53 +89,10 @@ OLD_KEYS = json.dumps(
             id="no such SSO session",
         ),
         pytest.param(
-            PROCESS + "sh -c 'echo vault: locked >&2; exit 1'",
-            "CredentialRetrievalError",
-            f"the credential_process of the profile staging failed (vault: locked): {BY_HAND}",
-            id="process fails",
-        ),
-        pytest.param(
-            PROCESS + "false",
-            "CredentialRetrievalError",
-            f"the credential_process of the profile staging failed (it printed nothing): {BY_HAND}",
-            id="process fails silently",
-        ),
-        pytest.param(
-            PROCESS + "/gone/vault",
-            "FileNotFoundError",
-            f"the credential_process of the profile staging failed (/gone/vault: No such file or directory): {BY_HAND}",
-            id="process is not there",
-        ),
-        pytest.param(
             PROCESS + "sh -c 'echo",
             "ValueError",
             f"the credential_process of the profile staging failed (No closing quotation): {BY_HAND}",
             id="process with half a quotation",
-        ),
-        pytest.param(
-            PROCESS + "echo '{\"Version\": 1}'",
-            "CredentialRetrievalError",
-            "the credential_process of the profile staging failed (Missing required key in response: 'AccessKeyId'): "
-            + BY_HAND,
-            id="process prints nothing of use",
-        ),
-        pytest.param(
-            PROCESS + f"echo {SECRET_KEY}",
-            "JSONDecodeError",
-            f"the credential_process of the profile staging printed something other than credentials: {MUST_PRINT}",
-            id="process prints garbage",
-        ),
-        pytest.param(
-            PROCESS + "echo []",
-            "AttributeError",
-            f"the credential_process of the profile staging printed something other than credentials: {MUST_PRINT}",
-            id="process prints another object",
-        ),
-        pytest.param(
-            PROCESS + f"echo '{OLD_KEYS}'",
-            "RuntimeError",
-            f"the credential_process of the profile staging printed credentials that have expired: {MUST_PRINT}",
-            id="process prints old credentials",
         ),
     ],
 )
@@ -146,26 +103,6 @@ def test_a_profile_that_gives_no_credentials(shell: Shell, settings: str, raised
     for name, path in files.items():
         sentence = sentence.replace(name, path)
     assert shell.tells() == (raised, "wrong-credentials", sentence)
-
-
-def test_the_words_of_a_credential_process_are_short_and_hold_no_secret(shell: Shell) -> None:
-    script = shell.home / "vault"
-    secrets = f"{ACCESS_KEY} {SECRET_KEY} {TOKEN} eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
-    script.write_text(f"printf '%s\\n' '{'loading ' * 50}' '\x1b[31m{secrets}' >&2\necho locked >&2\nexit 1\n")
-    shell.config_file.write_text(f"[default]\ncredential_process = sh {script}\n")
-    sentence = shell.tells().sentence
-    words = sentence.removeprefix("the credential_process of the profile default failed (").partition("): ")[0]
-    assert words.startswith("…")
-    assert words.endswith("loading *** *** *** *** locked")
-    assert len(words) == 200
-
-
-def test_the_process_of_a_source_profile_is_named_by_it(shell: Shell) -> None:
-    shell.config_file.write_text(
-        f"[profile staging]\nrole_arn = {ROLE}\nsource_profile = vault\n[profile vault]\ncredential_process = false\n"
-    )
-    shell.export(AWS_PROFILE="staging")
-    assert shell.tells().sentence.startswith("the credential_process of the profile vault failed")
 
 
 @pytest.mark.skipif(not hasattr(exceptions, "LoginError"), reason="this botocore knows no such login")

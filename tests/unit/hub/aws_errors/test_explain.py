@@ -79,19 +79,6 @@ def test_what_a_service_answers_is_explained_by_its_code() -> None:
     assert (failure.code, failure.sentence.partition(" has")[0]) == ("not-found", "https://host:1")
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ("credential_process = /no/such", "the credential_process of the profile ops failed (/no/such: "),
-        ("credential_process = echo nothing", "the credential_process of the profile ops printed something"),
-    ],
-)
-def test_credentials_that_python_fails_on_are_told_by_the_traceback(shell: Shell, settings: str, said: str) -> None:
-    shell.config_file.write_text(f"[profile ops]\n{settings}\n")
-    shell.export(AWS_PROFILE="ops")
-    assert shell.tells().sentence.startswith(said)
-
-
 def test_an_endpoint_that_is_none_is_told(shell: Shell) -> None:
     shell.export(AWS_ENDPOINT_URL_IOTSECURETUNNELING="nonsense", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     assert shell.tells().sentence.startswith("'nonsense' is not a URL")

@@ -168,28 +168,3 @@ def test_a_transfer_that_failed_on_a_good_connection_is_not_explained(explain):
 def test_a_transfer_that_broke_off_is_the_devices(explain):
     said = explain(stderr="Connection closed", how="explain_transfer")
     assert said.startswith("A file transfer with thing broke off: the hub (process 1) has ended")
-
-
-KNOWN = f"{TARGET[3]} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBrPGWd5+6KA3EDlcF4TQh565Fi5Y1zeDMDrYvQBoIBC\n"
-KEPT = {"stricthostkeychecking": "ask", "controlmaster": "auto", "controlpersist": "60"}
-NOT_KEPT = {"stricthostkeychecking": "ask", "controlmaster": "false", "controlpersist": "no"}
-
-
-@pytest.mark.parametrize(
-    ("known", "still_up", "config", "is_unknown_key"),
-    [
-        ("", False, KEPT, True),
-        ("", False, NOT_KEPT, True),
-        (KNOWN, False, KEPT, True),  # a key of another type is known, and ssh asks too
-        (KNOWN, True, KEPT, False),
-        (KNOWN, False, NOT_KEPT, False),
-        ("", False, {**NOT_KEPT, "stricthostkeychecking": "false"}, False),
-    ],
-)
-def test_sshpass_has_its_status_for_an_unknown_key_in_common_with_commands(
-    explain, tmp_path, known, still_up, config, is_unknown_key
-):
-    (tmp_path / "known_hosts").write_text(known)
-    config = {**config, "userknownhostsfile": str(tmp_path / "known_hosts")}
-    said = explain("", complaint="", still_up=still_up, how="explain_sshpass", **config)
-    assert ("is not known here" in (said or "")) == is_unknown_key

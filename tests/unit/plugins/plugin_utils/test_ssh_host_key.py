@@ -47,16 +47,5 @@ def test_only_a_key_that_is_not_known_is_to_be_accepted(explain, lines, words):
     assert "accept-new" not in explain(*lines)
 
 
-@pytest.mark.parametrize("lines", [(STRICT, FAILED), (FAILED,)])
-def test_a_key_that_is_not_known_may_be_accepted(explain, lines):
-    assert "accept-new" in explain(*lines, known=f"@cert-authority other {KEY}\n")
-
-
-def test_a_key_without_a_certificate_is_not_to_be_accepted_where_there_is_an_authority(explain):
-    said = explain(FAILED, known=f"@cert-authority g* {KEY}\n")
-    assert "no certificate of it is from the authority" in said
-    assert "accept-new" not in said
-
-
 def test_ssh_has_to_say_that_it_is_the_host_key(explain):
     assert explain(CHANGED, "Permission denied") is None

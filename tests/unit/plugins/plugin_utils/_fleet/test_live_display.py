@@ -96,18 +96,6 @@ def test_a_tiny_terminal_gets_none(screen, block, size):
     assert screen.lines() == []
 
 
-def test_a_child_process_neither_draws_nor_waits_for_a_lock(screen, block):
-    block.draw(["a"])
-    with block.suspended():
-        child = os.fork()
-        if not child:
-            with block.suspended():
-                os.write(screen.slave, b"child\r\n")
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-    assert screen.lines() == ["child", "a"]
-
-
 def test_a_terminal_that_is_gone_spoils_nothing(live_display):
     master, slave = os.openpty()
     block = live_display.LiveDisplay(slave, lambda: None)
