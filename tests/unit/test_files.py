@@ -19,7 +19,7 @@ from tunnelproxy.files import replace_file
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond ten bytes, as on a disk that is full. That includes the files of a coverage measurement."""
+    """No file of this process may grow beyond ten bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
