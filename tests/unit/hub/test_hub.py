@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,16 @@ class TestEnsure:
                 assert caught.value.code == "port-in-use"
                 with pytest.raises(HubError, match="does not offer VNC"):
                     await ensure(service, "valve", service="VNC")
+
+    @in_event_loop
+    async def test_several_things_get_any_port_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        things = [f"pump{number}" for number in range(3)]
+        async with hub(tmp_path, monkeypatch) as service, AsyncExitStack() as devices:
+            for thing in things:
+                service.open(thing)
+                await devices.enter_async_context(device(service, thing))
+            rows = await asyncio.gather(*(ensure(service, thing, ports={"HTTP1": 0}) for thing in things))
+            assert len({row["services"]["HTTP1"]["port"] for row in rows} - {0}) == len(things)
 
     @in_event_loop
     async def test_an_account_that_is_not_known_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
