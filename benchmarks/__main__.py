@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import ansible_fleet, fleet, fragments, proxies, service_capacity, service_processes, starts
+from . import ansible_fleet, fleet, fragments, line, proxies, service_capacity, service_processes, starts
 
 COMMANDS = {
     "proxies": proxies.main,
@@ -16,6 +16,7 @@ COMMANDS = {
     "ansible": ansible_fleet.main,
     "starts": starts.main,
     "fragments": fragments.main,
+    "line": line.main,
 }
 
 

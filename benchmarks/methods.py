@@ -97,16 +97,7 @@ def _distant(port: int, milliseconds: float, folder: Path) -> Iterator[int]:
 @contextmanager
 def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
     folder.mkdir(exist_ok=True)
-    certificate = folder / "stunnel.pem"
-    key = folder / "stunnel.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = write_certificate(folder)
     middle, port = free_port(), free_port()
     common = "foreground = yes\npid =\nsyslog = no\n"
     far = folder / "stunnel-server.conf"
@@ -150,6 +141,20 @@ def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[M
             for name, pid in pair.processes.items()
         }
         yield Method(TWICE, near.port, near.port, processes)
+
+
+def write_certificate(folder: Path) -> tuple[Path, Path]:
+    """Create a certificate for stunnel, and its key."""
+    certificate, key = folder / "stunnel.pem", folder / "stunnel.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
 
 
 def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:

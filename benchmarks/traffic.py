@@ -2,9 +2,11 @@
 """Traffic to measure methods with: one server process and one client process, the same for every method.
 
 The first byte of a connection tells the server what to do: ``E`` echoes; ``U`` receives a given number of bytes and
-answers with one; ``D`` sends a given number. So the client knows when the last byte arrived, not when it was sent.
+answers with one; ``R`` receives without end and answers with a byte for each 16 KiB; ``D`` sends a given number. So the
+client knows when the last byte arrived, not when it was sent.
 
-The client is ``python -m benchmarks.traffic WHAT PORT …`` and prints one line of JSON.
+The client is ``python -m benchmarks.traffic WHAT PORT …`` and prints one line of JSON. ``ADDRESS:PORT`` may take the
+place of a port on the loopback address.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import select
 import socket
 import struct
 import sys
@@ -22,12 +25,13 @@ import time
 __all__ = ["CHUNK"]
 
 CHUNK = 256 * 1024
+REPORT = 16 * 1024
 _LENGTH = struct.Struct("!Q")
 
 
-def serve() -> None:
+def serve(host: str) -> None:
     """Print a free port, and serve on it until killed."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.create_server((host, 0), backlog=1024)
     print(listener.getsockname()[1], flush=True)
     while True:
         connection, _ = listener.accept()
@@ -45,6 +49,8 @@ def _answer(sock: socket.socket) -> None:
             _read(sock, _LENGTH.unpack(_exactly(sock, _LENGTH.size))[0])
             sock.sendall(b".")
             sock.recv(1)
+        elif what == b"R":
+            _read_and_report(sock)
         elif what == b"D":
             _write(sock, _LENGTH.unpack(_exactly(sock, _LENGTH.size))[0])
             sock.recv(1)
@@ -69,6 +75,17 @@ def _read(sock: socket.socket, size: int) -> None:
         size -= count
 
 
+def _read_and_report(sock: socket.socket) -> None:
+    """Read without end, and send a byte for each :data:`REPORT` bytes."""
+    _exactly(sock, _LENGTH.size)
+    buffer = bytearray(CHUNK)
+    received = 0
+    while count := sock.recv_into(buffer):
+        received += count
+        sock.sendall(bytes(received // REPORT))
+        received %= REPORT
+
+
 def _write(sock: socket.socket, size: int) -> None:
     chunk = bytes(CHUNK)
     while size:
@@ -76,7 +93,7 @@ def _write(sock: socket.socket, size: int) -> None:
         size -= count
 
 
-def bulk(port: int, direction: str, size: int, connections: int) -> dict[str, float]:
+def bulk(port: str, direction: str, size: int, connections: int) -> dict[str, float]:
     """Move ``size`` bytes over several connections at once; connecting them is not part of the time."""
     sockets = [_connect(port) for _ in range(connections)]
     for sock in sockets:
@@ -109,7 +126,7 @@ def bulk(port: int, direction: str, size: int, connections: int) -> dict[str, fl
     return {"bytes_per_second": share * connections / taken, "seconds": taken}
 
 
-def saturate(port: int, direction: str, seconds: float) -> dict[str, float]:
+def saturate(port: str, direction: str, seconds: float) -> dict[str, float]:
     """Move bytes for a number of seconds. How many have arrived is known only approximately."""
     sock = _connect(port)
     sock.sendall((b"U" if direction == "up" else b"D") + _LENGTH.pack(2**62))
@@ -122,7 +139,43 @@ def saturate(port: int, direction: str, seconds: float) -> dict[str, float]:
     return {"bytes_per_second": moved / seconds}
 
 
-def echo(port: int, seconds: float, pause: float) -> dict[str, list[float]]:
+def steady(port: str, direction: str, seconds: float, connections: int) -> dict[str, float]:
+    """Move bytes for a number of seconds, and count those that arrive in the second half of them."""
+    counted = [0] * connections
+    end = time.perf_counter() + seconds
+    middle = end - seconds / 2
+
+    def move(number: int) -> None:
+        with _connect(port) as sock:
+            sock.sendall((b"R" if direction == "up" else b"D") + _LENGTH.pack(2**62))
+            chunk = bytes(CHUNK)
+            if direction == "up":
+                sock.setblocking(False)
+                while (now := time.perf_counter()) < end:
+                    readable, writable, _ = select.select([sock], [sock], [], end - now)
+                    if readable:
+                        # The server reports what it has received.
+                        reports = len(sock.recv(65536))
+                        counted[number] += reports * REPORT if now >= middle else 0
+                    if writable:
+                        with contextlib.suppress(BlockingIOError):
+                            sock.send(chunk)
+            else:
+                sock.settimeout(seconds)
+                buffer = bytearray(CHUNK)
+                while (now := time.perf_counter()) < end:
+                    count = sock.recv_into(buffer)
+                    counted[number] += count if now >= middle else 0
+
+    threads = [threading.Thread(target=move, args=(number,)) for number in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"bytes_per_second": sum(counted) / (seconds / 2)}
+
+
+def echo(port: str, seconds: float, pause: float) -> dict[str, list[float]]:
     """Round trips of one byte, one after the other with a pause in between, in seconds."""
     sock = _connect(port)
     sock.sendall(b"E")
@@ -184,8 +237,21 @@ def connects(port: int, number: int, at_once: int) -> dict[str, float]:
     return {"connections_per_second": number / taken}
 
 
-def _connect(port: int) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", port))
+def first_byte(port: str, number: int) -> dict[str, list[float]]:
+    """The seconds from the beginning of a new connection to its first byte, one connection after the other."""
+    seconds = []
+    for _ in range(number):
+        began = time.perf_counter()
+        with _connect(port) as sock:
+            sock.sendall(b"E.")
+            _exactly(sock, 1)
+            seconds.append(time.perf_counter() - began)
+    return {"seconds": seconds}
+
+
+def _connect(port: str) -> socket.socket:
+    host, _, number = port.rpartition(":")
+    sock = socket.create_connection((host or "127.0.0.1", int(number)))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -194,20 +260,29 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="what", required=True)
-    commands.add_parser("serve")
+    command = commands.add_parser("serve")
+    command.add_argument("host", nargs="?", default="127.0.0.1")
     command = commands.add_parser("bulk")
-    command.add_argument("port", type=int)
+    command.add_argument("port")
     command.add_argument("direction", choices=("up", "down"))
     command.add_argument("size", type=int)
     command.add_argument("connections", type=int)
     command = commands.add_parser("saturate")
-    command.add_argument("port", type=int)
+    command.add_argument("port")
     command.add_argument("direction", choices=("up", "down"))
     command.add_argument("seconds", type=float)
+    command = commands.add_parser("steady")
+    command.add_argument("port")
+    command.add_argument("direction", choices=("up", "down"))
+    command.add_argument("seconds", type=float)
+    command.add_argument("connections", type=int)
     command = commands.add_parser("echo")
-    command.add_argument("port", type=int)
+    command.add_argument("port")
     command.add_argument("seconds", type=float)
     command.add_argument("pause", type=float)
+    command = commands.add_parser("first_byte")
+    command.add_argument("port")
+    command.add_argument("number", type=int)
     command = commands.add_parser("echo_many")
     command.add_argument("seconds", type=float)
     command.add_argument("pause", type=float)
@@ -219,7 +294,7 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     what = arguments.pop("what")
     if what == "serve":
-        serve()
+        serve(**arguments)
     json.dump(globals()[what](**arguments), sys.stdout)
 
 

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One tunnel compared with plain TCP, ``ssh -L`` and two stunnel pairs over lines with a round trip.
+
+The operator and the service are at the near end of the line, the device is at the far end. Each round measures every
+method in turn, for each congestion control. Needs root, for network namespaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peers import process, service
+from peers.device import Sshd, make_ssh_key, proxy_environment
+from peers.line import Line, Profile
+from peers.process import Process, free_port, wait_for
+from peers.proxies import open_tunnel
+from peers.service import TunnelingService
+
+from .methods import write_certificate
+from .plots import plot_bars
+from .results import Results, percentile
+
+__all__ = ["main"]
+
+PROFILES = {
+    "20ms": Profile(round_trip=20, down=200, up=200, queue=50),
+    "60ms": Profile(round_trip=60, down=40, up=15, queue=300),
+    "80ms-loss": Profile(round_trip=80, down=20, up=20, queue=200, loss=1),
+    "100ms": Profile(round_trip=100, down=100, up=100, queue=200),
+    "600ms": Profile(round_trip=600, down=20, up=20, queue=300),
+    "lte": Profile(round_trip=50, down=30, up=10, queue=400, jitter=15),
+}
+METHODS = ("tcp", "ssh", "stunnel", "tunnel")
+MEASURES = ("throughput", "echo", "first-byte")
+ECHO_PAUSE = 0.02
+MEGA = 1e6
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to the far end."""
+
+    name: str
+    port: str
+    second: str
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks line", description=__doc__.splitlines()[0])
+    parser.add_argument("--profiles", type=_names(PROFILES), default=list(PROFILES), metavar="A,B")
+    parser.add_argument("--methods", type=_names(METHODS), default=list(METHODS), metavar="A,B")
+    parser.add_argument("--measures", type=_names(MEASURES), default=list(MEASURES), metavar="A,B")
+    parser.add_argument("--congestion", type=_names(("bbr", "cubic", "reno")), default=["bbr", "cubic"], metavar="A,B")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds to take the median of (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=8.0, metavar="S", help="duration of each (%(default)s)")
+    parser.add_argument(
+        "--tree", type=Path, action="append", default=[], metavar="DIR", help="another version's repository to compare"
+    )
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.inside:
+        _measure(options, json.loads(options.inside))
+        return
+    results = Results("Over a line: the tunnel compared with the alternatives")
+    for name in options.profiles:
+        for congestion in options.congestion:
+            _run_profile(results, name, congestion, options, arguments)
+            print(results.table(), flush=True)
+    results.show("line")
+    for what, unit in (("throughput", "MB/s"), ("echo", "ms")):
+        rows = {row: row.replace(f"{what} ", "").replace(", ", "\n") for row in results.values if row.startswith(what)}
+        plot_bars(results, f"line-{what}", rows, unit)
+
+
+def _names(known: Sequence[str] | dict[str, Profile]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _run_profile(results: Results, name: str, congestion: str, options: Any, arguments: list[str]) -> None:
+    """Make the line, and measure within its near end."""
+    with tempfile.TemporaryDirectory() as folder, Line(PROFILES[name], Path(folder) / "line.log") as line:
+        line.set_congestion_control(congestion)
+        inside = {"folder": folder, "far": line.far, "near_address": line.near_address, "far_address": line.far_address}
+        command = [*line.near, sys.executable, "-m", "benchmarks", "line", *arguments, "--inside", json.dumps(inside)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            for text in running.stdout:
+                what, who, value = json.loads(text)
+                results.add(f"{what}: {name} {congestion}", who, value)
+        if running.returncode:
+            raise SystemExit(f"the measurements of {name} with {congestion} have failed")
+
+
+def _measure(options: Any, place: dict[str, Any]) -> None:
+    """Run in the near namespace: set up the methods, and print each value."""
+    folder = Path(place["folder"])
+    with ExitStack() as stack:
+        server = [*place["far"], sys.executable, "-m", "benchmarks.traffic", "serve", "0.0.0.0"]  # noqa: S104
+        port = int(stack.enter_context(Process(server, folder / "traffic.log")).wait_for_output(r"^(\d+)\n", 30)[1])
+        paths = list(_paths(stack, options, place, folder, port))
+        for _ in range(options.rounds):
+            for measure in options.measures:
+                for path in paths:
+                    for what, value in _MEASUREMENTS[measure](path, options.seconds):
+                        print(json.dumps([what, path.name, value]), flush=True)
+
+
+def _paths(stack: ExitStack, options: Any, place: dict[str, Any], folder: Path, server: int) -> Iterator[Way]:
+    if "tcp" in options.methods:
+        address = f"{place['far_address']}:{server}"
+        yield Way("plain TCP", address, address)
+    if "ssh" in options.methods:
+        yield stack.enter_context(_ssh(place, folder, server))
+    if "stunnel" in options.methods:
+        yield stack.enter_context(_stunnel_twice(place, folder, server))
+    if "tunnel" in options.methods:
+        for number, tree in enumerate([process.REPOSITORY, *options.tree]):
+            yield stack.enter_context(_tunnel(place, folder / f"tunnel{number}", server, tree))
+
+
+@contextmanager
+def _ssh(place: dict[str, Any], folder: Path, server: int) -> Iterator[Way]:
+    key = make_ssh_key(folder / "key")
+    sshd = Sshd(folder / "sshd", key, host=place["far_address"], enter=place["far"])
+    port = free_port()
+    command = [
+        *("ssh", "-F", "none", "-N", "-p", str(sshd.port), "-i", str(key)),
+        *("-L", f"127.0.0.1:{port}:127.0.0.1:{server}", "-o", "StrictHostKeyChecking=no"),
+        *("-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"),
+        f"{getpass.getuser()}@{place['far_address']}",
+    ]
+    try:
+        with Process(command, folder / "ssh.log"):
+            wait_for(lambda: _listens(port), "ssh forwards its port")
+            yield Way("ssh -L", str(port), str(port))
+    finally:
+        sshd.stop()
+
+
+@contextmanager
+def _stunnel_twice(place: dict[str, Any], folder: Path, server: int) -> Iterator[Way]:
+    """A pair across the line, and a pair at its near end: the shape of the tunnel."""
+    certificate, key = write_certificate(folder)
+    common = "foreground = yes\npid =\nsyslog = no\n"
+    middle, between, near_middle, port = (free_port() for _ in range(4))
+    parts = {
+        "far-server": (place["far"], f"accept = {place['far_address']}:{middle}\nconnect = 127.0.0.1:{server}\n"),
+        "far-client": ((), f"client = yes\naccept = 127.0.0.1:{between}\nconnect = {place['far_address']}:{middle}\n"),
+        "near-server": ((), f"accept = 127.0.0.1:{near_middle}\nconnect = 127.0.0.1:{between}\n"),
+        "near-client": ((), f"client = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{near_middle}\n"),
+    }
+    with ExitStack() as stack:
+        for name, (enter, lines) in parts.items():
+            secrets = (
+                f"CAfile = {certificate}\nverifyPeer = yes\n"
+                if "client" in name
+                else f"cert = {certificate}\nkey = {key}\n"
+            )
+            file = folder / f"stunnel-{name}.conf"
+            file.write_text(f"{common}[it]\n{lines}{secrets}")
+            running = stack.enter_context(Process([*enter, "stunnel", file], folder / f"stunnel-{name}.log"))
+            running.wait_for_output("Configuration successful")
+        yield Way("two stunnel pairs", str(port), str(port))
+
+
+@contextmanager
+def _tunnel(place: dict[str, Any], folder: Path, server: int, tree: Path) -> Iterator[Way]:
+    """A tunnel whose processes run the version in ``tree``."""
+    folder.mkdir()
+    process.REPOSITORY = service.ROOT = tree
+    python = sys.executable
+    with ExitStack() as stack:
+        running = stack.enter_context(TunnelingService("--host", place["near_address"], "--mqtt-port", "0"))
+        tunnel = open_tunnel(running)
+        destination = [*place["far"], python, "-m", "tunnelproxy", "-d", f"SSH1={server},HTTP1={server}"]
+        environment = proxy_environment(running, tunnel.destination_token)
+        stack.enter_context(Process(destination, folder / "destination.log", environment)).wait_for_output("connected")
+        source = [python, "-m", "tunnelproxy", "-m", "src"]
+        environment = proxy_environment(running, tunnel.source_token)
+        proxy = stack.enter_context(Process(source, folder / "source.log", environment))
+        ports = [proxy.wait_for_output(rf"{name}: listening on 127.0.0.1:(\d+)")[1] for name in ("SSH1", "HTTP1")]
+        name = "tunnel" if tree == Path(__file__).parents[1] else f"tunnel ({tree.name})"
+        yield Way(name, ports[0], ports[1])
+
+
+def _listens(port: int) -> bool:
+    listed = subprocess.run(["ss", "-Hltn", f"sport = :{port}"], capture_output=True, text=True, check=True)
+    return bool(listed.stdout)
+
+
+def _throughput(path: Way, seconds: float) -> Iterator[tuple[str, float]]:
+    for connections in (1, 8):
+        for direction in ("down", "up"):
+            moved = _client("steady", path.port, direction, seconds, connections)
+            yield f"throughput {direction}, {connections} [MB/s]", moved["bytes_per_second"] / MEGA
+
+
+def _echo(path: Way, seconds: float) -> Iterator[tuple[str, float]]:
+    yield from _echoes(path, seconds / 2, "idle")
+    for direction in ("down", "up"):
+        # Its beginning is not measured: TCP's slow start.
+        command = _command("saturate", path.second, direction, seconds + 4)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL):
+            _client("echo", path.port, 3, ECHO_PAUSE)
+            yield from _echoes(path, seconds, f"beside {direction}")
+
+
+def _echoes(path: Way, seconds: float, when: str) -> Iterator[tuple[str, float]]:
+    trips = _client("echo", path.port, seconds, ECHO_PAUSE)["seconds"]
+    for share in (50, 99):
+        yield f"echo {when}, p{share} [ms]", percentile(trips, share / 100) * 1000
+
+
+def _first_byte(path: Way, _seconds: float) -> Iterator[tuple[str, float]]:
+    for value in _client("first_byte", path.port, 3)["seconds"]:
+        yield "first byte [ms]", value * 1000
+
+
+_MEASUREMENTS: dict[str, Callable[[Way, float], Iterator[tuple[str, float]]]] = {
+    "throughput": _throughput,
+    "echo": _echo,
+    "first-byte": _first_byte,
+}
+
+
+def _command(what: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.traffic", what, *map(str, arguments)]
+
+
+def _client(what: str, *arguments: object) -> dict[str, Any]:
+    done = subprocess.run(_command(what, *arguments), check=True, capture_output=True, text=True, env=os.environ)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
