@@ -227,8 +227,8 @@ BROKEN = [
     Broken("Old protocol, several services", "t-v1", speaks_v1, {}),
     Broken("Old protocol, second connection", "t-v2", speaks_v2, {}),
     Broken("SSH server silent", "t-silent", silent, {}),
-    Broken("Not well", "t-ill", ill, {"iotops_tunnel_health_check": True, "iotops_tunnel_health_path": "/health"}),
-    Broken("Health not told", "t-only-ssh", only_ssh, {"iotops_tunnel_health_check": True}),
+    Broken("Not healthy", "t-ill", ill, {"iotops_tunnel_health_check": True, "iotops_tunnel_health_path": "/health"}),
+    Broken("Health check without an answer", "t-only-ssh", only_ssh, {"iotops_tunnel_health_check": True}),
     Broken(
         "Health path", "t-path", not_connected, {"iotops_tunnel_health_check": True, "iotops_tunnel_health_path": "ü"}
     ),
@@ -237,8 +237,8 @@ BROKEN = [
     Broken("Port taken by a program", "t-port", not_connected, {"iotops_tunnel_ports": "HTTP1={taken}"}),
     Broken("Port of another thing", "t-same-port", not_connected, {"iotops_tunnel_ports": "HTTP1={theirs}"}),
     Broken("Port for SSH", "t-ssh-port", not_connected, {"iotops_tunnel_ports": "SSH1=2222"}),
-    Broken("Port not understood", "t-no-port", not_connected, {"iotops_tunnel_ports": "HTTP1"}),
-    Broken("Any host not understood", "t-any-host", not_connected, {"iotops_tunnel_ports": "VNC1=any,any-host"}),
+    Broken("Invalid port", "t-no-port", not_connected, {"iotops_tunnel_ports": "HTTP1"}),
+    Broken("Invalid `any-host`", "t-any-host", not_connected, {"iotops_tunnel_ports": "VNC1=any,any-host"}),
 ]
 
 
