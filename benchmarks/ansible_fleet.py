@@ -3,13 +3,10 @@
 
 Each device has an sshd, a destination proxy and a tunnel. Devices, tunneling service and controller share this
 machine's processors, so the processor time of the proxies and the service counts against the tunnels, although in
-production other machines do that work. Without ``--delay``, no network latency hides it. Each round runs both methods,
-one after the other, and the order alternates:
+production other machines do that work, and no network latency hides it. Each round runs both methods, one after the
+other, and the order alternates:
 
-    python -m benchmarks ansible --hosts 10 50 --rounds 7 --delay 50
-
-With that delay, each direction of the two WebSockets between controller and device takes 50 ms. The device is 100 ms
-away, so each direction of plain ssh takes 100 ms.
+    python -m benchmarks ansible --hosts 10 50 --rounds 7
 
 Three jobs are timed, as whole processes:
 
@@ -28,8 +25,7 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,10 +33,9 @@ from typing import Any
 import psutil
 
 from peers.fleet import Fleet
-from peers.latency import LatencyRelay
 
 from .plots import plot_bars
-from .results import RESULTS, Results, add_delay, cpu_seconds, delay_suffix
+from .results import RESULTS, Results, cpu_seconds
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("tunnel", "ssh")
@@ -158,31 +153,29 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--ping-rounds", type=int, default=11, metavar="N", help="rounds of each ping (%(default)s)")
     parser.add_argument("--pipelining", action="store_true", help="turn on pipelining (off by default in Ansible)")
     parser.add_argument("--only", choices=sorted(GOALS), action="append", help="run only this job; may be repeated")
-    add_delay(parser)
     options = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     report: dict[str, Any] = {
         "machine": machine(),
         "pipelining": options.pipelining,
-        "delay_ms": options.delay,
         "fleets": {},
     }
-    name = f"ansible{delay_suffix(options.delay)}"
     RESULTS.mkdir(exist_ok=True)
     for hosts in options.hosts:
         report["fleets"][str(hosts)] = measure_fleet(hosts, options)
         # A large fleet takes long: keep what has been measured if it is interrupted.
-        (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (RESULTS / "ansible.json").write_text(json.dumps(report, indent=1) + "\n")
     show(report)
-    plot(report, name)
+    plot(report)
 
 
 def measure_fleet(hosts: int, options: argparse.Namespace) -> dict[str, Any]:
     """The part of the report for one fleet size."""
     things = [f"device-{number:02}" for number in range(1, hosts + 1)]
     print(f"Setting up {hosts} device{'' if hosts == 1 else 's'} …", flush=True)
-    with Fleet(*things, delay=options.delay) as fleet, ssh_ports(fleet, 2 * options.delay) as ports:
+    with Fleet(*things) as fleet:
+        ports = {thing: device.sshd.port for thing, device in fleet.devices.items()}
         bench = Bench(fleet, ports, pipelining=options.pipelining)
         rounds = {"play": options.rounds, "ping warm": options.ping_rounds, "ping cold": options.ping_rounds}
         wanted = {name: number for name, number in rounds.items() if name in (options.only or GOALS)}
@@ -192,17 +185,6 @@ def measure_fleet(hosts: int, options: argparse.Namespace) -> dict[str, Any]:
             "jobs": {name: summary(name, timings) for name, timings in results.items()},
             "processes": bench.processes(),
         }
-
-
-@contextmanager
-def ssh_ports(fleet: Fleet, milliseconds: float) -> Iterator[dict[str, int]]:
-    """The ports of the devices for plain ssh, with the delay."""
-    ports = {thing: device.sshd.port for thing, device in fleet.devices.items()}
-    if not milliseconds:
-        yield ports
-        return
-    with LatencyRelay(list(ports.values()), milliseconds, fleet.home / "distance-ssh.log") as distance:
-        yield dict(zip(ports, distance.ports))
 
 
 def measure(bench: Bench, name: str, rounds: int) -> dict[str, Timing]:
@@ -278,14 +260,10 @@ def show(report: dict[str, Any]) -> None:
 
 def title(report: dict[str, Any]) -> str:
     """The conditions of the measurement, in words."""
-    title = f"As many forks as hosts, {'with' if report['pipelining'] else 'without'} pipelining"
-    if report["delay_ms"]:
-        delay = report["delay_ms"]
-        title += f"\none-way delay: {delay:g} ms on each of the two WebSockets, {2 * delay:g} ms for plain ssh"
-    return title
+    return f"As many forks as hosts, {'with' if report['pipelining'] else 'without'} pipelining"
 
 
-def plot(report: dict[str, Any], name: str) -> None:
+def plot(report: dict[str, Any]) -> None:
     """Draw the wall times: one chart for the play, and one for the pings, which are much shorter."""
     results = Results(title(report))
     pictures: dict[str, dict[str, str]] = {"play": {}, "ping": {}}
@@ -298,4 +276,4 @@ def plot(report: dict[str, Any], name: str) -> None:
                     results.add(what, method, wall)
     for picture, rows in pictures.items():
         if rows:
-            plot_bars(results, name.replace("ansible", f"ansible-{picture}"), rows, "s")
+            plot_bars(results, f"ansible-{picture}", rows, "s")

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The compared methods of reaching a server: plain TCP, stunnel, ssh -L, and the tunnel.
 
-Each method leads from two loopback ports to the same server, and lists its processes. The process that adds the delay
-is not one of them.
+Each method leads from two loopback ports to the same server, and lists its processes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 import psutil
 
 from peers.device import Sshd, make_ssh_key
-from peers.latency import LatencyRelay, with_latency
 from peers.process import Process, free_port, wait_for
 from peers.proxies import ProxyPair, start_proxy
 from peers.service import TunnelingService
@@ -67,35 +65,19 @@ class Method:
 
 
 @contextmanager
-def all_methods(server: int, folder: Path, delay: float = 0.0) -> Iterator[list[Method]]:
-    """Set up all methods, to the same server.
-
-    Args:
-        delay: one-way delay of each WebSocket, in milliseconds. The tunnel has two WebSockets in a row, so the other
-            methods get twice this delay, and the server is equally far away for all of them.
-    """
+def all_methods(server: int, folder: Path) -> Iterator[list[Method]]:
+    """Set up all methods, to the same server."""
     with (
-        _distant(server, 2 * delay, folder) as plain,
-        _stunnel(server, folder, 2 * delay) as stunnel,
-        _stunnel_twice(server, folder, delay) as twice,
-        _ssh(server, folder, 2 * delay) as ssh,
-        _tunnel(server, folder, delay) as tunnel,
+        _stunnel(server, folder) as stunnel,
+        _stunnel_twice(server, folder) as twice,
+        _ssh(server, folder) as ssh,
+        _tunnel(server, folder) as tunnel,
     ):
-        yield [Method(LOOPBACK, plain, plain), stunnel, twice, ssh, tunnel]
+        yield [Method(LOOPBACK, server, server), stunnel, twice, ssh, tunnel]
 
 
 @contextmanager
-def _distant(port: int, milliseconds: float, folder: Path) -> Iterator[int]:
-    """A port that forwards to another one with a delay; without a delay, that port itself."""
-    if not milliseconds:
-        yield port
-        return
-    with LatencyRelay([port], milliseconds, folder / f"distance-{port}.log") as distance:
-        yield distance.ports[0]
-
-
-@contextmanager
-def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
+def _stunnel(server: int, folder: Path) -> Iterator[Method]:
     folder.mkdir(exist_ok=True)
     certificate, key = write_certificate(folder)
     middle, port = free_port(), free_port()
@@ -108,7 +90,7 @@ def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]
     def start_client(port: int) -> Process:
         near = folder / f"stunnel-{port}.conf"
         near.write_text(
-            f"{common}[near]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{distant}\n"
+            f"{common}[near]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{middle}\n"
             f"CAfile = {certificate}\nverifyPeer = yes\n"
         )
         return Process(["stunnel", near], folder / f"stunnel-{port}.log")
@@ -119,7 +101,6 @@ def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]
 
     with (
         Process(["stunnel", far], folder / "stunnel-server.log") as server_end,
-        _distant(middle, milliseconds, folder) as distant,
         start_client(port) as client_end,
     ):
         for process in (server_end, client_end):
@@ -129,11 +110,11 @@ def _stunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]
 
 
 @contextmanager
-def _stunnel_twice(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
+def _stunnel_twice(server: int, folder: Path) -> Iterator[Method]:
     """Two pairs in a row: the TLS work of a tunnel, done in C, with one hop more."""
     with (
-        _stunnel(server, folder / "far", milliseconds) as far,
-        _stunnel(far.port, folder / "near", milliseconds) as near,
+        _stunnel(server, folder / "far") as far,
+        _stunnel(far.port, folder / "near") as near,
     ):
         processes = {
             f"{place} {name}": pid
@@ -178,20 +159,20 @@ def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:
 
 
 @contextmanager
-def _ssh(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
+def _ssh(server: int, folder: Path) -> Iterator[Method]:
     key = make_ssh_key(folder / "key")
     sshd = Sshd(folder / "sshd", key)
     port = free_port()
 
     def start_client(port: int) -> Process:
-        return Process(_ssh_command(distant, key, port, server), folder / f"ssh-{port}.log")
+        return Process(_ssh_command(sshd.port, key, port, server), folder / f"ssh-{port}.log")
 
     def start_another() -> tuple[Process, Callable[[], int]]:
         other = free_port()
         return start_client(other), lambda: other
 
     try:
-        with _distant(sshd.port, milliseconds, folder) as distant, start_client(port) as client:
+        with start_client(port) as client:
             wait_for(lambda: _listens(port), "ssh forwards its port")
             yield Method(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid}, start_another)
     finally:
@@ -206,10 +187,9 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def _tunnel(server: int, folder: Path, milliseconds: float) -> Iterator[Method]:
+def _tunnel(server: int, folder: Path) -> Iterator[Method]:
     with (
         TunnelingService() as service,
-        with_latency(service, milliseconds, folder / "distance-tunnel.log"),
         ProxyPair(service, folder, {"SSH1": server, "HTTP1": server}) as pair,
     ):
         processes = {"service": service.pid, "source": pair.source.pid, "destination": pair.destination.pid}

@@ -3,9 +3,7 @@
 
 Each round measures every method in turn, so that other load on the machine affects all of them alike.
 
-With ``--delay 50``, each direction of the tunnel's two WebSockets takes 50 ms, and each direction of the other methods
-100 ms, so that the server is equally far away. TCP windows then limit bulk transfers: see
-:mod:`peers.latency` for what this shows, and what it does not.
+Everything is on one machine. :mod:`benchmarks.line` measures the same over lines with a round trip.
 """
 
 from __future__ import annotations
@@ -24,13 +22,12 @@ from peers.process import Process
 
 from .methods import LOOPBACK, Method, all_methods
 from .plots import plot_bars
-from .results import Results, add_delay, delay_suffix, percentile
+from .results import Results, percentile
 
 __all__ = ["compare", "main"]
 
 MEGA = 1_000_000
 BULK = 400
-BULK_DELAYED = 10
 ECHO_SECONDS = 3.0
 ECHO_PAUSE = 0.002
 CONNECTIONS = 400
@@ -43,54 +40,44 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks proxies", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds to take the median of (%(default)s)")
     parser.add_argument(
-        "--megabytes", type=int, metavar="MB", help=f"size of each bulk transfer ({BULK}; {BULK_DELAYED} with a delay)"
+        "--megabytes", type=int, default=BULK, metavar="MB", help="size of each bulk transfer (%(default)s)"
     )
-    add_delay(parser)
     options = parser.parse_args(arguments)
-    delay = options.delay
-    megabytes = options.megabytes or (BULK_DELAYED if delay else BULK)
-    results, memory = compare(options.rounds, megabytes, delay)
-    results.show(f"proxies{delay_suffix(delay)}")
-    if not delay:
-        memory.show("memory")
+    results, memory = compare(options.rounds, options.megabytes)
+    results.show("proxies")
+    memory.show("memory")
     bulk = {
         f"throughput {direction}, {number} [MB/s]": f"{direction},\n{number}"
         for number in ("1 connection", "8 connections")
         for direction in ("up", "down")
     }
-    plot_bars(results, f"throughput{delay_suffix(delay)}", bulk, "MB/s", without=(LOOPBACK,))
-    plot_bars(results, f"echo{delay_suffix(delay)}", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
+    plot_bars(results, "throughput", bulk, "MB/s", without=(LOOPBACK,))
+    plot_bars(results, "echo", {f"echo {when}, p99 [ms]": when for when in WHEN}, "ms, p99")
 
 
-def compare(rounds: int, megabytes: int, delay: float = 0.0) -> tuple[Results, Results]:
-    """Measure everything. Memory, measured only without a delay, has its own table, with a column for each process.
+def compare(rounds: int, megabytes: int) -> tuple[Results, Results]:
+    """Measure everything. Memory has its own table, with a column for each process.
 
     Args:
         rounds: the number of rounds.
         megabytes: the size of each bulk transfer, in 10^6 bytes.
-        delay: one-way delay of each WebSocket, in milliseconds.
     """
-    title = "One tunnel compared with the alternatives"
-    if delay:
-        title += f"\none-way delay: {delay:g} ms on each of its two WebSockets, {2 * delay:g} ms for the other methods"
-    results = Results(title)
+    results = Results("One tunnel compared with the alternatives")
     memory = Results("Memory of each process [MB resident]")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Process([sys.executable, "-m", "benchmarks.traffic", "serve"], folder / "traffic.log") as server:
             port = int(server.wait_for_output(r"^(\d+)\n")[1])
-            with all_methods(port, folder, delay) as methods:
-                if not delay:
-                    _memory(memory, methods, "idle")
+            with all_methods(port, folder) as methods:
+                _memory(memory, methods, "idle")
                 for number in range(rounds):
                     print(f"round {number + 1} of {rounds} …", flush=True)
                     _round(results, methods, megabytes * MEGA)
-                if not delay:
-                    for method in methods:
-                        if method.processes:
-                            for direction in ("up", "down"):
-                                client("bulk", method.port, direction, 1000 * MEGA, 1)
-                    _memory(memory, methods, "after 1 GB each way")
+                for method in methods:
+                    if method.processes:
+                        for direction in ("up", "down"):
+                            client("bulk", method.port, direction, 1000 * MEGA, 1)
+                _memory(memory, methods, "after 1 GB each way")
                 # Last, because each start replaces the tunnel's source.
                 for _ in range(rounds):
                     _starts(results, methods)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -15,25 +14,9 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["RESULTS", "Results", "add_delay", "cpu_seconds", "delay_suffix", "percentile"]
+__all__ = ["RESULTS", "Results", "cpu_seconds", "percentile"]
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def add_delay(parser: argparse.ArgumentParser) -> None:
-    """Add the ``--delay`` option."""
-    parser.add_argument(
-        "--delay",
-        type=float,
-        default=0.0,
-        metavar="MS",
-        help="one-way delay of each WebSocket (%(default)s); the other methods get the same total delay",
-    )
-
-
-def delay_suffix(delay: float) -> str:
-    """The suffix of the names of results with a delay; empty without one."""
-    return f"-delay-{delay:g}" if delay else ""
 
 
 def cpu_seconds(pid: int) -> float:

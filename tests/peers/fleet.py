@@ -20,7 +20,6 @@ from typing import Any
 from .agent import AgentProcess
 from .collection import Controller
 from .device import Device, make_ssh_key
-from .latency import with_latency
 from .service import TunnelingService
 
 __all__ = ["AgentFleet", "Fleet"]
@@ -36,7 +35,6 @@ class Fleet:
         things: names of the devices.
         variables: inventory variables of all hosts.
         enter: for some things, the start of a command line that leads to where its SSH server is to run.
-        delay: milliseconds that each direction of every WebSocket takes.
     """
 
     def __init__(
@@ -44,10 +42,8 @@ class Fleet:
         *things: str,
         variables: dict[str, Any] | None = None,
         enter: Mapping[str, Sequence[str]] | None = None,
-        delay: float = 0.0,
     ) -> None:
         self._things = things
-        self._delay = delay
         self._enter = enter or {}
         self._variables = variables or {}
         self._stack = ExitStack()
@@ -59,7 +55,6 @@ class Fleet:
             stack.callback(shutil.rmtree, self.home, ignore_errors=True)
             key = make_ssh_key(self.home / "key")
             self.service = stack.enter_context(TunnelingService())
-            stack.enter_context(with_latency(self.service, self._delay, self.home / "latency.log"))
             for thing in self._things:
                 device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
                 self.devices[thing] = stack.enter_context(device)
