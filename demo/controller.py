@@ -196,8 +196,6 @@ display_skipped_hosts = false
 callback_result_format = yaml
 
 [ssh_connection]
-# Fewer round trips per task.
-pipelining = true
 # An sshd that does not run as root cannot allocate terminals on every system.
 usetty = false
 control_path_dir = {self._cleanup.runtime}/cp

@@ -131,12 +131,34 @@ options:
   port:
     description:
       - Ignored. The device decides which address a service leads to.
+  pipelining:
+    description:
+      - Whether to send modules to the device on the standard input of its Python, instead of copying them to files.
+        That saves several round trips for each task.
+      - It is on by default, unlike in P(ansible.builtin.ssh#connection), unless the task uses C(become) with a method
+        other than P(ansible.builtin.sudo#become). If sudo on the device requires a terminal (C(Defaults requiretty)),
+        modules are copied. The device is asked for that with C(sudo -n), before its first task with C(become) and then
+        once an hour.
+      - If it is set anywhere, it applies to all tasks, and the device is not asked.
+    type: boolean
+    default: true
+    env:
+      - name: ANSIBLE_PIPELINING
+      - name: ANSIBLE_SSH_PIPELINING
+    ini:
+      - section: defaults
+        key: pipelining
+      - section: connection
+        key: pipelining
+      - section: ssh_connection
+        key: pipelining
+    vars:
+      - name: ansible_pipelining
+      - name: ansible_ssh_pipelining
 extends_documentation_fragment:
   - iotops.tunnel.opening
   - iotops.tunnel.account
   - iotops.tunnel.ssh
-  # After ssh's options: the first definition wins, and ssh's pipelining can be set in more ways.
-  - connection_pipelining
 """
 
 EXAMPLES = r"""
@@ -187,6 +209,7 @@ from ansible_collections.iotops.tunnel.plugins.plugin_utils._aws_environment imp
     opener_for,
 )
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._device_facts import refuse_device_facts
+from ansible_collections.iotops.tunnel.plugins.plugin_utils._pipelining import sudo_requires_tty
 from ansible_collections.iotops.tunnel.plugins.plugin_utils._ssh_options import define_options
 from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 
@@ -305,6 +328,23 @@ class Connection(SshConnection):
             layer = given if f"{_PREFIX}{name}" in variables else defaults
             layer[name] = self.get_option(name)
         return opener_for(self._caller, given, defaults)
+
+    @property
+    def has_pipelining(self):
+        """Whether modules can be sent on standard input. ansible-core asks before it looks at the option."""
+        if not self.become or self.get_option_and_origin("pipelining")[1] != "default":
+            return True
+        return self.become.name == "sudo" and not self._sudo_requires_tty()
+
+    def _sudo_requires_tty(self):
+        self._ensure_tunnel_of_task()
+        return sudo_requires_tty(
+            os.path.expanduser(self.get_option("control_path_dir")),
+            f"{self.get_option('remote_user')}@{self._location['qualified_name']}",
+            self.become.get_option("become_exe") or "sudo",
+            self.become.get_option("become_user") or "root",
+            lambda command: self.exec_command(command, sudoable=False)[2],
+        )
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         """Run a command on the device."""

@@ -13,7 +13,6 @@ import multiprocessing
 from ansible import constants
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.connection import ssh
-from ansible.plugins.doc_fragments import connection_pipelining
 from ansible_collections.iotops.tunnel.plugins.doc_fragments import account, opening
 
 
@@ -29,7 +28,7 @@ def define_options(name: str, documentation: str) -> None:
 
     Args:
         name: the plugin's Python module, which is the plugin's name for Ansible.
-        documentation: the plugin's own. It extends iotops.tunnel.opening, .account and .ssh, and connection_pipelining.
+        documentation: the plugin's own. It extends iotops.tunnel.opening, .account and .ssh.
     """
     if multiprocessing.parent_process() is None:
         return
@@ -42,7 +41,7 @@ def define_options(name: str, documentation: str) -> None:
         return
     texts = [documentation, opening.ModuleDocFragment.DOCUMENTATION, account.ModuleDocFragment.DOCUMENTATION]
     if not options:
-        texts += [ssh.DOCUMENTATION, connection_pipelining.ModuleDocFragment.DOCUMENTATION]
+        texts.append(ssh.DOCUMENTATION)
     if any("{{" in text for text in texts):
         return
     for text in reversed(texts):

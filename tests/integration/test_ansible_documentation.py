@@ -31,7 +31,7 @@ def test_the_connection_has_every_option_of_the_installed_ssh():
     # As set by ANSIBLE_SSH_PIPELINING, or in the section [ssh_connection] of ansible.cfg, too.
     for way in ("env", "ini", "vars"):
         assert options["pipelining"][way] == theirs["pipelining"][way]
-    assert "default" in options["pipelining"]
+    assert options["pipelining"]["default"] is True
 
 
 @pytest.mark.parametrize(
