@@ -292,6 +292,7 @@ class ManagedTunnel:
             "state": "connected" if linked else ("connecting" if self.alive else code_of(end.cause)),
             "cause": None if linked or end.cause is None else str(end.cause),
             "services": services,
+            "destination_version": self.up_to_date().destination_version,
             "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 2),
             "expires_at": self.record.expires_at,
         }
