@@ -239,7 +239,8 @@ _SSHPASS_UNKNOWN_KEY = 6
 _NOT_SENT = "can be reached over ssh: "
 
 # In ansible-core's default of ssh_args, and what takes its place.
-_KEPT, _KEPT_LONGER = b"ControlPersist=60s", b"ControlPersist=600s"
+_KEPT = b"ControlPersist=60s"
+_KEPT_LONGER = b"ControlPersist=600s"
 
 # What HTTP allows as the target of a request (RFC 9112, section 3.2.1).
 _HTTP_PATH = re.compile(r"/[!-~]*\Z")

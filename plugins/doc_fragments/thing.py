@@ -13,7 +13,7 @@ class ModuleDocFragment:
 options:
   thing_name:
     description:
-      - Name of the thing: the device's name in AWS IoT.
+      - Name of the thing, which is the device's name in AWS IoT.
       - The variable C(iotops_tunnel_thing), then the host's name in the inventory, is used when this is not set.
     type: str
 """
