@@ -49,7 +49,7 @@ class TaskAccount:
                 options, variables=variables, task_environment=_task_environment(action), defaults=defaults
             )
         except ValueError as error:
-            # ansible-core would append the text of a cause.
+            # With a cause, ansible-core would append that error's message.
             raise AnsibleActionFail(str(error)) from None
         self.owner, self.unregistered = opener_for(self.caller, options, variables, defaults)
 

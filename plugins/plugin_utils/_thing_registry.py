@@ -25,7 +25,7 @@ _INDEX_PAGE = 100
 
 @dataclass(frozen=True)
 class Selection:
-    """Which things to return. The conditions also hold for the results of C(query) in the fleet index."""
+    """Which things to return. The other conditions also apply to the results of C(query) in the fleet index."""
 
     query: str | None = None
     index: str = "AWS_Things"

@@ -55,7 +55,7 @@ class TunnelTask:
         self.tokens: dict[str, str] = {}
 
     def run(self) -> None:
-        """Bring about the option C(state)."""
+        """Reach the state that the option C(state) names."""
         if self.options["state"] == "absent":
             self.close()
         else:

@@ -143,7 +143,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def _cells(text: str) -> list[tuple[str, int]]:
-    """Generate characters, or whole escape sequences for colours, and the width of each in columns."""
+    """Return the characters, or whole escape sequences for colours, with the width of each in columns."""
     cells, position = [], 0
     while position < len(text):
         end = position + 1
