@@ -14,7 +14,7 @@ author:
 description:
   - Returns the URL, or the host and port, at which the hub makes a service of a thing available on the controller.
   - If the hub has no tunnel to the thing, it reuses an open tunnel of the same owner, or opens one; see O(open).
-  - The port stays the same as long as the hub has the tunnel. SSH services have no port.
+  - The port stays the same while the hub holds the tunnel. SSH services have no port.
 options:
   _terms:
     description: Names of services, such as V(HTTP1).

@@ -39,7 +39,7 @@ class TunnelTask:
 
     Attributes:
         result: what the task returns, without tokens.
-        tokens: access tokens that the task got, by the end that they are for; also if it fails afterwards.
+        tokens: access tokens that the task obtained, by end, even if it failed afterwards.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class LiveDisplay:
         return _Suspension(self)
 
     def size(self) -> os.terminal_size:
-        """Columns and rows as they are now; a terminal that says 0 does not know."""
+        """Return the current columns and rows, with defaults for a terminal that reports 0."""
         try:
             found = os.get_terminal_size(self._descriptor)
         except OSError:
