@@ -110,7 +110,7 @@ _TRANSPORT = "iotops.tunnel.ssh"
 
 
 class CallbackModule(DefaultCallback):
-    """Replaces the output of the default callback, which is printed too if verbosity asks for it."""
+    """Replaces the output of the default callback, which is also printed with C(-v)."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
@@ -252,7 +252,7 @@ class CallbackModule(DefaultCallback):
             self._hub_rows, self._opening = rows, set(status.get("opening", ()))
 
     def _learn_thing(self, host, task):
-        """Find out the thing of a host; only once, because computing all variables of a host takes a while."""
+        """Find out the thing of a host, only once, because computing all variables of a host takes a while."""
         name = host.get_name()
         if name in self._things:
             return

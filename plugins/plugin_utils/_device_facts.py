@@ -78,7 +78,7 @@ def refuse_device_facts(facts: Mapping | None, host: str) -> None:
 
     Args:
         facts: the task's variable C(ansible_facts), unchanged.
-        host: the inventory's name for it, to be named in the message.
+        host: the host's name in the inventory, for the message.
     """
     names = _refused(facts or {})
     if names:

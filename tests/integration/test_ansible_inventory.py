@@ -445,7 +445,7 @@ def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inv
         "iotops_tunnel_tunnel_capath": "/etc/ssl",
     }
     assert "AKIASHOWN" not in done.stdout
-    assert "are for the registry alone, as they are in plain text" in words_of(done)
+    assert "are in plain text, so they are used only for the registry" in words_of(done)
     assert "AKIATEMPLATE" not in keys.stdout
     assert "registry alone" not in words_of(keys)
     assert '"msg": "AKIATEMPLATE/secret"' in shown.stdout, shown.stdout + shown.stderr
