@@ -77,8 +77,8 @@ def refuse_device_facts(facts: Mapping | None, host: str) -> None:
     It only looks at names, so that it costs little in each task.
 
     Args:
-        facts: the task's variable C(ansible_facts), as it is.
-        host: the inventory's name for it, to be named in the message.
+        facts: the task's variable C(ansible_facts), unchanged.
+        host: the host's name in the inventory, for the message.
     """
     names = _refused(facts or {})
     if names:

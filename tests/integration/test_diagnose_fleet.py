@@ -155,16 +155,16 @@ def test_what_is_found_is_named(folder: Path) -> None:
     assert "/srv/data is 97.0 % full, 1.9 MiB of 64 MiB left." in messages(folder, "gauge-05")
     assert f"The certificate of gauge-05 ({AGENT_CERTIFICATE}) expired 3 days ago." in messages(folder, "gauge-05")
     assert f"The certificate of gauge-08 ({AGENT_CERTIFICATE}) expires in" in messages(folder, "gauge-08")
-    assert "A restart is due: updates want it: linux-image-amd64." in messages(folder, "gauge-12")
-    assert "/srv/media is read-only, and fstab does not say so." in messages(folder, "valve-04")
-    assert "/etc/resolv.conf names no name server." in messages(folder, "valve-09")
+    assert "A reboot is required: updates require it (linux-image-amd64)." in messages(folder, "gauge-12")
+    assert "/srv/media is read-only, but fstab does not mount it so." in messages(folder, "valve-04")
+    assert "/etc/resolv.conf has no name server." in messages(folder, "valve-09")
 
 
 def test_systemd_says_what_failed_and_what_must_run(folder: Path) -> None:
     said = messages(folder, WITH_SYSTEMD)
     assert "sampler.service has failed: exit-code, status 3." in said
     assert "uplink.service keeps stopping and being restarted" in said
-    assert "modem.service must run, and is not installed." in said
+    assert "modem.service must be active, but is not installed." in said
     assert "logger.service" not in said
     failed = device(folder, WITH_SYSTEMD)["facts"]["services"]["failed"]
     assert "Reads the <script>flow</script> meter" in [unit["description"] for unit in failed]

@@ -21,7 +21,7 @@ def module(name):
 def test_a_command_that_hangs_is_ended(monkeypatch):
     reading = module("reading")
     monkeypatch.setattr(reading, "COMMAND_SECONDS", 0.2)
-    with pytest.raises(reading.Unavailable, match=r"sleep gave no answer within 0\.2 s"):
+    with pytest.raises(reading.Unavailable, match=r"sleep did not finish within 0\.2 s"):
         reading.run("sleep", "60")
 
 

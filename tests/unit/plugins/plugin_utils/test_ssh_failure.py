@@ -150,7 +150,7 @@ def test_an_ssh_that_must_be_quiet_about_its_configuration_is_asked_for_it(expla
 def test_what_a_server_says_that_ends_the_connection_is_quoted(explain, line):
     log = f"{line}\r\n{CLOSED}"
     assert "MaxStartups allows" in explain(log, complaint="iotops.tunnel greeting: Exceeded MaxStartups\n")
-    assert "It said '220 ftp'" in explain(log, complaint="iotops.tunnel greeting: 220 ftp\n")
+    assert "rejected ssh with '220 ftp'" in explain(log, complaint="iotops.tunnel greeting: 220 ftp\n")
 
 
 @pytest.mark.parametrize(
