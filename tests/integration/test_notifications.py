@@ -94,7 +94,7 @@ def test_rotating_the_destination_token_brings_the_thing_back(
     tunnel = tunnel_for(service, "pump")
     wait_connected(service, tunnel)
     service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
-    wait_for(lambda: re.search(r"over: .*revoked by a rotation", agent.output()), "the old connection ends")
+    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection ends")
     wait_connected(service, tunnel)
     assert fetch(service, tunnel, tmp_path) == PAGE
 

@@ -56,7 +56,7 @@ def test_a_state_directory_that_this_user_may_not_look_at_is_one() -> None:
             _, faults = find_faults(config, {})
         finally:
             os.seteuid(user)
-    assert faults == [f"state_dir: cannot look at {folder}/closed/state: Permission denied"]
+    assert faults == [f"state_dir: cannot access {folder}/closed/state: Permission denied"]
 
 
 def test_a_secret_that_everybody_can_read_is_one(tmp_path: Path) -> None:
