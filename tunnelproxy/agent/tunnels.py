@@ -167,8 +167,8 @@ class Tunnels:
                     route, credentials, self._plan, permits=self._config.allow.permits_at
                 ).run()
             except LinkLost as lost:
-                # What a person at a terminal would have to fix may resolve itself here, such as a clock that was not set
-                # yet when the certificate was verified.
+                # What a person at a terminal would have to fix may resolve itself here: for example, the clock may
+                # not have been set yet when the certificate was verified.
                 why: object = lost
             except (TunnelClosed, TunnelRefused, ConfigurationError):
                 raise
