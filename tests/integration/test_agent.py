@@ -274,7 +274,7 @@ def test_checking_the_broker_takes_nothing_from_the_agent(
     while_it_ran = check(agent.folder, "--connect")
     assert (while_it_ran.returncode, while_it_ran.stderr) == (0, "")
     topic = "$aws/things/pump/tunnels/notify"
-    assert f"127.0.0.1:{broker.port} lets pump-tunnels subscribe to {topic}\n" in while_it_ran.stdout
+    assert f"127.0.0.1:{broker.port} allows pump-tunnels to subscribe to {topic}\n" in while_it_ran.stdout
     wait_for(lambda: agent.count("waiting for notifications") == 2, "the agent is back")
     agent.stop()
     tunnel = opened(service)

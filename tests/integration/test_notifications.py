@@ -381,7 +381,7 @@ def test_no_token_is_in_the_log_of_the_service(with_external_broker: TunnelingSe
     ("options", "complaint"),
     [
         (["--mqtt-port", "0", "--mqtt-broker", "mqtts://a@b"], "exclude each other"),
-        (["--mqtt-ca", "x"], "--mqtt-ca goes with --mqtt-broker"),
+        (["--mqtt-ca", "x"], "--mqtt-ca requires --mqtt-broker"),
         (["--mqtt-broker", "https://a"], "'https://a' is not like mqtts://USER@HOST:8883"),
         (["--mqtt-broker", "mqtts://a:HIDDEN@b"], "--mqtt-password-file"),
         (["--mqtt-broker", "xmqtts://a:HIDDEN@b"], "is not like mqtts://"),

@@ -145,8 +145,8 @@ def check_name(kind: str, name: str) -> None:
     """
     if not SAFE_NAME.match(name):
         raise HubError(
-            f"{name!r} cannot be the name of a {kind}: it takes 1 to 128 letters, digits, colons, underscores and "
-            "hyphens, and no hyphen first",
+            f"{name!r} cannot be the name of a {kind}: use 1 to 128 letters, digits, colons, underscores and "
+            "hyphens, and no hyphen at the start",
             code="bad-input",
         )
 

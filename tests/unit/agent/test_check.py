@@ -86,6 +86,6 @@ def test_where_there_is_none_the_status_is_0_whatever_there_is_to_warn_of(
     path = write(tmp_path, GOOD.replace("com}", "com, tls: false}"))
     assert main(["agent", "check", "--config", str(path)]) == 0
     said = capsys.readouterr()
-    assert said.out == f"{path}: no fault\n"
+    assert said.out == f"{path}: no problems found\n"
     assert said.err.startswith("tunnelproxy: warning: ")
     assert "tokens can be read on the network" in said.err
