@@ -241,7 +241,7 @@ def _check_ports(ports: dict, services: list) -> None:
             )
         if port is not None and service.upper().startswith("SSH"):
             raise TunnelTaskError(
-                f"{service} cannot have a port: other users of this machine could reach the device by it, and ssh "
+                f"{service} cannot have a port: other users of this machine could reach the device through it, and ssh "
                 "needs none. Remove it from ports."
             )
 

@@ -56,5 +56,5 @@ async def test_it_is_ended_all_the_same(tmp_path: Path) -> None:
 @in_event_loop
 async def test_whoever_waits_for_its_answer_is_told_that_it_has_ended(tmp_path: Path) -> None:
     async with left_behind(tmp_path, "read request") as process:
-        with pytest.raises(HubError, match="the control process ended before it answered"):
+        with pytest.raises(HubError, match="the control process exited before it answered"):
             await asyncio.wait_for(process.ask("identify", {}), SECONDS)

@@ -112,7 +112,7 @@ def test_one_that_is_killed_is_followed_by_another_for_calls_that_only_read(serv
             )
             wait_for(process.net_connections, "a call is under way")
             process.kill()
-            with pytest.raises(client.HubError, match="ended before it answered"):
+            with pytest.raises(client.HubError, match="exited before it answered"):
                 asked.result(30)
     finally:
         os.kill(service.pid, signal.SIGCONT)

@@ -96,7 +96,7 @@ def test_it_joins_a_tunnel_that_is_opened_when_it_is_back(
     # One before, so that the time that the hub takes to start is not counted.
     closed = client.ensure("pump", open_policy="reuse")["tunnel_id"]
     service.boto3_client().close_tunnel(tunnelId=closed)
-    wait_for(lambda: agent.count("over: Tunnel closed"), "the agent has left it")
+    wait_for(lambda: agent.count("ended: Tunnel closed"), "the agent has left it")
 
     offline(place)
     began = time.monotonic()

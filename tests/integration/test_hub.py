@@ -153,7 +153,7 @@ def test_a_port_that_cannot_be_had_changes_nothing(
     port = adopt(tunnel)["services"]["HTTP1"]["port"]
     other = open_tunnel(service, thing="thing2")
     adopt(other, "thing2")
-    with pytest.raises(client.HubError, match=f"port {port} on 127.0.0.1: HTTP1 of thing1 has it") as caught:
+    with pytest.raises(client.HubError, match=f"port {port} on 127.0.0.1: HTTP1 of thing1 uses it") as caught:
         client.ensure("thing2", ports={"HTTP1": port})
     assert caught.value.code == "port-in-use"
     with pytest.raises(client.HubError, match="SSH1 of thing1 cannot have a port"):
@@ -405,7 +405,7 @@ def test_a_hub_without_tunnels_ends_by_itself(hub_folder: Path) -> None:
     command = [sys.executable, "-m", "tunnelproxy", "hub", "run", "--idle-seconds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=REPOSITORY)
     assert done.returncode == 0
-    assert "the hub ends" in done.stderr
+    assert "the hub exits" in done.stderr
 
 
 def test_a_second_hub_is_refused(hub_folder: Path) -> None:

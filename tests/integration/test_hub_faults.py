@@ -187,7 +187,7 @@ class TestDisk:
     ) -> None:
         with SmallDisk(tmp_path / "mnt", 128, "ro") as disk, monkeypatch.context() as patch:
             patch.setenv("IOTOPS_TUNNEL_DIR", str(disk.path / "hub"))
-            assert_documented("Hub's folder cannot be made", complaint())
+            assert_documented("Hub's folder cannot be created", complaint())
 
 
 class TestFolder:

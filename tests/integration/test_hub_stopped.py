@@ -86,4 +86,4 @@ def test_a_service_that_stands_still_does_not_keep_the_hub_from_giving_a_reason(
     )
     with stopped(service.pid), pytest.raises(client.HubError) as caught:
         client.open_stream("valve", "SSH1", account=row["account"], timeout=1)
-    assert "the device valve gave no answer on SSH1 in time" in str(caught.value)
+    assert "the device valve did not answer on SSH1 in time" in str(caught.value)

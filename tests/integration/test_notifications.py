@@ -94,7 +94,7 @@ def test_rotating_the_destination_token_brings_the_thing_back(
     tunnel = tunnel_for(service, "pump")
     wait_connected(service, tunnel)
     service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
-    wait_for(lambda: re.search(r"over: .*revoked by a rotation", agent.output()), "the old connection ends")
+    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection ends")
     wait_connected(service, tunnel)
     assert fetch(service, tunnel, tmp_path) == PAGE
 
@@ -381,7 +381,7 @@ def test_no_token_is_in_the_log_of_the_service(with_external_broker: TunnelingSe
     ("options", "complaint"),
     [
         (["--mqtt-port", "0", "--mqtt-broker", "mqtts://a@b"], "exclude each other"),
-        (["--mqtt-ca", "x"], "--mqtt-ca goes with --mqtt-broker"),
+        (["--mqtt-ca", "x"], "--mqtt-ca requires --mqtt-broker"),
         (["--mqtt-broker", "https://a"], "'https://a' is not like mqtts://USER@HOST:8883"),
         (["--mqtt-broker", "mqtts://a:HIDDEN@b"], "--mqtt-password-file"),
         (["--mqtt-broker", "xmqtts://a:HIDDEN@b"], "is not like mqtts://"),

@@ -72,7 +72,7 @@ ROWS = [
     Row(
         "Settings that are not an object",
         "-m src --settings-json {folder}/settings.json",
-        "holds no JSON object; the defaults are used",
+        "is not a JSON object; the defaults are used",
         files={"settings.json": "[]"},
     ),
     Row(
@@ -183,7 +183,7 @@ ROWS = [
     Row(
         "Stray word",
         "-m src -k true",
-        "there is an extra word that belongs to no option; it is ignored",
+        "there is an extra word that does not belong to any option; it is ignored",
     ),
     Row(
         "Empty client token",

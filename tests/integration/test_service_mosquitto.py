@@ -48,7 +48,7 @@ async def test_it_starts_although_its_database_is_damaged(tmp_path: Path, caplog
     (folder / "mosquitto.db").write_bytes(b"\x00\xb5\x00mosq")
     async with running(broker):
         assert (folder / "mosquitto.db.damaged").exists()
-        assert "is damaged, and renamed to mosquitto.db.damaged" in caplog.text
+        assert "is damaged and was renamed to mosquitto.db.damaged" in caplog.text
 
 
 @in_event_loop

@@ -94,8 +94,8 @@ def test_nobody_uses_the_hub_of_another(users: tuple[User, User]) -> None:
     alice.home.chmod(0o755)
     said = ensure(bob, env={"IOTOPS_TUNNEL_DIR": theirs})
     assert_documented("Hub's folder", f"pump cannot be reached: {said}")
-    assert "folder of yours" in bob.tunnelproxy("hub", "status", IOTOPS_TUNNEL_DIR=theirs)
-    assert "folder of yours" in bob.tunnelproxy("hub", "stop", IOTOPS_TUNNEL_DIR=theirs)
+    assert "that belongs to you" in bob.tunnelproxy("hub", "status", IOTOPS_TUNNEL_DIR=theirs)
+    assert "that belongs to you" in bob.tunnelproxy("hub", "stop", IOTOPS_TUNNEL_DIR=theirs)
     # Nor one where another could read along, or lies in wait.
     prepared = bob.home / "prepared"
     bob.home.chmod(0o755)
@@ -103,7 +103,7 @@ def test_nobody_uses_the_hub_of_another(users: tuple[User, User]) -> None:
     os.chown(prepared, BOB, BOB)
     prepared.chmod(0o777)
     for place in (prepared, bob.home / "hub"):
-        assert "folder of yours" in ensure(alice, env={"IOTOPS_TUNNEL_DIR": str(place)})
+        assert "that belongs to you" in ensure(alice, env={"IOTOPS_TUNNEL_DIR": str(place)})
 
 
 def test_who_takes_over_is_told_of_whom_and_the_other_by_whom(
