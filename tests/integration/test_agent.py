@@ -151,7 +151,7 @@ def test_a_unix_socket_is_served_when_it_is_allowed(
                     assert camera.recv(100) == b"look"
 
 
-def test_several_tunnels_are_served_at_once_and_each_ends_alone(
+def test_several_tunnels_are_served_at_once_and_closed_separately(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService, tmp_path: Path
 ) -> None:
     first, second = opened(service), opened(service)
@@ -181,9 +181,7 @@ def test_a_rotated_token_replaces_the_connection_of_its_tunnel(
         assert fetch(port) == PAGE
 
 
-def test_the_same_notification_twice_does_nothing_twice(
-    agent: AgentProcess, broker: Mosquitto, service: TunnelingService
-) -> None:
+def test_a_repeated_notification_is_ignored(agent: AgentProcess, broker: Mosquitto, service: TunnelingService) -> None:
     tunnel = opened(service)
     broker.notify("pump", notification(tunnel.destination_token))
     wait_connected(service, tunnel)
@@ -208,7 +206,7 @@ def test_the_same_notification_twice_does_nothing_twice(
         (notification("SECRET", "HTTP1", "VNC1"), "no address for VNC1; the agent's services are HTTP1, HTTP2"),
     ],
 )
-def test_what_cannot_be_served_is_refused_with_a_line_in_the_log(
+def test_invalid_notifications_are_refused_and_logged(
     agent: AgentProcess, broker: Mosquitto, payload: Any, complaint: str
 ) -> None:
     broker.notify("pump", payload)
@@ -218,7 +216,7 @@ def test_what_cannot_be_served_is_refused_with_a_line_in_the_log(
     assert agent.count("joining it at") == 0
 
 
-def test_there_is_a_limit_to_the_tunnels_at_once(
+def test_the_number_of_tunnels_is_limited(
     broker: Mosquitto, service: TunnelingService, http: HttpServer, tmp_path: Path
 ) -> None:
     with configured("pump", tmp_path, broker, service, {"HTTP1": http.port}, "max_tunnels: 1\n") as agent:
@@ -229,7 +227,7 @@ def test_there_is_a_limit_to_the_tunnels_at_once(
         wait_for(lambda: agent.count("which is max_tunnels") == 1, "the second is refused")
 
 
-def test_a_killed_broker_heals_and_what_came_meanwhile_is_delivered(
+def test_a_killed_broker_recovers_and_delivers_what_arrived_meanwhile(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     before, after = opened(service), opened(service)
@@ -248,7 +246,7 @@ def test_a_killed_broker_heals_and_what_came_meanwhile_is_delivered(
     assert destination_status(service, before) == "CONNECTED"
 
 
-def test_a_notification_to_an_agent_that_is_away_is_delivered_when_it_comes(
+def test_a_notification_for_a_stopped_agent_is_delivered_when_it_starts(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     agent.stop(signal.SIGKILL)
@@ -268,7 +266,7 @@ def check(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True, timeout=60)
 
 
-def test_checking_the_broker_takes_nothing_from_the_agent(
+def test_checking_the_broker_costs_the_agent_no_notification(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     while_it_ran = check(agent.folder, "--connect")
@@ -285,9 +283,7 @@ def test_checking_the_broker_takes_nothing_from_the_agent(
     wait_connected(service, tunnel)
 
 
-def test_a_check_says_what_the_broker_did_not_like(
-    tmp_path: Path, broker: Mosquitto, service: TunnelingService
-) -> None:
+def test_a_check_quotes_the_brokers_refusal(tmp_path: Path, broker: Mosquitto, service: TunnelingService) -> None:
     folder = write_agent_configuration("pump", tmp_path, broker, service, {"HTTP1": 80})
     (folder / "password").write_text("not it")
     assert check(folder).returncode == 0
@@ -302,7 +298,7 @@ def test_a_check_says_what_the_broker_did_not_like(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_agent_that_is_restarted_returns_to_its_tunnels(
+def test_a_restarted_agent_reconnects_to_its_tunnels(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService, tmp_path: Path, number: int
 ) -> None:
     tunnel = opened(service)
@@ -319,7 +315,7 @@ def test_an_agent_that_is_restarted_returns_to_its_tunnels(
     wait_for(lambda: saved.read_text() == "[]", "the tunnel is forgotten")
 
 
-def test_a_killed_service_heals(broker: Mosquitto, http: HttpServer, tmp_path: Path) -> None:
+def test_the_agent_reconnects_after_the_service_was_killed(broker: Mosquitto, http: HttpServer, tmp_path: Path) -> None:
     with TunnelingService() as service, configured("pump", tmp_path, broker, service, {"HTTP1": http.port}):
         tunnel = opened(service)
         broker.notify("pump", notification(tunnel.destination_token))
@@ -352,7 +348,7 @@ def test_an_agent_without_a_network_is_ready_and_waits(
     assert "WATCHDOG=1" in told[1:3]
 
 
-def test_a_wrong_password_is_named_and_tried_again(
+def test_a_wrong_password_is_reported_and_retried(
     tmp_path: Path, broker: Mosquitto, service: TunnelingService, http: HttpServer
 ) -> None:
     agent = configured("pump", tmp_path, broker, service, {"HTTP1": http.port})
@@ -364,7 +360,7 @@ def test_a_wrong_password_is_named_and_tried_again(
         agent.stop()
 
 
-def test_no_secret_is_in_the_log_or_in_the_arguments(
+def test_neither_log_nor_arguments_contain_secrets(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     tunnel = opened(service)
@@ -378,7 +374,7 @@ def test_no_secret_is_in_the_log_or_in_the_arguments(
         assert secret not in arguments
 
 
-def test_a_port_without_a_broker_is_no_reason_to_end(tmp_path: Path) -> None:
+def test_the_agent_keeps_running_without_a_broker(tmp_path: Path) -> None:
     (tmp_path / "agent.yml").write_text(
         f"thing: pump\nbroker: {{host: 127.0.0.1, port: {free_port()}}}\nservices: {{SSH1: 22}}\n"
     )
@@ -391,7 +387,7 @@ def test_a_port_without_a_broker_is_no_reason_to_end(tmp_path: Path) -> None:
     assert "connection refused; trying again in" in lines[1]
 
 
-def test_two_agents_with_one_client_id_are_told_that_they_disconnect_each_other(
+def test_two_agents_with_the_same_client_id_report_that_they_disconnect_each_other(
     agent: AgentProcess, tmp_path: Path
 ) -> None:
     shutil.copytree(agent.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("agent.log"))

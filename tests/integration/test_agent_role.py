@@ -146,9 +146,7 @@ def test_check_mode_announces_changes_and_makes_none(installed: Installed) -> No
     assert installed.after_check == installed.before
 
 
-def test_the_agent_is_installed_without_a_package_index_and_reaches_its_broker(
-    scene: Scene, installed: Installed
-) -> None:
+def test_the_agent_is_installed_without_a_package_index_and_connects(scene: Scene, installed: Installed) -> None:
     assert changes(installed.first) > 5
     assert scene.status().startswith("waiting for notifications")
     assert scene.version() == "0.1.0"
@@ -162,7 +160,7 @@ def test_a_second_run_changes_nothing(scene: Scene, installed: Installed) -> Non
     assert scene.main_pid() == pid
 
 
-def test_the_agent_runs_as_a_user_of_its_own_who_may_do_little(scene: Scene, installed: Installed) -> None:
+def test_the_agent_runs_as_a_dedicated_user_with_few_rights(scene: Scene, installed: Installed) -> None:
     status = scene.device.run("cat", f"/proc/{scene.main_pid()}/status")
     uid = scene.device.run("id", "-u", NAME).strip()
     assert re.search(rf"^Uid:\s+{uid}\s", status, re.MULTILINE)
@@ -179,7 +177,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(scene: Scene, installed: Inst
     scene.device.run("systemd-analyze", "security", "--offline=true", "--threshold=20", unit)
 
 
-def test_secrets_are_readable_by_the_agent_only(scene: Scene, installed: Installed) -> None:
+def test_only_the_agent_can_read_secrets(scene: Scene, installed: Installed) -> None:
     listing = scene.device.run("find", f"/etc/{NAME}", "-printf", "%m %u %g %f\\n").splitlines()
     assert sorted(listing) == sorted(
         [
@@ -211,7 +209,7 @@ def test_a_configuration_that_the_agent_refuses_is_not_written(scene: Scene, ins
     assert scene.device.run("cat", f"/etc/{NAME}/agent.yml") == before
 
 
-def test_an_agent_that_does_not_reach_its_broker_goes_back_to_what_it_had(scene: Scene, installed: Installed) -> None:
+def test_a_change_that_cuts_the_agent_off_from_its_broker_is_rolled_back(scene: Scene, installed: Installed) -> None:
     ran = scene.play(broker_port=free_port(), broker_timeout=3)
     assert ran.returncode != 0
     assert "so this change was rolled back" in ran.stdout + ran.stderr
@@ -240,14 +238,14 @@ def test_the_agent_is_upgraded_through_its_own_tunnel(scene: Scene, installed: I
     assert len(scene.device.run("ls", f"/opt/{NAME}/releases").split()) == 1
 
 
-def test_it_is_not_removed_through_its_own_tunnel(scene: Scene, installed: Installed) -> None:
+def test_removal_through_the_agents_own_tunnel_is_refused(scene: Scene, installed: Installed) -> None:
     refused = scene.play(host=THROUGH_TUNNEL, state="absent")
     assert refused.returncode != 0
     assert "is connected through the agent that is to be removed" in refused.stdout
     assert scene.device.run("systemctl", "is-active", NAME).strip() == "active"
 
 
-def test_removing_it_leaves_nothing(scene: Scene, installed: Installed) -> None:
+def test_removal_leaves_nothing_behind(scene: Scene, installed: Installed) -> None:
     before = scene.device.files()
     assert changes(scene.play("--check", state="absent")) > 0
     assert scene.device.files() == before

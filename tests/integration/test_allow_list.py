@@ -12,7 +12,7 @@ from peers.namespace import why_impossible
 from peers.process import REPOSITORY
 
 
-def test_a_name_does_not_lead_to_this_device_by_an_address_of_one_network() -> None:
+def test_a_name_that_resolves_to_a_link_local_address_of_this_device_is_refused() -> None:
     """Whoever answers for names of this network (mDNS) gives it with its scope, of which the address is told."""
     if why_impossible():
         pytest.skip(why_impossible())

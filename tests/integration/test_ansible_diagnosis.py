@@ -242,7 +242,7 @@ BROKEN = [
 ]
 
 
-def test_each_broken_thing_is_told_apart(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+def test_each_broken_thing_has_its_own_message(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     """In one run for all of them, because each run of Ansible takes a second or two."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", controller.environment["IOTOPS_TUNNEL_DIR"])
@@ -339,7 +339,7 @@ WRONG = [
 ]
 
 
-def test_each_wrong_environment_is_told_apart(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+def test_each_wrong_environment_has_its_own_message(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(CONFIG)
     places: dict[str, object] = {
@@ -462,5 +462,5 @@ def test_the_devices_sshd_is_killed_in_the_middle_of_a_command(
     assert_documented("SSH session ended", interrupted(controller, tmp_path, kill_session))
 
 
-def test_a_command_that_ends_with_ssh_s_own_status(controller: Controller, tmp_path: Path) -> None:
+def test_a_command_with_sshs_own_exit_status(controller: Controller, tmp_path: Path) -> None:
     assert_documented("Status 255", interrupted(controller, tmp_path, lambda: None, command="exit 255"))

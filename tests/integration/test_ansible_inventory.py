@@ -102,14 +102,14 @@ def inventory(controller: Controller, tmp_path: Path) -> Inventory:
     return Inventory(controller, tmp_path)
 
 
-def test_the_connection_is_loaded_once_before_workers_are_forked(inventory: Inventory) -> None:
+def test_the_connection_plugin_is_loaded_once_before_workers_are_forked(inventory: Inventory) -> None:
     path = inventory.file(query="thingName:device-0007")
     said = inventory.read(path, ANSIBLE_DEBUG="1")
     assert said.returncode == 0, said.stderr
     assert "tunnel/plugins/connection/ssh.py" in said.stdout
 
 
-def test_all_things_of_aws_iot_in_pages(inventory: Inventory, registry: IotRegistry) -> None:
+def test_all_things_of_aws_iot_from_all_pages(inventory: Inventory, registry: IotRegistry) -> None:
     before = len(registry.requests())
     hosts = inventory.hosts(inventory.file())
 
@@ -128,7 +128,7 @@ def test_all_things_of_aws_iot_in_pages(inventory: Inventory, registry: IotRegis
     assert len(registry.requests()) - before == PAGES
 
 
-def test_all_things_of_the_service_in_pages(inventory: Inventory, service: TunnelingService) -> None:
+def test_all_things_of_the_service_from_all_pages(inventory: Inventory, service: TunnelingService) -> None:
     hosts = inventory.hosts(inventory.file(), **service.environment)
 
     assert list(hosts) == [name(number) for number in range(THINGS)]
@@ -200,7 +200,7 @@ def options_for(service: TunnelingService) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("group", "prefix"), [("from_aws", "aws"), ("from_service", "own")])
-def test_things_are_chosen_and_named(combined: dict[str, Any], group: str, prefix: str) -> None:
+def test_things_are_filtered_and_named(combined: dict[str, Any], group: str, prefix: str) -> None:
     assert combined[group]["hosts"] == [f"{prefix}{number:04}" for number in range(7, 100, 4)]
     variables = combined["_meta"]["hostvars"][f"{prefix}0007"]
     assert variables["ansible_user"] == "user-3"
@@ -221,14 +221,14 @@ def test_things_of_groups(combined: dict[str, Any]) -> None:
     assert variables["group-device-0001"]["thing_type"] == "pump"
 
 
-def test_the_index_knows_who_is_connected(combined: dict[str, Any]) -> None:
+def test_the_fleet_index_shows_which_things_are_connected(combined: dict[str, Any]) -> None:
     assert combined["from_index"]["hosts"] == ["index-device-0001"]
     variables = combined["_meta"]["hostvars"]["index-device-0001"]
     assert variables["thing_connectivity"]["connected"] is True
     assert variables["thing_groups"] == ["field"]
 
 
-def test_calls_that_are_throttled_are_made_again(inventory: Inventory, registry: IotRegistry) -> None:
+def test_throttled_calls_are_retried(inventory: Inventory, registry: IotRegistry) -> None:
     with Throttle(registry.url) as throttle:
         path = inventory.file(endpoint_url=throttle.url, attributes={"site": "north", "line": 3})
         with throttle.refusing(2):
@@ -246,7 +246,7 @@ def test_calls_that_are_throttled_are_made_again(inventory: Inventory, registry:
     assert "has no such thing, thing group or index" in said
 
 
-def test_the_cache_answers_until_it_is_flushed_or_asked_for_something_else(
+def test_the_cache_is_used_until_it_is_flushed_or_the_options_change(
     inventory: Inventory, registry: IotRegistry
 ) -> None:
     cache = {
@@ -274,7 +274,7 @@ def test_the_cache_answers_until_it_is_flushed_or_asked_for_something_else(
     assert registry.environment["AWS_ACCESS_KEY_ID"] not in stored
 
 
-def test_values_of_things_are_no_templates(inventory: Inventory) -> None:
+def test_values_of_things_are_not_templated(inventory: Inventory) -> None:
     path = inventory.file(query="thingName:device-0007", set_connection=False)
     arguments = ("-c", "local", "-m", "ansible.builtin.debug", "-a", "msg={{ thing_attributes.note }}")
     done = inventory.controller.run("ansible", "-i", path, "all", *arguments)
@@ -324,7 +324,7 @@ def test_each_failure_is_one_sentence_with_a_remedy(
     assert service.environment["AWS_SECRET_ACCESS_KEY"] not in said
 
 
-def test_without_boto3_it_says_how_to_install_it(inventory: Inventory) -> None:
+def test_without_boto3_the_error_says_how_to_install_it(inventory: Inventory) -> None:
     (inventory.folder / "botocore.py").write_text("raise ImportError('hidden')")
     said = words_of(inventory.read(inventory.file(), PYTHONPATH=str(inventory.folder)))
     assert "the Python that runs Ansible cannot use boto3" in said
@@ -334,7 +334,7 @@ def test_without_boto3_it_says_how_to_install_it(inventory: Inventory) -> None:
 ARN_NAME = "123456789012.eu-central-1"
 
 
-def test_a_thing_takes_no_name_that_something_else_has(inventory: Inventory) -> None:
+def test_a_thing_does_not_take_the_name_of_another_host(inventory: Inventory) -> None:
     things = ["all", "ungrouped", "localhost", "servers", "own", "a-web", "pump"]
     (inventory.folder / "hosts.ini").write_text("[servers]\na-web ansible_user=me\n")
     with FixedRegistry([*things]) as registry:
@@ -355,7 +355,7 @@ def test_a_thing_takes_no_name_that_something_else_has(inventory: Inventory) -> 
     assert "There are 1 more such warnings about names of things." in said
 
 
-def test_things_of_one_name_in_two_accounts_are_two_hosts_and_one_thing_in_two_files_is_one(
+def test_equal_names_in_two_accounts_are_two_hosts_but_one_thing_in_two_files_is_one(
     inventory: Inventory,
 ) -> None:
     index = [{"thingName": name, "connectivity": {"connected": True}} for name in ("gw", "new")]
@@ -383,7 +383,7 @@ def test_things_of_one_name_in_two_accounts_are_two_hosts_and_one_thing_in_two_f
     assert groups["seen"]["hosts"] == ["gw.210987654321.eu-central-1", "new"]
 
 
-def test_names_that_no_thing_may_have_are_left_out_and_attributes_make_no_unfit_host(inventory: Inventory) -> None:
+def test_things_with_invalid_names_are_skipped_and_attributes_make_no_invalid_host(inventory: Inventory) -> None:
     labels = ["../../etc", "web,all", "@file", "localhost", "same", "same", "Pump 9"]
     hostile = ["../etc", "-oProxyCommand=x", "a b", "x" * 129, "{{ 1 }}", "web\nall"]
     things = [{"thingName": f"t{number}", "attributes": {"label": label}} for number, label in enumerate(labels)]
@@ -396,7 +396,7 @@ def test_names_that_no_thing_may_have_are_left_out_and_attributes_make_no_unfit_
     assert "A thing in the registry is skipped: '-oProxyCommand=x' cannot be the name of a thing" in said
 
 
-def test_a_group_of_an_attribute_hides_no_host(inventory: Inventory) -> None:
+def test_a_keyed_group_does_not_hide_a_host(inventory: Inventory) -> None:
     things = [{"thingName": name, "attributes": {"site": site}} for name, site in (("gw", "yard"), ("pump", "gw"))]
     with FixedRegistry([*things]) as registry:
         keyed = [{"key": "thing_attributes.site", "prefix": "", "separator": ""}]
@@ -411,7 +411,7 @@ def test_a_group_of_an_attribute_hides_no_host(inventory: Inventory) -> None:
     )
 
 
-def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inventory) -> None:
+def test_hosts_have_the_options_of_their_file_without_keys(inventory: Inventory) -> None:
     account = {
         "endpoint_url": "",
         "region": "us-east-1",
@@ -453,7 +453,7 @@ def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inv
     assert '"msg": "AKIATEMPLATE/secret"' in shown.stdout, shown.stdout + shown.stderr
 
 
-def test_tasks_for_the_hosts_go_to_their_account(inventory: Inventory, service: TunnelingService) -> None:
+def test_tasks_use_the_account_of_their_host(inventory: Inventory, service: TunnelingService) -> None:
     options = options_for(service)
     profiles = inventory.folder / "credentials"
     keys = f"aws_access_key_id = {options.pop('access_key')}\naws_secret_access_key = {options.pop('secret_key')}\n"
@@ -471,7 +471,7 @@ def test_tasks_for_the_hosts_go_to_their_account(inventory: Inventory, service: 
     assert outcome.result["account"].endswith(f"/us-east-1 at {urlsplit(service.api).netloc}")
 
 
-def test_encrypted_keys_are_passed_on_as_they_are(inventory: Inventory) -> None:
+def test_encrypted_keys_are_passed_on_encrypted(inventory: Inventory) -> None:
     password = inventory.folder / "password"
     password.write_text("any")
     vault = ("--vault-password-file", password)
@@ -492,7 +492,7 @@ def test_encrypted_keys_are_passed_on_as_they_are(inventory: Inventory) -> None:
     assert "very-secret" in shown.stdout, shown.stdout + shown.stderr
 
 
-def test_the_cache_of_one_account_does_not_answer_for_another(inventory: Inventory) -> None:
+def test_the_cache_of_one_account_is_not_used_for_another(inventory: Inventory) -> None:
     cache = {
         "cache": True,
         "cache_plugin": "ansible.builtin.jsonfile",

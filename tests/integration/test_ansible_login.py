@@ -55,7 +55,7 @@ def test_a_password_logs_in(fleet: Fleet, mechanism: str) -> None:
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_a_wrong_password_is_told_by_ssh(fleet: Fleet, mechanism: str) -> None:
+def test_a_wrong_password_is_reported_with_sshs_message(fleet: Fleet, mechanism: str) -> None:
     said = identity(fleet, mechanism, password="wrong")
     assert "UNREACHABLE" in said
     # ssh writes what is not ASCII in the locale's way.
@@ -63,7 +63,7 @@ def test_a_wrong_password_is_told_by_ssh(fleet: Fleet, mechanism: str) -> None:
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_a_password_goes_to_no_host_whose_key_is_not_known(fleet: Fleet, mechanism: str) -> None:
+def test_a_password_is_not_sent_to_a_host_with_an_unknown_key(fleet: Fleet, mechanism: str) -> None:
     fleet.controller.known_hosts.write_text("")
     try:
         said = identity(fleet, mechanism)
@@ -73,21 +73,21 @@ def test_a_password_goes_to_no_host_whose_key_is_not_known(fleet: Fleet, mechani
     assert "The SSH host key of device-1 is not known here." in said
 
 
-def test_a_command_with_the_status_that_sshpass_has_for_an_unknown_key_is_no_unknown_key(fleet: Fleet) -> None:
+def test_a_command_may_exit_with_sshpass_status_for_an_unknown_key(fleet: Fleet) -> None:
     said = identity(fleet, MECHANISMS[0], command="exit 6")
     # ansible-core takes any status below 7 for sshpass's.
     assert "sshpass error" in said, said
     assert "is not known here" not in said
 
 
-def test_another_user_is_become_with_a_password(fleet: Fleet) -> None:
+def test_become_with_a_password(fleet: Fleet) -> None:
     become = ("--become", "--become-method", "ansible.builtin.su")
     said = identity(fleet, MECHANISMS[0], *become, ansible_become_password=ROOTS_PASSWORD)
     assert "CHANGED" in said, said
     assert "root" in said.splitlines()
 
 
-def test_a_wrong_password_to_become_another_is_a_failure_of_the_task(fleet: Fleet) -> None:
+def test_become_with_a_wrong_password_fails_the_task(fleet: Fleet) -> None:
     become = ("--become", "--become-method", "ansible.builtin.su")
     said = identity(fleet, MECHANISMS[0], *become, ansible_become_password="wrong")
     assert "FAILED" in said

@@ -155,7 +155,7 @@ MISLEADING = ("command", "echo Host key verification failed. >&2; exit 255")
 COMMAND = ("-a", "cd /; {{ command | default('true') }}")
 
 
-def test_each_failure_of_ssh_is_told_in_its_own_words(strange: Controller, host_keys: HostKeys) -> None:
+def test_each_failure_quotes_ssh(strange: Controller, host_keys: HostKeys) -> None:
     strange.disconnect()
     made = mistakes(host_keys)
     settings = json.loads(strange.inventory.read_text())["devices"]["vars"]
@@ -195,7 +195,7 @@ def test_a_server_with_too_many_logins_is_quoted(fleet: Fleet, strange: Controll
 # Transfers of files.
 
 
-def test_a_transfer_that_the_device_s_proxy_ended_is_the_device_s(
+def test_a_transfer_that_the_devices_proxy_broke_off_is_unreachable(
     fleet: Fleet, strange: Controller, tmp_path: Path
 ) -> None:
     """Of a file from it: after one to it, Ansible would remove a folder there, and tell that this failed."""
@@ -262,7 +262,7 @@ def small_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(getpass.getuser() != "root", reason="mounts a file system, and gives Dropbear its own accounts")
 @pytest.mark.parametrize("kind", ["OpenSSH without its subsystem", "Dropbear"])
-def test_a_device_without_sftp_gets_and_gives_files(
+def test_files_are_copied_to_and_from_a_device_without_sftp(
     fleet: Fleet, tmp_path: Path, small_folder: Path, kind: str
 ) -> None:
     device = fleet.devices[DEVICE]

@@ -78,14 +78,14 @@ def values(definitions: dict[str, dict]) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("command", ["ad-hoc", "playbook"])
-def test_a_worker_knows_the_options_that_ansible_reads_from_the_documentation(command):
+def test_a_worker_has_the_options_that_ansible_reads_from_the_documentation(command):
     worker, parent = json.loads(run(READ_OPTIONS, command, collections=installed_collection().path))
     assert values(worker[0]) == values(parent[0])
     assert worker[0]["host"]["vars"] == [{"name": "inventory_hostname"}]
     assert (worker[1:], parent[1:]) == ([0, False], [1, False])
 
 
-def test_a_worker_has_what_the_process_before_it_has_loaded():
+def test_a_worker_inherits_what_its_parent_has_loaded():
     worker, parent = json.loads(run(READ_OPTIONS, "loaded", collections=installed_collection().path))
     assert worker[0] == parent[0]
     assert (worker[1:], parent[1:]) == ([0, True], [0, True])

@@ -88,7 +88,7 @@ def _options(broker: Mosquitto | None, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_a_thing_hears_of_its_own_tunnels_only(scene: Scene, version: int) -> None:
+def test_a_thing_is_notified_only_of_its_own_tunnels(scene: Scene, version: int) -> None:
     with scene.client("pump", version) as pump, scene.client("valve", version) as valve:
         answers = {topic: pump.subscribe(topic) for topic in FOREIGN}
         if scene.refuses:
@@ -103,7 +103,7 @@ def test_a_thing_hears_of_its_own_tunnels_only(scene: Scene, version: int) -> No
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_a_thing_cannot_forge_what_the_service_says(scene: Scene, version: int) -> None:
+def test_a_thing_cannot_forge_notifications(scene: Scene, version: int) -> None:
     with scene.client("pump", version) as pump, scene.client("valve", version) as valve:
         assert pump.subscribe(notify_topic("pump")) == GRANTED
         assert valve.subscribe(notify_topic("valve")) == GRANTED
@@ -116,7 +116,7 @@ def test_a_thing_cannot_forge_what_the_service_says(scene: Scene, version: int) 
         assert (pump.tokens(), valve.tokens()) == ([told[0]], [told[1]])
 
 
-def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, tmp_path: Path) -> None:
+def test_things_and_strangers_cannot_impersonate_a_thing(scene: Scene, tmp_path: Path) -> None:
     for user, password in (("valve", "pump"), ("tunnel.notifier", "pump"), ("stranger", "valve")):
         folder = tmp_path / user
         folder.mkdir()
@@ -127,7 +127,7 @@ def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, t
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_a_thing_with_the_client_id_of_another_takes_nothing_from_it(scene: Scene, version: int) -> None:
+def test_a_thing_with_anothers_client_id_does_not_disconnect_it(scene: Scene, version: int) -> None:
     # By what a broker that goes by client IDs would know it, and by what one that goes by users does.
     for client_id in ("the-valve", "valve"):
         with scene.client("valve", version, client_id="the-valve") as valve:
@@ -139,7 +139,7 @@ def test_a_thing_with_the_client_id_of_another_takes_nothing_from_it(scene: Scen
                 assert (pump.tokens(), valve.tokens()) == ([], [of_valve])
 
 
-def test_what_waits_for_a_thing_is_not_lost_by_another_with_its_client_id(scene: Scene) -> None:
+def test_pending_notifications_survive_a_client_with_the_same_client_id(scene: Scene) -> None:
     with scene.client("valve", client_id="the-valve") as valve:
         assert valve.subscribe(notify_topic("valve")) == GRANTED
     of_valve = scene.notify("valve")
@@ -153,9 +153,7 @@ def test_what_waits_for_a_thing_is_not_lost_by_another_with_its_client_id(scene:
         assert valve.tokens() == [of_valve]
 
 
-def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says_it(
-    scene: Scene, tmp_path: Path
-) -> None:
+def test_an_agent_that_subscribes_to_anothers_topic_reports_the_refusal(scene: Scene, tmp_path: Path) -> None:
     folder = tmp_path / "pump"
     shutil.copytree(scene.folder / "pump", folder)
     configuration = folder / "agent.yml"
@@ -170,7 +168,7 @@ def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says
         assert checked.returncode == 0
 
 
-def test_a_hundred_things_that_are_enrolled_at_once_are_let_in(scene: Scene) -> None:
+def test_a_hundred_things_enrolled_at_once_can_connect(scene: Scene) -> None:
     if not scene.refuses:
         pytest.skip("who runs the broker enrols there")
     # As add-thing does, which would take a minute for a hundred; each name is as long as one can be.

@@ -47,14 +47,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @in_event_loop
-async def test_it_is_ended_all_the_same(tmp_path: Path) -> None:
+async def test_it_is_stopped_nevertheless(tmp_path: Path) -> None:
     async with left_behind(tmp_path, "exec cat > /dev/null") as process:
         await asyncio.wait_for(process.stop(), SECONDS)
         assert not process.alive
 
 
 @in_event_loop
-async def test_whoever_waits_for_its_answer_is_told_that_it_has_ended(tmp_path: Path) -> None:
+async def test_callers_learn_that_the_process_has_exited(tmp_path: Path) -> None:
     async with left_behind(tmp_path, "read request") as process:
         with pytest.raises(HubError, match="the control process exited before it answered"):
             await asyncio.wait_for(process.ask("identify", {}), SECONDS)

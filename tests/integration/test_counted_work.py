@@ -77,7 +77,7 @@ def counted_calls(processes: Mapping[str, int], folder: Path) -> Iterator[dict[s
         calls[name] = {call: int(number) for call, number in re.findall(r"^(\w+)\s+(\d+)$", log.read_text(), re.M)}
 
 
-def test_bulk_data_asks_little_of_the_kernel(service: TunnelingService, tmp_path: Path) -> None:
+def test_bulk_data_needs_few_system_calls(service: TunnelingService, tmp_path: Path) -> None:
     # As much goes one way as the other.
     messages = 2 * SIZE / MAX_PAYLOAD
     with (

@@ -78,7 +78,7 @@ def hub_pid() -> int:
     return pid
 
 
-def test_credentials_are_used_replaced_and_used_again_and_fail_with_a_sentence(
+def test_credentials_are_used_replaced_and_explained_when_they_fail(
     fleet: AgentFleet, hub: None, source: Source, tmp_path: Path
 ) -> None:
     for turn in ("first", "second"):
@@ -103,7 +103,7 @@ def test_credentials_are_used_replaced_and_used_again_and_fail_with_a_sentence(
     assert hub_pid() == pid
 
 
-def test_a_source_that_works_again_is_used_with_the_next_call(
+def test_a_repaired_source_is_used_by_the_next_call(
     fleet: AgentFleet, hub: None, source: Source, tmp_path: Path
 ) -> None:
     source.use(keys := add_keys(fleet.service, f"{source.name.replace(' ', '-')}-again"))
@@ -115,9 +115,7 @@ def test_a_source_that_works_again_is_used_with_the_next_call(
     assert last_key(fleet, "ListTunnels") == keys.name
 
 
-def test_a_role_that_wants_an_mfa_code_says_so_and_waits_for_nobody(
-    fleet: AgentFleet, hub: None, tmp_path: Path
-) -> None:
+def test_a_role_that_requires_an_mfa_code_fails_without_a_prompt(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     role = AssumedRole(tmp_path / "home")
     with role:
         role.use(add_keys(fleet.service, "mfa"))
@@ -128,9 +126,7 @@ def test_a_role_that_wants_an_mfa_code_says_so_and_waits_for_nobody(
     assert re.search(r"field-role.*MFA", refused.value.message)
 
 
-def test_a_role_is_assumed_where_nothing_can_be_written_in_the_home_folder(
-    fleet: AgentFleet, hub: None, tmp_path: Path
-) -> None:
+def test_a_role_is_assumed_without_a_writable_home_folder(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with AssumedRole(tmp_path / "home") as role:
         role.use(keys := add_keys(fleet.service, "read-only"))
         # Nobody can make a folder here, as in an execution environment without a home folder of its own.
@@ -151,7 +147,9 @@ def test_without_a_region_the_remedies_are_named(fleet: AgentFleet, hub: None, t
     assert re.search(r"AWS_REGION.*service env", refused.value.message)
 
 
-def test_another_file_counts_as_soon_as_the_environment_names_it(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+def test_another_credentials_file_is_used_once_the_environment_names_it(
+    fleet: AgentFleet, hub: None, tmp_path: Path
+) -> None:
     """Nothing of an earlier caller stays, though the same hub asks in the same region with the same profile."""
     for user in ("anna", "bert"):
         with Profile(tmp_path / user) as source:
@@ -161,7 +159,7 @@ def test_another_file_counts_as_soon_as_the_environment_names_it(fleet: AgentFle
             assert last_key(fleet, "ListTunnels") == keys.name
 
 
-def test_a_program_runs_in_the_directory_of_the_caller(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+def test_a_credential_process_runs_in_the_callers_directory(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with CredentialProcess(tmp_path / "home") as source:
         source.use(keys := add_keys(fleet.service, "in-a-directory"))
         (source.aws / "config").write_text("[profile vault]\ncredential_process = './print credentials'\n")
@@ -180,7 +178,9 @@ def test_a_program_runs_in_the_directory_of_the_caller(fleet: AgentFleet, hub: N
     ],
     ids=["connection", "lookup", "module"],
 )
-def test_a_tasks_environment_chooses_no_program_of_the_controller(fleet: AgentFleet, tmp_path: Path, task: str) -> None:
+def test_a_tasks_environment_does_not_affect_programs_on_the_controller(
+    fleet: AgentFleet, tmp_path: Path, task: str
+) -> None:
     """It is meant for the device, and may be made of what that says."""
     ran, theirs, ours = tmp_path / "ran", tmp_path / "theirs", tmp_path / "ours"
     with CredentialProcess(tmp_path / "home") as source:
@@ -204,7 +204,7 @@ def test_a_tasks_environment_chooses_no_program_of_the_controller(fleet: AgentFl
     assert not ran.exists()
 
 
-def test_a_program_that_asks_a_question_finds_nobody_to_answer(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+def test_a_program_that_prompts_finds_its_input_closed(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with CredentialProcess(tmp_path / "home") as source:
         source.use(keys := add_keys(fleet.service, "asks"))
         program = source.home / "print credentials"

@@ -45,7 +45,7 @@ def service(place: NetworkNamespace) -> Iterator[TunnelingService]:
         yield running
 
 
-def test_the_dead_address_comes_first(place: NetworkNamespace, tmp_path: Path) -> None:
+def test_the_dead_address_is_resolved_first(place: NetworkNamespace, tmp_path: Path) -> None:
     resolve = "import socket; print([info[4][0] for info in socket.getaddrinfo('service.test', 1, type=1)])"
     with Process([*place.enter, sys.executable, "-c", resolve], tmp_path / "log") as process:
         process.wait_for_output(re.escape(f"['{DEAD}', '{place.here}']"))
@@ -73,7 +73,7 @@ def test_an_agent_reaches_its_broker_its_service_and_its_destination(
         assert max(to_broker, to_service, to_destination) < SOON
 
 
-def test_a_proxy_reaches_its_web_proxy(place: NetworkNamespace, service: TunnelingService, tmp_path: Path) -> None:
+def test_a_proxy_reaches_its_http_proxy(place: NetworkNamespace, service: TunnelingService, tmp_path: Path) -> None:
     token = open_tunnel(service, place)["sourceAccessToken"]
     with Tinyproxy(tmp_path / "tinyproxy", listen="0.0.0.0") as tinyproxy:
         environment = {

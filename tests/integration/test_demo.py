@@ -53,7 +53,7 @@ def runtime_folder(folder: Path) -> Path:
     return Path(json.loads((folder / "cleanup.json").read_text())["runtime"])
 
 
-def test_it_runs_all_steps_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_it_runs_all_steps_and_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     with Process(command(folder), tmp_path / "output") as demo:
         runtime = runtime_folder(folder)
         assert demo.wait(150) == 0, demo.output()
@@ -72,7 +72,7 @@ def test_it_runs_all_steps_and_leaves_nothing(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.nightly
-def test_kept_up_it_is_plain_text_without_a_secret_and_stop_removes_it(folder: Path) -> None:
+def test_a_kept_demo_prints_no_secret_and_stop_removes_it(folder: Path) -> None:
     kept = run_demo(folder, "--keep")
     try:
         assert kept.returncode == 0, kept.stdout + kept.stderr

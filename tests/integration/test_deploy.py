@@ -26,7 +26,7 @@ def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return copy
 
 
-def test_systemd_understands_the_unit(unit: Path) -> None:
+def test_systemd_accepts_the_unit(unit: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

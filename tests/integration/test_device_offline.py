@@ -77,7 +77,7 @@ def offline(place: NetworkNamespace) -> None:
     place.pass_packets()
 
 
-def test_its_tunnel_works_again_without_a_hand(
+def test_the_tunnel_recovers_without_help(
     place: NetworkNamespace, service: TunnelingService, agent: AgentProcess
 ) -> None:
     tunnel_id = client.ensure("pump", open_policy="reuse")["tunnel_id"]
@@ -90,7 +90,7 @@ def test_its_tunnel_works_again_without_a_hand(
     assert client.ensure("pump", open_policy="reuse")["tunnel_id"] == tunnel_id
 
 
-def test_it_joins_a_tunnel_that_is_opened_when_it_is_back(
+def test_it_joins_a_tunnel_that_is_opened_after_the_outage(
     place: NetworkNamespace, service: TunnelingService, agent: AgentProcess
 ) -> None:
     # One before, so that the time that the hub takes to start is not counted.

@@ -60,7 +60,7 @@ def commands(page: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_says_what_it_is(page: Path) -> None:
+def test_every_block_has_a_language(page: Path) -> None:
     blocks = blocks_of(page)
     assert len(blocks) * 2 == len(re.findall(r"^```", page.read_text(), re.MULTILINE))
     unknown = [f"{page.name}, line {block.line}" for block in blocks if not block.kind]
@@ -68,7 +68,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_json_is_json_and_links_lead_somewhere(page: Path) -> None:
+def test_json_is_valid_and_links_are_not_broken(page: Path) -> None:
     for block in blocks_of(page):
         if block.kind == "json":
             json.loads(block.text)
@@ -76,7 +76,7 @@ def test_json_is_json_and_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} names {target}"
 
 
-def test_no_page_with_commands_is_left_out() -> None:
+def test_every_page_with_commands_is_tested() -> None:
     run_below = {"README.md", "agent.md", "service.md"}
     with_commands = {page.name for page in PAGES if any(b.kind == "sh" and not b.not_run for b in blocks_of(page))}
     assert with_commands == run_below, "run the new page in a test below, or mark its blocks"
@@ -105,14 +105,14 @@ def test_the_quick_start(home: Path) -> None:
     assert re.search(r"HTTP1 +http://sensor-7\.localhost:\d+/", printed)
 
 
-def test_the_agents_page(home: Path) -> None:
+def test_the_agent_page(home: Path) -> None:
     with machine(home, {"tunnels.example.com": "127.0.0.1", "8883": "0"}) as shell:
         for block in commands("docs/agent.md"):
             shell.run(block)
     assert (home / "pump-7" / "agent.yml").exists()
 
 
-def test_the_services_page(home: Path) -> None:
+def test_the_service_page(home: Path) -> None:
     """The function that the page makes for the service's user is one for this user here."""
     with machine(home, {}, 'tunneling() { tunnelproxy service "$@"; }\n') as shell:
         shell.stay("tunnelproxy service run --host 127.0.0.1", "ready")

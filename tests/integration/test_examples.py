@@ -92,7 +92,7 @@ def test_every_plugin_has_examples(examples: list[Example]) -> None:
     assert [example.name for example in examples if not example.text.strip()] == []
 
 
-def test_every_module_says_how_it_supports_check_and_diff_mode(fleet: AgentFleet) -> None:
+def test_every_module_documents_its_check_and_diff_mode(fleet: AgentFleet) -> None:
     names = [name for kind, name in plugins() if kind == "module"]
     entries = json.loads(fleet.controller.run("ansible-doc", "--json", "-t", "module", *names).stdout)
     lacking = [name for name in names if not {"check_mode", "diff_mode"} <= set(entries[name]["doc"]["attributes"])]
@@ -134,7 +134,7 @@ def test_the_examples_run(fleet: AgentFleet, examples: list[Example], tmp_path: 
     assert {tunnel["status"] for tunnel in tunnels} == {"CLOSED"}
 
 
-def test_the_examples_of_the_connection_run(fleet: AgentFleet, examples: list[Example], tmp_path: Path) -> None:
+def test_the_examples_of_the_connection_plugin_run(fleet: AgentFleet, examples: list[Example], tmp_path: Path) -> None:
     (example,) = [example for example in examples if example.kind == "connection"]
     plays = example.playbook()
     assert plays is not None

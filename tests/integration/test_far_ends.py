@@ -165,7 +165,7 @@ def test_fifty_connections_in_a_row_and_ten_at_once_on_each_service(
 
 
 @pytest.mark.parametrize("reference", [each for each in REFERENCES if each.version is Version.V3], ids=str)
-def test_fifty_connections_in_a_row_and_ten_at_once_from_the_reference_to_ours(
+def test_fifty_connections_in_a_row_and_ten_at_once_from_the_reference_to_this_package(
     service: TunnelingService, tmp_path: Path, reference: FarEnd
 ) -> None:
     names = ["HTTP1", "HTTP2"]
@@ -218,7 +218,7 @@ def late_pairs(
 
 
 @pytest.mark.parametrize("seconds", LATE_SECONDS)
-def test_a_late_http_server_gets_one_request_and_its_answer_comes_back(
+def test_a_slow_http_server_receives_one_request_and_its_answer_arrives(
     service: TunnelingService, tmp_path: Path, seconds: float
 ) -> None:
     with late_pairs(service, tmp_path, seconds, speaks_first=False) as pairs:
@@ -226,7 +226,7 @@ def test_a_late_http_server_gets_one_request_and_its_answer_comes_back(
 
 
 @pytest.mark.parametrize("seconds", LATE_SECONDS)
-def test_a_late_ssh_server_gets_one_hello_and_its_answer_comes_back(
+def test_a_slow_ssh_server_receives_one_hello_and_its_answer_arrives(
     service: TunnelingService, tmp_path: Path, seconds: float
 ) -> None:
     def talk(tunnel: Tunnel) -> bytes:
@@ -278,7 +278,7 @@ def echoing(connect: Callable[[], socket.socket]) -> socket.socket:
 
 
 @pytest.mark.parametrize("far_end", FAR_ENDS, ids=str)
-def test_the_next_connection_works_when_another_destination_has_come(
+def test_the_next_connection_works_after_the_destination_was_replaced(
     service: TunnelingService, tmp_path: Path, far_end: FarEnd
 ) -> None:
     """Between two connections, in the middle of one, and after a kill in the middle of one."""
@@ -315,7 +315,7 @@ def test_the_next_connection_works_when_another_destination_has_come(
 
 
 @pytest.mark.parametrize("version", list(Version), ids=str)
-def test_the_next_connection_works_when_the_same_destination_was_restarted(
+def test_the_next_connection_works_after_the_destination_was_restarted(
     service: TunnelingService, tmp_path: Path, version: Version
 ) -> None:
     """With the same access token and client token, with which it reconnects too."""

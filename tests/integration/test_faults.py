@@ -85,7 +85,7 @@ def pumping(sock: socket.socket) -> Iterator[None]:
             future.result(timeout=20)
 
 
-def test_a_service_killed_in_mid_transfer_is_found_again(tmp_path: Path) -> None:
+def test_proxies_reconnect_after_the_service_was_killed_mid_transfer(tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService())
@@ -106,7 +106,7 @@ def test_a_service_killed_in_mid_transfer_is_found_again(tmp_path: Path) -> None
         assert carries(pair, "HTTP1")
 
 
-def test_connections_made_while_the_service_is_away_wait_for_it(tmp_path: Path) -> None:
+def test_connections_made_during_an_outage_wait_for_the_service(tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService())
@@ -145,7 +145,7 @@ def broken_service(service: TunnelingService) -> Iterator[None]:
         thread.join()
 
 
-def test_a_service_that_fails_for_a_while_is_tried_again(tmp_path: Path) -> None:
+def test_a_failing_service_is_retried(tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService())
@@ -160,7 +160,7 @@ def test_a_service_that_fails_for_a_while_is_tried_again(tmp_path: Path) -> None
 
 @pytest.mark.nightly
 @pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
-def test_a_dead_network_and_a_frozen_service_are_found_out_within_a_minute(tmp_path: Path) -> None:
+def test_a_dead_network_and_a_frozen_service_are_detected_within_a_minute(tmp_path: Path) -> None:
     """In one test, for the minute's sake.
 
     Nothing passes between one source and its service. The other source's service is stopped: its kernel acknowledges
@@ -227,7 +227,7 @@ def start_client(place: NetworkNamespace, log: Path) -> Process:
     return Process([*place.enter, sys.executable, "-c", program], log)
 
 
-def test_a_certificate_of_another_name_ends_the_proxy_with_the_reason(
+def test_the_proxy_exits_with_the_reason_if_the_certificate_has_another_name(
     service: TunnelingService, tmp_path: Path
 ) -> None:
     tunnel = open_tunnel(service)
@@ -250,7 +250,7 @@ def test_a_certificate_of_another_name_ends_the_proxy_with_the_reason(
         shaking.result()
 
 
-def test_the_proxy_whose_place_was_taken_leaves_it_to_the_other(service: TunnelingService) -> None:
+def test_a_replaced_proxy_does_not_reconnect(service: TunnelingService) -> None:
     """Were it to come back, the two would go on to throw each other out."""
     tunnel = open_tunnel(service, ["SSH1"])
     access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, client_token=str(uuid.uuid4()))
@@ -274,7 +274,7 @@ def test_the_proxy_whose_place_was_taken_leaves_it_to_the_other(service: Tunneli
     check()
 
 
-def test_an_access_token_that_was_rotated_ends_the_proxy(service: TunnelingService, tmp_path: Path) -> None:
+def test_the_proxy_exits_if_its_access_token_was_rotated(service: TunnelingService, tmp_path: Path) -> None:
     with ProxyPair(service, tmp_path, {"SSH1": 1}) as pair:
         service.boto3_client().rotate_tunnel_access_token(tunnelId=pair.tunnel.tunnel_id, clientMode="SOURCE")
         assert pair.source.wait() == 1
@@ -282,7 +282,7 @@ def test_an_access_token_that_was_rotated_ends_the_proxy(service: TunnelingServi
         assert pair.destination.popen.poll() is None
 
 
-def test_a_closed_port_at_the_destination_ends_the_connection(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_closed_port_at_the_destination_closes_the_connection(service: TunnelingService, tmp_path: Path) -> None:
     with (
         EchoServer() as echo,
         ProxyPair(service, tmp_path, {"SSH1": echo.port, "HTTP1": 1}) as pair,
@@ -293,7 +293,7 @@ def test_a_closed_port_at_the_destination_ends_the_connection(service: Tunneling
         pair.destination.wait_for_output(r"cannot connect to localhost:1 \(attempt 5 of 5\)")
 
 
-def test_an_address_that_drops_packets_is_given_up_in_seconds(service: TunnelingService, tmp_path: Path) -> None:
+def test_an_address_that_drops_packets_fails_within_seconds(service: TunnelingService, tmp_path: Path) -> None:
     settings = tmp_path / "settings.json"
     attempts = {"connection_retry_count": 2, "connection_retry_delay_ms": 60000}
     settings.write_text(json.dumps({"tunneling": {"proxy": {"tcp": attempts}}}))
@@ -311,7 +311,7 @@ def test_an_address_that_drops_packets_is_given_up_in_seconds(service: Tunneling
         pair.destination.wait_for_output(r"cannot connect to .* \(attempt 2 of 2\): no answer within 3 s")
 
 
-def test_a_server_that_says_nothing_holds_nobody_up(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_silent_server_does_not_block_other_connections(service: TunnelingService, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, EchoServer() as echo:
         port = silent.getsockname()[1]
         with (

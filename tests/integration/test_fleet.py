@@ -72,9 +72,7 @@ def hub_of(fleet: AgentFleet) -> int:
     return pid
 
 
-def test_a_ping_from_nothing_opens_one_tunnel_for_each_device(
-    fleet: AgentFleet, first_ping: dict[str, Outcome]
-) -> None:
+def test_a_first_ping_opens_one_tunnel_per_device(fleet: AgentFleet, first_ping: dict[str, Outcome]) -> None:
     assert failures(first_ping) == {}
     assert fleet.tunnels_each() == ONE_EACH
 

@@ -82,7 +82,7 @@ class Worker:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("direction", ["receive", "send"])
-def test_a_peer_that_stops_reading_is_reset_alone_and_ten_others_keep_going(
+def test_a_peer_that_stops_reading_is_reset_without_affecting_ten_others(
     service: TunnelingService, tmp_path: Path, direction: str
 ) -> None:
     """The client stops reading from a server that sends, or the server reads nothing of what the client sends."""
@@ -138,7 +138,7 @@ def send_until_reset(sock: socket.socket) -> None:
         pass
 
 
-def test_a_peer_that_reads_slowly_gets_everything(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_slow_reader_receives_everything(service: TunnelingService, tmp_path: Path) -> None:
     """Far more waits for it than a buffer holds, and it takes longer than a stalled peer would be given."""
     data = os.urandom(12 * MEGABYTE)
     options = ["--stall-seconds", "1"]
@@ -222,7 +222,7 @@ def held(pid: int) -> tuple[int, int]:
 @pytest.mark.alone
 @pytest.mark.nightly
 @pytest.mark.timeout(300)
-def test_very_many_short_connections_leave_nothing_behind(service: TunnelingService, tmp_path: Path) -> None:
+def test_thousands_of_short_connections_leave_nothing_behind(service: TunnelingService, tmp_path: Path) -> None:
     async def run(folder: Path) -> None:
         loop = asyncio.get_running_loop()
         server = await asyncio.start_server(echo_kilobyte, "127.0.0.1", 0, backlog=256)
@@ -264,7 +264,7 @@ def connections(pid: int, *ports: int) -> list[object]:
     ]
 
 
-def test_a_connection_over_the_limit_is_rejected_alone(service: TunnelingService, tmp_path: Path) -> None:
+def test_only_the_connection_over_the_limit_is_rejected(service: TunnelingService, tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         pair = stack.enter_context(ProxyPair(service, tmp_path, {"SSH1": echo.port, "HTTP1": echo.port}))

@@ -223,7 +223,7 @@ def session(scene: Scene) -> CompletedProcess[str]:
     return scene.play(playbook, "-vvv", **scene.cached())
 
 
-def test_the_other_device_is_left_alone(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_the_other_device_is_not_affected(scene: Scene, session: CompletedProcess[str]) -> None:
     assert scene.logins() == scene.before["logins"]
     victims_port = scene.fleet.tunnel(VICTIM)["services"]["HTTP1"]["port"]
     assert f"http://127.0.0.1:{victims_port}" not in session.stdout
@@ -251,7 +251,7 @@ def test_hosts_and_groups_stay_as_they_were(scene: Scene, session: CompletedProc
     assert "planted" not in groups["all"]
 
 
-def test_who_lies_is_refused_by_name(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_refusals_name_the_device(scene: Scene, session: CompletedProcess[str]) -> None:
     for name in ("thing", "in-a-loop", "ports", "programs", "host-keys", "control-path", "delegated", "groups"):
         assert f"liar-{name} {REFUSED}: " in session.stdout, name
     told = re.search(rf"liar-thing {REFUSED}: .*? such variables\.", session.stdout, re.DOTALL)
@@ -261,7 +261,7 @@ def test_who_lies_is_refused_by_name(scene: Scene, session: CompletedProcess[str
 
 
 @pytest.mark.nightly
-def test_the_report_is_where_it_belongs_and_has_everybody(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_the_report_is_in_its_folder_and_includes_all_devices(scene: Scene, session: CompletedProcess[str]) -> None:
     """With the facts of the session, which are in the cache."""
     ran = scene.play("iotops.tunnel.diagnose", **scene.cached())
     assert "report" not in scene.stolen()
@@ -279,7 +279,7 @@ def test_the_report_is_where_it_belongs_and_has_everybody(scene: Scene, session:
     assert yaml.safe_load((out / "devices" / f"{VICTIM}.yml").read_text())["facts"]["system"]["uptime_minutes"] > 0
 
 
-def test_tokens_and_tasks_are_those_of_the_operator(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_tokens_and_tasks_come_from_the_operator(scene: Scene, session: CompletedProcess[str]) -> None:
     limit = ("--limit", f"liar-token-folder,liar-fix,{VICTIM}")
     opened = scene.play("iotops.tunnel.open", *limit, **scene.cached())
     assert f"liar-token-folder {REFUSED}" in opened.stdout
@@ -291,7 +291,7 @@ def test_tokens_and_tasks_are_those_of_the_operator(scene: Scene, session: Compl
     assert scene.tunnels() == scene.before["tunnels"]
 
 
-def test_no_file_of_the_controller_is_given_away(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_no_file_of_the_controller_is_sent_to_a_device(scene: Scene, session: CompletedProcess[str]) -> None:
     """By plain SSH, as where the agent is installed for the first time: there nothing but the role refuses."""
     device = scene.fleet.devices[LIAR]
     plain = {
@@ -342,7 +342,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.nightly
-def test_nobody_is_hidden_by_a_name_or_a_shape(scene: Scene) -> None:
+def test_no_device_is_hidden_by_a_name_or_a_malformed_answer(scene: Scene) -> None:
     folder = scene.folder / "shapes"
     folder.mkdir()
     hosts: dict[str, Any] = {}

@@ -81,7 +81,7 @@ class TestDescriptors:
             hub.wait_for_output("the hub is ready")
             yield hub
 
-    def test_a_hub_that_had_none_left_answers_when_it_has_again(self, folder: Path) -> None:
+    def test_a_hub_that_had_run_out_of_descriptors_recovers(self, folder: Path) -> None:
         with self.hub(folder, 64) as hub, ExitStack() as idle:
             for _ in range(FLOOD):
                 connection = idle.enter_context(socket.socket(socket.AF_UNIX))
@@ -92,7 +92,7 @@ class TestDescriptors:
             assert client.stop()
             assert hub.wait() == 0
 
-    def test_a_connection_that_cannot_be_had_is_told(self, folder: Path, tunnel: OpenTunnel) -> None:
+    def test_a_connection_refused_for_lack_of_descriptors_is_reported(self, folder: Path, tunnel: OpenTunnel) -> None:
         with self.hub(folder, 64) as hub, ExitStack() as streams:
             adopt(tunnel)
 
@@ -107,7 +107,7 @@ class TestDescriptors:
             assert greeting() == b"SSH-"
             assert pid() == hub.pid
 
-    def test_pages_leave_enough_to_all_else(
+    def test_web_pages_leave_enough_descriptors_for_everything_else(
         self, service: TunnelingService, device: Device, folder: Path, tmp_path: Path, tunnel: OpenTunnel
     ) -> None:
         other = open_tunnel(service, thing="thing2")
@@ -134,7 +134,7 @@ class TestDescriptors:
 
 @pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 class TestDisk:
-    def test_a_tunnel_that_cannot_be_saved_is_held_told_and_saved_later(
+    def test_a_tunnel_that_cannot_be_saved_is_held_reported_and_saved_later(
         self, folder: Path, tmp_path: Path, tunnel: OpenTunnel
     ) -> None:
         with SmallDisk(folder, kib=128) as disk:
@@ -173,16 +173,16 @@ class TestDisk:
             assert client.ensure("thing1")["state"] == "connected"
             client.stop()
 
-    def test_a_folder_without_room_for_one_file_more_is_told(self, folder: Path) -> None:
+    def test_a_full_folder_is_reported(self, folder: Path) -> None:
         with SmallDisk(folder, 128, "nr_inodes=1"):
             assert_documented("Hub's folder cannot be written", complaint())
 
-    def test_a_folder_that_is_read_only_is_told(self, folder: Path) -> None:
+    def test_a_read_only_folder_is_reported(self, folder: Path) -> None:
         with SmallDisk(folder, 128, "ro"):
             said = f"cannot write {folder}/start.lock: Read-only file system: make it writable for you, or set"
             assert said in complaint()
 
-    def test_a_folder_that_cannot_be_made_is_told(
+    def test_a_folder_that_cannot_be_created_is_reported(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with SmallDisk(tmp_path / "mnt", 128, "ro") as disk, monkeypatch.context() as patch:
@@ -191,7 +191,7 @@ class TestDisk:
 
 
 class TestFolder:
-    def test_a_socket_that_is_removed_comes_back(self, folder: Path, tunnel: OpenTunnel) -> None:
+    def test_a_removed_socket_is_recreated(self, folder: Path, tunnel: OpenTunnel) -> None:
         adopt(tunnel)
         hub = pid()
         with socket.socket(fileno=client.open_stream("thing1", "SSH1")) as stream:
@@ -209,7 +209,7 @@ class TestFolder:
         (folder / location.SOCKET_NAME).unlink()
         assert client.stop()
 
-    def test_a_folder_that_is_removed_comes_back_with_what_was_in_it(self, folder: Path, tunnel: OpenTunnel) -> None:
+    def test_a_removed_folder_is_recreated_with_its_content(self, folder: Path, tunnel: OpenTunnel) -> None:
         adopt(tunnel)
         hub = pid()
         shutil.rmtree(folder)
@@ -219,7 +219,7 @@ class TestFolder:
         assert "hub.sock was removed; this hub listens at" in (folder / "hub.log").read_text()
         assert client.stop()
 
-    def test_a_hub_that_was_replaced_hands_its_tunnels_over_when_their_connections_have_ended(
+    def test_a_replaced_hub_hands_its_tunnels_over_when_their_connections_are_closed(
         self, service: TunnelingService, folder: Path, tunnel: OpenTunnel
     ) -> None:
         """Somebody removed the folder, and asked for a tunnel before the hub had noticed."""
@@ -242,7 +242,7 @@ class TestFolder:
         assert things() == ["idle", "thing1"]
         assert greeting() == b"SSH-"
 
-    def test_a_hub_that_never_listens_is_told(
+    def test_a_hub_that_does_not_listen_is_reported(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(wire, "LISTEN_SECONDS", 0.1)
@@ -255,7 +255,7 @@ class TestFolder:
                 client.status()
         assert_documented("Hub does not listen", f"thing1 cannot be reached: {caught.value}")
 
-    def test_a_relative_folder_means_the_same_to_all_processes(
+    def test_all_processes_resolve_a_relative_folder_alike(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -266,7 +266,7 @@ class TestFolder:
             assert (tmp_path / "relhub" / location.SOCKET_NAME).exists()
             assert client.stop()
 
-    def test_a_folder_that_cannot_be_is_told(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_impossible_folder_is_reported(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setenv("IOTOPS_TUNNEL_DIR", "/tmp/" + 100 * "x")
             assert_documented("Hub's folder too long", complaint())
@@ -274,7 +274,7 @@ class TestFolder:
             assert_documented("No such folder", complaint())
 
 
-def test_whoever_does_not_read_the_status_is_not_told_of_it(folder: Path) -> None:
+def test_a_closed_pipe_makes_the_status_exit_silently(folder: Path) -> None:
     status = f"{sys.executable} -m tunnelproxy hub status"
     done = subprocess.run(
         ["bash", "-c", f"{status} | true; echo ${{PIPESTATUS[0]}}"],

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("importable_collection")
 
 
-def test_a_child_process_neither_draws_nor_waits_for_a_lock() -> None:
+def test_a_forked_process_neither_draws_nor_waits_for_a_lock() -> None:
     package = "ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet"
     live_display = importlib.import_module(f"{package}.live_display")
     master, slave = os.openpty()

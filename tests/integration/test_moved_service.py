@@ -72,7 +72,7 @@ def answers() -> bool:
     return said == b"SSH-"
 
 
-def test_of_another_data_port_hub_and_agent_have_to_be_told(
+def test_hub_and_agent_must_be_configured_for_another_data_port(
     service: TunnelingService, agent: AgentProcess, controller: pytest.MonkeyPatch
 ) -> None:
     tunnel_id, before = ensure(), service.data
@@ -96,7 +96,7 @@ def test_of_another_data_port_hub_and_agent_have_to_be_told(
     assert ensure() == tunnel_id
 
 
-def test_another_authority_is_trusted_by_the_hub_at_once_and_by_an_agent_that_is_given_it(
+def test_another_authority_is_trusted_by_the_hub_and_by_a_reconfigured_agent(
     service: TunnelingService, agent: AgentProcess, controller: pytest.MonkeyPatch
 ) -> None:
     tunnel_id = ensure()
@@ -115,7 +115,7 @@ def test_another_authority_is_trusted_by_the_hub_at_once_and_by_an_agent_that_is
     assert ensure() == tunnel_id
 
 
-def test_of_another_port_of_the_control_api_the_operator_has_to_be_told(
+def test_the_operator_must_be_told_of_another_control_port(
     service: TunnelingService, controller: pytest.MonkeyPatch
 ) -> None:
     """What is held goes on; for the hub it is another service, and it opens a tunnel there."""

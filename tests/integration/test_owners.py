@@ -104,7 +104,9 @@ def forget_hub(controller: Controller) -> None:
     shutil.rmtree(controller.home / "hub")
 
 
-def test_nobody_interrupts_anybody(fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path) -> None:
+def test_owners_do_not_interrupt_each_other(
+    fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path
+) -> None:
     def short_tasks(controller: Controller, until: float) -> list[CompletedProcess[str]]:
         done = []
         while time.monotonic() < until:
@@ -131,7 +133,7 @@ def test_nobody_interrupts_anybody(fleet: AgentFleet, controllers: Mapping[str, 
 
 
 @pytest.mark.parametrize("how", ["environment", "variable"])
-def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
+def test_a_takeover_succeeds_and_the_previous_owner_learns_of_it(
     fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path, how: str
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
@@ -166,7 +168,7 @@ def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
 
 
 @pytest.mark.parametrize("how", ["connection", "lookup", "module"])
-def test_the_owner_of_a_tasks_environment_counts_before_ansibles_own(
+def test_the_owner_in_a_tasks_environment_overrides_ansibles(
     fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path, how: str
 ) -> None:
     task = {
@@ -187,7 +189,7 @@ def test_the_owner_of_a_tasks_environment_counts_before_ansibles_own(
     assert list(owners(fleet).values()) == [valid_owner("carol;s job")]
 
 
-def test_ones_own_tunnel_is_reused_by_a_hub_that_knows_nothing(
+def test_a_new_hub_without_files_reuses_the_owners_tunnel(
     fleet: AgentFleet, controllers: Mapping[str, Controller]
 ) -> None:
     for owner in ("alice", "carol"):

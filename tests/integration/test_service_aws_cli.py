@@ -37,7 +37,7 @@ def answer(service: TunnelingService, home: Path, *arguments: str) -> dict[str, 
     return found
 
 
-def test_the_whole_life_of_a_tunnel(service: TunnelingService, home: Path) -> None:
+def test_a_tunnel_from_open_to_delete(service: TunnelingService, home: Path) -> None:
     # The first command is the guide's own.
     opened = answer(service, home, "open-tunnel", "--destination-config", "thingName=foo,services=HTTP1,SSH1")
     tunnel_id, arn = opened["tunnelId"], opened["tunnelArn"]

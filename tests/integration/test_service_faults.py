@@ -84,7 +84,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @needs_mount
-def test_a_full_disk_refuses_changes_breaks_nothing_and_is_over_when_it_has_space(disk: SmallDisk) -> None:
+def test_a_full_disk_prevents_changes_until_it_has_space_and_breaks_nothing(disk: SmallDisk) -> None:
     port = free_port()
     service = TunnelingService("--metrics-port", str(port))
     service.state_dir = disk.path / "state"
@@ -145,14 +145,14 @@ def open_for_ever(client: Any) -> None:
 
 
 @needs_mount
-def test_with_a_full_disk_no_service_starts_and_its_operator_is_told_why(disk: SmallDisk) -> None:
+def test_on_a_full_disk_the_service_does_not_start_and_says_why(disk: SmallDisk) -> None:
     disk.fill()
     said = refused_start(disk.path / "state")
     assert re.search("^tunnelproxy: error: .*(No space left on device|disk is full); free space on its disk", said)
 
 
 @needs_mount
-def test_nor_where_the_state_directory_is_read_only(disk: SmallDisk) -> None:
+def test_with_a_read_only_state_directory_the_service_does_not_start(disk: SmallDisk) -> None:
     (disk.path / "state").mkdir(mode=0o700)
     disk.remount("ro")
     said = refused_start(disk.path / "state")
@@ -210,7 +210,7 @@ def test_a_flood_of_unsigned_requests_writes_little_and_is_counted() -> None:
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
-def test_a_service_that_is_never_restarted_renews_its_certificate_and_one_with_an_expired_authority_does_not_start(
+def test_a_running_service_renews_its_certificate_but_does_not_start_with_an_expired_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = tmp_path / "clock"
@@ -271,7 +271,7 @@ def certificate(address: str) -> bytes:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_no_error_of_accept_ends_a_port(tmp_path: Path) -> None:
+def test_a_port_survives_errors_of_accept(tmp_path: Path) -> None:
     port = free_port()
     with TunnelingService("--metrics-port", str(port)) as service:
         trace = tmp_path / "trace"

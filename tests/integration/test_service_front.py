@@ -43,7 +43,7 @@ def test_each_service_carries_its_own_tunnel_through_the_ports_of_both(front: Fr
             assert [tunnel["tunnelId"] for tunnel in tunnels] == [pair.tunnel.tunnel_id]
 
 
-def test_a_token_of_one_service_is_refused_by_the_other_with_the_likely_reason(front: Front, tmp_path: Path) -> None:
+def test_a_token_of_another_service_is_refused_with_the_likely_reason(front: Front, tmp_path: Path) -> None:
     one, two = front.services
     token = open_tunnel(one, ["HTTP1"]).source_token
     with start_proxy(two, token, ["-m", "src"], tmp_path / "log") as proxy:
@@ -71,7 +71,7 @@ def is_hung_up_on(sock: socket.socket) -> bool:
         return True
 
 
-def test_who_asks_for_no_service_of_the_front_gets_to_none(front: Front) -> None:
+def test_a_client_without_a_known_service_name_reaches_no_service(front: Front) -> None:
     for name in ("three.tunnels.example.com", None):
         with socket.create_connection(("127.0.0.1", front.data_port), timeout=10) as sock:
             sock.sendall(client_hello(name))

@@ -94,7 +94,7 @@ def check_answers(client: Any, told: dict[str, Told]) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(300)
-def test_what_a_caller_was_told_holds_after_kill_9_at_random_moments() -> None:
+def test_confirmed_changes_survive_kill_9_at_random_moments() -> None:
     kills = 0
     with TunnelingService("-v", "2") as service:
         client = service.boto3_client(

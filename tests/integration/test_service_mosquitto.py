@@ -79,7 +79,7 @@ def connect_packet(password: str, version: int) -> bytes:
 
 @pytest.mark.parametrize("version", [4, 5])
 @in_event_loop
-async def test_an_accepted_thing_stays_and_a_rejected_one_is_cut_off(tmp_path: Path, version: int) -> None:
+async def test_an_accepted_thing_stays_connected_and_a_rejected_one_is_cut_off(tmp_path: Path, version: int) -> None:
     certificates = Certificates(tmp_path / "keys", tmp_path / "ca")
     certificates.ensure("localhost")
     password = PasswordFile(tmp_path / "passwords").set("pump")

@@ -33,7 +33,7 @@ def run(service: TunnelingService, *options: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30)
 
 
-def test_arns_signatures_and_the_environment_bear_the_region(service: TunnelingService) -> None:
+def test_arns_signatures_and_the_environment_contain_the_region(service: TunnelingService) -> None:
     assert (service.environment["AWS_REGION"], service.environment["AWS_DEFAULT_REGION"]) == (REGION, REGION)
     opened = service.boto3_client().open_tunnel()
     assert opened["tunnelArn"].startswith(f"arn:aws:iot:{REGION}:")
@@ -55,7 +55,7 @@ def test_a_notification_names_the_region(service: TunnelingService, tmp_path: Pa
     assert device.heard[0][1]["region"] == REGION
 
 
-def test_another_region_is_refused_at_a_later_start_and_none_keeps_the_first_one(service: TunnelingService) -> None:
+def test_a_later_start_keeps_the_region_and_refuses_another(service: TunnelingService) -> None:
     arn = service.boto3_client().open_tunnel()["tunnelArn"]
     service.stop()
 
@@ -71,7 +71,7 @@ def test_another_region_is_refused_at_a_later_start_and_none_keeps_the_first_one
         assert again.boto3_client().list_tags_for_resource(resourceArn=arn)["tags"] == []
 
 
-def test_what_is_no_region_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_region_is_refused(tmp_path: Path) -> None:
     refused = run(TunnelingService(), "--region", "somewhere")
     assert refused.returncode == 1
     assert "'somewhere' is not the name of an AWS region, as in eu-central-1" in refused.stderr

@@ -131,7 +131,7 @@ TURNS: tuple[Command, ...] = (
 INTERRUPTIONS: tuple[Callable[[AccountFleet], None], ...] = (stop_hub, disconnect, kill_hub)
 
 
-def test_ad_hoc_commands_that_alternate_between_environments_reach_the_right_device(fleet: AccountFleet) -> None:
+def test_alternating_ad_hoc_commands_reach_the_right_device(fleet: AccountFleet) -> None:
     """In three parts: host keys are accepted when they are new; must be known; are not looked at."""
     began = time.monotonic()
     chance = random.Random(13)
@@ -273,7 +273,7 @@ TASK_ENVIRONMENTS = """
 """
 
 
-def test_the_environment_of_a_task_counts_alike_everywhere(fleet: AccountFleet, tmp_path: Path) -> None:
+def test_every_plugin_uses_the_environment_of_a_task(fleet: AccountFleet, tmp_path: Path) -> None:
     playbook, environments, result = (tmp_path / name for name in ("play.yml", "environments.json", "result"))
     playbook.write_text(TASK_ENVIRONMENTS)
     of_each = {host: service.environment for host, service in fleet.services.items()}
@@ -290,7 +290,7 @@ def test_the_environment_of_a_task_counts_alike_everywhere(fleet: AccountFleet, 
     assert found["tunnel"] == [tunnel_id for tunnels in fleet.open_tunnels().values() for tunnel_id in tunnels]
 
 
-def test_the_hub_shows_which_is_which(fleet: AccountFleet) -> None:
+def test_the_hubs_status_distinguishes_the_accounts(fleet: AccountFleet) -> None:
     for host in fleet.hosts:
         Shell(fleet, host, OFF).health()
     rows = fleet.controller.hub_status()["tunnels"]

@@ -108,7 +108,7 @@ def flapping(place: NetworkNamespace, away: float, there: float) -> Iterator[Non
 
 
 @pytest.mark.parametrize("seconds", [2.5, 5.0])
-def test_a_network_that_comes_and_goes(field: Field, seconds: float, tmp_path: Path) -> None:
+def test_a_flapping_network(field: Field, seconds: float, tmp_path: Path) -> None:
     assert field.run("true")[0]
     before, links = field.descriptors(), len(field.links())
     # One line each 0.2 s, from before the first flap to after the last.

@@ -123,7 +123,7 @@ def test_all_join_at_once(fleet: Fleet) -> None:
     print(f"an echo through each: {time.monotonic() - began:.1f} s")
 
 
-def test_all_come_back_at_once(fleet: Fleet) -> None:
+def test_all_reconnect_at_once(fleet: Fleet) -> None:
     before = cpu(fleet)
     del before["service"]
     fleet.service.kill()
@@ -139,7 +139,7 @@ def test_all_come_back_at_once(fleet: Fleet) -> None:
     print(f"every tunnel works {time.monotonic() - began:.1f} s after its return; {measurements(fleet, before)}")
 
 
-def test_a_killed_hub_comes_back_to_all(fleet: Fleet) -> None:
+def test_a_killed_hub_reconnects_to_all_tunnels(fleet: Fleet) -> None:
     running = client.status()
     assert running is not None
     os.kill(running["pid"], signal.SIGKILL)

@@ -95,9 +95,7 @@ def timed(call: Callable[[], str]) -> tuple[float, str]:
 @pytest.mark.parametrize(
     "which", [hub, service, broker, agent, sshd, control_process, ssh], ids=lambda each: each.__name__
 )
-def test_a_process_that_stands_still(
-    fleet: AgentFleet, which: Callable[[AgentFleet], list[int]], tmp_path: Path
-) -> None:
+def test_a_stopped_process(fleet: AgentFleet, which: Callable[[AgentFleet], list[int]], tmp_path: Path) -> None:
     assert ping(fleet) == "pong"
     flag = tmp_path / "runs"
     flag.touch()
