@@ -50,12 +50,12 @@ def agent(tmp_path: Path, broker: Mosquitto, service: TunnelingService, http: Ht
 
 
 def configured(*arguments: Any) -> AgentProcess:
-    """An agent that an operator has configured, not started yet."""
+    """A configured agent that is not started yet."""
     return AgentProcess(write_agent_configuration(*arguments))
 
 
 def notification(token: str, *services: str, **changes: Any) -> dict[str, Any]:
-    """What AWS's guide says a notification is."""
+    """A notification as in AWS's guide."""
     return {
         "clientAccessToken": token,
         "clientMode": "destination",
@@ -66,7 +66,7 @@ def notification(token: str, *services: str, **changes: Any) -> dict[str, Any]:
 
 
 def opened(service: TunnelingService, *services: str) -> OpenTunnel:
-    """Open a tunnel whose tokens reach nobody by themselves."""
+    """Open a tunnel whose tokens are not delivered automatically."""
     return open_tunnel(service, services or ("HTTP1",), thing="thing-without-agent")
 
 
@@ -174,7 +174,7 @@ def test_a_rotated_token_replaces_the_connection_of_its_tunnel(
     rotated = service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
     broker.notify("pump", notification(rotated["destinationAccessToken"]))
     wait_for(lambda: agent.count("joining it at") == 3, "the agent uses the new token")
-    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection ends")
+    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection is closed")
     wait_connected(service, tunnel)
     assert destination_status(service, other) == "CONNECTED"
     with source_port(service, tunnel.source_token, tmp_path) as port:
@@ -234,12 +234,12 @@ def test_a_killed_broker_recovers_and_delivers_what_arrived_meanwhile(
     broker.notify("pump", notification(before.destination_token))
     wait_connected(service, before)
     broker.kill()
-    wait_for(lambda: agent.count("trying again in") == 1, "the agent misses its broker")
+    wait_for(lambda: agent.count("trying again in") == 1, "the agent notices that its broker is gone")
     # The tunnel does not depend on the broker.
     assert destination_status(service, before) == "CONNECTED"
     began = time.monotonic()
     broker.start()
-    # Into the session that the broker keeps for the agent, whether or not it is back.
+    # The broker keeps it in the agent's session, whether or not the agent has reconnected.
     broker.notify("pump", notification(after.destination_token))
     wait_connected(service, after, 40)
     print(f"healed {time.monotonic() - began:.1f} s after the broker was back")
@@ -252,7 +252,7 @@ def test_a_notification_for_a_stopped_agent_is_delivered_when_it_starts(
     agent.stop(signal.SIGKILL)
     tunnel = opened(service)
     broker.notify("pump", notification(tunnel.destination_token))
-    # The broker, too, may be restarted before the agent comes.
+    # The broker may also be restarted before the agent starts.
     wait_for(lambda: tunnel.destination_token.encode() in broker.saved(), "the broker has saved its state")
     broker.kill()
     broker.start()
@@ -277,7 +277,7 @@ def test_checking_the_broker_costs_the_agent_no_notification(
     agent.stop()
     tunnel = opened(service)
     broker.notify("pump", notification(tunnel.destination_token))
-    # The check is given what waits for the agent, and leaves it there.
+    # The check must leave pending notifications for the agent.
     assert check(agent.folder, "--connect").returncode == 0
     agent.start()
     wait_connected(service, tunnel)
@@ -340,9 +340,9 @@ def test_an_agent_without_a_network_is_ready_and_waits(
         with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as process:
             told = [systemd.recv(200).decode() for _ in range(4)]
             broker.start()
-            wait_for(lambda: "STATUS=waiting" in systemd.recv(200).decode(), "it tells that the broker is there", 40)
+            wait_for(lambda: "STATUS=waiting" in systemd.recv(200).decode(), "it reports the connection", 40)
             process.terminate()
-            wait_for(lambda: "STOPPING=1" in systemd.recv(200).decode(), "it tells that it stops")
+            wait_for(lambda: "STOPPING=1" in systemd.recv(200).decode(), "it reports that it is stopping")
             assert process.wait(10) == 0
     assert told[0].startswith("READY=1\nSTATUS=connecting to the MQTT broker")
     assert "WATCHDOG=1" in told[1:3]
@@ -393,5 +393,5 @@ def test_two_agents_with_the_same_client_id_report_that_they_disconnect_each_oth
     shutil.copytree(agent.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("agent.log"))
     with AgentProcess(tmp_path / "copy") as copy:
         wait_for(
-            lambda: agent.count(ONE_CLIENT_ID) or copy.count(ONE_CLIENT_ID), "one of them is told what is wrong", 60
+            lambda: agent.count(ONE_CLIENT_ID) or copy.count(ONE_CLIENT_ID), "one of them reports what is wrong", 60
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent whose state directory cannot be written: it lets operators in all the same."""
+"""An agent whose state directory cannot be written still serves tunnels."""
 
 from __future__ import annotations
 

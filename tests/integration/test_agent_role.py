@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The role iotops.tunnel.agent, on a Debian with systemd as process 1, with a real broker and a real tunneling service.
 
-The Debian is what debootstrap makes, of this machine's release, in namespaces of its own. What that does not cover: it
-has this machine's kernel and network, its /proc/sys and /sys are read-only, no reboot is tried, and no other
-distribution, no older Python and no other processor. It cannot resolve names, so it has no package index: installing
-from one is not tried either. The agent has a certificate and its key, but this broker asks for passwords only.
+The Debian comes from debootstrap, is of this machine's release, and runs in separate namespaces. Not covered: it shares
+this machine's kernel and network, /proc/sys and /sys are read-only, and there is no reboot, no other distribution, no
+older Python and no other processor. It cannot resolve names, so installing from a package index is not covered either.
+The agent has a certificate and its key, but this broker only asks for passwords.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Scene:
         return self.controller.playbook("iotops.tunnel.install_agent", "-e", f"@{file}", *options)
 
     def version(self) -> str:
-        """The version of the agent that is used."""
+        """The version of the running agent."""
         python = f"/opt/{NAME}/current/bin/python"
         return self.device.run(python, "-c", "import tunnelproxy; print(tunnelproxy.__version__)").strip()
 
@@ -75,7 +75,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Installed:
-    """What came of the first runs of the playbook."""
+    """The outcome of the first runs of the playbook."""
 
     before: set[str]
     checked: Ran
@@ -99,7 +99,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         }
         hosts = {
             THING: {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": device.port},
-            # Nobody has enrolled it with the service.
+            # It is not enrolled with the service.
             THROUGH_TUNNEL: {"iotops_tunnel_thing": THING, "iotops_tunnel_unregistered": True},
         }
         pair = Certificates(folder / "pair-key", folder / "pair-ca")
@@ -173,7 +173,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(scene: Scene, installed: Inst
     unit = f"/etc/systemd/system/{NAME}.service"
     verified = scene.device.attempt("systemd-analyze", "verify", unit)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
-    # On its scale, below 2.0 is "OK", the best word that it has for what talks to the network.
+    # On its scale, below 2.0 is "OK", its best rating for a service that uses the network.
     scene.device.run("systemd-analyze", "security", "--offline=true", "--threshold=20", unit)
 
 
@@ -261,4 +261,4 @@ def test_removal_leaves_nothing_behind(scene: Scene, installed: Installed) -> No
 
 
 BACKUPS = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
-"""Files that useradd and userdel leave a copy of."""
+"""Files of which useradd and userdel leave a copy."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agent's allow list, on a network of its own."""
+"""The agent's allow list, in a separate network namespace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.process import REPOSITORY
 
 
 def test_a_name_that_resolves_to_a_link_local_address_of_this_device_is_refused() -> None:
-    """Whoever answers for names of this network (mDNS) gives it with its scope, of which the address is told."""
+    """Anyone who answers name queries on the network (mDNS) can send such an address, which has a scope."""
     if why_impossible():
         pytest.skip(why_impossible())
     ask = """

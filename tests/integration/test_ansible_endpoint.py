@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where services are (the lookup), and hosts from the inventory of things, with real devices behind real tunnels."""
+"""The lookup of service addresses, and hosts from the inventory of things, with real devices and tunnels."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ FAILURES = {
     "'HTTP1', thing='-o'": "'-o' cannot be the name of a thing",
     "'HTTP1', path='x'": "Write path='/x'.",
     "'HTTP1', form='word'": "host_port",
-    # Nobody waits there for the token.
+    # No device waits for this token.
     "'HTTP1', thing='nobody', wait_for_destination=0": "the device nobody did not connect to its tunnel",
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The callback iotops.tunnel.fleet, on a terminal and in a log, while real tunnels open and tasks run through them."""
+"""The callback iotops.tunnel.fleet, on a terminal and in a log, with real tunnels."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ FREE = """
         seconds: 2
 """
 
-# The device that never comes is not waited for long.
+# Do not wait long for the device that never connects.
 WAIT = {"iotops_tunnel_wait": "{{ 3 if inventory_hostname == 'gone' else 30 }}"}
 
 

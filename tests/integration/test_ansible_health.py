@@ -18,7 +18,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 def row_of(output: str, thing: str) -> str:
-    """The row of the table that is about a thing."""
+    """A thing's row in the table."""
     (row,) = [line for line in output.splitlines() if line.strip().startswith(f'"{thing} ')]
     return row
 

@@ -22,7 +22,7 @@ PAGES = 10
 
 
 def attributes(number: int) -> dict[str, str]:
-    """The site, which changes seldom, and the line, which changes often."""
+    """The site, which has few values, and the line, which has many."""
     return {"site": "north" if number < 1000 else "south", "line": str(number % 4)}
 
 
@@ -63,14 +63,14 @@ def controller(registry: IotRegistry) -> Iterator[Controller]:
 
 
 class Inventory:
-    """Inventory files, and what Ansible makes of them."""
+    """Inventory files, and Ansible's result of parsing them."""
 
     def __init__(self, controller: Controller, folder: Path) -> None:
         self.controller = controller
         self.folder = folder
 
     def file(self, label: str = "fleet", **options: Any) -> Path:
-        """Write one; JSON is YAML."""
+        """Write an inventory file; JSON is YAML."""
         path = self.folder / f"{label}.things.yml"
         path.write_text(json.dumps({"plugin": "iotops.tunnel.things", **options}))
         return path
@@ -80,12 +80,12 @@ class Inventory:
         return self.controller.run("ansible-inventory", "--list", *options, *sources, **environment)
 
     def hosts(self, *files: Path, **settings: Any) -> dict[str, dict[str, Any]]:
-        """Variables by host."""
+        """The variables of each host."""
         found: dict[str, dict[str, Any]] = self.groups(*files, **settings)["_meta"]["hostvars"]
         return found
 
     def groups(self, *files: Path, **settings: Any) -> dict[str, Any]:
-        """All that Ansible knows after reading files, which may not fail."""
+        """Ansible's inventory from these files, which must be valid."""
         done = self.read(*files, ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED="1", **settings)
         assert done.returncode == 0, done.stderr
         groups: dict[str, Any] = json.loads(done.stdout, object_hook=plain)
@@ -93,7 +93,7 @@ class Inventory:
 
 
 def plain(value: dict[str, Any]) -> Any:
-    """ansible-inventory marks what is no template."""
+    """Remove the marks of ansible-inventory for values that are not templates."""
     return value.get("__ansible_unsafe", value)
 
 
@@ -153,7 +153,7 @@ SELECTION: dict[str, Any] = {
 def combined(
     controller: Controller, service: TunnelingService, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What comes of four files, read in one run; each puts its hosts into a group of its own."""
+    """The inventory of four files, read in one run; each puts its hosts into a separate group."""
     inventory = Inventory(controller, tmp_path_factory.mktemp("combined"))
     files = [
         inventory.file(
@@ -189,7 +189,7 @@ def combined(
 
 
 def options_for(service: TunnelingService) -> dict[str, Any]:
-    """How the inventory reaches a service, as options."""
+    """The options with which the inventory reaches a service."""
     return {
         "access_key": service.environment["AWS_ACCESS_KEY_ID"],
         "secret_key": service.environment["AWS_SECRET_ACCESS_KEY"],
@@ -282,7 +282,7 @@ def test_values_of_things_are_not_templated(inventory: Inventory) -> None:
 
 
 def words_of(done: subprocess.CompletedProcess[str]) -> str:
-    """What was said, without the line breaks of Ansible's warnings."""
+    """Ansible's output, without the line breaks of its warnings."""
     assert "Traceback" not in done.stderr
     return " ".join(done.stderr.split())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""iotops.tunnel.ssh with passwords: to log in, in both ways in which Ansible hands them to ssh, and to become root."""
+"""iotops.tunnel.ssh with passwords: for the login, passed to ssh in both of Ansible's ways, and for become."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peers.fleet import Fleet
 pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible() or "possible")
 
 USER, PASSWORD, ROOTS_PASSWORD = "jörg", "geheim ☃ $1'\"", "noch geheimer"
-# Before 2.19, ansible-core knows sshpass only, and takes no notice of what is set here.
+# Before 2.19, ansible-core only supports sshpass, and ignores this setting.
 MECHANISMS = ["sshpass", "ssh_askpass"]
 
 
@@ -39,7 +39,7 @@ def fleet() -> Iterator[Fleet]:
 def identity(
     fleet: Fleet, mechanism: str, *options: str, password: str = PASSWORD, command: str = "id -un", **variables: Any
 ) -> str:
-    """Ask who it is that logs in, on a new connection, and return all that Ansible says."""
+    """Run whoami on a new connection, and return Ansible's output."""
     fleet.controller.disconnect()
     secrets = fleet.controller.home / "secrets.json"
     secrets.write_text(json.dumps({"ansible_password": password, **variables}))
@@ -58,7 +58,7 @@ def test_a_password_logs_in(fleet: Fleet, mechanism: str) -> None:
 def test_a_wrong_password_is_reported_with_sshs_message(fleet: Fleet, mechanism: str) -> None:
     said = identity(fleet, mechanism, password="wrong")
     assert "UNREACHABLE" in said
-    # ssh writes what is not ASCII in the locale's way.
+    # ssh writes non-ASCII text according to the locale.
     assert "@device-1: Permission denied" in said or "Invalid/incorrect password" in said
 
 
@@ -75,7 +75,7 @@ def test_a_password_is_not_sent_to_a_host_with_an_unknown_key(fleet: Fleet, mech
 
 def test_a_command_may_exit_with_sshpass_status_for_an_unknown_key(fleet: Fleet) -> None:
     said = identity(fleet, MECHANISMS[0], command="exit 6")
-    # ansible-core takes any status below 7 for sshpass's.
+    # ansible-core interprets any status below 7 as sshpass's.
     assert "sshpass error" in said, said
     assert "is not known here" not in said
 

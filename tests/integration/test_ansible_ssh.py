@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""iotops.tunnel.ssh: Ansible's own work, by real ssh through real tunnels, to three devices with an sshd each."""
+"""iotops.tunnel.ssh: Ansible with real ssh, through real tunnels, to three devices with an sshd each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 def controller(fleet: Fleet) -> Iterator[Controller]:
-    """The controller, with no ssh process left from another test."""
+    """The controller, without ssh processes of earlier tests."""
     fleet.controller.disconnect()
     return fleet.controller
 
@@ -159,7 +159,7 @@ def test_a_delegates_literal_thing_is_reached(fleet: Fleet, controller: Controll
 def test_with_a_delegate_a_task_variable_built_from_inventory_hostname_is_refused(
     fleet: Fleet, controller: Controller, tmp_path: Path
 ) -> None:
-    """Whose name it means there, the host's or the delegate's, nobody can tell."""
+    """There, inventory_hostname could mean the host or the delegate."""
     playbook = tmp_path / "delegate.yml"
     playbook.write_text("""
 - hosts: device-1
@@ -218,7 +218,7 @@ def test_the_proxy_command_takes_precedence_over_the_users_arguments(fleet: Flee
 
 
 def test_the_users_shell_is_not_started(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
-    """Given a socket, and no bash above it, as under cron, bash reads ~/.bashrc, and ssh what that prints."""
+    """With a socket as input and no parent bash, as under cron, bash would run ~/.bashrc, and ssh read its output."""
     (tmp_path / ".bashrc").write_text(f"touch {tmp_path}/read\necho Welcome, operator\n")
     cron = {"SHELL": "/bin/bash", "SHLVL": "0", "HOME": str(tmp_path)}
     done = controller.run("ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "echo $SSH_CONNECTION", **cron)

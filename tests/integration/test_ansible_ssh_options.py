@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Ansible's workers do another way than Ansible, because each task of each host does it once more."""
+"""The options of the connection plugin in Ansible's workers, which avoid reading them again for each task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from peers.collection import PYTHON, installed_collection
 
-# Reads the connection's options in a worker, then in the process that made it, and prints how often each time Ansible
-# read the documentation for them, and whether the plugin was there before.
+# Reads the connection's options in a worker, then in its parent, and prints for both how often Ansible read the
+# documentation for them, and whether the plugin was already loaded.
 READ_OPTIONS = """
 import json, multiprocessing, sys
 from ansible import constants
@@ -66,7 +66,7 @@ def run(script: str, *arguments: str, collections: Path) -> str:
 
 
 def values(definitions: dict[str, dict]) -> dict[str, dict]:
-    """What the options are, without what is written about them and about ansible-core's releases."""
+    """The options without their descriptions, and without the details of ansible-core's releases."""
 
     def bare(value: object) -> object:
         if isinstance(value, dict):

@@ -244,7 +244,7 @@ def test_bad_input_fails_with_one_sentence(
 
 
 def paid_for(service: TunnelingService) -> int:
-    """How many tunnels were opened, by the service's audit log."""
+    """How many tunnels were opened, according to the service's audit log."""
     lines = map(json.loads, (service.state_dir / "audit.log").read_text().splitlines())
     return sum(line.get("operation") == "OpenTunnel" and line["outcome"] == "ok" for line in lines)
 
@@ -356,7 +356,7 @@ NOBODY = dict.fromkeys(
 
 
 def options_of(service: TunnelingService) -> dict[str, str]:
-    """How a service is reached, by the names of the options."""
+    """The options with which a service is reached."""
     environment = service.environment
     return {
         "access_key": environment["AWS_ACCESS_KEY_ID"],

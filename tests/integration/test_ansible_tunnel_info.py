@@ -34,7 +34,7 @@ def controller(service: TunnelingService) -> Iterator[Controller]:
 
 @pytest.fixture(scope="module")
 def tunnels(service: TunnelingService) -> dict[str, str]:
-    """IDs of tunnels, by what there is to say of each."""
+    """IDs of tunnels, by description."""
     client = service.boto3_client()
 
     def opened(thing: str, site: str) -> str:
@@ -47,7 +47,7 @@ def tunnels(service: TunnelingService) -> dict[str, str]:
 
     ids = {"south": opened("thing-a", "south"), "north": opened("thing-a", "north"), "closed": opened("thing-a", "")}
     client.close_tunnel(tunnelId=ids["closed"])
-    # A page has 100.
+    # One page has 100.
     ids["oldest"], *_ = [opened("thing-b", "north") for _ in range(101)]
     return ids
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single sign-on, and codes that a person enters.
+"""Single sign-on, and MFA codes.
 
-botocore looks for the home folder when it is imported, so each call is made in a process of its own.
+botocore reads the home folder when it is imported, so each call is made in a separate process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STYLES = pytest.mark.parametrize(
 
 
 def log_in(shell: Shell, name: str | None, hours: float) -> None:
-    """Leave what ``aws sso login`` leaves."""
+    """Write the file that ``aws sso login`` writes."""
     cache = shell.home / ".aws" / "sso" / "cache"
     cache.mkdir(parents=True)
     until = datetime.now(timezone.utc) + timedelta(hours=hours)
@@ -70,12 +70,12 @@ def test_an_expired_sso_session(shell: Shell, settings: str, cached_under: str |
     raised = "TokenRetrievalError" if cached_under else "UnauthorizedSSOTokenError"
     sentence = "the SSO session of the profile single has expired: run `aws sso login --profile single`"
     if not cached_under and BOTOCORE < (1, 40):
-        pytest.skip("this botocore asks AWS about an SSO session that is over")
+        pytest.skip("this botocore asks AWS about an expired SSO session")
     assert shell.apart() == (raised, "wrong-credentials", sentence)
 
 
 def test_the_profile_whose_login_a_role_needs_is_named(shell: Shell) -> None:
-    """`aws sso login` takes a profile of single sign-on only, not the role's."""
+    """`aws sso login` accepts only a profile with single sign-on, not the role's."""
     shell.config_file.write_text(
         f"{SSO_SESSION}[profile single]\n{SSO_PROFILE}[profile staging]\nrole_arn = {ROLE}\nsource_profile = single\n"
     )

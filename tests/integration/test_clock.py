@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clocks that are wrong, by libfaketime: devices start in 1970 until NTP sets the time, or are set to a wrong year."""
+"""Wrong clocks, with libfaketime: devices start in 1970 until NTP sets the time, or are set to a wrong year."""
 
 from __future__ import annotations
 

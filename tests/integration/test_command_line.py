@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tunnelproxy`` as the guide's readers type it, and what it says to those who mistype."""
+"""Command lines of ``tunnelproxy`` as in the guide, and the errors for mistyped ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(arguments: list[str], environment: Mapping[str, str], folder: Path) -> s
 
 
 def complaint(arguments: list[str], environment: Mapping[str, str], folder: Path) -> str:
-    """Run a command line that must fail, and return the one line it says."""
+    """Run a command line that must fail, and return its only line of output."""
     done = run(arguments, environment, folder)
     assert done.returncode == 1, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("tunnelproxy: error: ")]
@@ -229,14 +229,14 @@ def test_without_reconnecting_the_proxy_exits_when_the_link_is_lost(tmp_path: Pa
 
 
 class Visited:
-    """A local service that says who has connected."""
+    """A local service that records who has connected."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
         self.address = listening.getsockname()
 
     def peer(self, port: int) -> object:
-        """Have a client connect to the source's port, and return the address that the connection comes from."""
+        """Have a client connect to the source's port, and return the address from which the server sees it connect."""
         with socket.create_connection(("127.0.0.1", port)):
             self._listening.settimeout(15)
             accepted, address = self._listening.accept()
@@ -327,7 +327,7 @@ def test_a_process_with_a_token_leaves_no_core_file(service: TunnelingService, t
 
 
 class TestComplaints:
-    """Bad input: one clear line each, and exit status 1."""
+    """Invalid input: one clear line each, and exit status 1."""
 
     @pytest.fixture
     def tunnel(self, service: TunnelingService) -> OpenTunnel:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The processes in which control calls are made: as many as are of use, and none that keeps others waiting."""
+"""The processes that make control calls: one per environment, and none that blocks other callers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def control_processes() -> list[psutil.Process]:
 
 
 def with_credential_process(service: TunnelingService, folder: Path, command: str) -> client.Caller:
-    """Somebody whose credentials come from a program."""
+    """A user whose credentials come from a program."""
     config = folder / "config"
     config.write_text(f"[default]\ncredential_process = {command}\n")
     keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
@@ -72,7 +72,7 @@ def test_each_environment_has_one_process_up_to_a_limit(service: TunnelingServic
     done.set()
     watching.join()
     assert len(set(found)) == 1
-    # One that ends may still be there while the next one starts.
+    # A process that is exiting may still exist while the next one starts.
     assert most <= MOST_PROCESSES + 2
 
 
@@ -91,7 +91,7 @@ def test_a_hanging_program_blocks_neither_other_callers_nor_the_hubs_exit(
         assert time.monotonic() - began < 10
         with pytest.raises(client.HubError):
             waiting.result(30)
-    wait_for(lambda: not program.is_running(), "the program has ended with the hub")
+    wait_for(lambda: not program.is_running(), "the program has exited with the hub")
 
 
 def descendants() -> list[psutil.Process]:
@@ -106,7 +106,7 @@ def test_a_killed_process_is_replaced_for_read_only_calls(service: TunnelingServ
     os.kill(service.pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(1) as pool:
-            # Another region is another account to ask for, and the service does not answer for now.
+            # Another region means another account to look up, and the service does not answer for now.
             asked = pool.submit(
                 client.call, "describe_thing", {"thingName": "gw"}, purpose="x", api="iot", caller=caller(service)
             )
@@ -133,7 +133,7 @@ def test_a_missing_or_inaccessible_working_directory_is_tolerated(service: Tunne
 
 
 def test_the_client_reports_a_hub_of_another_release(hub_folder: Path) -> None:
-    """As releases before 0.2 answer: by the thing's name alone."""
+    """Like releases before 0.2, which use only the thing's name."""
     hub_folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(hub_folder / location.SOCKET_NAME))
@@ -157,7 +157,7 @@ def test_the_client_reports_a_hub_of_another_release(hub_folder: Path) -> None:
 def test_the_hub_refuses_a_client_of_another_release(service: TunnelingService, hub_folder: Path) -> None:
     client.locate("gw", caller=caller(service))
     assert "another release" in asked_by_an_old_client(hub_folder, {"op": "status"})["error"]
-    # Ending the hub is what anybody may.
+    # Clients of any release may stop the hub.
     assert asked_by_an_old_client(hub_folder, {"op": "stop"})["stopping"] is True
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Control calls see the credentials of whoever makes them, as they are now, whichever way botocore gets them.
+"""Control calls use the caller's current credentials, from every source that botocore supports.
 
-For each source: its keys are used, replaced while the hub runs (and what went before is removed), and used again; then
-it fails, with a sentence of its own. The service's audit log tells with which keys a call was made.
+For each source: its keys are used, replaced while the hub runs (and the old ones removed), and used again; then the
+source fails, with its own message. The service's audit log shows which keys a call was made with.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fleet() -> Iterator[AgentFleet]:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A hub of this module's own, which all its callers share."""
+    """This module's own hub, which all its callers share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
         yield
@@ -129,7 +129,7 @@ def test_a_role_that_requires_an_mfa_code_fails_without_a_prompt(fleet: AgentFle
 def test_a_role_is_assumed_without_a_writable_home_folder(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with AssumedRole(tmp_path / "home") as role:
         role.use(keys := add_keys(fleet.service, "read-only"))
-        # Nobody can make a folder here, as in an execution environment without a home folder of its own.
+        # No user can create a folder here, as in an execution environment without a home folder.
         (role.aws / "cli").touch()
         list_tunnels(environment_of(fleet, role), tmp_path)
     assert last_key(fleet, "ListTunnels") == keys.name
@@ -150,7 +150,7 @@ def test_without_a_region_the_remedies_are_named(fleet: AgentFleet, hub: None, t
 def test_another_credentials_file_is_used_once_the_environment_names_it(
     fleet: AgentFleet, hub: None, tmp_path: Path
 ) -> None:
-    """Nothing of an earlier caller stays, though the same hub asks in the same region with the same profile."""
+    """Nothing of an earlier caller remains, although hub, region and profile are the same."""
     for user in ("anna", "bert"):
         with Profile(tmp_path / user) as source:
             source.use(keys := add_keys(fleet.service, user))
@@ -181,7 +181,7 @@ def test_a_credential_process_runs_in_the_callers_directory(fleet: AgentFleet, h
 def test_a_tasks_environment_does_not_affect_programs_on_the_controller(
     fleet: AgentFleet, tmp_path: Path, task: str
 ) -> None:
-    """It is meant for the device, and may be made of what that says."""
+    """It is meant for the device, and may contain the device's data."""
     ran, theirs, ours = tmp_path / "ran", tmp_path / "theirs", tmp_path / "ours"
     with CredentialProcess(tmp_path / "home") as source:
         source.use(add_keys(fleet.service, f"path-{len(task)}"))

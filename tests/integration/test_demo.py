@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``make demo``, on the loopback: it succeeds, and leaves nothing behind, whatever happens to it."""
+"""``make demo`` on the loopback: it succeeds, and always cleans up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 8
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder of this test's demo, separate from one that the developer is running."""
+    """The folder of this test's demo, separate from that of a demo that the developer is running."""
     return tmp_path / "demo"
 
 
@@ -42,7 +42,7 @@ def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def processes_that_name(path: Path) -> list[str]:
-    """Command lines with a path in them: service, HTTP servers and hub have the demo's folder, sshd its other one."""
+    """Processes with one of the demo's folders in their command line: services, HTTP servers, hub, and sshd."""
     lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
     return [line for line in lines if str(path) in line]
 
@@ -60,7 +60,7 @@ def test_it_runs_all_steps_and_leaves_nothing_behind(folder: Path, tmp_path: Pat
         output = demo.output()
     assert f"[{STEPS}/{STEPS}]" in output
     assert "Network: loopback" in output
-    # Nothing but Ansible's own command opens the tunnels.
+    # Only Ansible's own command opens the tunnels.
     first_of_ansible = next(
         line for line in output.splitlines() if line.startswith(("  $ ansible ", "  $ ansible-playbook"))
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role and playbook diagnose, through real tunnels to real devices; one is hostile, and one out of reach."""
+"""The role and playbook diagnose, through real tunnels to real devices; one is hostile, and one unreachable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMITS = {"certificate_days": {"critical": 10}}
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of the playbook printed, and the folder that it wrote."""
+    """The output of a run of the playbook, and the folder that it wrote."""
 
     ran: CompletedProcess[str]
     folder: Path
@@ -42,7 +42,7 @@ class Run:
         return Page(self.html)
 
     def device(self, thing: str) -> dict[str, Any]:
-        """What the device's file says."""
+        """The content of the device's file."""
         found: dict[str, Any] = yaml.safe_load((self.folder / "devices" / f"{thing}.yml").read_text())
         return found
 
@@ -105,7 +105,7 @@ def test_each_device_has_a_file_with_its_diagnosis(report: Run) -> None:
 
 def test_listening_ports_are_found_with_their_process(report: Run, fleet: Fleet) -> None:
     listening = report.device("device-1")["facts"]["network"]["listening"]
-    if len(listening) < 60:  # the most that is listed, on a machine with much going on
+    if len(listening) < 60:  # the maximum that is listed, on a busy machine
         row = next(each for each in listening if each["port"] == fleet.devices["device-1"].sshd.port)
         assert (row["protocol"], row["address"], row["process"]) == ("tcp", "127.0.0.1", "sshd")
 
@@ -168,7 +168,7 @@ def test_missing_or_invalid_answers_do_not_spoil_the_report(fleet: Fleet, tmp_pa
     assert run.ran.returncode == 2, run.ran.stdout + run.ran.stderr
     assert run.page.devices == [("gone", "unreachable"), ("device-1", "not diagnosed"), ("device-2", "not diagnosed")]
     assert "The device's answer is not a valid diagnosis." in run.page.text
-    assert "interpreter" in run.page.text  # each release of ansible-core has its own words for it
+    assert "interpreter" in run.page.text  # the text differs between releases of ansible-core
     assert run.page.errors == []
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A fleet of twelve devices with real ailments, one of which runs systemd, is diagnosed through its tunnels."""
+"""Twelve devices with real faults, one of them with systemd, are diagnosed through their tunnels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STATES = [
     ("valve-02", "ok"),
 ]
 
-# This machine is as old, as busy and as badly timed as it is, and all devices share that.
+# All devices share this machine's age, load and clock.
 OFF = {"notice": None, "warning": None, "critical": None}
 SHARED = (
     "clock_unsynchronised",
@@ -88,13 +88,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def put_in_place(fleet: Fleet, system: debian.Debian) -> None:
-    """Make one thing's tunnel lead to a system with systemd, on which services fail."""
+    """Make one thing's tunnel lead to a system with systemd and failing services."""
     for name, unit in UNITS.items():
         system.run("sh", "-c", f'printf %s "$0" >/etc/systemd/system/{name}.service', unit)
         system.attempt("systemctl", "start", name)
     complaint = "cannot log in to the historian: password=hunter2 was refused"
     system.run("sh", "-c", f"echo '{complaint}' | systemd-cat --identifier=uplink --priority=err")
-    wait_for(lambda: "historian" in system.run("journalctl", "--no-pager"), "the journal has it")
+    wait_for(lambda: "historian" in system.run("journalctl", "--no-pager"), "the journal contains it")
     tunnel_id = fleet.tunnel(WITH_SYSTEMD)["tunnel_id"]
     rotated = fleet.service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
     device = fleet.devices[WITH_SYSTEMD]
@@ -117,7 +117,7 @@ def put_in_place(fleet: Fleet, system: debian.Debian) -> None:
 
 @pytest.fixture(scope="module")
 def folder(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the playbook wrote."""
+    """The playbook's report."""
     folder = tmp_path_factory.mktemp("diagnosis")
     inventory = json.loads(fleet.controller.inventory.read_text())
     inventory["devices"]["vars"].update(

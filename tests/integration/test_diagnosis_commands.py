@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The diagnosis of this machine, compared with what commands print."""
+"""The diagnosis of this machine, compared with the output of commands."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands in README.md and docs/ do what the pages say: they are run, on one machine, in their order."""
+"""The commands in README.md and docs/ do what the pages say: they are run on one machine, in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 
 @contextmanager
 def machine(home: Path, instead: dict[str, str], prelude: str = "") -> Iterator[Shell]:
-    """A machine with everything installed, and a user's shell on it."""
+    """A machine with everything installed, and a user's shell."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS", "ANSIBLE", "IOTOPS"))
     }
@@ -55,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands(page: str) -> list[Block]:
-    """The blocks of a page, without those that say why they are not run."""
+    """The blocks of a page, except those with a reason not to run them."""
     return [block for block in blocks_of(REPOSITORY / page) if not block.not_run]
 
 
@@ -64,7 +64,7 @@ def test_every_block_has_a_language(page: Path) -> None:
     blocks = blocks_of(page)
     assert len(blocks) * 2 == len(re.findall(r"^```", page.read_text(), re.MULTILINE))
     unknown = [f"{page.name}, line {block.line}" for block in blocks if not block.kind]
-    assert unknown == [], "say sh, text, yaml … after the fence; before a sh that is not run, <!-- not run: why -->"
+    assert unknown == [], "write sh, text, yaml … after the fence; before a sh that is not run, <!-- not run: why -->"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -113,7 +113,7 @@ def test_the_agent_page(home: Path) -> None:
 
 
 def test_the_service_page(home: Path) -> None:
-    """The function that the page makes for the service's user is one for this user here."""
+    """The page's function for the service's user is replaced with one for this user."""
     with machine(home, {}, 'tunneling() { tunnelproxy service "$@"; }\n') as shell:
         shell.stay("tunnelproxy service run --host 127.0.0.1", "ready")
         printed = "".join(shell.run(block) for block in commands("docs/service.md"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""This version's service, hub and agent continue with the files that release 0.1 wrote."""
+"""This version's service, hub and agent continue with the files of release 0.1."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def state(tmp_path_factory: pytest.TempPathFactory, sshd: Sshd) -> Path:
 
 
 def prolong(folder: Path) -> None:
-    """Make the tunnel one of an hour ago: tunnels last twelve hours."""
+    """Make the tunnel an hour old: tunnels last twelve hours."""
     opened, expires = time.time() - HOUR, time.time() + HOUR
     with sqlite3.connect(folder / "service" / DATABASE) as database:
         database.execute("UPDATE tunnels SET created_at = ?, updated_at = ?, expires_at = ?", (opened, opened, expires))
@@ -82,7 +82,7 @@ def tunnel_id(state: Path) -> str:
 
 
 def keys_of(state: Path, name: str) -> dict[str, Any]:
-    """An access key, for boto3, as the old database has it."""
+    """An access key from the old database, for boto3."""
     with sqlite3.connect(state / "service" / DATABASE) as database:
         found = database.execute(
             "SELECT access_key_id, secret_access_key FROM access_keys WHERE name = ?", (name,)

@@ -29,7 +29,7 @@ from tunnelproxy.hub import client
 
 @pytest.fixture
 def hub_folder(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A hub of this test's own, stopped at its end, for whoever uses the service."""
+    """This test's own hub, which uses the service and is stopped after the test."""
     folder = tmp_path / "hub"
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
     use(service, monkeypatch)
@@ -101,7 +101,7 @@ def page(port: int) -> bytes:
 
 
 def listening(service: str = "HTTP1", thing: str = "thing1") -> int | None:
-    """The port that the hub says a service has, without changing any."""
+    """A service's port according to the hub, without changing any."""
     port: int | None = client.ensure(thing)["services"][service]["port"]
     return port
 
@@ -311,7 +311,7 @@ def test_both_ends_are_described(
 
 
 class TestComplaints:
-    """What goes wrong is told by which end is at fault."""
+    """Errors name the end that is at fault."""
 
     def fails(self, thing: str = "thing1", service: str = "SSH1") -> tuple[str, str]:
         with pytest.raises(client.HubError) as caught:
@@ -426,10 +426,10 @@ def test_a_hub_started_while_another_exits_takes_its_place(hub_folder: Path) -> 
 
 
 def test_the_client_needs_only_the_standard_library() -> None:
-    """-S leaves out site-packages: whatever is not in the standard library cannot be imported."""
+    """-S leaves out site-packages: only the standard library can be imported."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import tunnelproxy.hub.client; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    # What is imported on demand.
+    # Modules that are imported on demand.
     assert {"http.client", "subprocess", "asyncio"}.isdisjoint(done.stdout.split())

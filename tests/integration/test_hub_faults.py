@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hub where descriptors or space run out, and where somebody takes its folder away."""
+"""The hub when it runs out of descriptors or disk space, or when its folder is removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FLOOD = 300
 
 @pytest.fixture
 def folder(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a hub of this test's own, stopped at its end, for whoever uses the service."""
+    """The folder of this test's own hub, which uses the service and is stopped after the test."""
     folder = tmp_path / "hub"
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
     for name, value in service.environment.items():
@@ -60,12 +60,12 @@ def pid() -> int:
 
 
 def things() -> list[str]:
-    """Those whose tunnels the hub that runs holds."""
+    """The things whose tunnels the running hub holds."""
     return [row["thing"] for row in (client.status() or {"tunnels": []})["tunnels"]]
 
 
 def complaint(thing: str = "thing1") -> str:
-    """What the operator is told where the hub itself is at fault."""
+    """The operator's message if the hub itself is at fault."""
     with pytest.raises(client.HubError) as caught:
         client.ensure(thing)
     assert caught.value.code == "hub-failed"
@@ -75,7 +75,7 @@ def complaint(thing: str = "thing1") -> str:
 class TestDescriptors:
     @contextmanager
     def hub(self, folder: Path, descriptors: int) -> Iterator[Process]:
-        """A hub that may have so many."""
+        """A hub with this limit of descriptors."""
         limit = ["prlimit", f"--nofile=64:{descriptors}"]
         with Process([*limit, sys.executable, "-m", "tunnelproxy", "hub", "run"], folder.parent / "log") as hub:
             hub.wait_for_output("the hub is ready")
@@ -123,7 +123,7 @@ class TestDescriptors:
             ]
             for port in ports * (FLOOD // 2):
                 flood.enter_context(socket.create_connection(("127.0.0.1", port)))
-            wait_for(lambda: len(os.listdir(f"/proc/{hub.pid}/fd")) >= 128, "pages have all that they may have")
+            wait_for(lambda: len(os.listdir(f"/proc/{hub.pid}/fd")) >= 128, "the pages use all their descriptors")
             streams = [
                 flood.enter_context(socket.socket(fileno=client.open_stream("thing2", "SSH1"))) for _ in range(20)
             ]
@@ -168,7 +168,7 @@ class TestDisk:
             saved = folder / "tunnels.jsonl"
             wait_for(lambda: saved.exists() and tunnel.tunnel_id in saved.read_text(), "the tunnel is saved")
             assert client.ensure("thing1")["not_saved"] == ""
-            # The next hub goes on with it.
+            # The next hub continues with it.
             client.stop()
             assert client.ensure("thing1")["state"] == "connected"
             client.stop()
@@ -197,7 +197,7 @@ class TestFolder:
         with socket.socket(fileno=client.open_stream("thing1", "SSH1")) as stream:
             (folder / location.SOCKET_NAME).unlink()
             assert pid() == hub
-            # What was connected before goes on: the server answers with the algorithms that it has.
+            # Existing connections continue: the server answers with its algorithms.
             stream.sendall(b"SSH-2.0-client\r\n")
             said = b""
             while b"curve25519" not in said:
@@ -222,7 +222,7 @@ class TestFolder:
     def test_a_replaced_hub_hands_its_tunnels_over_when_their_connections_are_closed(
         self, service: TunnelingService, folder: Path, tunnel: OpenTunnel
     ) -> None:
-        """Somebody removed the folder, and asked for a tunnel before the hub had noticed."""
+        """A user removed the folder, and asked for a tunnel before the hub had noticed."""
         run = [sys.executable, "-m", "tunnelproxy", "hub", "run"]
         with Process(run, folder.parent / "log") as replaced:
             replaced.wait_for_output("the hub is ready")
@@ -234,9 +234,9 @@ class TestFolder:
                 with pytest.raises(client.HubError, match="there is no tunnel to idle"):
                     client.ensure("idle")
                 replaced.popen.send_signal(signal.SIGCONT)
-                wait_for(lambda: things() == ["idle"], "the hub that is new has the tunnel that nobody uses")
+                wait_for(lambda: things() == ["idle"], "the new hub holds the unused tunnel")
                 assert pid() != replaced.pid
-                # The connection of the other goes on.
+                # The connection through the other tunnel continues.
                 assert stream.recv(4) == b"SSH-"
             assert replaced.wait() == 0
         assert things() == ["idle", "thing1"]

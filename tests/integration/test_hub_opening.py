@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tunnels that open themselves: the hub finds the open tunnel of a thing, or opens one, exactly one."""
+"""Opening tunnels on demand: the hub finds the open tunnel of a thing, or opens exactly one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ numbers = itertools.count(1)
 
 @pytest.fixture
 def controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An operator's machine, with a hub of its own, that uses the service."""
+    """An operator's machine with its own hub, which uses the service."""
     for name, value in service.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
@@ -37,7 +37,7 @@ def controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def thing(service: TunnelingService, device: Device) -> Iterator[str]:
-    """A thing of this test's own, whose device joins the first tunnel that is opened to it."""
+    """A thing for one test, whose device joins the first tunnel that is opened to it."""
     name = f"thing-{next(numbers)}"
     joining = threading.Thread(target=join_first_tunnel, args=(service, device, name), daemon=True)
     joining.start()
@@ -46,7 +46,7 @@ def thing(service: TunnelingService, device: Device) -> Iterator[str]:
 
 
 def join_first_tunnel(service: TunnelingService, device: Device, thing: str) -> None:
-    """What an agent does when it is told of a tunnel."""
+    """Do what an agent does when it is notified of a tunnel."""
     try:
         tunnel_id = wait_for(lambda: open_tunnels(service, thing), f"a tunnel to {thing} is opened")[0]
     except AssertionError:
@@ -61,7 +61,7 @@ def open_tunnels(service: TunnelingService, thing: str) -> list[str]:
 
 
 def ensure(thing: str, open_policy: str = "reuse", **settings: Any) -> dict[str, Any]:
-    # Nobody has enrolled these.
+    # These are not enrolled.
     return client.ensure(thing, open_policy=open_policy, **{"unregistered": True, **settings})
 
 
@@ -72,7 +72,7 @@ def greeting(thing: str) -> bytes:
 
 @contextmanager
 def another_hub(folder: Path) -> Iterator[None]:
-    """Be another controller for a while."""
+    """Act as another controller within the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(folder / "another-hub"))
         try:
@@ -93,7 +93,7 @@ def test_concurrent_callers_get_the_same_tunnel(service: TunnelingService, contr
 
     with ThreadPoolExecutor(10) as pool:
         reached = list(pool.map(reach, range(10)))
-    # Nobody goes ahead before the device is there, whoever came first.
+    # No caller continues before the device is connected, whichever came first.
     assert set(reached) == {(tunnel_id, b"SSH-2.0-") for tunnel_id in open_tunnels(service, thing)}
     assert len(open_tunnels(service, thing)) == 1
 
@@ -192,7 +192,7 @@ def test_a_closed_tunnel_is_replaced(service: TunnelingService, controller: Path
 def test_a_tunnel_that_was_closed_while_no_hub_ran_is_replaced(
     service: TunnelingService, controller: Path, thing: str, device: Device
 ) -> None:
-    """The next hub reads of it in its file, and is asked for it before it has learned that it is gone."""
+    """The next hub reads it from its file, and is asked for it before it learns that the tunnel is closed."""
     first = ensure(thing)
     os.kill(first["hub_pid"], signal.SIGKILL)
     service.boto3_client().close_tunnel(tunnelId=first["tunnel_id"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A hub that stands still: whoever asks it for something is told so, and waits no longer than that takes."""
+"""A stopped hub: its callers soon get an error that says so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SILENT_SECONDS = 0.5
 
 @pytest.fixture(scope="module", autouse=True)
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A hub's process ID. Whoever asks it is impatient."""
+    """A hub's process ID. Its callers have short timeouts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
         patch.setattr(wire, "SILENT_SECONDS", SILENT_SECONDS)
@@ -64,7 +64,7 @@ def test_stopping_a_hub_that_does_not_answer_fails_with_the_same_error(
 
 
 def test_a_caller_keeps_waiting_while_the_hub_answers_others(hub: int, tmp_path: Path) -> None:
-    """The hub answers others meanwhile: only what it was asked for takes its time."""
+    """The hub answers others meanwhile: only this request takes long."""
     program = tmp_path / "credentials"
     program.write_text("#!/bin/sh\nsleep 2\nexit 1\n")
     program.chmod(0o700)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Host keys that ssh-keygen finds in files of known hosts, or does not: what the operator is told."""
+"""Host keys that ssh-keygen does or does not find in known_hosts files: the messages for the operator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("importable_collection")
 
 @pytest.fixture
 def explain(tmp_path):
-    """For the lines of ssh's log, with a line of known hosts."""
+    """Explain lines of ssh's log, with a line of known_hosts."""
     host_key, ssh_log = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("_ssh_host_key", "_ssh_log"))
     file = tmp_path / "known_hosts"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The status display of the fleet callback in a process that Ansible forks."""
+"""The fleet callback's status display in a process that Ansible forks."""
 
 from __future__ import annotations
 

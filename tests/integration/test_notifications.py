@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The service tells devices of their tunnels: with a broker of its own, and with one that runs elsewhere."""
+"""The service notifies devices of their tunnels, with its embedded broker and with an external one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_rotating_the_destination_token_reconnects_the_thing(
     tunnel = tunnel_for(service, "pump")
     wait_connected(service, tunnel)
     service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
-    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection ends")
+    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection is closed")
     wait_connected(service, tunnel)
     assert fetch(service, tunnel, tmp_path) == PAGE
 
@@ -140,7 +140,7 @@ def test_a_killed_service_takes_its_broker_down_and_recovers_after_a_restart(
     wait_connected(service, before)
     broker, where = broker_process(service), service.mqtt
     service.kill()
-    wait_for(lambda: not broker.is_running(), "the broker ends too")
+    wait_for(lambda: not broker.is_running(), "the broker exits too")
     began = time.monotonic()
     service.start()
     assert service.mqtt == where
@@ -156,7 +156,7 @@ def test_a_killed_broker_is_restarted_and_pending_notifications_are_delivered(
     service: TunnelingService, agent: AgentProcess, tmp_path: Path
 ) -> None:
     broker = broker_process(service)
-    service.boto3_client()  # not to be measured: the first one takes long
+    service.boto3_client()  # not measured: the first one takes long
     broker.kill()
     began = time.monotonic()
     tunnel = tunnel_for(service, "pump")
@@ -165,7 +165,7 @@ def test_a_killed_broker_is_restarted_and_pending_notifications_are_delivered(
     print(f"healed {time.monotonic() - began:.1f} s after the broker was killed")
 
 
-# Prints a line when all its connections are there; half of them send the first bytes of a handshake.
+# Prints a line when all connections are open; half of them send the first bytes of a handshake.
 _IDLE_CLIENT = """
 import resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (3000, 3000))
@@ -232,7 +232,8 @@ def test_a_broker_that_dies_on_a_full_disk_restarts_once_there_is_space(disk: Sm
         disk.fill()
         broker_process(service).kill()
         said = wait_for(
-            lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()), "it says why"
+            lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()),
+            "the reason",
         )
         assert_documented("Service: broker cannot be started", said[0])
         assert read_metric(metrics, "tunnelproxy_mqtt_broker_connected") == 0
@@ -319,7 +320,7 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 @pytest.fixture
 def with_external_broker(broker: Mosquitto, tmp_path: Path) -> Iterator[TunnelingService]:
-    """A service that uses a broker which it does not run."""
+    """A service with an external broker."""
     password = tmp_path / "service-password"
     password.write_text(broker.passwords[SERVICE_USER])
     options = ["--mqtt-broker", f"mqtts://{SERVICE_USER}@127.0.0.1:{broker.port}"]
@@ -342,7 +343,7 @@ def test_opening_does_not_wait_for_a_dead_broker_and_the_thing_is_notified_later
 ) -> None:
     folder = write_agent_configuration("pump", tmp_path, broker, with_external_broker, {"HTTP1": http.port})
     with AgentProcess(folder):
-        # Stopped, not killed: it accepts connections, and says nothing.
+        # Stopped, not killed: it accepts connections, but sends nothing.
         assert broker.process is not None
         broker.process.popen.send_signal(signal.SIGSTOP)
         client = with_external_broker.boto3_client()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Libraries that are too old, as they come with some distributions of Linux: real ones, first on Python's path."""
+"""Real libraries that are too old, as in some Linux distributions, placed first on Python's path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = {
     "service run": ["service", "run", "--state-dir", "{folder}", "--api-port", "0", "--data-port", "0"],
     "hub run": ["hub", "run", "--idle-seconds", "0"],
 }
-# Each command once, and each library with the first that needs it.
+# Each command once, and each library with the first command that needs it.
 CASES = [
     ("protobuf", "proxy"),
     ("protobuf", "hub run"),

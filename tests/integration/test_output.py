@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commands whose output nobody takes."""
+"""Commands whose output is not read or cannot be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from peers.process import REPOSITORY
 
-# What printing() does is for a whole process: its descriptors, and what the interpreter says as it ends.
+# printing() affects a whole process: its descriptors, and the interpreter's output when it exits.
 COMMAND = """
 import socket, sys
 from tunnelproxy.cli.output import printing
@@ -38,7 +38,7 @@ sys.exit(printing(globals()[sys.argv[1]]))
 
 
 def run(command: str, redirection: str, *, first: str = "") -> tuple[int, str]:
-    """Run a command with bash's redirection; return its exit status, and what it said on stderr."""
+    """Run a command with a redirection of bash; return its exit status and stderr."""
     script = f'{first} exec "$0" -c "$1" "$2" {redirection}'
     done = subprocess.run(
         ["bash", "-c", script, sys.executable, COMMAND, command],
@@ -52,7 +52,7 @@ def run(command: str, redirection: str, *, first: str = "") -> tuple[int, str]:
 
 @pytest.mark.parametrize("command", ["many_lines", "few_lines"])
 def test_the_command_exits_silently_if_its_reader_has_exited(command: str) -> None:
-    # bash has ended the reader before the command begins.
+    # The reader has exited before the command begins.
     gone = "exec 9> >(:); wait $!;"
     assert run(command, ">&9", first=gone) == (141, "")
     assert run("complains", "2>&9", first=gone) == (141, "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The loopback port of a device's web pages, with real browsers and programs: who gets to the device, and who not."""
+"""The loopback port of a device's web pages: which requests of real browsers and programs reach the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scene:
     apps: dict[str, WebApp]
 
     def service(self, thing: str) -> dict[str, Any]:
-        """What the hub says of a thing's pages."""
+        """The hub's status of a thing's web pages."""
         status = client.status()
         assert status is not None
         row: dict[str, Any] = next(each for each in status["tunnels"] if each["thing"] == thing)["services"]["HTTP1"]
@@ -43,7 +43,7 @@ class Scene:
         return str(self.service(thing)["url"])
 
     def seen(self, thing: str = "pump") -> list[str]:
-        # A page without an icon, such as a refusal, has the browser ask for one: by the device's own name, so it may.
+        # For a page without an icon, such as a refusal, the browser requests one, by the device's own name.
         return [path for path in self.apps[thing].paths() if path != "/favicon.ico"]
 
 
@@ -86,7 +86,7 @@ def _forget(scene: Scene) -> None:
 
 
 def curl(*arguments: str) -> str:
-    """What curl prints."""
+    """The output of curl."""
     done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -123,7 +123,7 @@ def test_a_request_for_another_host_is_refused_with_the_remedy_and_not_forwarded
 
 
 class Refused(NamedTuple):
-    """A request that gets the answer of a row of the page."""
+    """A request and the row of the documentation with its response."""
 
     cause: str
     headers: list[str]
@@ -242,7 +242,7 @@ def test_no_device_can_set_a_cookie_for_all_devices(scene: Scene, browser: Tab) 
 
 
 def test_with_a_shared_name_a_device_receives_the_cookie_of_another(scene: Scene, browser: Tab) -> None:
-    """What the names are for: cookies go by the host alone."""
+    """The reason for separate names: cookies depend only on the host."""
     for thing in THINGS:
         client.ensure(thing, "HTTP1", ports={"HTTP1": 0}, any_host=["HTTP1"])
     browser.go(f"http://127.0.0.1:{scene.port('pump')}/login")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where AWS's reference goes on, ``tunnelproxy`` does too, with a warning; ``--strict`` refuses the same.
+"""Where AWS's reference ignores a mistake, ``tunnelproxy`` does too, with a warning; ``--strict`` refuses it.
 
-Each row is one of the table in docs/localproxy.md, and the page has no others.
+The rows are exactly those of the table in docs/localproxy.md.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ABSENT = "192.0.2.1"
 
 @dataclass(frozen=True)
 class Row:
-    """A command line that the reference takes.
+    """A command line that the reference accepts.
 
     Attributes:
         row: its name in the page.
-        arguments: they may name ``{folder}``, where the files are, a ``{port}`` that is free, and a ``{busy}`` one.
-        warning: what the log has for it; empty if it has nothing.
-        then: how it goes on.
-        strict: what ``--strict`` says to it; the warning, where this is empty. ``None`` if it goes on too.
+        arguments: they may contain ``{folder}`` (of the files), ``{port}`` (a free one) and ``{busy}`` (a busy one).
+        warning: the warning in the log; empty if there is none.
+        then: a later line of the log.
+        strict: the error with ``--strict``; if empty, the same text as the warning; ``None`` if there is no error.
     """
 
     row: str
@@ -202,7 +202,7 @@ class Stage:
         self.folder = folder
         for name, text in row.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # Braces are JSON's, too.
+            # JSON also contains braces.
             (folder / name).write_text(text.replace("{port}", self._names["port"]).replace("{busy}", str(busy)))
         self.arguments = shlex.split(row.arguments.format(**self._names))
         self._service = service
@@ -238,7 +238,7 @@ def test_it_continues_as_the_reference_does(service: TunnelingService, tmp_path:
 
 
 def refusal(stage: Stage, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """What a command line is refused with, before it connects or when it knows the services; empty if it is not."""
+    """The error of a command line, before it connects or once it knows the services; empty if there is none."""
     try:
         options = read_options([*stage.arguments, *more], {})
         read_invocation(options, ENVIRONMENT).plan(("SSH1", "HTTP1"))
@@ -261,7 +261,7 @@ def test_strict_refuses_what_the_reference_ignores(
         words = row.strict or row.warning.rpartition("; ")[0]
         assert re.search(stage.fill(words), said)
     else:
-        # Found out by listening only.
+        # Only detected by listening.
         with stage.start("--strict") as proxy:
             assert proxy.wait() == 1
             proxy.wait_for_output(f"tunnelproxy: error: .*{stage.fill(row.strict)}")
@@ -273,7 +273,7 @@ def test_the_page_lists_exactly_these_cases() -> None:
     assert rows == list(dict.fromkeys(row.row for row in ROWS))
 
 
-# What comes later.
+# Conditions that change later.
 
 
 def test_a_port_is_used_once_it_is_free(service: TunnelingService, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_nothing_is_trusted_while_the_certificate_authorities_are_missing(
         assert "connected" not in proxy.output()
 
 
-# What the reference refuses too.
+# Mistakes that the reference also refuses.
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def as_new(fleet: Fleet) -> None:
 
 
 def run(fleet: Fleet, playbook: object, folder: Path, **variables: Any) -> CompletedProcess[str]:
-    """Run a playbook in a folder, with a gate that wants the page to say that the device is well."""
+    """Run a playbook in a folder, with a gate that requires the page to say that the device is well."""
     gate = {"iotops_tunnel_health_content": "is well", "iotops_tunnel_health_wait": 1, "iotops_tunnel_health_delay": 1}
     roots = {thing: str(device.http.root) for thing, device in fleet.devices.items()}
     extra = {"iotops_tunnel_become": False, "roots": roots, "breaks": "nobody", **gate, **variables}
@@ -57,7 +57,7 @@ def run(fleet: Fleet, playbook: object, folder: Path, **variables: Any) -> Compl
 
 
 def fixed(fleet: Fleet) -> list[str]:
-    """The devices that the fix was on."""
+    """The devices on which the fix was run."""
     return [thing for thing, device in fleet.devices.items() if (device.http.root / "fixed").exists()]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every rule of access to the control API, tried from outside: by boto3 and the command line."""
+"""All access rules of the control API, tested from outside: with boto3 and the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunnelproxy.service.state.store import Store
 
 @pytest.fixture(scope="module", autouse=True)
 def overheard(service: TunnelingService) -> dict[str, str]:
-    """The headers of a request that the service has answered, for an eavesdropper. Their grace period starts here."""
+    """The headers of an answered request, as an eavesdropper sees them. Their grace period starts here."""
     headers = signed(service, "OpenTunnel")
     assert post(service.api, headers, context=trusting(service))[0] == 200
     return headers
@@ -39,7 +39,7 @@ def trusting(service: TunnelingService) -> ssl.SSLContext:
 
 
 def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:
-    """What a ``tunnelproxy service`` command prints, on stderr if it fails as expected."""
+    """The output of a ``tunnelproxy service`` command, on stderr if it is expected to fail."""
     command = [sys.executable, "-m", "tunnelproxy", "service", *arguments, "--state-dir", str(service.state_dir)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == status, done.stderr
@@ -47,7 +47,7 @@ def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:
 
 
 def client_with_key(service: TunnelingService, name: str, *limits: str, api: str = "iotsecuretunneling") -> Any:
-    """A boto3 client with a new access key, which is in force at once, in the service that runs."""
+    """A boto3 client with a new access key, which the running service accepts immediately."""
     profiles = configparser.ConfigParser(interpolation=None)
     profiles.read_string(run(service, "key", "add", name, *limits))
     return service.boto3_client(api, **dict(profiles[name]))
@@ -183,7 +183,7 @@ def test_a_signature_is_valid_only_for_the_signed_request(service: TunnelingServ
         assert (status, answer["__type"]) == (403, "InvalidSignatureException")
 
 
-# Last, because by now the time of the signature is up, or nearly so.
+# Last, because by now the signature's grace period is over, or nearly so.
 def test_a_replayed_request_opens_nothing(service: TunnelingService, owner: Any, overheard: dict[str, str]) -> None:
     def answer() -> dict[str, Any] | None:
         status, content = post(service.api, overheard, context=trusting(service))

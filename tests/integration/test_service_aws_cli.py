@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The unmodified ``aws`` command line, with nothing but the environment that ``service env`` prints."""
+"""The unmodified ``aws`` command line, with only the environment that ``service env`` prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peers.service import TunnelingService
 
 AWS = Path(sys.executable).parent / "aws"
 
-pytestmark = pytest.mark.skipif(not AWS.exists(), reason="awscli is not installed beside this Python")
+pytestmark = pytest.mark.skipif(not AWS.exists(), reason="awscli is not installed next to this Python")
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The control API, used by boto3, and by plain HTTPS where boto3 is too well-behaved."""
+"""The control API, used by boto3, and by plain HTTPS for requests that boto3 would not send."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The data plane's rules, each against the real socket, with the websockets client."""
+"""The data plane's rules, tested over a real socket with the websockets client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def service() -> Iterator[TunnelingService]:
 
 
 class Tunnel:
-    """A tunnel of two services, and clients that join it."""
+    """A tunnel with two services, and clients that join it."""
 
     def __init__(self, service: TunnelingService, api: Any, stack: ExitStack, *services: str) -> None:
         self.service = service
@@ -64,13 +64,13 @@ class Tunnel:
 
 
 def frame_of(message: Message) -> bytes:
-    """A frame with any message, also one that is too large."""
+    """A frame with any message, even one that is too large."""
     encoded = message.SerializeToString()
     return len(encoded).to_bytes(2, "big") + encoded
 
 
 class Client:
-    """A WebSocket that speaks in messages."""
+    """A WebSocket that sends and receives protocol messages."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -134,7 +134,7 @@ def test_in_a_tunnel_without_services_a_source_may_speak_v1(nameless: Tunnel) ->
     assert source.connection.subprotocol == "aws.iot.securetunneling-1.0"
     destination = nameless.join("destination", version=1)
     source.send(Message.STREAM_START, 9, service="")
-    # The first thing that a V1 end hears is its peer: no list of services.
+    # A V1 end receives no list of services; its first message is its peer's.
     assert destination.receive() == Message(type=Message.STREAM_START, streamId=9)
 
 
@@ -241,7 +241,7 @@ def test_a_message_split_anywhere_arrives_complete(tunnel: Tunnel) -> None:
 
 
 def test_a_fragmented_message_arrives_like_a_whole_one(tunnel: Tunnel) -> None:
-    """As AWS's reference sends it, and in other legal ways: empty fragments, and pings between."""
+    """Fragments as AWS's reference sends them, and other valid ones: empty fragments, and pings in between."""
     source, destination = tunnel.both()
     start = frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))
     payload = os.urandom(64_512)
@@ -310,7 +310,7 @@ def test_a_stalled_receiver_slows_its_sender_down_and_loses_nothing(service: Tun
     source.send(Message.STREAM_START, connectionId=1)
     sender = threading.Thread(target=send_all, args=(source, content), daemon=True)
     sender.start()
-    # Nobody reads, so the sender comes to a halt; unhindered, it would be done by then.
+    # The receiver does not read, so the sender stops; otherwise it would have finished by then.
     sender.join(1.0)
     assert sender.is_alive()
     assert destination.receive().type == Message.STREAM_START

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What happens to a service that runs for years: a full disk, a flood, a clock, and errors of accept(2)."""
+"""Events in the life of a long-running service: a full disk, a flood, clock changes, and errors of accept(2)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_metrics(port: int) -> dict[str, float]:
 
 
 def impatient(service: TunnelingService) -> Any:
-    """A client that tries once."""
+    """A client that does not retry."""
     return service.boto3_client("iotsecuretunneling", config=Config(retries={"max_attempts": 0}))
 
 
@@ -104,15 +104,15 @@ def test_a_full_disk_prevents_changes_until_it_has_space_and_breaks_nothing(disk
             with pytest.raises(ClientError, match="has changed nothing"):
                 call(tunnelId=tunnel, **settings)
 
-        # Reading goes on; more than fits into the last page of the audit log.
+        # Reading still works; this is more than fits into the last page of the audit log.
         for _ in range(20):
             client.list_tunnels()
-        # Who was there comes back with the token that was not rotated, and is known to be there.
+        # A client that was connected reconnects with the token that was not rotated, and is known to be connected.
         with service.connect("source", opened["sourceAccessToken"], client_token=CLIENT_TOKEN) as source:
             source.recv(timeout=10)
             described = client.describe_tunnel(tunnelId=tunnel)["tunnel"]
             assert described["sourceConnectionState"]["status"] == "CONNECTED"
-        # A token that is used for the first time could be used twice: it is for later.
+        # A token cannot be used for the first time now, because it could then be used twice.
         with (
             pytest.raises(InvalidStatus) as unavailable,
             service.connect("destination", opened["destinationAccessToken"]),
@@ -219,7 +219,7 @@ def test_a_running_service_renews_its_certificate_but_does_not_start_with_an_exp
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
-        # Timers go on as ever.
+        # Timers are not affected.
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     port = free_port()
@@ -237,12 +237,12 @@ def test_a_running_service_renews_its_certificate_but_does_not_start_with_an_exp
         clock.write_text("+370d")
         wait_for(lambda: certificate(ports[0]) != before, "a new certificate")
         assert {certificate(address) for address in ports} == {certificate(ports[0])}
-        # Nobody was disturbed.
+        # No connection was interrupted.
         assert unsigned(connection) == 403
         assert read_metrics(port)[expiry("server")] > time.time() + 750 * 86_400
 
         clock.write_text("+3651d")
-        wait_for(lambda: "authority" in service.log_text(), "the end of the authority to be said")
+        wait_for(lambda: "authority" in service.log_text(), "a warning about the authority's expiry")
         assert "ca.pem has expired on " in service.log_text()
         assert read_metrics(port)[expiry("authority")] < time.time() + 3651 * 86_400
         service.stop()

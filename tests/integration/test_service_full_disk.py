@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The database and the log on a real disk that is full, and has space again."""
+"""The database and the log on a real disk that is full, and later has space again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def digests() -> dict[Mode, bytes]:
 
 @pytest.fixture
 def full(disk: SmallDisk, store: Store) -> None:
-    """There is no space, neither on the disk nor in what SQLite has reserved of it."""
+    """Leave no space on the disk, nor in the part that SQLite has reserved."""
     disk.fill()
     with suppress(StoreError):
         while True:
@@ -135,7 +135,7 @@ def test_tunnels_expire_once_there_is_space_again(
     @in_event_loop
     async def run() -> None:
         task = asyncio.ensure_future(Expiry(store, disconnected.append, clock=lambda: NOW + 61).run())
-        # Their ends are disconnected at once, and every time again.
+        # Their ends are disconnected immediately, and at each further attempt.
         await until(lambda: disconnected.count(before.tunnel_id) >= 2)
         assert store.count_open_tunnels() > 0
         disk.empty()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The limits of a running service, from outside."""
+"""The limits of a running service, tested from outside."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_tunnels_bandwidth_is_limited_without_loss() -> None:
             received += destination.recv(timeout=10)
         seconds = time.monotonic() - started
     assert received == b"".join(pieces)
-    # 1.5 MB at 1 MB/s; the first quarter of a second's worth goes at once, and nobody waits after the last piece.
+    # 1.5 MB at 1 MB/s; a quarter of a second's worth passes immediately, and there is no wait after the last piece.
     assert 0.9 < seconds < 2.5
 
 
@@ -98,7 +98,7 @@ def test_idle_connections_block_neither_tunnels_nor_new_clients() -> None:
             host, _, port = address.rpartition(":")
             sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
             if number % 50 == 0:
-                # Some get as far as the first bytes of a request.
+                # Some send the first bytes of a request.
                 sock = stack.enter_context(slow.wrap_socket(sock, server_hostname=host))
                 sock.send(b"GET /tunnel")
             idle.append(sock)
@@ -107,7 +107,7 @@ def test_idle_connections_block_neither_tunnels_nor_new_clients() -> None:
                 source.send(piece)
                 assert destination.recv(timeout=5) == piece
         both_ends(service, stack)
-        # Who has begun a request to the control API has half a minute for it.
+        # A client that has begun a request to the control API has half a minute for it.
         begun = IDLE // 50
         wait_for(lambda: process.num_fds() <= quiet + 8 + begun, "the idle ones to be cut off", 10)
         source.send(piece)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The embedded broker is a real Mosquitto: it starts in odd places, and accepts and rejects things on the MQTT port."""
+"""The embedded broker, a real Mosquitto: it starts under difficult conditions, and accepts or rejects things."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_it_starts_in_a_directory_with_spaces_in_its_path(tmp_path: Path) 
 async def test_it_starts_although_its_database_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "mqtt"
     broker = Mosquitto(folder, "127.0.0.1", 0)
-    # The first bytes of such a file: what a full disk may leave of it.
+    # The first bytes of such a file, as a full disk may leave them.
     (folder / "mosquitto.db").write_bytes(b"\x00\xb5\x00mosq")
     async with running(broker):
         assert (folder / "mosquitto.db.damaged").exists()
@@ -96,7 +96,7 @@ async def test_an_accepted_thing_stays_connected_and_a_rejected_one_is_cut_off(t
         reader, writer = await connect()
         writer.write(connect_packet(password, version))
         assert (await reader.readexactly(4))[3] == 0
-        # Rejected, and does not answer the end of TLS, which would be waited for for 30 s.
+        # Rejected, and does not answer the TLS shutdown, for which asyncio would wait for 30 s.
         rejected, guesser = await connect()
         guesser.write(connect_packet("guessed", version))
         assert (await rejected.readexactly(4))[3] != 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The service's certificates, as the openssl program and a POSIX shell see what the service writes."""
+"""The service's files, read by the openssl program and a POSIX shell."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Running a service in earnest: certificates of the operator's own, names, and an end that cuts nobody short."""
+"""Running a service in production: the operator's certificates, names, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BODY = b'{"description": "late"}'
 
 
 def authority(folder: Path) -> Certificates:
-    """A server certificate as if from an authority of the operator's."""
+    """A server certificate, as if from the operator's authority."""
     folder.mkdir()
     certificates = Certificates(folder / "keys", folder / "ca")
     certificates.ensure("127.0.0.1")
@@ -49,7 +49,7 @@ def own_service(certificates: Certificates, *options: str) -> TunnelingService:
 
 
 def addresses(service: TunnelingService) -> list[str]:
-    """Of all ports with TLS."""
+    """The certificates of all TLS ports."""
     return [service.api.removeprefix("https://"), service.data, service.mqtt.removeprefix("mqtts://")]
 
 
@@ -160,7 +160,7 @@ def test_a_control_call_in_progress_is_answered_while_the_service_stops() -> Non
 
 
 def begun_call(service: TunnelingService) -> tuple[http.client.HTTPConnection, Any]:
-    """A call of which only a part of the body has been sent."""
+    """A call whose body has been sent only partially."""
     environment = service.environment
     headers = sign(
         service.api,
@@ -177,7 +177,7 @@ def begun_call(service: TunnelingService) -> tuple[http.client.HTTPConnection, A
         connection.putheader(name, value)
     connection.endheaders(BODY[:5])
     assert connection.sock is not None
-    # So that the service has the first part when it is told to stop.
+    # So that the service has the first part when it is stopped.
     wait_for(lambda: not unsent(connection.sock), "the first part to arrive")
     return connection, connection.sock
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tunnelproxy service``: starting, stopping, starting again, and what others can see of it meanwhile."""
+"""``tunnelproxy service``: starting, stopping and restarting it, and what other users can see of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_restarted_service_keeps_its_tunnels_and_ports(service: TunnelingServi
     assert after["sourceConnectionState"]["status"] == "DISCONNECTED"
     unchanged = ("status", "createdAt", "tags", "destinationConfig", "timeoutConfig")
     assert {name: after[name] for name in unchanged} == {name: before[name] for name in unchanged}
-    # Tokens are remembered too: who may come again, and who came once already.
+    # The state of tokens is kept too: which ones can be reused, and which ones have been used.
     with service.connect("source", opened["sourceAccessToken"], client_token=client_token) as again:
         again.recv(timeout=10)
     with service.connect("destination", opened["destinationAccessToken"]) as first:
@@ -66,10 +66,10 @@ def test_a_tunnel_expires_at_the_end_of_its_lifetime(service: TunnelingService) 
     opened = client.open_tunnel(destinationConfig={"services": ["SSH1"]})
     with service.connect("source", opened["sourceAccessToken"]) as connection:
         with sqlite3.connect(service.state_dir / "service.db") as database:
-            # Twelve hours are long: let them be over.
+            # Do not wait for twelve hours: let the tunnel expire now.
             database.execute("UPDATE tunnels SET expires_at = ?", (time.time(),))
         database.close()
-        # A new tunnel makes the service look which one expires next.
+        # A new tunnel makes the service recalculate which one expires next.
         client.open_tunnel()
         assert closing(connection) == (1000, "Tunnel expired")
     assert client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]["status"] == "CLOSED"
@@ -168,7 +168,7 @@ def test_the_error_names_the_missing_library_or_extra(tmp_path: Path, installed:
     site_packages = Path(sysconfig.get_path("purelib"))
     for name in installed:
         (tmp_path / name).symlink_to(site_packages / name)
-    # -S: without what pip has installed.
+    # -S: without the packages that pip has installed.
     command = [sys.executable, "-S", "-m", "tunnelproxy", "service", "run", "--state-dir", "/nonexistent/state"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tunnelproxy service run --region``: what bears the region's name, and that it stays."""
+"""``tunnelproxy service run --region``: where the region appears, and that it is fixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REGION = "eu-central-1"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[TunnelingService]:
-    # Keys can be given out before the first start, which makes the database.
+    # Keys can be created before the first start: this creates the database.
     new = TunnelingService("--region", REGION, "--mqtt-port", "0")
     add_key = [sys.executable, "-m", "tunnelproxy", "service", "key", "add", "early", "--state-dir", new.state_dir]
     subprocess.run(add_key, cwd=REPOSITORY, check=True, capture_output=True)
@@ -46,7 +46,7 @@ def test_a_notification_names_the_region(service: TunnelingService, tmp_path: Pa
     [thing] = service.boto3_client("iot").list_things()["things"]
     assert thing["thingArn"].startswith(f"arn:aws:iot:{REGION}:")
     port = int(service.mqtt.rpartition(":")[2])
-    # The broker hears of a new thing a moment later.
+    # The broker learns of a new thing a moment later.
     wait_for(lambda: ThingClient("pump", tmp_path / "pump", port).is_let_in(), "the thing may connect")
     with ThingClient("pump", tmp_path / "pump", port) as device:
         device.subscribe(notify_topic("pump"))

@@ -23,7 +23,7 @@ JSON = ["--log-format", "json"]
 
 
 class Manager:
-    """A service manager's end of sd_notify."""
+    """The service manager's end of sd_notify."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -32,7 +32,7 @@ class Manager:
         self.environment = {"NOTIFY_SOCKET": str(folder / "notify")}
 
     def told(self) -> list[str]:
-        """The next thing that it is told."""
+        """The next message."""
         return self._socket.recv(4096).decode().split("\n")
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 def records(process: Process) -> list[dict[str, Any]]:
-    """What a process has logged; each line must be an object."""
+    """The log records of a process; each line must be an object."""
     return [json.loads(line) for line in process.output().splitlines()]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes through a real tunnel: service, source and destination proxy are processes of their own."""
+"""Data through a real tunnel, with service, source and destination as separate processes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_everything_arrives_without_the_extra_speed(tmp_path: Path, monkeypatch:
 
 
 def test_data_sent_before_the_close_arrives_completely(service: TunnelingService, tmp_path: Path) -> None:
-    """A server that sends 5 MB and closes at once: the client gets all of it, then the end."""
+    """A server sends 5 MB and closes immediately: the client receives all of it, then the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     data = bytes(range(256)) * (5 * MEGABYTE // 256)
 

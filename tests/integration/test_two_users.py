@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two users of one machine and one device: each has a hub and a tunnel of their own, and nothing of the other's."""
+"""Two users of one machine and one device: each has a separate hub and tunnel, and no access to the other's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALICE, BOB = 61001, 61002
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """One that every user may enter."""
+    """A folder that every user may enter."""
     path = Path(tempfile.mkdtemp(prefix="users-"))
     path.chmod(0o755)
     yield path
@@ -96,7 +96,7 @@ def test_no_user_can_use_the_hub_of_another(users: tuple[User, User]) -> None:
     assert_documented("Hub's folder", f"pump cannot be reached: {said}")
     assert "that belongs to you" in bob.tunnelproxy("hub", "status", IOTOPS_TUNNEL_DIR=theirs)
     assert "that belongs to you" in bob.tunnelproxy("hub", "stop", IOTOPS_TUNNEL_DIR=theirs)
-    # Nor one where another could read along, or lies in wait.
+    # Nor a folder that another user could read or has prepared.
     prepared = bob.home / "prepared"
     bob.home.chmod(0o755)
     prepared.mkdir()

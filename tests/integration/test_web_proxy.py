@@ -40,7 +40,7 @@ def tinyproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tinyproxy]:
 def tls_front(
     service: TunnelingService, tinyproxy: Tinyproxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TlsFront]:
-    # The service's authority has signed a certificate for the loopback already.
+    # The service's authority has already signed a certificate for the loopback.
     keys = service.state_dir / "keys"
     folder = tmp_path_factory.mktemp("stunnel")
     with TlsFront(folder, tinyproxy.port, keys / "server.pem", keys / "server-key.pem") as running:
@@ -77,7 +77,7 @@ def move_data(
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.settimeout(60)
             outcome = exchange(sock, SIZE, 1)
-        assert wait_for(lambda: server.outcomes.get(outcome.sent), "the whole arrived").sent == outcome.received
+        assert wait_for(lambda: server.outcomes.get(outcome.sent), "everything arrived").sent == outcome.received
         assert [end.stop() for end in ends] == [0, 0]
         return ends[0].output(), ends[1].output()
 
@@ -116,7 +116,7 @@ async def test_tls_inside_tls_works_without_uvloop(
     environment = {"HTTPS_PROXY": f"https://user:pass@127.0.0.1:{tls_front.port}"}
     route = find_route(Endpoint.parse(service.data), environment, capath=service.ca_pem)
     access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, "c" * 32)
-    # Not as a process, which would take uvloop where it is installed.
+    # Not as a process, which would use uvloop if it is installed.
     proxy = SourceProxy(route, access, dict.fromkeys)
     running = asyncio.ensure_future(proxy.run())
     await until(proxy.end.ready.is_set)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Latency: a TCP relay, in a process of its own, that delays every byte in each direction.
+"""Latency: a TCP relay, in a separate process, that delays every byte in each direction.
 
-For machines whose kernel has no netem. It limits a connection as TCP's window does on a long path: no more bytes than
-the window are in flight, and each counts until its acknowledgement could have arrived. A new connection waits for a
-round trip, as for TCP's handshake. There is no loss, no slow start and no limit of the bandwidth: a real path may be
-slower.
+For machines whose kernel has no netem. It limits a connection like TCP's window on a long path: at most a window of
+bytes is in flight, and each counts until its acknowledgement could have arrived. A new connection waits for a round
+trip, as for TCP's handshake. There is no loss, no slow start and no limit of the bandwidth: a real path may be slower.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ KERNEL_WINDOW = 3 * 1024 * 1024
 """Without SO_RCVBUF, Linux grows the receive buffer to 6 MB (net.ipv4.tcp_rmem), half of which is the window."""
 
 CHUNK = 64 * 1024
-# What the relay's own sockets hold adds to the window, and the kernel doubles it.
+# The buffers of the relay's own sockets add to the window, and the kernel doubles them.
 SOCKET_SHARE = 16
 
 
 class LatencyRelay:
-    """Forwards connections from loopback ports of its own, ``ports``, to the targets. Use it as a context manager.
+    """Forwards connections from its own loopback ports, ``ports``, to the targets. Use it as a context manager.
 
     Args:
         targets: loopback ports.
@@ -60,9 +59,9 @@ class LatencyRelay:
 
 @contextmanager
 def with_latency(service: TunnelingService, milliseconds: float, log: Path) -> Iterator[None]:
-    """Make the service's environment lead to the data plane through a relay with this latency.
+    """Change the service's environment so that clients reach the data plane through a relay with this latency.
 
-    The window is that of a link, at either end.
+    The window is that of a link, for both ends.
     """
     if not milliseconds:
         yield
@@ -82,7 +81,7 @@ class _Direction:
         self._receiver = receiver
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
-        # When each piece arrives; an empty one is the end.
+        # The arrival time of each piece; an empty piece is the end.
         self._pieces: deque[tuple[float, bytes]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -93,7 +92,7 @@ class _Direction:
             self.deliver()
 
     def deliver(self) -> None:
-        """Deliver what has arrived, as far as the receiver accepts it, and continue later with the rest."""
+        """Deliver the data that has arrived, as far as the receiver accepts it, and continue later with the rest."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -144,7 +143,7 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        # Drop what still arrives for it, so that the sender's connection ends too.
+        # Drop further data for it, so that the sender's connection is closed too.
         self.resume_writing()
         self._end()
 
@@ -184,7 +183,7 @@ class _End(asyncio.BufferedProtocol):
 
 
 async def _carry(near: socket.socket, target: int, seconds: float, window: int) -> None:
-    """Connect the two ends with the delay between them: the client may send after a round trip."""
+    """Connect the two ends with the delay between them; the client may send after a round trip."""
     loop = asyncio.get_running_loop()
     ends = _End(), _End()
     ends[0].outward = ends[1].inward = _Direction(*ends, seconds, window)
