@@ -184,7 +184,7 @@ def test_status_shows_counters_and_the_round_trip(
     wait_for(lambda: row()["round_trip_ms"], "a round trip was measured")
     assert row()["services"]["SSH1"]["connections"] == 1
     assert banner(stream) == b"SSH-"
-    wait_for(lambda: row()["services"]["SSH1"]["connections"] == 0, "the connection has ended")
+    wait_for(lambda: row()["services"]["SSH1"]["connections"] == 0, "the connection is closed")
     assert row()["services"]["SSH1"]["bytes_out"] > len("SSH-2.0-")
     table = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
     assert f"thing1 in {client.locate('thing1')['account_name']}: connected, round trip" in table

@@ -107,7 +107,7 @@ def kill_hub(fleet: AccountFleet) -> None:
 
 def stop_hub(fleet: AccountFleet) -> None:
     fleet.controller.hub("stop")
-    wait_for(lambda: not (fleet.controller.home / "hub" / "hub.sock").exists(), "the hub has ended")
+    wait_for(lambda: not (fleet.controller.home / "hub" / "hub.sock").exists(), "the hub has exited")
 
 
 def disconnect(fleet: AccountFleet) -> None:

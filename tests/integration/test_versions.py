@@ -98,7 +98,7 @@ def test_consecutive_connections_through_an_old_pair(service: TunnelingService, 
         for seed in range(5):
             with connect(pair, "SSH1") as sock:
                 exchange(sock, 1000, seed)
-            wait_for(lambda seed=seed: pair.source.output().count("closed after") > seed, "the connection has ended")
+            wait_for(lambda seed=seed: pair.source.output().count("closed after") > seed, "the connection is closed")
 
 
 @pytest.mark.parametrize("source", ["V2", "V3"])
