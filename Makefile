@@ -135,9 +135,9 @@ rooms: $(INSTALLED) ## print the package's rooms and the imports between them
 	@$(BIN)/python scripts/architecture.py
 
 .PHONY: docs
-docs: $(INSTALLED) ## build the documentation site in build/docs
-	@$(BIN)/python -c 'import sphinx' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check --group docs
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/docs-site
+docs: ## build the documentation site in build/docs
+	@scripts/system-packages python
+	@scripts/docs-site
 
 .PHONY: licences
 licences: $(INSTALLED) ## check that each file has a licence (REUSE)

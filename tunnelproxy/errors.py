@@ -8,8 +8,8 @@ from typing import Callable, TypeVar
 __all__ = ["ConfigurationError", "Objection", "TunnelClosed", "TunnelRefused", "refuse", "without_frames"]
 
 Objection = Callable[[str, str], None]
-"""What to do about a problem that need not be fatal. It is called with the problem, and with what happens if the
-program continues. It warns, or raises :class:`ConfigurationError` as :func:`refuse` does."""
+"""What to do about a problem that need not be fatal. It is called with the problem, and with the consequence of
+continuing. It either warns, or raises :class:`ConfigurationError` as :func:`refuse` does."""
 
 
 E = TypeVar("E", bound=BaseException)
@@ -50,9 +50,9 @@ def refuse(problem: str, instead: str) -> None:
 
 
 def without_frames(error: E) -> E:
-    """Strip an error that is kept of its traceback and its context.
+    """Remove the traceback and the context of an error that is kept.
 
-    These hold the frames that it went through, and so all that their local variables name, for as long as the error.
+    They would keep the frames that it passed through, with all their local variables, alive as long as the error.
     """
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error

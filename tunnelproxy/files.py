@@ -14,11 +14,11 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def replace_file(path: Path | str, content: bytes | Iterable[bytes], *, dir_fd: int | None = None) -> None:
-    """Write a file of mode 0600. Readers see the old content or the new, never a part, also after a crash.
+    """Write a file of mode 0600 atomically: even after a crash, readers see either the old or the new content.
 
     Args:
         path: the file. ``.partial`` is appended to its name while it is written.
-        content: what to write; parts are written one by one, so a large file need not be in memory as a whole.
+        content: the new content; parts are written one by one, so a large file need not be in memory as a whole.
         dir_fd: an open directory that a relative path starts from; None for the working directory.
 
     Raises:
@@ -26,7 +26,7 @@ def replace_file(path: Path | str, content: bytes | Iterable[bytes], *, dir_fd: 
     """
     partial = f"{path}.partial"
     try:
-        # A killed process may have left one. Never write to it: it may be a link, or open to others.
+        # A killed process may have left a partial file. Never write to it: it may be a link, or accessible to others.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial, dir_fd=dir_fd)
         with os.fdopen(os.open(partial, _FLAGS, 0o600, dir_fd=dir_fd), "wb") as file:

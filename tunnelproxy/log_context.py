@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The context of a task's log records: the tunnel that it serves, and the thing at the far end.
+"""The context of a task's log records: the tunnel that the task serves, and the thing at the far end.
 
 Tasks and event loop callbacks inherit it from the task that starts them. Structured logs add it to each record.
 """
@@ -21,5 +21,5 @@ def about() -> Mapping[str, str]:
 
 
 def set_about(**fields: str) -> None:
-    """Add to the context of the current task, and of everything that it starts later."""
+    """Add to the context of the current task and of all tasks that it starts later."""
     _about.set(MappingProxyType({**_about.get(), **fields}))

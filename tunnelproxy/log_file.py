@@ -25,18 +25,18 @@ DEFAULT_KEPT = 5
 
 
 class RotatingFile:
-    """Appends lines to a file of mode 0600. The file is renamed when it is full.
+    """Appends lines to a file of mode 0600, which is renamed when it is full.
 
-    Each line is passed to the kernel at once, so a killed process loses none. The file is opened by :meth:`open`, or
-    else by the first line.
+    Each line is passed to the kernel immediately, so a killed process loses none. The file is opened by :meth:`open`,
+    or by the first line.
 
     Args:
         path: the file, created if missing. Full files are ``path.1`` (the newest), ``path.2`` and so on.
         outage: records lines that could not be written.
         size: bytes at which the file is full; 0 for no limit.
         kept: how many full files to keep.
-        follow_path: whether to create the file again as soon as someone has renamed or removed it, rather than to
-            wait for :meth:`reopen`. This costs two system calls per line.
+        follow_path: whether to recreate the file as soon as someone has renamed or removed it, instead of waiting for
+            :meth:`reopen`. This costs two system calls per line.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RotatingFile:
             self._outage.failed(error.strerror)
             return
         if written < len(line):
-            # The disk had space for a part of the line only.
+            # The disk had space for only a part of the line.
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, os.fstat(fd).st_size - written)
             self._outage.failed("No space left on device")
@@ -123,7 +123,7 @@ class RotatingFile:
     def _rotate(self, current: int) -> int:
         """Start a new file. If that fails, the old one grows: its lines matter more than its size."""
         try:
-            # Before the renames: while no file can be opened, each line would push out a file that is kept.
+            # Before the renames: while no file can be opened, each line would otherwise push out one of the kept files.
             new = self._path.with_name(f"{self._path.name}.new")
             fd = _open(new)
             try:

@@ -26,7 +26,7 @@ SERVICE_ID = re.compile(r"[a-zA-Z0-9:_-]{1,128}\Z")
 """A service ID, such as SSH1. Source: ``Service`` in botocore's model of ``iotsecuretunneling``."""
 
 SAFE_NAME = re.compile(r"(?!-)[a-zA-Z0-9:_-]{1,128}\Z")
-"""A thing's name or a service ID that may be an argument of a command: ssh takes a leading hyphen for an option."""
+"""A thing's name or a service ID that is safe as a command's argument: ssh parses a leading hyphen as an option."""
 
 CLIENT_TOKEN = re.compile(r"[a-zA-Z0-9-]{32,128}\Z")
 """A client token. Source: ``client-token`` in AWS's WebSocketProtocolGuide.md."""
@@ -46,8 +46,8 @@ def split_host_port(text: str) -> tuple[str, str | None]:
     """Split ``HOST``, ``HOST:PORT``, ``[IPV6]`` and ``[IPV6]:PORT``; an IPv6 address without brackets has no port.
 
     Returns:
-        the host as it is written, with its brackets, and the port: None where there is no colon for one. Neither is
-        checked, and either may be empty.
+        the host as written, with its brackets, and the port: None if there is no colon for one. Neither is checked, and
+        either may be empty.
     """
     host, _, port = text.rpartition(":")
     has_port = _PORT_AT_END.search(text) and (":" not in host or host.endswith("]"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells the operator once that a file cannot be written, and once that it can be written again."""
+"""Reports once that a file cannot be written, and once that it can be written again."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         try:
             refuse_device_facts(task_vars.get("ansible_facts"), task_vars["inventory_hostname"])
         except DeviceFactsError as error:
-            # ansible-core would append the text of a cause.
+            # With a cause, ansible-core would append that error's message.
             raise AnsibleActionFail(str(error)) from None
         result["changed"] = False
         return result

@@ -23,7 +23,7 @@ NONSENSE = (
     "The device's answer is not a valid diagnosis. Check whether its Python, and the device itself, can be trusted."
 )
 
-# Of JSON. A diagnosis with 200 lines of each log has a quarter of that.
+# Characters of JSON. A diagnosis with 200 messages of each log has a quarter of that.
 ANSWER_LIMIT = 1024 * 1024
 
 # The keys of ansible-core's results for a module that failed, and for a job that has only been started.
@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
 def _own_words(said: dict) -> dict:
     """Return a valid result of the module, or a failure."""
     words: dict = {"changed": False}
-    # The interpreter that ansible-core has found on the device. It removes such facts of the device itself.
+    # The interpreter that ansible-core found. It has already removed any such fact that the device returned.
     found = {name: value for name, value in _facts(said).items() if str(name).startswith("discovered_interpreter_")}
     if found:
         words["ansible_facts"] = found

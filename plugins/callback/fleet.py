@@ -21,14 +21,14 @@ description:
     while; see O(interval).
   - With C(-v) and higher, it also prints everything that P(ansible.builtin.default#callback) prints. Diffs and messages
     of M(ansible.builtin.debug) are always printed, and results with C(no_log) never.
-  - This is a callback of type C(stdout), because only one plugin can control the screen. The output of other stdout
-    callbacks would be mixed up with the status display.
+  - This is a callback of type C(stdout), not an addition to another one, because only one plugin can control the
+    screen. The output of a callback that does not know of the status display would be mixed up with it.
 options:
   live:
     description:
       - Whether to show the status display on a terminal. It is never shown on a dumb terminal, nor if the output does
         not go to a terminal.
-      - Turn it off if a playbook prompts in a way that Ansible does not know of.
+      - Turn it off if a playbook prompts in a way that Ansible does not know of, such as with the task debugger.
     type: bool
     default: true
     env:
@@ -110,7 +110,7 @@ _TRANSPORT = "iotops.tunnel.ssh"
 
 
 class CallbackModule(DefaultCallback):
-    """Replaces the output of the default callback, which is printed too if verbosity asks for it."""
+    """Replaces the output of the default callback, which is also printed with C(-v)."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
@@ -252,7 +252,7 @@ class CallbackModule(DefaultCallback):
             self._hub_rows, self._opening = rows, set(status.get("opening", ()))
 
     def _learn_thing(self, host, task):
-        """Find out the thing of a host; only once, because computing all variables of a host takes a while."""
+        """Find out the thing of a host, only once, because computing all variables of a host takes a while."""
         name = host.get_name()
         if name in self._things:
             return

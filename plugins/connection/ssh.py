@@ -72,7 +72,7 @@ options:
     description:
       - Whether to request O(health_path) from the device's HTTP server before each new SSH connection. If the device is
         not healthy, it is reported as unreachable, with its answer.
-      - Tasks that share an SSH connection (C(ControlPersist), one minute by default) send one request.
+      - Tasks that share an SSH connection (C(ControlPersist), see O(ssh_args)) send one request.
     type: boolean
     default: false
     vars:
@@ -131,6 +131,12 @@ options:
   port:
     description:
       - Ignored. The device decides which address a service leads to.
+  ssh_args:
+    description:
+      - Arguments for ssh, sftp and scp, as in P(ansible.builtin.ssh#connection).
+      - If they are not set, and the device's proxy is known to speak V3, an SSH connection that tasks share is kept for
+        ten minutes after its last use, instead of one (C(ControlPersist)). The hub has the tunnel anyway. An older
+        proxy allows only one connection per service, which others may be waiting for.
   pipelining:
     description:
       - Whether to send modules to the device on the standard input of its Python, instead of copying them to files.
@@ -231,6 +237,10 @@ _SSHPASS_UNKNOWN_KEY = 6
 
 # In ansible-core's exception, ssh's stderr follows these words.
 _NOT_SENT = "can be reached over ssh: "
+
+# In ansible-core's default of ssh_args, and what takes its place.
+_KEPT = b"ControlPersist=60s"
+_KEPT_LONGER = b"ControlPersist=600s"
 
 # What HTTP allows as the target of a request (RFC 9112, section 3.2.1).
 _HTTP_PATH = re.compile(r"/[!-~]*\Z")
@@ -533,9 +543,17 @@ class Connection(SshConnection):
             log = [b"-E", to_bytes(self._ssh_log(), errors="surrogate_or_strict")]
             self._add_args(defaults, log, "separate ssh's own messages from the output of the device")
 
+        if self._keeps_connections():
+            command = [_KEPT_LONGER if part == _KEPT else part for part in command]
+            display.vvv("SSH: keep the connection for ten minutes: the device allows several", host=thing)
         first = command.index(to_bytes(binary, errors="surrogate_or_strict")) + 1
         last = len(command) - len(other_args)
         return [*command[:first], *required, *command[first:last], *defaults, *command[last:]]
+
+    def _keeps_connections(self):
+        """Whether to keep a connection for longer than ansible-core does."""
+        is_default = self.get_option_and_origin("ssh_args")[1] == "default"
+        return is_default and self._location.get("destination_version") == "V3"
 
     def _connector_log(self):
         """Return the path of the file, in Ansible's private directory, for the stderr of the connector."""

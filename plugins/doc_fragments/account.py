@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The account of a host's tunnels, and how to reach it: for plugins, which read variables and ansible.cfg."""
+"""The account of a host's tunnels, and how to reach its APIs: for plugins, which read variables and ansible.cfg."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ class ModuleDocFragment:
 options:
   profile:
     description:
-      - Named profile of the AWS configuration files.
-      - Takes precedence over keys that are set in the environment.
-      - The environment variable E(AWS_PROFILE) is used when this is not set.
+      - Named profile in the AWS configuration files. Takes precedence over keys that are set in the environment.
+      - Defaults to the environment variable E(AWS_PROFILE).
     type: string
     vars:
       - name: iotops_tunnel_profile
@@ -25,8 +24,7 @@ options:
   region:
     description:
       - AWS region of the tunnels, such as V(eu-central-1).
-      - The environment variables E(AWS_REGION) or E(AWS_DEFAULT_REGION), then the profile, are used when this is not
-        set.
+      - Defaults to the environment variable E(AWS_REGION) or E(AWS_DEFAULT_REGION), then to the profile's region.
     type: string
     vars:
       - name: iotops_tunnel_region
@@ -36,7 +34,7 @@ options:
   access_key:
     description:
       - AWS access key ID.
-      - The environment variable E(AWS_ACCESS_KEY_ID) is used when this is not set.
+      - Defaults to the environment variable E(AWS_ACCESS_KEY_ID).
     type: string
     vars:
       - name: iotops_tunnel_access_key
@@ -46,7 +44,7 @@ options:
   secret_key:
     description:
       - AWS secret access key.
-      - The environment variable E(AWS_SECRET_ACCESS_KEY) is used when this is not set.
+      - Defaults to the environment variable E(AWS_SECRET_ACCESS_KEY).
     type: string
     vars:
       - name: iotops_tunnel_secret_key
@@ -56,7 +54,7 @@ options:
   session_token:
     description:
       - AWS session token, for temporary keys.
-      - The environment variable E(AWS_SESSION_TOKEN) is used when this is not set.
+      - Defaults to the environment variable E(AWS_SESSION_TOKEN).
     type: string
     vars:
       - name: iotops_tunnel_session_token
@@ -65,8 +63,8 @@ options:
         key: session_token
   endpoint_url:
     description:
-      - URL of the control API, for a tunneling service other than AWS.
-      - The environment variable E(AWS_ENDPOINT_URL_IOTSECURETUNNELING) is used when this is not set.
+      - URL of the control API, if the tunneling service is not AWS.
+      - Defaults to the environment variable E(AWS_ENDPOINT_URL_IOTSECURETUNNELING).
     type: string
     vars:
       - name: iotops_tunnel_endpoint_url
@@ -75,8 +73,8 @@ options:
         key: endpoint_url
   aws_ca_bundle:
     description:
-      - File with CA certificates for verifying the control API's certificate.
-      - The environment variable E(AWS_CA_BUNDLE) is used when this is not set.
+      - File of CA certificates with which to verify the control API.
+      - Defaults to the environment variable E(AWS_CA_BUNDLE).
     type: path
     vars:
       - name: iotops_tunnel_aws_ca_bundle
@@ -85,7 +83,7 @@ options:
         key: aws_ca_bundle
   validate_certs:
     description:
-      - Whether to verify the control API's certificate. The data plane's certificate is always verified.
+      - Whether to verify the certificate of the control API. That of the data plane is always verified.
     type: boolean
     default: true
     vars:
@@ -95,8 +93,8 @@ options:
         key: validate_certs
   tunnel_endpoint:
     description:
-      - C(HOST:PORT) of the data plane, for a tunneling service other than AWS.
-      - The environment variable E(AWSIOT_TUNNEL_ENDPOINT) is used when this is not set.
+      - C(HOST:PORT) of the data plane, if the tunneling service is not AWS.
+      - Defaults to the environment variable E(AWSIOT_TUNNEL_ENDPOINT).
     type: string
     vars:
       - name: iotops_tunnel_tunnel_endpoint
@@ -105,8 +103,8 @@ options:
         key: tunnel_endpoint
   tunnel_capath:
     description:
-      - Directory or file with CA certificates for verifying the data plane's certificate.
-      - The environment variable E(AWSIOT_TUNNEL_CAPATH) is used when this is not set.
+      - Directory or file of CA certificates with which to verify the data plane.
+      - Defaults to the environment variable E(AWSIOT_TUNNEL_CAPATH).
     type: path
     vars:
       - name: iotops_tunnel_tunnel_capath

@@ -13,7 +13,7 @@ author:
   - The iotops.tunnel authors (@iotops)
 description:
   - Adds a host for each thing in the thing registry or fleet index of AWS IoT, or in the registry of the self-hosted
-    tunneling service. The hosts are reached through tunnels.
+    tunneling service. The hosts are reached through their tunnels.
   - The configuration file must be named C(things.yml) or C(things.yaml), or end with C(.things.yml) or C(.things.yaml).
   - The self-hosted service supports the API calls of AWS IoT that list things. Its things are those that were enrolled
     with C(tunnelproxy service add-thing). It has no thing groups and no index.
@@ -87,19 +87,18 @@ options:
   region:
     description:
       - AWS region of the things, such as V(eu-central-1).
-      - The environment variables E(AWS_REGION) or E(AWS_DEFAULT_REGION), then the profile, are used when this is not
-        set.
+      - Defaults to the environment variable E(AWS_REGION) or E(AWS_DEFAULT_REGION), then to the profile's region.
   endpoint_url:
     description:
-      - URL of a tunneling service other than AWS, for its registry and its tunnels.
-      - The environment variables E(AWS_ENDPOINT_URL_IOT), then E(AWS_ENDPOINT_URL_IOTSECURETUNNELING), are used when
-        this is not set.
+      - URL of the registry and of the control API, if the tunneling service is not AWS.
+      - Defaults to the environment variable E(AWS_ENDPOINT_URL_IOT), then to E(AWS_ENDPOINT_URL_IOTSECURETUNNELING).
 notes:
   - With the default O(hostvars_prefix), all hosts have the variables C(thing_name), C(thing_type) (null if there is
-    none) and C(thing_attributes) (a dictionary). The registry adds C(thing_arn) and C(thing_version). With
-    O(thing_groups), C(thing_groups) lists which of them the thing is in. The index adds C(thing_id), C(thing_groups),
-    C(thing_shadow) and C(thing_connectivity), with C(connected), C(since) (seconds since 1970) and
-    C(disconnect_reason).
+    none) and C(thing_attributes) (a dictionary).
+  - Hosts from the registry also have C(thing_arn) and C(thing_version) and, with O(thing_groups), C(thing_groups), the
+    listed groups that the thing is in.
+  - Hosts from the index also have C(thing_id), C(thing_groups), C(thing_shadow) and C(thing_connectivity), with
+    C(connected), C(since) (seconds since 1970) and C(disconnect_reason).
   - Values that come from things are never evaluated as templates.
   - The options that select the account (O(profile), O(region), O(endpoint_url) and so on) may be templates, such as
     V({{ lookup('env', 'THE_PROFILE'\) }}). Those that are set in the file become variables of its hosts, such as
@@ -109,8 +108,7 @@ notes:
     C(ansible-vault), because C(ansible-inventory --list) shows variables. In plain text, they are used only for the
     registry. Set O(profile) instead.
   - Things whose names are not valid in AWS IoT are skipped with a warning.
-  - API calls that are throttled are retried up to five times, or as often as E(AWS_MAX_ATTEMPTS) says, with growing
-    pauses.
+  - Throttled calls are retried with increasing delays, up to five times, or as often as E(AWS_MAX_ATTEMPTS) says.
 extends_documentation_fragment:
   - iotops.tunnel.aws
   - constructed
@@ -216,7 +214,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         origin = _origin(caller)
         found = self._cached(path, cache, selection, caller, origin)
         common = {**self._account_variables(config, path), **self._connection_variable()}
-        # Before any host is added: an expression that fails may be an error.
+        # Complete before any host is added: if an expression fails with strict, none is.
         hosts = self._hosts(found, origin, common)
         # Groups come last: a host whose name a group already has would be mistaken for the group.
         for host, variables in hosts.items():
@@ -252,7 +250,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         return self.templar.template(self.get_option(name), **lookups)
 
     def _caller(self, config, configured):
-        """The account to use, from the file, the environment, and ansible.cfg."""
+        """Return the hub's caller: this process, with the account of the file, the environment, and ansible.cfg."""
         options = {name: self._rendered(name) for name in AWS_OPTIONS if config.get(name) is not None}
         try:
             return caller_for(options, defaults=configured)
@@ -260,7 +258,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             raise AnsibleParserError(str(error)) from None
 
     def _account_variables(self, config, path):
-        """Variables that make tunnels to the hosts open in the account of the registry, if the file selects it."""
+        """Return variables with which tunnels to the hosts open in the registry's account, if the file selects it."""
         given = [name for name in AWS_OPTIONS if config.get(name) is not None]
         variables = {
             f"iotops_tunnel_{name}": wrap_var(self._rendered(name)) for name in given if name not in _SECRET_OPTIONS
@@ -269,22 +267,22 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if any(self._is_plain(value) for value in secrets.values()):
             # ansible-inventory --list would print them.
             self.display.warning(
-                f"The keys in {path} are for the registry alone, as they are in plain text: tunnels to its hosts use "
-                "the credentials of the environment. Set profile, or make the keys templates, such as a lookup, or "
-                "encrypt them with ansible-vault."
+                f"The keys in {path} are in plain text, so they are used only for the registry: tunnels to its hosts "
+                "use the credentials of the environment. Set profile, or use templates for the keys, such as a lookup, "
+                "or encrypt them with ansible-vault."
             )
             return variables
         return {**variables, **{f"iotops_tunnel_{name}": value for name, value in secrets.items()}}
 
     def _is_plain(self, value):
-        """Whether a text is neither a template nor encrypted, and so would be shown as it is."""
+        """Whether a value is neither a template nor encrypted, and would be shown in clear text."""
         return isinstance(value, str) and not self.templar.is_template(value)
 
     def _connection_variable(self):
         return {"ansible_connection": CONNECTION} if self.get_option("set_connection") else {}
 
     def _cached(self, path, cache, selection, caller, origin):
-        """Return the things, from the cache unless that has none, is off, or C(cache) is false: --flush-cache."""
+        """Return the things, from the cache if it has them and C(cache) is true (false with --flush-cache)."""
         if not self.get_option("cache"):
             return self._read(selection, caller)
         # Each selection and each registry has its own entry.
@@ -302,7 +300,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         try:
             return things(caller, selection)
         except HubError as error:
-            # ansible-core would append the text of a cause.
+            # With a cause, ansible-core would append that error's message.
             raise AnsibleParserError(str(error)) from None
 
     def _hosts(self, found, origin, common):
@@ -356,7 +354,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             self.display.warning(warning)
         more = len(self._name_warnings) - _MOST_WARNINGS
         if more > 0:
-            self.display.warning(f"There are {more} more such warnings about names of things.")
+            self.display.warning(f"Similar warnings not shown: {more}.")
 
     def _add(self, host, variables):
         self.inventory.add_host(host)
@@ -379,13 +377,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             group += "_group"
         if group != name and group not in self.inventory.groups:
             self.display.warning(
-                f"keyed_groups would create a group with the name of the host {name}. The group is called {group} "
-                "instead. Set its prefix."
+                f"keyed_groups would create a group {name}, but a host has that name. The group is called {group}. Set "
+                "a prefix in keyed_groups."
             )
         return group
 
     def _wanted(self, thing, variables):
-        # An expression about a variable that the thing does not have is false.
+        # An expression that uses a variable that the thing does not have is false.
         if not all(self._holds("filters", text, thing, variables) for text in self.get_option("filters")):
             return False
         return not any(self._holds("exclude", text, thing, variables) for text in self.get_option("exclude"))
@@ -401,7 +399,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             return False
 
     def _hostname(self, thing, variables):
-        """Return the name by the option C(hostname), or the thing's name."""
+        """Return the result of the option C(hostname) for a thing, or the thing's name if that is not a valid name."""
         expression = self.get_option("hostname")
         if not expression:
             return thing.name
@@ -413,8 +411,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             if is_fit(name):
                 return str(name)
             problem = (
-                f"hostname is {str(name)[:80]!r} for the thing {thing.name}. It must begin with a letter or digit, and "
-                "contain only letters, digits, spaces, and _ . : + = @ -"
+                f"hostname is {str(name)[:80]!r} for the thing {thing.name}. It must be a string of letters, digits, "
+                "spaces and any of _ . : + = @ -, and begin with a letter or digit."
             )
         if self.get_option("strict"):
             raise AnsibleParserError(problem)

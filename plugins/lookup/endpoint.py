@@ -14,7 +14,7 @@ author:
 description:
   - Returns the URL, or the host and port, at which the hub makes a service of a thing available on the controller.
   - If the hub has no tunnel to the thing, it reuses an open tunnel of the same owner, or opens one; see O(open).
-  - The port stays the same as long as the hub has the tunnel. SSH services have no port.
+  - The port stays the same while the hub holds the tunnel. SSH services have no port.
 options:
   _terms:
     description: Names of services, such as V(HTTP1).
@@ -24,7 +24,7 @@ options:
   thing:
     description:
       - Name of the thing.
-      - The host's name in the inventory is used when this is not set.
+      - Defaults to the host's name in the inventory.
     type: string
     vars:
       - name: iotops_tunnel_thing
@@ -42,10 +42,10 @@ options:
   scheme:
     description:
       - Scheme of the URL.
-      - By default V(http), or V(https) for the V(page) of a service such as V(HTTPS1).
+      - Defaults to V(http), or to V(https) for the V(page) of a service such as V(HTTPS1).
     type: string
   path:
-    description: Path of the URL, with its query string if it has one.
+    description: Path of the URL, including the query if there is one.
     type: string
     default: ""
   timeout:
@@ -53,7 +53,7 @@ options:
     type: int
     default: 10
   facts:
-    description: For internal use, do not set. Facts of the device, which are checked for names of options.
+    description: Do not set this. These are the facts that the device returned, in which names of options are rejected.
     type: dict
     vars:
       - name: ansible_facts
@@ -61,10 +61,10 @@ extends_documentation_fragment:
   - iotops.tunnel.opening
   - iotops.tunnel.account
 notes:
-  - Settings that are not given as options come from the task's C(environment), then from Ansible's environment
-    (E(AWS_PROFILE), E(AWS_REGION) and so on), as for the C(aws) command. The task's environment is used only to select
-    the account, not for C(PATH) or a web proxy.
-  - With C(delegate_to), the thing is still that of the task's own host.
+  - What the options do not set comes from the task's C(environment), then from the environment of Ansible
+    (E(AWS_PROFILE), E(AWS_REGION) and so on), as it would for C(aws). Of the task's C(environment), only variables that
+    select the account are used, not C(PATH) or an HTTP proxy.
+  - With C(delegate_to), the thing is that of the host that the task is for, not of the delegate.
 seealso:
   - module: iotops.tunnel.tunnel
   - plugin: iotops.tunnel.ssh
@@ -124,7 +124,7 @@ class LookupModule(LookupBase):
             thing = valid_name("thing", name)
             return [self._endpoint(thing, valid_name("service", service), caller, opener) for service in terms]
         except (client.HubError, ValueError) as error:
-            # ansible-core would append the text of a cause.
+            # With a cause, ansible-core would append that error's message.
             raise AnsibleLookupError(str(error)) from None
 
     def _caller(self, variables, direct):
@@ -141,7 +141,7 @@ class LookupModule(LookupBase):
         return given, defaults
 
     def _option(self, name):
-        """An option's value. Values from variables may be templates."""
+        """Return an option's value, templated, because values from variables may be templates."""
         return self._templar.template(self.get_option(name))
 
     def _path(self):

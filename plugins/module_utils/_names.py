@@ -19,7 +19,7 @@ def valid_name(kind: str, name: str) -> str:
     """Return C(name), or raise ValueError with a message. C(kind) is what is named: thing or service."""
     if not isinstance(name, str) or not _NAME.match(name):
         raise ValueError(
-            f"{name!r} cannot be the name of a {kind}: it takes 1 to 128 letters, digits, colons, underscores and "
-            "hyphens, and no hyphen first."
+            f"{name!r} cannot be the name of a {kind}: use 1 to 128 letters, digits, colons, underscores and "
+            "hyphens, and no hyphen at the start."
         )
     return name

@@ -30,10 +30,10 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    details: Only reads.
+    details: Read-only.
   delegation:
     support: none
-    details: The facts are always those of the task's own host.
+    details: The facts are those of the host that the task is for, not of the delegate.
   diff_mode:
     support: N/A
 """

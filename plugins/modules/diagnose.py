@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Diagnose a device in one round trip."""
+"""Module iotops.tunnel.diagnose: checks a device in one round trip."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ version_added: 0.1.0
 description:
   - Checks the system, its services, journal, kernel, disks, memory, network, clock and certificates in one round trip,
     and compares the results with thresholds.
-  - Reads files in C(/proc) and C(/sys), and runs C(systemctl) and C(journalctl) if systemd is running. It needs no
+  - Reads files, mostly in C(/proc) and C(/sys), and runs C(systemctl) and C(journalctl) if systemd is running. Needs no
     other commands, and only Python's standard library.
-  - Checks that are impossible, without systemd or for lack of permissions, are listed with the reason; the task does
-    not fail. With C(become), most checks are possible.
+  - Sections that cannot be checked, for example without systemd or without permission, are listed with the reason. The
+    module does not fail because of them. Use C(become) to check as much as possible.
   - Changes nothing on the device.
-  - The role P(iotops.tunnel.diagnose#role) makes a report for a fleet from the results.
+  - The role P(iotops.tunnel.diagnose#role) creates a report for a fleet.
 author:
   - The iotops.tunnel authors (@iotops)
 options:
@@ -37,22 +37,21 @@ options:
     default: []
   journal_hours:
     description:
-      - How many hours of the journal to read. Only the newest 500 errors are read.
+      - How many hours of the journal to read. At most the newest 500 errors are read.
     type: int
     default: 24
   log_lines:
     description:
-      - How many different messages of the journal and of the kernel to return, from 0 to 200.
-      - Each is truncated to 400 characters, and what looks like a password, a token or a key is masked. Secrets that
-        are logged in an unknown form are not recognised.
-      - With V(0), the journal is not read, and the texts of the kernel's messages are not returned.
+      - Maximum number of distinct messages to return from the journal, and from the kernel's log, from 0 to 200.
+      - Each message is truncated to 400 characters, and text that looks like a password, a token or a key is masked.
+        Secrets in other forms are not recognised.
+      - With V(0), the journal is not read, and no kernel messages are returned, only their number.
     type: int
     default: 20
   certificates:
     description:
-      - Files on the device with certificates in PEM format. Wildcards are allowed. Do not list files that contain
-        private keys.
-      - The default is the files of the agent that P(iotops.tunnel.agent#role) installs, and of AWS IoT Greengrass 2.
+      - Files on the device that contain PEM certificates. Wildcards are allowed. Do not list files with private keys.
+      - The default lists the files of the agent that P(iotops.tunnel.agent#role) installs, and of AWS IoT Greengrass 2.
     type: list
     elements: str
     default:
@@ -63,51 +62,50 @@ options:
       - /greengrass/v2/rootCA.pem
   resolve:
     description:
-      - Host names that the device must be able to resolve, such as that of its MQTT broker.
+      - Host names that the device must be able to resolve, such as the name of its MQTT broker.
     type: list
     elements: str
     default: []
   connect:
     description:
-      - Endpoints, as C(HOST:PORT), that the device must be able to connect to by TCP. No data is sent.
+      - Endpoints, as C(HOST:PORT), to which the device must be able to open a TCP connection. No data is sent.
     type: list
     elements: str
     default: []
   controller_time:
     description:
-      - Time on the controller, in seconds since 1970, to compare the device's clock with.
-      - Usually not needed. By default it is the time at which the task started, and the comparison allows for the
-        duration of the task.
+      - The time to compare the device's clock with, in seconds since 1970.
+      - Defaults to the controller's time, with an allowance for the duration of the task.
     type: float
   thresholds:
     description:
-      - The values at which a finding becomes a C(notice), a C(warning) or C(critical). Thresholds that are not given
-        keep their defaults. C(null) switches a severity off.
-      - For those marked with "under", a finding is reported if the value is below the threshold.
-      - "C(uptime_minutes), under: notice 15."
+      - The value at which a finding becomes a C(notice), a C(warning), or C(critical). Thresholds that are not set keep
+        their defaults. Set one of the three to C(null) to disable it.
+      - Thresholds marked "below" apply to values below the limit; the others, to values at or above it.
+      - "C(uptime_minutes), below: notice 15."
       - "C(load_per_cpu), the 15-minute load average per processor: warning 2, critical 5."
       - "C(temperature_celsius): warning 80, critical 95."
-      - "C(failed_units), the number of failed systemd units: warning 1, critical 3."
-      - "C(wanted_units_inactive), the number of O(units) that are not active: critical 1."
+      - "C(failed_units), failed systemd units: warning 1, critical 3."
+      - "C(wanted_units_inactive), each of O(units) that is not active: critical 1."
       - "C(journal_errors): notice 1, warning 50."
       - "C(kernel_errors): notice 1, warning 50."
       - "C(kernel_warnings): notice 50."
-      - "C(kernel_taints), the number of reasons for which the kernel is tainted: notice 1."
-      - "C(kernel_faults), such as an oops, a machine check, a bad page or a soft lockup: warning 1."
+      - "C(kernel_taints), the number of reasons why the kernel is tainted: notice 1."
+      - "C(kernel_faults), an oops, a machine check, a bad page, or a soft lockup: warning 1."
       - "C(reboot_required): notice 1."
       - "C(disk_percent), of each filesystem: warning 85, critical 95."
       - "C(inode_percent), of each filesystem: warning 85, critical 95."
-      - "C(read_only_filesystems), the number that are not read-only in fstab: critical 1."
+      - "C(read_only_filesystems), each that is not read-only in fstab: critical 1."
       - "C(filesystem_errors), recorded by ext4: critical 1."
       - "C(memory_percent): warning 90, critical 97."
       - "C(swap_percent): warning 80."
-      - "C(oom_kills), processes that were killed for lack of memory since the device started: warning 1."
-      - "C(default_routes), under: warning 1."
-      - "C(name_servers), under: warning 1."
-      - "C(failed_tries), the number of O(resolve) and O(connect) that failed: warning 1."
+      - "C(oom_kills), processes that the kernel killed for lack of memory since it booted: warning 1."
+      - "C(default_routes), below: warning 1."
+      - "C(name_servers), below: warning 1."
+      - "C(failed_tries), each of O(resolve) and O(connect) that failed: warning 1."
       - "C(clock_unsynchronised): warning 1."
-      - "C(clock_offset_seconds), the difference from the controller's clock: warning 30, critical 300."
-      - "C(certificate_days), under: notice 60, warning 30, critical 7."
+      - "C(clock_offset_seconds), from the controller's clock: warning 30, critical 300."
+      - "C(certificate_days), days until a certificate expires, below: notice 60, warning 30, critical 7."
     type: dict
     default: {}
 extends_documentation_fragment:
@@ -115,7 +113,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    details: Only reads.
+    details: Read-only.
   diff_mode:
     support: N/A
 seealso:
@@ -141,11 +139,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 severity:
-  description: The worst severity of all findings, V(ok), V(notice), V(warning) or V(critical).
+  description: The worst severity of all findings (V(ok), V(notice), V(warning) or V(critical)).
   returned: always
   type: str
 findings:
-  description: What is wrong, worst first.
+  description: Problems found, worst first.
   returned: always
   type: list
   elements: dict
@@ -160,7 +158,7 @@ findings:
       description: Name of the threshold that was reached.
       type: str
     message:
-      description: The finding in words.
+      description: The problem, as a sentence.
       type: str
   sample:
     - section: disk
@@ -168,19 +166,19 @@ findings:
       rule: disk_percent
       message: /var is 97.1 % full, 120 MiB of 4.1 GiB left.
 skipped_sections:
-  description: What could not be checked, and why.
+  description: Sections, or parts of them, that could not be checked.
   returned: always
   type: list
   elements: dict
   contains:
     section:
-      description: Section of the check.
+      description: Name of the section.
       type: str
     reason:
-      description: Why the check was impossible.
+      description: What could not be checked, and why.
       type: str
 facts:
-  description: The results by section. Sections that could not be checked are absent.
+  description: The collected facts, by section, without sections that could not be checked.
   returned: always
   type: dict
 seconds:
@@ -227,14 +225,14 @@ def look(options: dict) -> tuple:
     """Return the facts of each section, and what could not be checked."""
     facts: dict = {}
     skipped: list = []
-    # The clock first: the duration of other checks would count as a clock error.
+    # The clock first: the duration of earlier sections would count as an offset.
     for section in sorted(options["sections"], key=lambda name: name != "time"):
         try:
             found = SECTIONS[section](options)
         except Unavailable as error:
             skipped.append({"section": section, "reason": str(error)})
             continue
-        except Exception as error:  # an unusual device; the other sections are checked all the same
+        except Exception as error:  # an unusual device must not prevent the other sections
             reason = f"the check failed unexpectedly on this device ({type(error).__name__}: {error})"
             skipped.append({"section": section, "reason": reason})
             continue

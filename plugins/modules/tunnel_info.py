@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The documentation of iotops.tunnel.tunnel_info, which is an action plugin."""
+"""Documentation of iotops.tunnel.tunnel_info, which is an action plugin."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ module: tunnel_info
 short_description: Describe and list secure tunnels
 version_added: 0.1.0
 description:
-  - Describes tunnels of AWS IoT Secure Tunneling, or of the self-hosted tunneling service. Selects one by its ID, or
-    several by thing, status and tags. Never returns a token.
-  - Makes one API call per tunnel. AWS allows about one per second; calls that are throttled are retried.
-  - Always runs on the controller, whatever the task's host. C(delegate_to) is not needed.
+  - Describes tunnels of AWS IoT Secure Tunneling, or of the self-hosted tunneling service, either one by its ID, or all
+    that match a thing, a status and tags. Never returns tokens.
+  - Each tunnel found requires a separate API call, and AWS allows about one per second. Throttled calls are retried.
+  - Always runs on the controller, whatever host the task is for. C(delegate_to) is not needed.
 author:
   - The iotops.tunnel authors (@iotops)
 options:
   all_things:
     description:
-      - Whether to list the tunnels of all things, including tunnels without a thing.
-      - Set C(run_once) on such a task.
+      - Whether to list the tunnels of all things, and those without a thing.
+      - Set C(run_once) for such a task.
     type: bool
     default: false
   tunnel_id:
     description:
-      - ID of a single tunnel, of any thing.
+      - ID of one tunnel, of any thing.
     type: str
   status:
     description:
-      - Whether to list tunnels that are open, closed, or both. Closed tunnels are deleted after some hours.
+      - Whether to return open tunnels, closed tunnels, or both. Closed tunnels are deleted after some hours.
     type: str
     choices: [open, closed, any]
     default: open
@@ -49,7 +49,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    details: Only reads.
+    details: Read-only.
   diff_mode:
     support: N/A
 seealso:
@@ -57,11 +57,11 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: List each device's open tunnels
+- name: Find the open tunnels of each device
   iotops.tunnel.tunnel_info:
   register: found
 
-- name: List the open tunnels of all things at a site
+- name: Find the open tunnels of all things at a site
   iotops.tunnel.tunnel_info:
     all_things: true
     tags:
@@ -69,7 +69,7 @@ EXAMPLES = r"""
   run_once: true
   register: found
 
-- name: Show the things that are not connected
+- name: Show which devices are not connected
   ansible.builtin.debug:
     msg: "{{ found.tunnels | selectattr('destination', 'equalto', 'disconnected') | map(attribute='thing_name') }}"
   run_once: true
@@ -81,7 +81,7 @@ region:
   returned: always
   type: str
 account:
-  description: Account and region of the tunnels, and the address of the control API if it is not AWS's.
+  description: Account and region of the tunnels, and the address of the control API if it is not AWS's own.
   returned: always
   type: str
   sample: 123456789012/eu-central-1
@@ -111,7 +111,7 @@ tunnels:
       description: Description of the tunnel, or null.
       type: str
     owner:
-      description: Owner of the tunnel, if this collection opened it; otherwise null.
+      description: Owner for whom this collection opened the tunnel, or null.
       type: str
     tags:
       description: Tags of the tunnel.
@@ -123,7 +123,7 @@ tunnels:
       description: Whether the destination, which is the device, is V(connected) or V(disconnected).
       type: str
     lifetime:
-      description: Minutes from the opening of the tunnel until the service closes it.
+      description: Minutes between the opening of the tunnel and its expiry.
       type: int
     created_at:
       description: When the tunnel was opened, in ISO 8601 format.

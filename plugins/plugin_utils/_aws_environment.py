@@ -70,9 +70,9 @@ def caller_for(
 ) -> Caller:
     """Return the caller of the hub: this process, with the account that the options select.
 
-    From weak to strong: C(defaults), which are those of ansible.cfg; the environment; what the task's C(environment)
-    says of the account, and nothing else of it; C(variables), which are a host's; C(options), which are a task's. A
-    plugin whose options come from variables gives those as C(options). Raise ValueError with a sentence.
+    In ascending precedence: C(defaults), from ansible.cfg; the environment; the variables of C(task_environment) that
+    select the account, but no others; C(variables), of the host; C(options), of the task. A plugin whose options come
+    from variables passes those as C(options). Raise ValueError with a message for the user.
     """
     configured = _as_variables(defaults or {})
     merged: dict[str, str] = {}
@@ -100,10 +100,10 @@ class Opener(NamedTuple):
 
 
 def opener_for(caller: Caller, *layers: Mapping[str, Any]) -> Opener:
-    """Return the opener of tunnels by the layers of options, strongest first.
+    """Return owner and C(unregistered) from layers of options, in descending precedence.
 
-    The caller's environment, which has the task's, comes before the last layer. That is ansible.cfg's, in which plugins
-    also have Ansible's own environment.
+    The caller's environment, which includes the task's, comes just before the last layer, which is ansible.cfg. For
+    plugins, that layer also has Ansible's own environment.
     """
     inherited = {"owner": caller.environment.get(OWNER_VARIABLE)}
     inherited["unregistered"] = caller.environment.get(UNREGISTERED_VARIABLE) or None

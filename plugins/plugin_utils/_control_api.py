@@ -85,7 +85,7 @@ class ControlApi:
     """The calls that the action plugins make. A call that fails raises L(client.HubError).
 
     Args:
-        caller: whose environment says which account they go to.
+        caller: its environment selects the account.
     """
 
     def __init__(self, caller: client.Caller) -> None:

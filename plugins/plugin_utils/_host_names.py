@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The host names of things in the inventory, chosen so that no thing replaces another host.
 
-Whoever may name a thing, or set its attributes, could otherwise name it like a host or a group of the operator's: its
-variables would be merged into those of that host, and a play for that group would not reach whom it is meant for.
+Otherwise, someone with permission to name things, or to set their attributes, could give a thing the name of one of the
+operator's hosts or groups. Its variables would be merged into those of the host, and a play for the group would not
+reach the hosts in it.
 
 PRIVATE: other collections must not import this.
 """
@@ -31,7 +32,7 @@ class Origin(NamedTuple):
     """The source of a thing.
 
     Attributes:
-        asked: a digest of what says which registry was asked; equal for one account.
+        asked: a digest of the settings that select the registry; equal for the same account.
         endpoint: the registry's URL; empty for AWS's own.
     """
 
@@ -81,8 +82,8 @@ class HostNames:
     def give(self, wanted: str, thing: KnownThing) -> tuple[str | None, str]:
         """Return the name of a thing's host and, if it is not the wanted one, the reason.
 
-        It is C(THING.ACCOUNT.REGION) where the other is taken, or C(THING.thing) where the account is not known; None
-        where that is taken as well.
+        If the wanted name is taken, it is C(THING.ACCOUNT.REGION), or C(THING.thing) if the account is not known, or
+        None if that is also taken.
         """
         reason = self._taken(wanted, thing)
         name = self._qualified(thing) if reason else wanted

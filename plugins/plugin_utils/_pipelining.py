@@ -8,13 +8,12 @@ PRIVATE: other collections must not import this.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
 import time
 from collections.abc import Callable
-
-from ansible_collections.iotops.tunnel.tunnelproxy.files import replace_file
 
 REMEMBERED_SECONDS = 3600.0
 """For how long a device is not asked again. Its sudoers file may change."""
@@ -34,21 +33,26 @@ def sudo_requires_tty(folder: str, device: str, sudo: str, user: str, run: Calla
         run: runs a command on the device without a terminal, and returns its stderr.
     """
     digest = hashlib.sha256("\0".join((device, sudo, user)).encode()).hexdigest()[:16]
-    path = os.path.join(folder, f"sudo-tty-{digest}")
-    remembered = _read_recent(path)
-    if remembered is None:
-        command = f"LC_ALL=C {sudo} -n -u {shlex.quote(user)} true </dev/null"
-        remembered = b"required" if _REFUSAL in run(command) else b"not required"
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        replace_file(path, remembered)
-    return remembered == b"required"
+    # An empty file for each answer: there is no moment at which it is half written.
+    files = {answer: os.path.join(folder, f"sudo-tty-{digest}-{answer}") for answer in ("required", "optional")}
+    recent = [answer for answer, path in files.items() if _is_recent(path)]
+    if len(recent) != 1:
+        refused = _REFUSAL in run(f"LC_ALL=C {sudo} -n -u {shlex.quote(user)} true </dev/null")
+        recent = ["required" if refused else "optional"]
+        _remember(files[recent[0]], files["optional" if refused else "required"])
+    return recent == ["required"]
 
 
-def _read_recent(path: str) -> bytes | None:
+def _is_recent(path: str) -> bool:
     try:
-        if time.time() - os.stat(path).st_mtime > REMEMBERED_SECONDS:
-            return None
-        with open(path, "rb") as file:
-            return file.read()
+        return time.time() - os.stat(path).st_mtime < REMEMBERED_SECONDS
     except OSError:
-        return None
+        return False
+
+
+def _remember(path: str, other: str) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(other)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    os.utime(path)

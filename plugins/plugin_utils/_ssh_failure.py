@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What it means when ssh fails that runs through a tunnel, as a sentence for the operator.
+"""Why ssh failed through a tunnel, as a message for the operator.
 
-A connection "broke off" only where ssh had logged in. ssh does not say so, but it tells of each failure before: in its
-log, or, where its command line or its LogLevel is at fault, by having none.
+A connection "broke off" only if ssh had logged in. ssh does not report the login, but it does report every earlier
+failure, in its log, or by having no log if its command line or its LogLevel is at fault.
 
 PRIVATE: other collections must not import this.
 """
@@ -40,7 +40,7 @@ _GREETING_LINE = re.compile(r"^iotops\.tunnel greeting: (.+?)\s*$", re.MULTILINE
 _NO_GREETING = r"(?:kex|ssh)_exchange_identification: .*|banner exchange: .*"
 _SILENCE = r"Connection timed out during banner exchange|Connection to UNKNOWN port 65535 timed out"
 
-# What has no counterpart on the other side, and the option of ssh that allows more.
+# Algorithms for which the two sides have nothing in common, and the option of ssh that enables more.
 _OPTIONS = {
     "host key type": "HostKeyAlgorithms",
     "key exchange method": "KexAlgorithms",
@@ -74,14 +74,14 @@ _HINTS = (
     ),
 )
 
-# What ssh writes past its log when a connection that no other process shares is lost after the login.
+# What ssh writes to stderr, not to its log, when a connection that no other process shares is lost after the login.
 _LOST = re.compile(r"^(?:Connection to \S+ closed by remote host\.|Read from remote host \S+: .+)\r?$", re.MULTILINE)
 _SILENT_LEVELS = ("SILENT", "QUIET")
 _TERSE_LEVELS = (*_SILENT_LEVELS, "FATAL", "ERROR")
 
 
 class Target(NamedTuple):
-    """What ssh was led to. C(alias) is the name by which it knows the host key."""
+    """What ssh connected to. C(alias) is the name by which it knows the host key."""
 
     thing: str
     service: str
@@ -90,11 +90,11 @@ class Target(NamedTuple):
 
 
 class SshOutput(NamedTuple):
-    """What a run of ssh left behind.
+    """The output of a run of ssh.
 
-    C(log) has its own words, and is None where it ended before it opened its log; C(stderr) has the device's too.
-    C(connector) is what the connector has said, and None where ssh did not start it: it shared a connection, or failed
-    before.
+    C(log) is ssh's own log, or None if ssh exited before it opened one; C(stderr) also has the device's output.
+    C(connector) is the output of the connector, or None if ssh did not start it, because it shared a connection or
+    failed earlier.
     """
 
     log: str | None
@@ -103,11 +103,11 @@ class SshOutput(NamedTuple):
 
 
 class Probes(NamedTuple):
-    """What is asked only where it is needed.
+    """Checks that are made only if needed.
 
-    C(still_up) tells whether the connection that tasks share is there, and C(config) what C(ssh -G) says: options by
-    name, or as C(failure) why it fails.
-    C(hub_pid) is the process ID of the hub which carried the connection.
+    C(still_up) returns whether the connection that tasks share exists. C(config) returns the output of C(ssh -G) as
+    options by name, or its error as C(failure).
+    C(hub_pid) is the process ID of the hub that carried the connection.
     """
 
     still_up: Callable[[], bool]
@@ -116,12 +116,12 @@ class Probes(NamedTuple):
 
 
 def lost_master(output: SshOutput) -> bool:
-    """Whether the process that had the shared connection ended just then, so that ansible-core runs ssh once more."""
+    """Whether the process with the shared connection had just exited, in which case ansible-core runs ssh again."""
     return SshLog(output.log).lost_master
 
 
 def explain_ssh(output: SshOutput, target: Target, probes: Probes) -> str | None:
-    """Return a sentence for ssh's status 255, or None where ssh has said nothing."""
+    """Return a message for ssh's status 255, or None if ssh printed nothing."""
     before = _explain_before_login(output, target, probes)
     if before is not None:
         return before
@@ -137,14 +137,14 @@ def explain_ssh(output: SshOutput, target: Target, probes: Probes) -> str | None
 
 
 def explain_killed(output: SshOutput, target: Target, probes: Probes) -> str | None:
-    """Return a sentence for an ssh that was ended from here, or None where it had logged in, for all that is known."""
+    """Return a message for an ssh that Ansible killed, or None if it had logged in, as far as is known."""
     return _explain_before_login(output, target, probes)
 
 
 def explain_sshpass(output: SshOutput, target: Target, probes: Probes) -> str | None:
-    """Return a sentence where sshpass ended ssh because that asked whether to accept a host key.
+    """Return a message if sshpass stopped ssh because ssh asked whether to accept a host key.
 
-    Return None where the status is that of the command, which sshpass passes on.
+    Return None if the status is that of the command, which sshpass passes on.
     """
     before = _explain_before_login(output, target, probes)
     if before is not None or probes.still_up():
@@ -152,7 +152,7 @@ def explain_sshpass(output: SshOutput, target: Target, probes: Probes) -> str | 
     config = probes.config()
     if config.get("stricthostkeychecking") != "ask":
         return None
-    # A connection that is kept after a login would be up.
+    # If the connection is kept after a login, it would still be up.
     is_kept = config.get("controlmaster") != "false" and config.get("controlpersist") != "no"
     if not is_kept and is_known(target.alias, config):
         return None
@@ -160,9 +160,9 @@ def explain_sshpass(output: SshOutput, target: Target, probes: Probes) -> str | 
 
 
 def explain_transfer(output: SshOutput, target: Target, probes: Probes) -> str | None:
-    """Return a sentence for sftp or scp that failed, or None where that may be the transfer's fault alone.
+    """Return a message for an sftp or scp that failed, or None if only the transfer may have failed.
 
-    Then ansible-core tries the next method. sftp and scp keep no log: of what they print, nothing is looked at.
+    In that case, ansible-core tries the next method. sftp and scp keep no log, and their output is not evaluated.
     """
     said = _connector_said(output)
     if said is not None:
@@ -181,7 +181,7 @@ def _connector_said(output: SshOutput) -> str | None:
 
 
 def _explain_before_login(output: SshOutput, target: Target, probes: Probes) -> str | None:
-    """Why there was no connection, or the host key or its algorithms were not accepted."""
+    """Return why there was no connection, or why the host key or an algorithm was not accepted."""
     log = SshLog(output.log)
     return (
         _connector_said(output)
@@ -211,7 +211,7 @@ def _explain_proxy_command(output: SshOutput, log: SshLog, target: Target) -> st
 
 
 def _explain_greeting(output: SshOutput, log: SshLog, target: Target) -> str | None:
-    """ssh had a stream, and it ended, or stayed silent, before the SSH server's greeting."""
+    """Explain a stream that was closed, or stayed silent, before the SSH server's greeting."""
     refused = log.has(_NO_GREETING)
     if not refused and not log.has(_SILENCE):
         return None
@@ -222,9 +222,7 @@ def _explain_greeting(output: SshOutput, log: SshLog, target: Target) -> str | N
             if greeting[1] == "Exceeded MaxStartups"
             else f"check that {target.service} leads to an SSH server, and that it lets this machine log in"
         )
-        return (
-            f"The server behind {target.service} of {target.thing} did not let ssh in. It said '{greeting[1]}': {hint}."
-        )
+        return f"The server behind {target.service} of {target.thing} rejected ssh with '{greeting[1]}': {hint}."
     return str(client.explain(target.thing, target.service, refused=refused, account=target.account))
 
 
@@ -236,7 +234,7 @@ def _nothing_was_run(target: Target, lines: list[str], words: str) -> str:
 
 
 def _explain_session(output: SshOutput, log: SshLog, target: Target, probes: Probes) -> str:
-    """Of a connection that was good, or of which ssh says nothing at all."""
+    """Explain the end of a connection that had worked, or about which ssh logged nothing at all."""
     config = {} if log.lines else probes.config()
     words = last_words(config.get("failure", ""))
     if words and output.connector is None:
@@ -264,7 +262,7 @@ def _explain_session(output: SshOutput, log: SshLog, target: Target, probes: Pro
 
 
 def _ended_by_itself(output: SshOutput, log: SshLog, probes: Probes) -> bool:
-    """Whether an ssh that shares its connection with none would have told of a broken one."""
+    """Whether ssh would have reported a lost connection, because it does not share its connection."""
     if log.lines or output.connector is None or _LOST.search(output.stderr):
         return False
     config = probes.config()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Why ssh does not accept a device's host key, and what is to be done about it.
+"""Why ssh does not accept a device's host key, and what to do about it.
 
 PRIVATE: other collections must not import this.
 """
@@ -24,12 +24,12 @@ _AGAIN = "have its authority sign the host key again."
 
 
 def explain_host_key(log: SshLog, thing: str, alias: str, config: Callable[[], Mapping[str, str]]) -> str | None:
-    """Return a sentence for the operator, or None where ssh accepted the host key or did not see it.
+    """Return a message for the operator, or None if ssh accepted the host key or did not receive it.
 
     Args:
-        log: what ssh said.
-        alias: the name by which it knows the device.
-        config: its configuration, as C(ssh -G) has it; asked for only where it is needed.
+        log: ssh's log.
+        alias: the name by which ssh knows the device.
+        config: returns ssh's configuration, as C(ssh -G) prints it. Called only if needed.
     """
     if not log.has(r"Host key verification failed\."):
         return None
@@ -43,7 +43,7 @@ def explain_host_key(log: SshLog, thing: str, alias: str, config: Callable[[], M
 
 
 def explain_unknown_key(thing: str, alias: str, config: Callable[[], Mapping[str, str]]) -> str:
-    """Return a sentence for a key that is in no file of known hosts."""
+    """Return a message for a key that is in no known hosts file."""
     file = _file_with_authority(alias, config())
     if file is not None:
         return (
@@ -58,7 +58,7 @@ def explain_unknown_key(thing: str, alias: str, config: Callable[[], Mapping[str
 
 
 def is_known(alias: str, config: Mapping[str, str]) -> bool:
-    """Whether there is a key for a name in a file of known hosts."""
+    """Whether a known hosts file has a key for a name."""
     return any("" in _marks(alias, path) for path in _files(config))
 
 
@@ -112,18 +112,18 @@ def _unchecked(log: SshLog, thing: str) -> str | None:
 
 
 def _file_with_authority(alias: str, config: Mapping[str, str]) -> str | None:
-    """The file of known hosts that has a certificate authority for a name."""
+    """Return the known hosts file that has a certificate authority for a name."""
     return next((path for path in _files(config) if "CA" in _marks(alias, path)), None)
 
 
 def _files(config: Mapping[str, str]) -> list[str]:
-    """The files of known hosts that there are. ssh -G does not quote their names."""
+    """Return the known hosts files that exist. ssh -G does not quote their names."""
     named = [os.path.expanduser(file) for option in _KNOWN_HOSTS for file in config.get(option, "").split()]
     return [path for path in named if os.path.isfile(path)]
 
 
 def _marks(alias: str, path: str) -> list[str]:
-    """Of each line for a name its mark: nothing, C(CA) or C(REVOKED)."""
+    """Return the marker of each line for a name: empty, C(CA) or C(REVOKED)."""
     command = ["ssh-keygen", "-F", alias, "-f", path]
     try:
         found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603  no shell

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ssh writes into its own log (C(-E)).
+"""ssh's own log (C(-E)).
 
-The device's words are not in it: its banner, and what its commands print, go to stderr. So a line here is ssh's, and
-its format is that of OpenSSH's source (ssh.c, sshconnect.c, sshconnect2.c, clientloop.c, mux.c, packet.c), up to 10.5.
+It contains no output of the device: its banner, and what its commands print, go to stderr. Every line is therefore
+ssh's, in the format of OpenSSH's source (ssh.c, sshconnect.c, sshconnect2.c, clientloop.c, mux.c, packet.c), up to
+10.5.
 
 PRIVATE: other collections must not import this.
 """
@@ -18,10 +19,10 @@ __all__ = ["SshLog", "last_words"]
 _MOST_LINES = 3
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
-# ssh quotes the device in these, line breaks included: what comes after them may be the device's.
+# ssh quotes the device in these, including line breaks, so what follows may come from the device.
 _QUOTES_DEVICE = re.compile(r"Received disconnect from |channel \d+: open failed: ")
 
-# After these, ssh goes on.
+# Remarks, after which ssh continues.
 _REMARK = re.compile(
     r"debug[123]: |OpenSSH_|Warning: |WARNING: |\*\* |Authenticated |Transferred: |Bytes per second: |"
     r"Failed to add the |Host key fingerprint is: |ControlSocket .+ already exists|Control socket connect\(|"
@@ -32,13 +33,13 @@ _REMARK = re.compile(
 _LOST_MASTER = "mux_client_hello_exchange: write packet: Broken pipe"
 _AUTHENTICATED = re.compile(r"(?:debug1: )?Authenticated to ")
 
-# How a connection ends over which a command may have run.
+# How a connection ends on which a command may have run.
 _ENDS_SESSION = re.compile(
     r"Timeout, server .+ not responding\.$|client_loop: send disconnect: |Read from remote host |"
     r"channel \d+: open failed: "
 )
 
-# How a connection ends before a login, or after one.
+# How a connection ends, either before or after a login.
 _ENDS_ANY = re.compile(
     r"Connection (?:closed|reset) by |Disconnected from |Received disconnect from |ssh_dispatch_run_fatal: |"
     r"ssh_packet_|packet_write_|.*: Broken pipe$"
@@ -53,10 +54,10 @@ class SshLog:
     """The log of one run of ssh.
 
     Args:
-        text: what is in the file; C(None) where ssh did not open it, or was told to use another.
+        text: the content of the file; C(None) if ssh did not open it, or was given another one.
 
     Attributes:
-        lines: ssh's own, without remarks.
+        lines: without remarks.
     """
 
     def __init__(self, text: str | None) -> None:
@@ -70,21 +71,21 @@ class SshLog:
         self.lines = [line for line in every if line and not _REMARK.match(line)]
 
     def find(self, pattern: str) -> re.Match[str] | None:
-        """The first line that a pattern matches from its start to its end."""
+        """Return the match of the first line that a pattern matches completely, or None."""
         return next((found for line in self.lines if (found := re.fullmatch(pattern, line))), None)
 
     def has(self, pattern: str) -> bool:
-        """Whether there is such a line."""
+        """Whether a pattern matches a line completely."""
         return self.find(pattern) is not None
 
     @property
     def ends_session(self) -> bool:
-        """Whether ssh tells, or says nothing against it, that it was logged in."""
+        """Whether the log shows that ssh had logged in, or at least does not contradict it."""
         return self.authenticated or not self.lines or bool(_ENDS_SESSION.match(self.lines[-1]))
 
     @property
     def ends_anywhere(self) -> bool:
-        """Whether ssh's last line tells of an end, and not whether there was a login before."""
+        """Whether the last line reports a closed connection, and the log does not show whether ssh had logged in."""
         if self.ends_session or any(_BEFORE_LOGIN.match(line) for line in self.lines):
             return False
         return bool(_ENDS_ANY.match(self.lines[-1]))
@@ -96,7 +97,7 @@ class SshLog:
 
 
 def last_words(stderr: str) -> str:
-    """The last lines of a program that had no connection yet, without how it is used."""
+    """Return the last lines of a program that failed before it connected, without its usage text."""
     usage = stderr.find("usage: ")
     lines = [_clean(line) for line in (stderr if usage < 0 else stderr[:usage]).split("\n")]
     return "; ".join([line for line in lines if line and not _REMARK.match(line)][-_MOST_LINES:])

@@ -32,13 +32,13 @@ class TaskAccount:
 
     Args:
         action: the action plugin.
-        options: those of the task, validated; those that are None are not set.
+        options: the task's options, validated; None if not set.
         task_vars: the variables of the host that the task is for.
 
     Attributes:
-        caller: who asks the hub.
-        owner: who tunnels are opened for.
-        unregistered: whether to open tunnels to things that the registry does not know.
+        caller: the caller of the hub.
+        owner: the owner of new tunnels.
+        unregistered: whether to open tunnels to things that are not in the registry.
     """
 
     def __init__(self, action: ActionBase, options: dict, task_vars: dict) -> None:
@@ -49,7 +49,7 @@ class TaskAccount:
                 options, variables=variables, task_environment=_task_environment(action), defaults=defaults
             )
         except ValueError as error:
-            # ansible-core would append the text of a cause.
+            # With a cause, ansible-core would append that error's message.
             raise AnsibleActionFail(str(error)) from None
         self.owner, self.unregistered = opener_for(self.caller, options, variables, defaults)
 

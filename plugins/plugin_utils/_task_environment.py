@@ -19,8 +19,8 @@ from ansible.template import Templar
 def task_environment(templar: Templar) -> dict[str, str]:
     """Return it, templated; empty if no task is running, as in the keywords of a play.
 
-    The task is found where it is being executed, up the stack: ansible-core 2.18 to 2.21 all template a task's
-    arguments there.
+    The task is found in the stack frame that executes it: ansible-core 2.18 to 2.21 all template a task's arguments
+    below it.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

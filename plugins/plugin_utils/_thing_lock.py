@@ -21,7 +21,7 @@ from ansible_collections.iotops.tunnel.tunnelproxy.hub import client
 def thing_lock(account: str, thing: str) -> Iterator[None]:
     """Hold the lock of a thing in an account. The kernel releases it when the process exits, for whatever reason.
 
-    Raises C(client.HubError) where the hub's folder cannot be written.
+    Raise C(client.HubError) if the hub's folder cannot be written.
     """
     # The name of the account may contain a URL.
     name = f"{hashlib.sha256(account.encode()).hexdigest()[:16]}-{thing}"

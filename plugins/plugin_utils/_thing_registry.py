@@ -25,7 +25,7 @@ _INDEX_PAGE = 100
 
 @dataclass(frozen=True)
 class Selection:
-    """Which things to return. The conditions also hold for the results of C(query) in the fleet index."""
+    """Which things to return. The other conditions also apply to the results of C(query) in the fleet index."""
 
     query: str | None = None
     index: str = "AWS_Things"
@@ -78,7 +78,7 @@ def things(caller: client.Caller, selection: Selection) -> list[Thing]:
     """Return the selected things, sorted by name.
 
     Args:
-        caller: whose environment says which registry is asked. The hub makes the calls.
+        caller: its environment selects the registry. The hub makes the calls.
     """
     found = _from_index(caller, selection) if selection.query else _from_registry(caller, selection)
     wanted = {thing.name: thing for thing in found if selection.covers(thing)}

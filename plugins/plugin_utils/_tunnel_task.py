@@ -31,15 +31,15 @@ class TunnelTask:
     """One task: its options, the control API, and the result as it grows.
 
     Args:
-        api: calls go to the account in which the thing is.
-        thing: the thing that the task is about.
+        api: the control API of the thing's account.
+        thing: the thing that the task works on.
         options: as C(checked_options) returns them.
-        owner: who tunnels are opened for.
-        unregistered: whether to open a tunnel to a thing that the registry does not know.
+        owner: the owner of new tunnels.
+        unregistered: whether to open a tunnel to a thing that is not in the registry.
 
     Attributes:
         result: what the task returns, without tokens.
-        tokens: access tokens that the task got, by the end that they are for; also if it fails afterwards.
+        tokens: access tokens that the task obtained, by end, even if it failed afterwards.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TunnelTask:
         self.tokens: dict[str, str] = {}
 
     def run(self) -> None:
-        """Bring about the option C(state)."""
+        """Do what the option C(state) requests."""
         if self.options["state"] == "absent":
             self.close()
         else:
@@ -241,7 +241,7 @@ def _check_ports(ports: dict, services: list) -> None:
             )
         if port is not None and service.upper().startswith("SSH"):
             raise TunnelTaskError(
-                f"{service} cannot have a port: other users of this machine could reach the device by it, and ssh "
+                f"{service} cannot have a port: other users of this machine could reach the device through it, and ssh "
                 "needs none. Remove it from ports."
             )
 

@@ -29,6 +29,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from peers.process import wait_for
 from tunnelproxy.hub import client as hub
+from tunnelproxy.hub.location import SOCKET_NAME
 
 from .load import load_page
 from .record import Window
@@ -290,7 +291,7 @@ class HubDescriptors(_AllAffected):
         pid = self.testbed.hub_pid()
         assert pid is not None, "no hub answers"
         with contextlib.ExitStack() as stack, _no_descriptors(pid):
-            path = str(self.testbed.hub_disk.path / hub.SOCKET_NAME)
+            path = str(self.testbed.hub_disk.path / SOCKET_NAME)
             for _ in range(self.connections):
                 with contextlib.suppress(OSError):
                     each = stack.enter_context(socket.socket(socket.AF_UNIX))

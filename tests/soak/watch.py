@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import shutil
-import statistics
 import threading
 import time
 from collections import defaultdict
@@ -30,6 +29,7 @@ INTERVAL = 60.0
 FEWEST_SAMPLES = 6
 GROWTH_SHARE = 0.05
 GROWTH_BYTES = 3_000_000
+LEAST_OF = 10
 DESCRIPTORS_MORE = 8
 IDLE_SECONDS = 120.0
 MEGA = 1_000_000
@@ -61,7 +61,7 @@ class Growth:
 
     Attributes:
         what: the process, or the role.
-        before, after: median resident memory, in bytes.
+        before, after: resident memory, in bytes: the least of the first minutes, and of the last.
         seconds: the time between the two.
     """
 
@@ -93,7 +93,9 @@ def growths(samples: Sequence[Sample], warm_up: float) -> list[Growth]:
 
 
 def _growth(what: str, life: Sequence[Sample]) -> Growth:
-    before, after = (statistics.median(sample.rss for sample in part) for part in (life[:3], life[-3:]))
+    """Compare the least of some minutes: the allocator returns the memory of a burst only after a while."""
+    part = min(LEAST_OF, len(life) // 2)
+    before, after = (min(sample.rss for sample in samples) for samples in (life[:part], life[-part:]))
     return Growth(what, before, after, life[-1].seconds - life[0].seconds)
 
 

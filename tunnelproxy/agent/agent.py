@@ -33,7 +33,7 @@ class Agent:
         """Serve until cancelled."""
         log.info("starting as the agent of %s", self._config.thing)
         self._tunnels.resume()
-        # Otherwise systemd would restart an agent that works.
+        # Supervised: without reports, systemd would restart a working agent.
         watchdog = supervise("feeding the watchdog", lambda: feed_watchdog(self._tell))
         # Do not wait for the broker: a device may start long before its network does.
         self._tell("READY=1", f"STATUS=connecting to the MQTT broker {self._config.broker}")
@@ -43,7 +43,7 @@ class Agent:
             watchdog.cancel()
             await self._tunnels.close()
 
-    # Called by the session.
+    # Callbacks of the MQTT session.
 
     def connected(self) -> None:
         log.info("waiting for notifications of %s", self._config.thing)

@@ -26,7 +26,7 @@ class AllowList:
     """The addresses that are allowed.
 
     Attributes:
-        addresses: exactly these; port 0 of a host stands for all of its ports.
+        addresses: exactly these; port 0 of a host stands for all its ports.
     """
 
     addresses: frozenset[Address]
@@ -42,17 +42,17 @@ class AllowList:
         return cls(frozenset(_entry(text, where) for text in entries))
 
     def permits(self, address: Address) -> bool:
-        """Whether the agent may connect there."""
+        """Whether the agent may connect to an address."""
         if isinstance(address, UnixAddress):
             return address in self.addresses
         plain = _plain(address)
         return plain in self.addresses or TcpAddress(plain.host, 0) in self.addresses
 
     def permits_at(self, address: TcpAddress, found: str) -> bool:
-        """Whether the agent may connect to an allowed host at the address that its name resolves to now.
+        """Whether the agent may connect to an allowed host at the address that its name now resolves to.
 
-        Whoever controls the name's DNS chooses the address, and may change it at any time. So ``localhost`` may only
-        resolve to the loopback, and no other name may resolve to this device, unless its port is allowed here, too.
+        The owner of the name's DNS chooses the address, and can change it at any time. So ``localhost`` may only
+        resolve to the loopback, and no other name may resolve to this device unless the port is allowed here, too.
 
         Args:
             found: the address, as text.
@@ -90,13 +90,13 @@ def _entry(text: str, where: str) -> Address:
 
 
 def _plain(address: TcpAddress) -> TcpAddress:
-    """The address in one spelling: in lower case, and with one name for the loopback."""
+    """The address in a canonical spelling: in lower case, and with one name for the loopback."""
     host = (address.host or "localhost").lower()
     return TcpAddress("localhost" if host in _LOOPBACK else host, address.port)
 
 
 def _ip(text: str) -> IpAddress | None:
-    """Parse an address; IPv4 within IPv6 (``::ffff:127.0.0.1``) becomes IPv4. None if the text is not an address."""
+    """Parse an address; IPv4 in IPv6 (``::ffff:127.0.0.1``) becomes IPv4. None if the text is not an address."""
     try:
         found = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -109,13 +109,13 @@ def _is_of_this_device(ip: IpAddress) -> bool:
     if ip.is_loopback or ip.is_unspecified or ip.is_multicast:
         return True
     if ip.version == 6 and ip.is_link_local:
-        # The scope is missing here, and another host on each network may have the same address.
+        # The scope is missing here, and on each network another host may have the same address.
         return any(_is_source_of(ip, (str(ip), 9, 0, index)) for index, _ in socket.if_nameindex())
     return _is_source_of(ip, (str(ip), 9))
 
 
 def _is_source_of(ip: IpAddress, address: tuple[Any, ...]) -> bool:
-    """Whether this is a local address: the system then also connects from it. No packet is sent."""
+    """Whether this is a local address: only then does the system also connect from it. No packet is sent."""
     with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(address)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find problems that would keep an agent from working, without running one."""
+"""Find problems that would prevent an agent from working, without running one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_faults(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig
     """Read a configuration file, and check whether this user can run an agent with it.
 
     Returns:
-        the configuration, or None if no agent can start with it; and the faults.
+        the configuration, or None if no agent can start with it; and the problems.
     """
     config, faults = examine(path, environment)
     if config is None:
@@ -28,10 +28,10 @@ def find_faults(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig
 
 
 async def try_broker(config: AgentConfig) -> str | None:
-    """Connect to the broker and subscribe, once; a running agent of this thing is disconnected for a moment.
+    """Connect to the broker and subscribe, once; a running agent of this thing is briefly disconnected.
 
     Returns:
-        what went wrong; None if the broker granted the subscription.
+        the error; None if the broker granted the subscription.
     """
     cause = await try_once(config.broker, notify_topic(config.thing))
     return None if cause is None else f"the MQTT broker {config.broker}: {cause}"
@@ -45,5 +45,5 @@ def _state_faults(directory: Path | None) -> list[str]:
         there = next(folder for folder in (directory, *directory.parents) if folder.exists())
         why = why_unwritable(there)
     except OSError as error:
-        why = f"cannot look at {error.filename or directory}: {error.strerror}"
+        why = f"cannot access {error.filename or directory}: {error.strerror}"
     return [] if why is None else [f"state_dir: {why}"]

@@ -48,9 +48,9 @@ class AgentConfig:
         services: the address to connect to for each service that a tunnel may carry.
         endpoint: the data plane; None for AWS's in the region that a notification names.
         capath: the CA certificates to trust for the data plane, instead of the system's.
-        state_dir: where to save tunnels; None to forget them when the agent ends.
+        state_dir: where to save tunnels; None to forget them when the agent stops.
         max_tunnels: how many tunnels to serve at once.
-        warnings: what the operator should know.
+        warnings: sentences for the operator.
         exposed: sentences about secrets that every user of the device can read.
     """
 
@@ -79,10 +79,10 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AgentConfig:
 
 
 def examine(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | None, list[str]]:
-    """Read a configuration file, and continue after a fault.
+    """Read a configuration file, and continue after a problem.
 
     Returns:
-        the configuration, or None if there are faults; and the faults, at most one for each top-level key.
+        the configuration, or None if there are problems; and the problems, at most one per top-level key.
     """
     faults: list[str] = []
 
@@ -127,7 +127,7 @@ def examine(path: Path, environment: Mapping[str, str]) -> tuple[AgentConfig | N
 
 
 class _Secrets:
-    """Collects which users can read the files with secrets."""
+    """Collects warnings about users who can read the files with secrets."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -163,7 +163,7 @@ def _load(path: Path) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark is not None else ""
-        # Not the text of the error: it quotes the line, which may contain the password.
+        # Without the text of the error: it quotes the line, which may contain the password.
         raise ConfigurationError(f"{path} is not YAML{line}") from None
 
 
@@ -218,7 +218,7 @@ def _broker(section: Section, thing: str, secrets: _Secrets) -> BrokerLogin:
     broker = BrokerLogin(
         host=_host(section),
         port=port,
-        # Not the thing's name: an application on the device may use that, and the broker disconnects the older of two
+        # Not the thing's name: an application on the device may use it, and the broker disconnects the older of two
         # clients with one ID.
         client_id=section.text("client_id") or f"{thing}-tunnels",
         tls=_broker_tls(section, port, secrets) if encrypted else None,
@@ -276,7 +276,7 @@ def _broker_tls(section: Section, port: int, secrets: _Secrets) -> ssl.SSLContex
             context.load_cert_chain(cert, key)
         except (OSError, ssl.SSLError):
             raise section.error("cert", f"{cert} and {key} are not a certificate in PEM and its key") from None
-    # This name is for certificates. For passwords AWS has other names, which need what it calls custom authentication.
+    # This name is for certificates. For passwords, AWS has other names, which require its custom authentication.
     alpn = section.text("alpn") or (_AWS_ALPN if port == _HTTPS_PORT and cert else "")
     if alpn:
         context.set_alpn_protocols([alpn])

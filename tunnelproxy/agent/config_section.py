@@ -42,33 +42,33 @@ class Section:
         return f"{self.file}: {self._name}.{key}" if self._name else f"{self.file}: {key}"
 
     def error(self, key: str, message: str) -> ConfigurationError:
-        """An error about a key, to raise."""
+        """The error to raise about a key."""
         return ConfigurationError(f"{self.where(key)}: {message}")
 
     def text(self, key: str, *, required: bool = False) -> str:
-        """A text or a number, as text; empty if it is missing."""
+        """A string or a number, as a string; empty if it is missing."""
         value = self._get(key)
         if value is None:
             if required:
                 raise self.error(key, "missing")
             return ""
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise self.error(key, "must be one text or number; quote values that are special in YAML")
+            raise self.error(key, "must be a single string or number; quote values that are special in YAML")
         return str(value)
 
     def texts(self, key: str) -> list[str] | None:
-        """A list of texts or numbers; None if it is missing."""
+        """A list of strings or numbers; None if it is missing."""
         value = self._get(key)
         if value is None:
             return None
         if not isinstance(value, list) or any(
             isinstance(item, bool) or not isinstance(item, (str, int)) for item in value
         ):
-            raise self.error(key, "must be a list of texts")
+            raise self.error(key, "must be a list of strings")
         return [str(item) for item in value]
 
     def number(self, key: str, default: int, least: int, most: int) -> int:
-        """A whole number within limits."""
+        """An integer within limits."""
         value = self._get(key)
         if value is None:
             return default
@@ -77,7 +77,7 @@ class Section:
         return value
 
     def flag(self, key: str, default: bool) -> bool:
-        """Yes or no."""
+        """A boolean."""
         value = self._get(key)
         if value is None:
             return default
@@ -91,7 +91,7 @@ class Section:
         return str(self._folder / Path(text).expanduser()) if text else ""
 
     def read(self, key: str) -> str:
-        """The content of the file that a key names."""
+        """The content of the file whose path is the value of a key."""
         path = self.path(key)
         try:
             return Path(path).read_text(encoding="utf-8")
@@ -101,14 +101,14 @@ class Section:
             raise self.error(key, f"{path} is not UTF-8 text") from None
 
     def section(self, key: str) -> Section:
-        """A mapping below this one."""
+        """A nested mapping."""
         return Section(self._get(key), f"{self._name}.{key}" if self._name else key, self.file, self._folder)
 
     def refuse_others(self) -> None:
-        """Check that the mapping has no keys that were not read.
+        """Check that all keys of the mapping have been read.
 
         Raises:
-            ConfigurationError: there is one, probably misspelled.
+            ConfigurationError: there is an unknown key, probably a misspelling.
         """
         for key in self._content:
             if key not in self._known:

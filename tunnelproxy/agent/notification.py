@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The message that a device gets when a tunnel is opened for it, or its access token is rotated.
+"""The message that a device receives when a tunnel is opened for it, or when its access token is rotated.
 
 Source: "IoT agent snippet", AWS IoT Developer Guide, and ``$aws/things/<thing>/tunnels/notify`` in its list of reserved
 topics.
@@ -16,13 +16,13 @@ from ..names import SERVICE_ID
 __all__ = ["MAX_PAYLOAD", "Notification", "NotificationRefused", "notify_topic", "read_notification"]
 
 MAX_PAYLOAD = 8192
-"""Bytes; AWS's tokens have some hundreds."""
+"""Bytes; AWS's tokens have a few hundred."""
 
 _SHOWN_DIGITS = 8
 
 
 class NotificationRefused(Exception):
-    """The agent rejects a notification; the text says why, without the token."""
+    """The agent rejects a notification. The text says why, without the token."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Notification:
     """An access token for the destination of a tunnel.
 
     Attributes:
-        region: where the tunnel was opened; empty if the service did not say.
-        services: the services of the tunnel; empty if the service did not say.
+        region: the region of the tunnel; empty if the service did not send it.
+        services: the services of the tunnel; empty if the service did not send them.
     """
 
     token: str = field(repr=False)
@@ -44,8 +44,8 @@ class Notification:
         return hashlib.sha256(self.token.encode()).hexdigest()
 
     def __str__(self) -> str:
-        # The payload has no tunnel ID, so logs name the tunnel like this.
-        return f"tunnel {self.digest[:_SHOWN_DIGITS]} ({', '.join(self.services) or 'services not said'})"
+        # The payload has no tunnel ID, so logs use this name.
+        return f"tunnel {self.digest[:_SHOWN_DIGITS]} ({', '.join(self.services) or 'unknown services'})"
 
 
 def notify_topic(thing: str) -> str:
@@ -81,7 +81,7 @@ def _token(token: object) -> str:
     if not isinstance(token, str) or not token:
         raise NotificationRefused("it has no clientAccessToken")
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise NotificationRefused("its clientAccessToken has characters that no access token has")
+        raise NotificationRefused("its clientAccessToken has invalid characters")
     return token
 
 

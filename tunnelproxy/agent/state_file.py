@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file in which an agent saves its tunnels, so that it can reconnect to them after a restart.
+"""The file in which an agent saves its tunnels, to reconnect to them after a restart.
 
-An access token can be used once, or many times with the same client token. So an agent that loses its client tokens
-cannot reconnect to a tunnel until somebody rotates the access token.
+An access token can be used once, or repeatedly with the same client token. So an agent that loses its client tokens
+cannot reconnect to a tunnel until its access token is rotated.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SavedTunnels:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             why = why_unwritable(directory)
         except OSError as error:
-            why = f"cannot make {directory}: {error.strerror}"
+            why = f"cannot create {directory}: {error.strerror}"
         if why is not None:
             log.warning("state_dir: %s; the agent will lose its tunnels when it restarts", why)
 
@@ -72,12 +72,12 @@ class SavedTunnels:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
-            # Not the text of the error: it may quote the file.
+            # Without the text of the error, which may quote the file.
             log.warning("cannot read the tunnels of the last run from %s (%s)", self._path, type(error).__name__)
             return []
 
     def write(self, tunnels: list[SavedTunnel]) -> bool:
-        """Replace the file, readable by its owner only; readers see the old content or the new, never a part.
+        """Replace the file atomically; only its owner can read it.
 
         Returns:
             whether it was written; a failure is logged.
@@ -101,7 +101,7 @@ class SavedTunnels:
 
 
 def why_unwritable(directory: Path) -> str | None:
-    """Why this process cannot write in a directory that is there; None if it can."""
+    """Why this process cannot write in an existing directory; None if it can."""
     if not directory.is_dir():
         return f"{directory} is not a directory"
     if os.access(directory, os.W_OK | os.X_OK):

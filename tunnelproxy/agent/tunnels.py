@@ -2,9 +2,9 @@
 """The tunnels that an agent serves: one destination proxy for each.
 
 A notification does not name its tunnel, so the agent cannot distinguish a rotated token from a second tunnel with the
-same services. It need not: rotation revokes the old token, and the service then disconnects whoever uses it, and
-rejects it. So each token gets its own proxy, and the proxy of a revoked token ends by itself. Ending the older proxy
-here, as agents with one tunnel do, would break a second tunnel of the same device.
+same services. It need not: rotation revokes the old token, and the service then disconnects its proxy and rejects it
+from then on. So each token gets its own proxy, and the proxy of a revoked token stops without the agent's help.
+Stopping the older proxy here, as agents with one tunnel do, would break a second tunnel of the same device.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ __all__ = ["LONGEST_LIFE_SECONDS", "Tunnels"]
 log = logging.getLogger(__name__)
 
 LONGEST_LIFE_SECONDS = 12 * 3600.0
-"""No tunnel lives longer: the quota of AWS, and of the tunneling service."""
+"""The maximum lifetime of a tunnel, at AWS and at the tunneling service."""
 
 _MAX_REMEMBERED = 1000
-"""Notifications that are recognized if they arrive again."""
+"""How many notifications are remembered, to recognize repeated ones."""
 
 _SAVE_SECONDS = 10.0
-"""Seconds after which saving is retried: the disk may have space again, or be writable."""
+"""Seconds after which saving is retried: the disk may have space again, or be writable again."""
 
 _RETRY_SECONDS = (5.0, 300.0)
 
 _FIRST_YEAR_SECONDS = 1_577_836_800.0
-"""2020-01-01: a clock with an earlier time has not been set; this program is newer."""
+"""2020-01-01: this program is newer, so a clock with an earlier time has not been set."""
 
 
 class Tunnels:
-    """Starts a proxy for each notification, and keeps track of those that run.
+    """Starts a proxy for each notification, and keeps track of the running ones.
 
     Args:
-        saved: the file that keeps them for the next run.
+        saved: the file that saves the tunnels for the next run.
     """
 
     def __init__(self, config: AgentConfig, saved: SavedTunnels) -> None:
@@ -80,7 +80,7 @@ class Tunnels:
             self._save()
 
     def notified(self, payload: bytes) -> None:
-        """Serve the tunnel of a notification; one that is rejected is logged."""
+        """Serve the tunnel of a notification; log a notification that is rejected."""
         try:
             notification = read_notification(payload)
             if notification.digest in self._seen:
@@ -119,7 +119,7 @@ class Tunnels:
     def _route(self, notification: Notification) -> Route:
         """The route to the tunnel's data plane.
 
-        It is made when it is first needed: the system's CA certificates take a megabyte or two.
+        It is created on first use: the system's CA certificates take a megabyte or two.
         """
         endpoint = self._config.endpoint or Endpoint.of_region(notification.region)
         if endpoint not in self._routes:
@@ -132,25 +132,25 @@ class Tunnels:
         if len(self._seen) > _MAX_REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._held[digest] = tunnel
-        # A failure affects this tunnel only; _serve() retries what it can.
+        # A failure affects only this tunnel; _serve() retries what it can.
         task = spawn(f"serving {tunnel.notification}", self._hold(tunnel))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _hold(self, tunnel: SavedTunnel) -> None:
-        """Serve a tunnel until it ends, and forget it then, but not when this process ends."""
+        """Serve a tunnel until it is closed, then forget it; remember it if this process stops first."""
         name = tunnel.notification
         try:
             await asyncio.wait_for(self._serve(tunnel), LONGEST_LIFE_SECONDS - (time.time() - tunnel.since))
         except TunnelClosed as closed:
-            log.info("%s: over: %s", name, closed)
+            log.info("%s: ended: %s", name, closed)
         except TunnelRefused as refused:
-            # This also ends the proxy of the old token after a rotation.
-            log.warning("%s: over: %s", name, refused)
+            # This is also how the proxy of the old token stops after a rotation.
+            log.warning("%s: ended: %s", name, refused)
         except ConfigurationError as error:
-            log.warning("%s: over, it cannot be served: %s", name, error)
+            log.warning("%s: ended, it cannot be served: %s", name, error)
         except asyncio.TimeoutError:
-            log.info("%s: over, after twelve hours", name)
+            log.info("%s: ended, after twelve hours", name)
         except Exception:
             log.exception("%s: failed", name)
         del self._held[tunnel.notification.digest]
@@ -167,8 +167,8 @@ class Tunnels:
                     route, credentials, self._plan, permits=self._config.allow.permits_at
                 ).run()
             except LinkLost as lost:
-                # What a person at a terminal would have to fix may resolve itself here, such as a clock that was not
-                # set yet when the certificate was verified.
+                # What a person at a terminal would have to fix may resolve itself here: for example, the clock may
+                # not have been set yet when the certificate was verified.
                 why: object = lost
             except (TunnelClosed, TunnelRefused, ConfigurationError):
                 raise
@@ -195,9 +195,9 @@ class Tunnels:
 
 
 def _dated(tunnel: SavedTunnel, now: float) -> SavedTunnel:
-    """The tunnel, with the present time if its own is impossible: the clock was set since, or is not set yet.
+    """The tunnel, with the current time if its own is impossible: the clock was set in between, or is not set yet.
 
-    The tunnel is kept. If it has expired, the service says so.
+    The tunnel is kept. If it has expired, the service rejects its token.
     """
     if _FIRST_YEAR_SECONDS <= tunnel.since <= now:
         return tunnel

@@ -18,7 +18,7 @@ Tell = Callable[..., None]
 
 
 def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """Seconds between two reports: half of what systemd demands; None if it demands none."""
+    """Seconds between two reports: half of systemd's timeout; None if there is none."""
     microseconds = environment.get("WATCHDOG_USEC", "")
     meant = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(microseconds) / 2_000_000 if microseconds.isdecimal() and meant else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Abbreviated long options, which Boost allows in the reference: ``--vers`` for ``--version``.
 
-argparse allows them, too, but makes no difference between the reference's options and ours, so that ``--l`` could be
-ambiguous here and not there.
+argparse allows them too, but does not distinguish between the reference's options and ours, so ``--l`` could be
+ambiguous here although it is not in the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOKENS = {
     **{"access-token"[:size]: "access-token" for size in range(1, len("access-token") + 1)},
     **{"client-token"[:size]: "client-token" for size in range(2, len("client-token") + 1)},
 }
-"""The options with secrets, by all their abbreviations: no other option begins like these."""
+"""The options with secrets, by all their abbreviations. No other option begins like these."""
 
 
 def expand(arguments: Sequence[str], names: Sequence[str], preferred: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tunnelproxy agent``: wait on the device for tunnels, and serve them."""
+"""``tunnelproxy agent``: wait for tunnels on the device, and serve them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     check.add_argument(
         "--connect",
         action="store_true",
-        help="connect to the MQTT broker, too; this disconnects a running agent for a moment, without loss",
+        help="also connect to the MQTT broker; this briefly disconnects a running agent, without losing notifications",
     )
     check.set_defaults(handler=_reporting(_check))
 
@@ -49,7 +49,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Report an error in one line, and return exit status 1."""
+    """Report an error on one line, and return exit status 1."""
 
     def handler(arguments: argparse.Namespace) -> int:
         from ..errors import ConfigurationError
@@ -90,12 +90,12 @@ def _check(arguments: argparse.Namespace) -> int:
     for warning in config.warnings:
         print(f"tunnelproxy: warning: {warning}", file=sys.stderr)
     if not faults:
-        print(f"{arguments.config}: no fault")
+        print(f"{arguments.config}: no problems found")
     if arguments.connect:
         refusal = asyncio.run(try_broker(config))
         if refusal is not None:
             complain(refusal)
             return 1
         topic = notify_topic(config.thing)
-        print(f"the MQTT broker {config.broker} lets {config.broker.client_id} subscribe to {topic}")
+        print(f"the MQTT broker {config.broker} allows {config.broker.client_id} to subscribe to {topic}")
     return 1 if faults else 0

@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     hub = subparsers.add_parser("hub", help="the process that holds this user's tunnels")
     commands = hub.add_subparsers(metavar="command", required=True)
 
-    run = commands.add_parser("run", help="run the hub (Ansible starts one by itself)")
+    run = commands.add_parser("run", help="run the hub (Ansible starts one automatically)")
     run.add_argument("--background", action="store_true", help="run in the background, and log to a file")
     run.add_argument(
         "--idle-seconds",
@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
     status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(handler=_status)
 
-    # The hub starts this; it is not in the list of commands, because nobody types it.
+    # Only the hub starts this, so it is not in the list of commands.
     control = commands.add_parser("control")
     control.add_argument("--no-verify", dest="verify", action="store_false")
     logs.add_options(control)
@@ -79,7 +79,7 @@ def _announce() -> None:
 
 
 def _be_background(options: argparse.Namespace) -> int:
-    """Fork twice, into a new session; close standard output when ready, which is what the starter waits for."""
+    """Fork twice, into a new session; close standard output when ready: the starter waits for that."""
     folder = client.directory()
     log_file = LogFile(Path(folder) / _LOG_NAME, size=_LOG_BYTES, kept=1, follow_path=True)
     if os.fork():
@@ -88,7 +88,7 @@ def _be_background(options: argparse.Namespace) -> int:
     if os.fork():
         os._exit(0)
     logs.configure(options.verbose, options.log_format, log_file)
-    # The service manager of the process that started this one does not supervise this one.
+    # The service manager supervises the process that started this one, not this one.
     os.environ.pop(SOCKET_VARIABLE, None)
     status = _serve(options, _say_ready, log_file)
     os._exit(status)
@@ -113,7 +113,7 @@ def _serve(options: argparse.Namespace, ready: Callable[[], None], log_file: Log
         run_until_signal(serve(ready, idle_seconds=options.idle_seconds, moved=moved))
     except AlreadyRunningError as error:
         if error.answers and options.background:
-            # It serves as well as one that is started now.
+            # The running hub serves as well as a new one would.
             ready()
             return 0
         does = "" if error.answers else ", and does not answer"
@@ -129,7 +129,7 @@ def _control(options: argparse.Namespace) -> int:
     from ..hub.control_worker import serve
 
     logs.configure(options.verbose, options.log_format)
-    # It logs the errors that it raises, unredacted; each is reported in a sentence anyway.
+    # botocore logs its own errors, unredacted; each of them is reported in a sentence anyway.
     logging.getLogger("botocore").setLevel(logging.CRITICAL)
     serve(verify=options.verify)
     return 0
@@ -197,11 +197,11 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _not_saved() -> str:
-    """Why the next hub would not know all tunnels of this one; empty if it would, or if this one does not say."""
+    """Why the next hub would not know all tunnels of this one; empty if it would, or if this is not known."""
     try:
         status = client.status()
     except client.HubError:
-        # A hub of another release, for example, which can be stopped nevertheless.
+        # For example, a hub of another release, which can be stopped nevertheless.
         return ""
     return str(status.get("not_saved") or "") if status is not None else ""
 

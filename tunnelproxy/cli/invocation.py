@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proxy is asked to do: its options, environment and files, combined and validated."""
+"""A proxy's configuration: its options, environment and files, combined and validated."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _MALFORMED = "a client token has 32 to 128 letters, digits and dashes (^[a-zA-Z0
 
 
 class Addresses(NamedTuple):
-    """The addresses that were given for services."""
+    """The configured addresses of services."""
 
     configured: Mapping[str, Address | BadAddress]
     where: str
     """The option or the directory that they come from."""
     in_files: bool = False
-    """Whether they come from files, which may be for other tunnels, too."""
+    """Whether they come from files, which may also be for other tunnels."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Invocation:
 
 
 def read_invocation(options: Options, environment: Mapping[str, str]) -> Invocation:
-    """Combine the options with the environment and the files that they name.
+    """Combine the options with the environment and with the files that they name.
 
     Raises:
         ConfigurationError: something is missing, invalid or contradictory; the text names the option.
@@ -171,9 +171,7 @@ def _token(options: Options, environment: Mapping[str, str]) -> str:
         raise ConfigurationError(f"no access token: give one in {TOKEN_VARIABLE}, or with -t/--access-token")
     if not token.isascii() or not token.isprintable() or " " in token:
         where = options.label("access-token") if given else TOKEN_VARIABLE
-        raise ConfigurationError(
-            f"{where}: the access token has characters that no access token has: was it copied completely?"
-        )
+        raise ConfigurationError(f"{where}: the access token has invalid characters: was it copied completely?")
     return token
 
 
@@ -246,7 +244,7 @@ def _addresses(options: Options, mode: Mode, amiss: Objection) -> Addresses:
 
 
 def _check_address(host: str, where: str, *, strict: bool) -> None:
-    """Check that an address may be one to listen on; with ``strict``, that it is one now."""
+    """Check that an address is valid to listen on; with ``strict``, that this machine has it now."""
     try:
         host.encode("idna")
         if strict or not _BIND_ADDRESS.match(host):

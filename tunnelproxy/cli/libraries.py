@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error for a library that is missing or too old: Linux distributions ship old ones."""
+"""The error for a library that is missing or too old; Linux distributions often ship old ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEEDED = {
     "PyYAML": "6",
     "websockets": "14",
 }
-"""The oldest version of each that works, as in pyproject.toml."""
+"""The oldest supported version of each library, as in pyproject.toml."""
 
 _MODULES = {
     "google": "protobuf",
@@ -29,15 +29,15 @@ _MODULES = {
     "prometheus_client": "prometheus-client",
     "yaml": "PyYAML",
 }
-"""The packages whose modules have another name."""
+"""Packages whose module has a different name."""
 
 
 def explain(error: ImportError, who: str, extra: str = "") -> str:
     """Why a library cannot be imported, and the command that fixes it.
 
     Args:
-        who: what needs it.
-        extra: the extra of ``iot-tunnelproxy`` that installs it; empty for what every command needs.
+        who: the program or command that needs it.
+        extra: the extra of ``iot-tunnelproxy`` that installs it; empty for libraries that every command needs.
     """
     module = error.name or str(error)
     package = _package_of(module)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs on stderr, with the reference's levels: for people, or one JSON object a line."""
+"""Logs on stderr, with the reference's levels: as text, or one JSON object per line."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from .parser import Parser
 __all__ = ["COMMANDS", "main", "run"]
 
 COMMANDS = ("agent", "service", "hub")
-"""First words of a command line that are not for the proxy."""
+"""The first words of command lines that are not for the proxy."""
 
 
 def run() -> None:
@@ -29,7 +29,7 @@ def run() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command line, and return its exit status."""
     if list(arguments) in (["--version"], ["-V"]):
-        # Without importing any library, so that it works if those are too old.
+        # Without importing libraries, so that it works even if they are too old.
         print(f"tunnelproxy {__version__}")
         return 0
     try:

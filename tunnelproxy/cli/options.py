@@ -41,7 +41,7 @@ CLIENT_TYPES = ("auto", *Version.__members__)
 MODES = {"src": Mode.SOURCE, "source": Mode.SOURCE, "dst": Mode.DESTINATION, "destination": Mode.DESTINATION}
 
 _WORD_TOO_MANY = (
-    "there is an extra word that belongs to no option",
+    "there is an extra word that does not belong to any option",
     "it is ignored: is a comma missing before it?",
 )
 _NOT_IN_A_FILE = ("help", "version", "config", "export-default-settings")
@@ -81,7 +81,7 @@ class Options:
         given: the values, by the names of the long options; options that were not given are absent.
         file: the file of ``--config``.
         from_file: the names of the options that come from it.
-        amiss: problems that the reference ignores and ``--strict`` rejects, each with what is done instead.
+        amiss: problems that the reference ignores and ``--strict`` rejects, each with its consequence.
     """
 
     given: Mapping[str, Any]
@@ -110,7 +110,7 @@ def read_options(arguments: Sequence[str], hidden: Mapping[str, str]) -> Options
         hidden: options that were removed from the command line because they are secret.
 
     Raises:
-        ConfigurationError: the file cannot be read, or contains something else than options.
+        ConfigurationError: the file cannot be read, or contains something other than options.
     """
     full, abbreviated = expand(arguments, list(_LABELS), _REFERENCE)
     parser = Parser(**_PARSER)
@@ -133,7 +133,7 @@ def _parse(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], tu
     """The given values, by the names of their long options, and the problems."""
     _add_options(parser)
     found, unknown = parser.parse_known_args(arguments)
-    # Without values: a misspelt --access-token's is secret.
+    # Without values: that of a misspelt --access-token is secret.
     names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
     if names:
         parser.error(f"unrecognized arguments: {' '.join(names)}")
@@ -161,7 +161,7 @@ def _read_config(file: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
         # Not the line itself: it may contain a token.
         misshapen = f"{file}: line {number} is not like 'name = value', as in 'region = us-east-1'"
         if text.startswith("[") and text.endswith("]"):
-            # To Boost, what stands below it is called section.name.
+            # Boost calls the options below it section.name.
             section = f"{text[1:-1].rstrip('.')}."
             amiss.append((misshapen, "a section without options is ignored"))
         elif text:
@@ -210,17 +210,17 @@ def _add_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "-i",
             "--client-token",
             metavar="TOKEN",
-            help="the client token, with which the access token can be used again to reconnect: 32 to 128 letters, "
-            "digits and '-' (default: generated)",
+            help="the client token, with which the access token can be reused to reconnect: 32 to 128 letters, digits "
+            "and '-' (default: generated)",
         ),
         add("-e", "--proxy-endpoint", metavar="HOST[:PORT]", help="the data plane to connect to"),
         add("-r", "--region", help="the AWS region of the tunnel, instead of -e"),
-        add("-m", "--mode", choices=list(MODES), help="which end this is, if neither -s nor -d is given"),
+        add("-m", "--mode", choices=list(MODES), help="which end of the tunnel this is, if neither -s nor -d is given"),
         add(
             "-s",
             "--source-listen-port",
             metavar="[ID=]PORT,…",
-            help="run as the source: listen on these ports; 0, or a service without a port, picks a free one",
+            help="run as the source: listen on these ports; 0, or no port, picks a free one",
         ),
         add(
             "-d",

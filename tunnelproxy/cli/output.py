@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a command whose output nobody reads any more, or cannot be written."""
+"""Exits cleanly if a command's output is no longer read, or cannot be written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Callable
 __all__ = ["CLOSED_PIPE", "printing"]
 
 CLOSED_PIPE = 128 + signal.SIGPIPE
-"""The exit status of a program that a closed pipe has ended, as shells show it."""
+"""The exit status that shells show for a program killed by a closed pipe."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -21,14 +21,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def printing(command: Callable[[], int]) -> int:
     """Run a command that prints, and return its exit status.
 
-    If the reader of its output has gone, as in ``tunnelproxy hub status | head -1``, it ends silently, as other
-    programs do. SIGPIPE itself stays ignored, because the other end of a socket may go, too.
+    If the reader of its output has exited, as in ``tunnelproxy hub status | head -1``, the command exits silently, as
+    other programs do. SIGPIPE itself stays ignored, because the other end of a socket may also disappear.
     """
     try:
         try:
             return command()
         finally:
-            # Here errors can be reported; when the interpreter exits they cannot.
+            # Errors can be reported here, but no longer when the interpreter exits.
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
@@ -51,7 +51,7 @@ def _has_no_reader(descriptor: int) -> bool:
 
 
 def _print_no_more() -> None:
-    """Empty the buffers that the interpreter would try to write when it exits."""
+    """Discard the buffers that the interpreter would otherwise try to write when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:

@@ -14,7 +14,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one line per error, which names the option at fault.
 
     Args:
-        place: where the arguments come from, if not from the command line; put before each message.
+        place: where the arguments come from, if not from the command line; the prefix of each message.
     """
 
     def __init__(self, *, place: str = "", **settings: Any) -> None:

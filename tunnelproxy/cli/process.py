@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process protects the tokens that it holds, and runs its event loop until a signal ends it."""
+"""Protects a process's tokens, and runs its event loop until a signal stops it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .readiness import notify
 
 __all__ = ["hidden_tokens", "hide_tokens", "new_event_loop", "protect_memory", "run_until_signal", "take_tokens"]
 
-# Not the variables that users set: --config overrides those, and the command line overrides --config.
+# Different from the variables that users set: --config overrides those, and the command line overrides --config.
 _HIDDEN = {
     "access-token": "TUNNELPROXY_ARGUMENT_ACCESS_TOKEN",
     "client-token": "TUNNELPROXY_ARGUMENT_CLIENT_TOKEN",
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def protect_memory() -> None:
-    """Keep tokens out of core files, and our files unreadable for other users."""
+    """Keep tokens out of core files, and make new files unreadable for other users."""
     os.umask(0o077)
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -42,7 +42,7 @@ def protect_memory() -> None:
 def hide_tokens() -> None:
     """Restart this process with the tokens moved from its arguments to its environment.
 
-    Every user can see arguments, in ``ps``, but not the environment.
+    Every user can see a process's arguments in ``ps``, but not its environment.
     """
     kept, tokens = take_tokens(sys.argv[1:])
     if tokens:
@@ -56,7 +56,7 @@ def hidden_tokens() -> dict[str, str]:
 
 
 def take_tokens(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Split a command line into what others may see, and the tokens by the names of their options.
+    """Split a command line into the arguments that others may see, and the tokens by the names of their options.
 
     A token may begin with a dash. An option without its token is left for the parser to reject.
     """

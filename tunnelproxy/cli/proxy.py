@@ -53,7 +53,7 @@ def run_proxy(arguments: Sequence[str]) -> int:
 def _warn(options: Options, invocation: Invocation) -> None:
     if "access-token" in options.given and "access-token" not in options.from_file:
         log.warning(
-            "the access token was an argument, so the shell's history may contain it: pass it in %s instead",
+            "the access token was passed as an argument, so the shell's history may contain it: pass it in %s instead",
             TOKEN_VARIABLE,
         )
     if options.get("no-ssl-host-verify"):
@@ -82,7 +82,7 @@ async def _serve(invocation: Invocation) -> None:
 
 
 async def _run_together(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run all until one fails; then cancel the others, and raise its error."""
+    """Run all coroutines until one fails; then cancel the others, and raise its error."""
     tasks = [asyncio.create_task(part) for part in parts]
     try:
         await asyncio.gather(*tasks)

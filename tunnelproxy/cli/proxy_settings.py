@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fine-grained settings of ``--settings-json`` and ``--export-default-settings``.
+"""The settings of ``--settings-json`` and ``--export-default-settings``.
 
 Names, nesting and meaning are those of the reference: docs/CONFIGURATION.md and src/ProxySettings.cpp of
 aws-samples/aws-iot-securetunneling-localproxy. Values may be strings, as the reference writes them, or plain JSON.
@@ -119,7 +119,7 @@ _KINDS = {
 
 _WITHOUT_MEANING = frozenset(
     {
-        # Sizes of the protocol. Our code accepts a smaller payload than the other end's.
+        # Sizes that the protocol fixes.
         "message.data_length_size",
         "message.data_frame_max_size",
         "message.max_payload_size",
@@ -137,7 +137,7 @@ _WITHOUT_MEANING = frozenset(
 
 
 def read_settings(path: Path, amiss: Objection = refuse) -> ProxySettings:
-    """Read the file of ``--settings-json``; settings that it lacks keep their defaults.
+    """Read the file of ``--settings-json``; missing settings keep their defaults.
 
     Args:
         amiss: what to do about an unknown setting, or an invalid value.
@@ -152,7 +152,7 @@ def read_settings(path: Path, amiss: Objection = refuse) -> ProxySettings:
     except ValueError as error:
         raise ConfigurationError(f"--settings-json: {path} is not JSON: {error}") from error
     if not isinstance(tree, dict):
-        amiss(f"--settings-json: {path} holds no JSON object", "the defaults are used")
+        amiss(f"--settings-json: {path} is not a JSON object", "the defaults are used")
         return ProxySettings()
     found: dict[str, Any] = {}
     regions: dict[str, str] = {}
@@ -198,7 +198,7 @@ def _settings(found: Mapping[str, Any], regions: Mapping[str, str]) -> ProxySett
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """The values of nested objects, as strings, by their dotted names."""
+    """The values in nested objects, as strings, by their dotted names."""
     found: dict[str, str] = {}
     for name, value in tree.items():
         dotted = f"{prefix}.{name}" if prefix else name

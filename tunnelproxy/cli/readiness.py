@@ -29,4 +29,4 @@ def notify(*assignments: str) -> None:
             sock.connect(address)
             sock.sendall("\n".join(assignments).encode())
     except OSError as error:
-        log.warning("cannot tell the service manager at %s: %s", SOCKET_VARIABLE, error.strerror or error)
+        log.warning("cannot notify the service manager at %s: %s", SOCKET_VARIABLE, error.strerror or error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listen on the local addresses of a source; retry those that are not free yet, as the reference does."""
+"""Listen on the local addresses of a source; retry those that are not available yet, as the reference does."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 
 class RetryingListener:
-    """Makes a source listen for one service after the other; retries a port in use, or an address that is not here.
+    """Makes a source listen for one service after the other; retries ports in use and addresses that do not exist yet.
 
     Args:
         plan: returns the address of each service.
-        bind_address: the host to listen on for an address without one.
-        retries: how often to retry before giving up if no service could listen; None to retry forever.
+        bind_address: the host to listen on for addresses without one.
+        retries: how often to retry before giving up if no service can listen; None to retry forever.
         pause: seconds between two attempts.
     """
 
     def __init__(self, plan: Plan, bind_address: str, retries: int | None, pause: float) -> None:
         self.begun = asyncio.Event()
-        """Set when each address has been tried once."""
+        """Set once each address has been tried."""
         self._plan = plan
         self._bind_address = bind_address
         self._retries = retries
@@ -39,7 +39,7 @@ class RetryingListener:
         self._waiting: dict[str, TcpAddress] = {}
 
     def plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
-        """The plan for the source: it listens nowhere by itself."""
+        """The plan for the source, which itself listens nowhere."""
         planned = self._plan(offered)
         self._waiting = {
             name: TcpAddress(address.host or self._bind_address, address.port)
@@ -49,7 +49,7 @@ class RetryingListener:
         return dict.fromkeys(planned)
 
     async def run(self, source: SourceProxy) -> None:
-        """Start when the services are known; return when every service has its port.
+        """Start once the services are known; return when all services have their ports.
 
         Raises:
             ConfigurationError: no service could listen, and the retries are used up.

@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
             type=_port,
             default=0,
             metavar="N",
-            help="port to listen on (default: that of the last run, or any free one)",
+            help="port to listen on (default: that of the last run, or any free port)",
         )
     add_options(run)
     service_options.add_options(run, _port)
@@ -67,7 +67,7 @@ def _port(text: str) -> int:
 
 
 def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
-    """Report an error in one line, and return exit status 1."""
+    """Report an error on one line, and return exit status 1."""
 
     def handler(arguments: argparse.Namespace) -> int:
         import sqlite3
@@ -99,7 +99,7 @@ def _path(arguments: argparse.Namespace) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    # Slow to import, and an extra.
+    # Slow to import, and only installed with an extra.
     from ..service.server import ServiceSettings, serve
     from ..service.state.directory import default_path
     from .process import run_until_signal

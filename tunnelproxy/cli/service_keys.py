@@ -28,26 +28,26 @@ def add_parser(
     """Add ``key`` and its commands.
 
     Args:
-        commands: those of ``service``.
-        add_state_dir: adds the option that all of them share.
+        commands: the commands of ``service``.
+        add_state_dir: adds the option that they all share.
         reporting: turns a command's errors into an exit status.
         state: finds the state directory from the arguments.
     """
     key = commands.add_parser("key", help="create, list and remove access keys of the service")
     actions = key.add_subparsers(metavar="COMMAND", required=True)
 
-    add = actions.add_parser("add", help="create an access key and print it once, as a profile for ~/.aws/credentials")
-    add.add_argument("name", metavar="NAME", help="the name of the key, in the audit log, too")
+    add = actions.add_parser("add", help="create an access key, and print it once, as a profile for ~/.aws/credentials")
+    add.add_argument("name", metavar="NAME", help="the name of the key, which the audit log also contains")
     add.add_argument("--read-only", action="store_true", help="allow only calls that describe and list")
     add.add_argument(
         "--things",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="allow only things with such names, as in 'line-3-*'; can be given more than once",
+        help="allow only things whose names match, as in 'line-3-*'; can be repeated",
     )
     listing = actions.add_parser("list", help="list the access keys, without their secrets")
-    remove = actions.add_parser("remove", help="remove an access key, at once; its tunnels stay open")
+    remove = actions.add_parser("remove", help="remove an access key, with immediate effect; its tunnels stay open")
     remove.add_argument("name", metavar="NAME")
     for parser, command in ((add, _add), (listing, _list), (remove, _remove)):
         add_state_dir(parser)
@@ -66,7 +66,7 @@ def _with_state(
 
 @contextlib.contextmanager
 def _open(state: StateDirectory) -> Iterator[Store]:
-    """Open the store, and create it if needed: keys can be created before the service first starts."""
+    """Open the store, and create it if necessary: keys can be created before the first start of the service."""
     from ..service.state.store import Store
 
     with state.entered():

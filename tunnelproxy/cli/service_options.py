@@ -26,11 +26,11 @@ _MIN_BANDWIDTH = 16 * 1024
 
 
 def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> None:
-    """Add them.
+    """Add the options.
 
     Args:
-        parser: that of ``service run``.
-        port: reads a port number.
+        parser: the parser of ``service run``.
+        port: parses a port number.
     """
     parser.add_argument(
         "--public-name",
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
         "--region",
         type=_region,
         metavar="NAME",
-        help="region of a new service, for its ARNs and for clients' signatures; it keeps that of its first start "
+        help="region of a new service, in its ARNs and clients' signatures; fixed at the first start "
         "(default: us-east-1)",
     )
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="your own certificate, with its chain, in PEM")
@@ -106,7 +106,7 @@ def add_options(parser: argparse.ArgumentParser, port: Callable[[str], int]) -> 
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the options say, as members of ``service.server.ServiceSettings``."""
+    """The values of the options, as members of ``service.server.ServiceSettings``."""
     return {
         "public_name": arguments.public_name,
         "region": arguments.region,

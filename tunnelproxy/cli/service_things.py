@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of ``tunnelproxy service`` for devices: their MQTT broker, and their enrolment."""
+"""The parts of ``tunnelproxy service`` for devices: the MQTT broker, and enrolment."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def add_parser(
     state: Callable[[argparse.Namespace], StateDirectory],
 ) -> None:
     """Add ``add-thing``, ``describe-thing`` and ``remove-thing``."""
-    add = commands.add_parser("add-thing", help="enrol a device, and write the files that its agent needs")
+    add = commands.add_parser("add-thing", help="enrol a device, and write the files for its agent")
     add_state_dir(add)
     add.add_argument("name", metavar="NAME", help="the thing's name")
-    add.add_argument("--output", type=Path, metavar="DIR", help="the directory to write (default: ./NAME)")
+    add.add_argument("--output", type=Path, metavar="DIR", help="the directory to write to (default: ./NAME)")
     add.add_argument(
         "--services",
         default=_DEFAULT_SERVICES,
         metavar="ID=ADDRESS,…",
-        help="where each service leads on the device (default: %(default)s)",
+        help="the address of each service on the device (default: %(default)s)",
     )
     add.add_argument(
         "--ca",
@@ -66,7 +66,7 @@ def _add_description(parser: argparse.ArgumentParser) -> None:
         "--attribute",
         action="append",
         metavar="NAME=VALUE",
-        help="an attribute, which inventories can filter by; can be given more than once; replaces all earlier ones",
+        help="an attribute, which inventories can filter by; can be repeated; replaces all earlier attributes",
     )
 
 
@@ -77,7 +77,7 @@ def add_broker_options(run: argparse.ArgumentParser, port: Callable[[str], int])
         type=port,
         metavar="N",
         help="run an MQTT broker (Mosquitto, which must be installed) on this port, for devices with agents; 0 for the "
-        "port of the last run, or any free one",
+        "port of the last run, or any free port",
     )
     run.add_argument(
         "--mqtt-broker",
@@ -108,7 +108,7 @@ def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
     if arguments.mqtt_broker is None:
         for option in ("mqtt_ca", "mqtt_password_file"):
             if getattr(arguments, option):
-                raise ServiceError(f"--{option.replace('_', '-')} goes with --mqtt-broker")
+                raise ServiceError(f"--{option.replace('_', '-')} requires --mqtt-broker")
         return BrokerSettings(arguments.mqtt_port)
     if arguments.mqtt_port is not None:
         raise ServiceError("--mqtt-port and --mqtt-broker exclude each other")
@@ -118,7 +118,7 @@ def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
     if arguments.mqtt_password_file is None:
         return BrokerSettings(external=broker)
     if not broker.user:
-        raise ServiceError("--mqtt-broker: there is a password, and no user: give mqtts://USER@HOST:8883")
+        raise ServiceError("--mqtt-broker: there is a password but no user: give mqtts://USER@HOST:8883")
     try:
         password = arguments.mqtt_password_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a tunnel was opened: an AWS account in one region, or a self-hosted tunneling service.
 
-Two things of the same name in two accounts are two devices. So everything about a tunnel is keyed by both.
+Two things with the same name in two accounts are two devices. So everything about a tunnel is keyed by both.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Account(NamedTuple):
     """An account in a region.
 
     Attributes:
-        account_id: twelve digits; empty where a self-hosted service does not tell.
-        endpoint: the URL of the control API, where that is not AWS's. A copy of a service's state, such as one that was
-            restored for tests, has the same account ID, but is a different account.
+        account_id: twelve digits; empty if a self-hosted service does not reveal it.
+        endpoint: the URL of the control API, if it is not AWS's. A copy of a service's state, for example one that was
+            restored for tests, has the same account ID but is a different account.
     """
 
     partition: str
@@ -43,7 +43,7 @@ class Account(NamedTuple):
 
     @classmethod
     def from_key(cls, key: str) -> Account:
-        """Undo :attr:`key`.
+        """Parse what :attr:`key` returns.
 
         Raises:
             ValueError: it is not a key.
@@ -66,7 +66,7 @@ class Account(NamedTuple):
 
 
 UNKNOWN_ACCOUNT = Account("", "", "")
-"""The account of a tunnel from an earlier release, until a caller who may describe it asks for it."""
+"""The account of a tunnel from an earlier release, until a caller asks for it who may describe it."""
 
 
 class TunnelKey(NamedTuple):

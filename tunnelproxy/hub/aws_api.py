@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control API through botocore, boto3's core: the calls that a control process makes for the hub.
+"""The control API through botocore, boto3's core: the calls that control processes make for the hub.
 
 A control process has the environment and the working directory of one caller, so botocore finds what ``aws`` would find
 in the caller's shell: profiles, single sign-on, ``credential_process``, roles, proxies, and certificate authorities. It
-resolves credentials for each request, as each run of ``aws`` does. Credentials that come from files only are resolved
-again when one of the files has changed, as assuming a role costs a call.
+resolves credentials for each request, as each run of ``aws`` does. Credentials that come only from files are resolved
+again when one of the files has changed, because assuming a role costs a call.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ATTEMPTS = 6
 DEFAULT_LIFETIME = timedelta(hours=12)
 
 CLOCKS_DIFFER = timedelta(minutes=2)
-"""By how much the service's clock, which dates its tunnels, may be behind this machine's."""
+"""How far the service's clock, which dates its tunnels, may be behind this machine's."""
 
 STALE_SECONDS = 3.0
 """How long credentials of a program, container or machine are used without resolving them again."""
@@ -68,7 +68,7 @@ _FROM_FILES = (
     "assume-role",
     "assume-role-with-web-identity",
 )
-"""botocore's names of credentials that change only if a file does, or when they expire, which botocore handles."""
+"""botocore's names of credentials that change only if a file changes, or when they expire, which botocore handles."""
 
 _GIVEN = ("env", "explicit", "config-file", "shared-credentials-file")
 """Static credentials; all others were issued, and may be revoked before they expire."""
@@ -91,16 +91,16 @@ class _Login(NamedTuple):
 
     @property
     def lasts(self) -> bool:
-        """Whether it stays the same until the files change."""
+        """Whether they stay the same until the files change."""
         return self.credentials.method in _FROM_FILES
 
     def holds(self) -> bool:
-        """Whether it need not be resolved again."""
+        """Whether they need not be resolved again."""
         return (self.lasts or time.monotonic() < self.good_until) and self.fingerprints == _fingerprints(self.session)
 
 
 class _RoleCache(JSONFileCache):
-    """The cache of ``aws`` for credentials of roles: an MFA code that was entered there is not needed again here."""
+    """The cache of ``aws`` for credentials of roles: an MFA code that was entered there is not needed here again."""
 
     def __init__(self, folder: str, *, unread: bool) -> None:
         super().__init__(folder)
@@ -134,7 +134,7 @@ class AwsApi:
         """The account that calls go to.
 
         Args:
-            thing: one that may exist there; some services tell their account by it only.
+            thing: one that may exist there; some services reveal their account only with a thing.
             known: the keys of accounts, by :attr:`.Identity.known_by`.
         """
 
@@ -180,7 +180,8 @@ class AwsApi:
         Args:
             life: seconds before the tunnel may expire.
             owner: find only tunnels of this owner.
-            take_over: find tunnels of any owner that the collection opened, and make the one that is found the owner's.
+            take_over: find tunnels of any owner that the collection opened, and assign the one that is found to this
+                owner.
             held: the IDs of tunnels that the hub holds, which are skipped.
         """
 
@@ -214,12 +215,12 @@ class AwsApi:
         except HubError as error:
             if error.code != "control-api":
                 raise
-            # It may have been opened, and only the answer lost.
+            # It may have been opened, and only the response lost.
             found = self._made(purpose, TUNNELING, lambda: self._opened_since(thing, owner, began))
             if found is None:
                 raise
             return found
-        # Without DescribeTunnel: if that were refused, a tunnel that was paid for would be lost.
+        # Without DescribeTunnel: if that were refused, a tunnel that has been paid for would be lost.
         tunnel = {
             "tunnelId": opened["tunnelId"],
             "tunnelArn": opened["tunnelArn"],
@@ -230,7 +231,7 @@ class AwsApi:
         return _found(self._client(TUNNELING), tunnel, opened["sourceAccessToken"])
 
     def _open_once(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Call OpenTunnel, and retry it only if it was throttled: without an answer, it may have been carried out."""
+        """Call OpenTunnel, and retry it only if it was throttled: without a response, it may have been carried out."""
         client = self._client(TUNNELING, repeats=False)
         for attempt in range(ATTEMPTS - 1):
             try:
@@ -238,24 +239,24 @@ class AwsApi:
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") not in aws_errors.THROTTLED:
                     raise
-                log.info("OpenTunnel is throttled; trying it again")
+                log.info("OpenTunnel is throttled; retrying")
                 time.sleep(random.uniform(0.5, 2.0) * 2**attempt)  # noqa: S311  who comes when, not a secret
         return dict(client.open_tunnel(**request))
 
     def _opened_since(self, thing: str, owner: str, began: datetime) -> FoundTunnel | None:
-        """The tunnel that an owner has opened since a time, with a new token."""
+        """The tunnel that an owner opened after a given time, with a new token."""
         client = self._client(TUNNELING)
         for tunnel in _open_tunnels(client, thing):
             if _owner(tunnel) == owner and tunnel["createdAt"] >= began - CLOCKS_DIFFER:
                 if _end_state(tunnel, "source") == "connected":
-                    continue  # of another user of the same owner name
+                    continue  # of another user with the same owner name
                 return _taken(client, tunnel, owner)
         return None
 
     def check_registered(self, thing: str) -> None:
-        """Raise HubError where the registry does not know a thing, with the most similar names.
+        """Raise HubError, with the most similar names, if the registry does not have a thing.
 
-        Nothing is raised where the caller may not ask the registry.
+        Nothing is raised if the caller may not read the registry.
         """
         try:
             self._made(
@@ -278,7 +279,7 @@ class AwsApi:
         )
 
     def call(self, api: str, operation: str, parameters: dict[str, Any], purpose: str) -> dict[str, Any]:
-        """Make any one call.
+        """Make any call.
 
         Args:
             api: botocore's name of it: ``iotsecuretunneling`` or ``iot``.
@@ -312,7 +313,7 @@ class AwsApi:
         return names
 
     def _made(self, purpose: str, api: str, call: Callable[[], T]) -> T:
-        """Make a call, and retry it once with new credentials where issued ones are refused."""
+        """Make a call, and retry it once with new credentials if temporary ones are refused."""
         try:
             with self._explained(purpose, api):
                 return call()
@@ -368,14 +369,14 @@ class AwsApi:
         region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
         if not region:
             raise NoRegionError
-        # Credentials that take long to get are kept longer, so that not each request takes as long.
+        # Credentials that take long to get are kept longer, so that not every request takes as long.
         return _Login(session, credentials, region, fingerprints, now + max(STALE_SECONDS, 3 * (now - began)))
 
     def _client(self, api: str, *, repeats: bool = True) -> Any:
-        """A client with the present credentials. Clients are kept: making one takes longer than a call.
+        """A client with the current credentials. Clients are kept: creating one takes longer than a call.
 
         Args:
-            repeats: whether it may retry a call that had no answer.
+            repeats: whether it may retry a call that got no response.
         """
         login = self._log_in()
         frozen = login.credentials.get_frozen_credentials()
@@ -407,7 +408,7 @@ class AwsApi:
         )
 
     def _registry_endpoint(self, login: _Login) -> str | None:
-        """The self-hosted service has a registry, too: its keys are never sent to AWS's."""
+        """The self-hosted service also has a registry: its keys are never sent to AWS's."""
         if os.environ.get(_ENDPOINT_VARIABLES[REGISTRY]) or os.environ.get("AWS_ENDPOINT_URL"):
             return None
         tunneling = login.session.create_client(TUNNELING, region_name=login.region)
@@ -424,7 +425,7 @@ class AwsApi:
                 return Account(arn.split(":")[1], arn.split(":")[4], login.region)
             except ClientError:
                 raise
-            except Exception as error:  # a network that blocks everything but what tunnels need
+            except Exception as error:  # a network that blocks everything except what tunnels need
                 log.info("the Security Token Service does not say which account this is: %s", type(error).__name__)
         listed = client.list_tunnels(maxResults=1)
         headers = listed["ResponseMetadata"].get("HTTPHeaders", {})
@@ -513,7 +514,7 @@ def _taken(client: Any, tunnel: Mapping[str, Any], owner: str) -> FoundTunnel:
         client.tag_resource(resourceArn=tunnel["tunnelArn"], tags=[{"key": OWNER_TAG, "value": name}])
 
     if before != owner:
-        # First, so that the previous owner is told who took it over.
+        # First, so that the previous owner learns who took it over.
         tag(owner)
     try:
         rotated = client.rotate_tunnel_access_token(tunnelId=tunnel["tunnelId"], clientMode="SOURCE")

@@ -2,7 +2,7 @@
 """The host name of a device in browsers: ``pump-7.localhost``.
 
 Browsers keep cookies by host name, regardless of the port. So no two things may have the same name, and no name may be
-a subdomain of another: each is a single label below ``.localhost``, where no page may set a cookie for all of them.
+a subdomain of another: each is a single label below ``.localhost``, for which no page may set a cookie.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .account import TunnelKey
 
 __all__ = ["browser_host"]
 
-_PLAIN = re.compile(r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")  # xn-- begins what browsers decode
+_PLAIN = re.compile(r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")  # browsers decode labels that begin with xn--
 _DIGEST_LENGTH = 11
 _WITH_DIGEST = re.compile(r"(?:.*-)?x[a-z2-7]{11}\Z")
 _LONGEST_BEGINNING = 63 - 1 - 1 - _DIGEST_LENGTH
 
 
 def browser_host(key: TunnelKey, *, is_first: bool) -> str:
-    """The host name of a thing: always the same, and different for any two things.
+    """The host name of a thing: permanent and unique.
 
     Args:
         is_first: whether no thing of another account, or in another spelling, has the plain name.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What plugins and the command line ask the hub for. It is started where it does not run.
+"""The hub's client, for plugins and the command line. It starts the hub if none is running.
 
-Standard library only, and quick to import: Ansible compiles this module in each of its workers. How a request gets to
-the hub is in :mod:`.wire`, and where the hub is in :mod:`.location`.
+Standard library only, and quick to import: Ansible compiles this module in each of its workers. :mod:`.wire` sends
+requests to the hub, and :mod:`.location` finds it.
 """
 
 from __future__ import annotations
@@ -92,26 +92,26 @@ def ensure(
     unregistered: bool = False,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
-    """Wait until the tunnel of a thing is linked, starting the hub if necessary.
+    """Wait until the tunnel of a thing is linked; start the hub if necessary.
 
     Args:
-        open_policy: what to do where the hub holds no tunnel that works. ``never`` fails; ``reuse`` reuses an open
-            tunnel of the same owner, ``take_over`` one of any owner that the collection opened, and both open a tunnel
-            where there is none; ``always`` opens one.
+        open_policy: what to do if the hub holds no working tunnel. ``never`` fails; ``reuse`` reuses an open tunnel of
+            the same owner, ``take_over`` one of any owner that the collection opened, and both open a tunnel if there
+            is none; ``always`` opens one.
         services: the service IDs of a tunnel that is opened.
         ports: where to listen on the loopback, by service ID: 0 for any port, None for none. Other services stay as
             they are.
-        any_host: those of the services in ``ports`` whose port accepts requests for any host, and so from any web page.
+        any_host: the services in ``ports`` whose port accepts requests for any host, and therefore from any web page.
         wait: seconds that the device has to connect to a tunnel that the hub did not hold before.
         timeout: seconds to wait for the link.
         owner: the owner of a tunnel that is opened or taken over; by default ``IOTOPS_TUNNEL_OWNER``, or the user and
             machine.
         unregistered: open a tunnel even to a thing that is not in the registry.
-        caller: whose environment determines the account; by default this process's.
+        caller: the process whose environment determines the account; by default this one.
 
     Returns:
-        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``, in ``taken_from`` the owner
-        that it was just taken over from, and in ``not_saved`` why the next hub would not know it.
+        the row of this tunnel in :func:`status`, with the hub's process ID as ``hub_pid``, the owner that it was just
+        taken over from as ``taken_from``, and the reason why the next hub would not know it as ``not_saved``.
 
     Raises:
         HubError: there is no tunnel, it is not linked, or it does not carry the service; the text says why.
@@ -121,7 +121,7 @@ def ensure(
         "ensure",
         timeout,
         extra=wait + OPENING_SECONDS,
-        # The next hub finds a tunnel that this one had opened: in the file, or by the tunnel's tags.
+        # The next hub finds a tunnel that this one has opened, in its file or by the tunnel's tags.
         repeatable=open_policy != "always",
         thing=thing,
         service=service,
@@ -137,17 +137,17 @@ def ensure(
 
 
 def locate(thing: str | None, *, caller: Caller | None = None, timeout: float = OPENING_SECONDS) -> dict[str, Any]:
-    """Find out which account a thing is in according to the caller's environment. Opens nothing.
+    """Find out which account a thing is in, according to the caller's environment. Opens no tunnel.
 
     Args:
-        thing: None to ask for the account alone.
+        thing: None to ask only for the account.
 
     Returns:
-        ``account``, its name in requests, ``account_name``, its name in messages, and ``region``; for a thing also
-        ``ssh_name``, ``host_key_name`` and ``qualified_name``, its names for ssh.
+        ``account``, the account's name in requests, ``account_name``, its name in messages, and ``region``; for a thing
+        also ``ssh_name``, ``host_key_name`` and ``qualified_name``, the thing's names for ssh.
 
     Raises:
-        HubError: the control API does not say.
+        HubError: the control API does not answer, or refuses the call.
     """
     return ask("locate", timeout, thing=thing, caller=_caller(caller))
 
@@ -165,8 +165,8 @@ def prepare(
 
     Args:
         thing: None for a tunnel whose token is copied to a device.
-        services: the service IDs that it is to carry.
-        ports: where they are to listen on the loopback, as for :func:`ensure`.
+        services: the service IDs of the tunnel.
+        ports: their ports on the loopback, as for :func:`ensure`.
         unregistered: accept a thing that is not in the registry.
 
     Raises:
@@ -203,7 +203,7 @@ def call(
         the answer; times are strings in ISO 8601 format.
 
     Raises:
-        HubError: the call is refused, or not answered; the text says why, ``code`` in one word.
+        HubError: the call is refused, or not answered; the text gives the reason, ``code`` the same in one word.
     """
     return ask(
         "call",
@@ -230,7 +230,7 @@ def adopt(
     caller: Caller | None = None,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
-    """Hand the source access token of an open tunnel to the hub, and wait until the tunnel is linked.
+    """Pass the source access token of an open tunnel to the hub, and wait until the tunnel is linked.
 
     Args:
         tunnel_arn: identifies its account and region.
@@ -239,11 +239,11 @@ def adopt(
         expires_at: when the tunnel expires, in seconds since the epoch.
         ports: as for :func:`ensure`.
         any_host: as for :func:`ensure`.
-        caller: whose environment says where the data plane is; by default this process's.
+        caller: the process whose environment names the data plane; by default this one.
         timeout: seconds to wait for the link.
 
     Returns:
-        the row of this tunnel in :func:`status`, and in ``not_saved`` why the next hub would not know it.
+        the row of this tunnel in :func:`status`, with the reason why the next hub would not know it as ``not_saved``.
 
     Raises:
         HubError: the tunneling service cannot be reached or refuses the token.
@@ -278,7 +278,7 @@ def describe(thing: str, *, caller: Caller | None = None, timeout: float = 10.0)
 
 
 def explain_break(thing: str, service: str, *, hub_pid: int | None, account: str) -> HubError:
-    """Find out why a connection to a service of a thing broke off after it had worked.
+    """Find out why a working connection to a service of a thing broke off.
 
     Args:
         hub_pid: the process ID of the hub that carried it.
@@ -289,33 +289,33 @@ def explain_break(thing: str, service: str, *, hub_pid: int | None, account: str
     except HubError as error:
         return error
     if hub_pid is not None and (running or {}).get("pid") != hub_pid:
-        return HubError(f"the hub (process {hub_pid}) has ended; it restarts automatically", code="hub-ended")
+        return HubError(f"the hub (process {hub_pid}) has exited; it restarts automatically", code="hub-ended")
     found = explain(thing, service, refused=True, account=account)
     if found.code == "refused":
         return HubError(
-            f"the device's SSH server ended it, or the path to the device failed briefly; see {log_path()}",
+            f"the device's SSH server closed it, or the path to the device failed briefly; see {log_path()}",
             code="broken",
         )
     return found
 
 
 def release(tunnel_id: str, account: str) -> bool:
-    """Have the hub drop a tunnel of an account, without closing it for others. Returns whether it held that tunnel."""
+    """Have the hub drop a tunnel of an account, without closing it for others. Return whether the hub held it."""
     return bool(ask_running("release", tunnel_id=tunnel_id, account=account).get("released", False))
 
 
 def holds(tunnel_id: str, account: str) -> bool:
-    """Whether a hub runs that holds this tunnel of an account, with an access token that was not refused."""
+    """Whether a running hub holds this tunnel of an account, with an access token that was not refused."""
     return bool(ask_running("holds", tunnel_id=tunnel_id, account=account).get("holds", False))
 
 
 def status() -> dict[str, Any] | None:
-    """What the hub holds, or None where no hub runs."""
+    """The hub's tunnels; None if no hub is running."""
     return ask_running("status") or None
 
 
 def stop() -> bool:
-    """Stop the hub, and wait until its process has ended. Returns whether one was running.
+    """Stop the hub, and wait until its process has exited. Return whether one was running.
 
     Raises:
         HubError: it does not stop.
@@ -347,7 +347,7 @@ def ask_health(
     content_limit: int,
     timeout: float,
 ) -> Answer:
-    """Send one HTTP GET to a device through its tunnel. See :func:`.health.ask`."""
+    """Send one HTTP GET to a device through its tunnel; see :func:`.health.ask`."""
     from .health import ask as ask_device
 
     return ask_device(
@@ -368,7 +368,7 @@ def connector_command(
     Args:
         account: the thing's, as in a row of :func:`status`.
         timeout: seconds that the device may take to answer.
-        health_check: what to ask the device first.
+        health_check: the health check to make first.
     """
     command = [sys.executable, "-I", "-S", _CONNECTOR, account, thing, service]
     if timeout != OPEN_SECONDS or health_check is not None:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ssh runs as its ``ProxyCommand``: gets a stream from the hub, passes its file descriptor to ssh, and exits.
+"""ssh's ``ProxyCommand``: gets a stream from the hub, passes its file descriptor to ssh, and exits.
 
 ssh (with ``ProxyUseFdpass=yes``) passes a Unix socket as standard output and receives the descriptor there. No byte of
 SSH passes through this process.
 
 ssh starts it for each connection, by path, with ``python -I -S``. So the usual case, in which the hub runs and has a
-stream, is handled here with nothing imported that Python has not loaded anyway: ``_socket``, ``_json`` and a request
-written by hand. That takes 11 ms of processor time, 7 of them Python's own start; :mod:`socket`, :mod:`json` and
-:mod:`.wire` would add 20. Every other case is left to :mod:`.wire`.
+stream, is handled here, with modules that Python has loaded anyway: ``_socket``, ``_json``, and a request written by
+hand. That takes 11 ms of processor time, 7 of them for Python's own start; :mod:`socket`, :mod:`json` and :mod:`.wire`
+would add 20. All other cases are left to :mod:`.wire`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from _json import encode_basestring_ascii
 __all__ = ["main", "peek_greeting"]
 
 MARK = "iotops.tunnel: "
-"""Precedes the one line on stderr that says why there is no stream; the connection plugin looks for it."""
+"""The prefix of the line on stderr that says why there is no stream; the connection plugin looks for it."""
 
 GREETING_MARK = "iotops.tunnel greeting: "
-"""Precedes the line on stderr with the greeting of a server that is not an SSH server; ssh shows it with -v only."""
+"""The prefix of the line on stderr that quotes a server that is not an SSH server; ssh shows it with -v only."""
 
 OPEN_SECONDS = 20.0
 """As :data:`.wire.OPEN_SECONDS`."""
@@ -40,7 +40,7 @@ def main(arguments: list[str], output: int = 1) -> int:
     """Pass a stream to a service of a thing to the process at the other end of standard output.
 
     Args:
-        arguments: what :func:`~.client.connector_command` puts together.
+        arguments: those that :func:`~.client.connector_command` assembles.
         output: the descriptor of standard output.
 
     Returns:
@@ -82,7 +82,7 @@ def _open_stream(account: str, thing: str, service: str, timeout: float) -> int:
         try:
             return _open_stream_of_running_hub(account, thing, service, timeout)
         except OSError:
-            pass  # no hub runs, or it ended: the full client starts it, or says why it cannot
+            pass  # no hub runs, or it exited: the full client starts one, or says why it cannot
     from tunnelproxy.hub.wire import open_stream
 
     return open_stream(thing, service, account=account, timeout=timeout)
@@ -93,7 +93,7 @@ def _open_stream_of_running_hub(account: str, thing: str, service: str, timeout:
 
     Raises:
         HubError: the hub has none.
-        OSError: no hub runs, or it ended before it answered.
+        OSError: no hub runs, or it exited before it answered.
     """
     from tunnelproxy.hub.location import PROTOCOL, SOCKET_NAME, directory
 
@@ -125,7 +125,7 @@ def _wait_longer(hub: _socket.socket, timeout: float) -> int:
 
     Raises:
         HubError: the hub has no stream, or does not answer.
-        ConnectionResetError: it ended before it answered.
+        ConnectionResetError: it exited before it answered.
     """
     import socket
 
@@ -140,7 +140,7 @@ def _wait_longer(hub: _socket.socket, timeout: float) -> int:
 
 
 def _explain(reply: bytes) -> int:
-    """Raise HubError for a reply without a stream."""
+    """Raise the HubError of a reply without a stream."""
     import json
 
     from tunnelproxy.hub.location import HubError
@@ -159,10 +159,10 @@ def _pass_on(stream: int, output: int) -> None:
 
 
 def peek_greeting(stream: int) -> str:
-    """The first line that waits on a socket, where it is not an SSH server's version (RFC 4253, section 4.2).
+    """The first line that has arrived on a socket, unless it is an SSH server's version (RFC 4253, section 4.2).
 
     Args:
-        stream: the descriptor; nothing is consumed.
+        stream: the socket's descriptor; nothing is consumed.
     """
     peeked = _socket.socket(fileno=os.dup(stream))
     try:

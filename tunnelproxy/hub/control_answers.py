@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a control process answers the hub: :mod:`.aws_api` makes these, and :mod:`.control_process` reads them."""
+"""A control process's answers to the hub: :mod:`.aws_api` creates them, and :mod:`.control_process` reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Identity:
 
     Attributes:
         key: the account's key.
-        known_by: a digest of the access key, region and endpoint that lead to it.
+        known_by: a digest of the access key, region and endpoint that determine it.
         watch: fingerprints of the files that determine it.
         lasts: whether it stays the same as long as these files do.
     """
@@ -29,12 +29,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class EndStates:
-    """What DescribeTunnel says of a tunnel.
+    """The state of a tunnel according to DescribeTunnel.
 
     Attributes:
-        tunnel: ``OPEN``, ``CLOSED``, ``GONE`` where the service does not know it, or empty where it is not known.
+        tunnel: ``OPEN``, ``CLOSED``, ``GONE`` if the service does not know it, or empty if the state is unknown.
         destination: ``connected``, ``disconnected``, or ``unknown``.
-        owner: who opened it, or took it over.
+        owner: the owner who opened it or took it over.
     """
 
     tunnel: str = ""
@@ -45,11 +45,11 @@ class EndStates:
 
 @dataclass(frozen=True)
 class FoundTunnel:
-    """An open tunnel, with a source token that nobody has used.
+    """An open tunnel, with an unused source token.
 
     Attributes:
         expires_at: when it expires, in seconds since the epoch.
-        taken_from: the owner that it had, if that was another.
+        taken_from: the previous owner, if that was another one.
     """
 
     tunnel_id: str
@@ -62,5 +62,5 @@ class FoundTunnel:
 
     @classmethod
     def from_json(cls, answer: Mapping[str, Any]) -> FoundTunnel:
-        """Undo what JSON makes of one."""
+        """Convert it back from JSON."""
         return cls(**{**answer, "services": tuple(answer["services"])})

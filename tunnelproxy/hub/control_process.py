@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control processes that the hub starts: one for each distinct environment of its callers.
+"""The control processes that the hub starts, one for each distinct environment of its callers.
 
 So a control call sees exactly what ``aws`` would see in the caller's shell, nothing of an earlier caller remains, and
-botocore, which takes 20 MB, is not loaded in the hub. A process ends when it was not used for a minute, and with the
-hub.
+botocore, which takes 20 MB, is not loaded into the hub. A process is stopped after a minute without use, and together
+with the hub.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ __all__ = ["CallerControl", "Callers"]
 log = logging.getLogger(__name__)
 
 MOST_PROCESSES = 10
-"""Each takes 50 MB. Further callers wait until one has answered, and replace the one that was unused for longest."""
+"""Each takes 50 MB. Further callers wait until one has answered, and replace the least recently used one."""
 
 IDLE_SECONDS = 60.0
 ASK_SECONDS = 30.0
-"""How long to wait for the state of a tunnel's ends; a program that provides credentials may take most of it."""
+"""How long to wait for the state of a tunnel's ends; a program that provides credentials may need most of it."""
 
 CALL_SECONDS = 120.0
 """AWS throttles calls, and the pauses before retries count."""
 
 STALE_SECONDS = 1.0
-"""How long credentials of a program, container or machine are assumed to be of the same account without asking."""
+"""How long credentials of a program, container or machine are assumed to belong to the same account."""
 
 ENDING_SECONDS = 1.0
 
 _ONLY_READS = ("identify", "end_states", "check_registered")
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _LAST_LINES = 5
-# They differ between shells and runs, and do not affect a control call.
+# Variables that differ between shells and runs, and do not affect a control call.
 _IRRELEVANT_VARIABLES = ("_", "OLDPWD", "SHLVL")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -64,7 +64,7 @@ class _Known:
     """The account that a caller's calls go to.
 
     Attributes:
-        at: when it was asked for, by the monotonic clock.
+        at: when it was looked up, by the monotonic clock.
     """
 
     account: Account
@@ -72,14 +72,14 @@ class _Known:
     at: float
 
     def holds(self) -> bool:
-        """Whether there is no need to ask again."""
+        """Whether it need not be looked up again."""
         if not self.identity.lasts and time.monotonic() >= self.at + STALE_SECONDS:
             return False
         return all(fingerprint(path) == before for path, before in self.identity.watch.items())
 
 
 class Callers:
-    """The hub's callers, by the environment of their control calls.
+    """The hub's callers, keyed by the environment of their control calls.
 
     Args:
         known: the accounts of access keys.
@@ -93,7 +93,7 @@ class Callers:
         self._ending: set[asyncio.Task[None]] = set()
 
     def of(self, caller: Caller) -> CallerControl:
-        """The control API as a caller reaches it; the same object for the same environment."""
+        """The control API as a caller sees it; the same object for the same environment."""
         kept = {name: value for name, value in caller.environment.items() if name not in _IRRELEVANT_VARIABLES}
         told = json.dumps(
             [sorted(kept.items()), caller.directory, _identity(caller.directory), caller.python, caller.verify]
@@ -104,7 +104,7 @@ class Callers:
         return self._callers[digest]
 
     async def start(self, control: CallerControl) -> _Process:
-        """Start a process, once one more may run.
+        """Start a process, as soon as another one may run.
 
         Raises:
             OSError: it cannot be started.
@@ -128,20 +128,20 @@ class Callers:
         return process
 
     def answered(self, caller: CallerControl) -> None:
-        """A caller has its answer: if another waits for a free slot, it gets this one."""
+        """A caller has its answer: pass its slot on if another caller waits for one."""
         if self._waiting and caller.running and caller.idle_for(0.0):
             self.end(caller)
 
     def end(self, caller: CallerControl) -> None:
-        """End the process of a caller, if there is one."""
+        """Stop the process of a caller, if there is one."""
         process = caller.let_go()
         if process is not None:
-            ending = spawn("ending a control process", process.stop())
+            ending = spawn("stopping a control process", process.stop())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
     def tidy(self, in_use: Sequence[CallerControl]) -> None:
-        """End the processes that are not used, and forget callers without a tunnel."""
+        """Stop the unused processes, and forget callers without a tunnel."""
         for digest, caller in list(self._callers.items()):
             if caller.idle_for(IDLE_SECONDS):
                 self.end(caller)
@@ -149,7 +149,7 @@ class Callers:
                     del self._callers[digest]
 
     async def stop(self) -> None:
-        """End all processes."""
+        """Stop all processes."""
         for caller in self._callers.values():
             self.end(caller)
         self._callers.clear()
@@ -157,7 +157,7 @@ class Callers:
 
 
 class CallerControl:
-    """The control API as one caller reaches it."""
+    """The control API as one caller sees it."""
 
     def __init__(self, caller: Caller, accounts: KnownAccounts, callers: Callers) -> None:
         self.caller = caller
@@ -176,10 +176,10 @@ class CallerControl:
         return DataPlaneSettings.from_environment(self.caller.environment, self.caller.directory)
 
     async def account(self, thing: str) -> Account:
-        """The account that calls go to. It is asked for again where files have changed that it may depend on.
+        """The account that calls go to. It is looked up again if files that it may depend on have changed.
 
         Raises:
-            HubError: it cannot be found out: credentials are missing, or refused.
+            HubError: it is unknown, because credentials are missing or refused.
         """
         async with self._identifying:
             if self._known is None or not self._known.holds():
@@ -192,12 +192,12 @@ class CallerControl:
             return self._known.account
 
     def learn(self, account: Account) -> None:
-        """Note the account from an ARN, where the service did not tell it before."""
+        """Learn the account from an ARN, if the service did not reveal it before."""
         if self._known is not None:
             self._known.account = account
 
     async def end_states(self, tunnel_id: str) -> EndStates:
-        """The state of a tunnel's ends; unknown where there is no answer in time."""
+        """The state of a tunnel's ends; unknown if there is no answer in time."""
         try:
             return EndStates(**await self._ask("end_states", ASK_SECONDS, tunnel_id=tunnel_id))
         except HubError as error:
@@ -210,7 +210,7 @@ class CallerControl:
         """Find an open tunnel and rotate its source token; see :meth:`.aws_api.AwsApi.take`.
 
         Raises:
-            HubError: the control API does not do it.
+            HubError: the control API cannot do it.
         """
         found = await self._ask(
             "take",
@@ -228,18 +228,18 @@ class CallerControl:
         """Open a tunnel to a thing (OpenTunnel; AWS charges for it).
 
         Raises:
-            HubError: the control API does not do it.
+            HubError: the control API cannot do it.
         """
         return FoundTunnel.from_json(
             await self._ask("open", CALL_SECONDS, thing=thing, services=list(services), owner=owner)
         )
 
     async def check_registered(self, thing: str) -> None:
-        """Raise HubError where the registry has no such thing."""
+        """Raise HubError if the registry has no such thing."""
         await self._ask("check_registered", CALL_SECONDS, thing=thing)
 
     async def call(self, api: str, operation: str, parameters: Mapping[str, Any], purpose: str) -> dict[str, Any]:
-        """Make any one call; see :meth:`.aws_api.AwsApi.call`."""
+        """Make any call; see :meth:`.aws_api.AwsApi.call`."""
         answer: dict[str, Any] = await self._ask(
             "call", CALL_SECONDS, api=api, operation=operation, parameters=dict(parameters), purpose=purpose
         )
@@ -252,15 +252,15 @@ class CallerControl:
 
     @property
     def unused_seconds(self) -> float:
-        """How long it has not been used."""
+        """For how long it has not been used."""
         return time.monotonic() - self._last_used
 
     def idle_for(self, seconds: float) -> bool:
-        """Whether it has not been used for that long, and nobody waits for an answer."""
+        """Whether it has been unused for that long, and no caller waits for an answer."""
         return self._asking == 0 and self.unused_seconds >= seconds
 
     def let_go(self) -> _Process | None:
-        """Give up the process, for the caller of this to end it."""
+        """Detach and return the process, which the caller must stop."""
         process, self._process = self._process, None
         return process
 
@@ -270,14 +270,14 @@ class CallerControl:
         try:
             return await asyncio.wait_for(self._answer(op, arguments), seconds)
         except asyncio.TimeoutError:
-            raise HubError(f"the control API gave no answer within {seconds:.0f} s", code="control-api") from None
+            raise HubError(f"the control API did not answer within {seconds:.0f} s", code="control-api") from None
         except OSError as error:
             raise HubError(
                 f"the control process cannot be started with {self.caller.python}: {error.strerror}", code="hub-failed"
             ) from None
         except ValueError as error:
             raise HubError(
-                f"the environment of this task, or of Ansible, cannot be passed on ({error}): see to its variables",
+                f"the environment of this task, or of Ansible, cannot be passed on ({error}): check its variables",
                 code="bad-input",
             ) from None
         finally:
@@ -301,18 +301,18 @@ class CallerControl:
 
 
 class _EndedError(HubError):
-    """A control process ended before it answered."""
+    """A control process exited before it answered."""
 
 
 class _Process:
-    """A control process that runs."""
+    """A running control process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
-        # If it fails, the process counts as ended, and the next request starts another.
+        # If it fails, the process counts as exited, and the next request starts another.
         self._reading = spawn("reading a control process's answers", self._read())
         self._listening = spawn("reading a control process's messages", self._listen())
 
@@ -344,7 +344,7 @@ class _Process:
             assert self._process.stdin is not None  # noqa: S101  start() gave it one
             request = json.dumps({"id": number, "op": op, "arguments": arguments})
             self._process.stdin.write(request.encode() + b"\n")
-            with contextlib.suppress(ConnectionError):  # _read() tells why
+            with contextlib.suppress(ConnectionError):  # _read() reports the reason
                 await self._process.stdin.drain()
             if not self.alive:
                 raise self._ended()
@@ -353,16 +353,16 @@ class _Process:
             del self._waiting[number]
 
     def when_gone(self, call: Callable[[], None]) -> None:
-        """Call a function when it has ended."""
+        """Call a function when the process has exited."""
         self._reading.add_done_callback(lambda _: call())
 
     async def stop(self) -> None:
-        """End it and what it has started: a program that provides credentials may hang."""
+        """Kill the process and its children: a program that provides credentials may hang."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         if not self._waiting:
             await asyncio.wait({self._reading}, timeout=ENDING_SECONDS)
-        # It has a session, and so a process group, of its own.
+        # It has its own session, and therefore its own process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         # A program that it started in another session may keep its standard error open forever.
@@ -375,7 +375,7 @@ class _Process:
             while line := await self._process.stdout.readline():
                 self._hand_over(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError):
-            log.warning("a control process answers with something that is not an answer")
+            log.warning("a control process sent an invalid answer")
             self._process.kill()
         finally:
             # Up to Python 3.12, this waits for its standard error, too, which another program may keep open forever.
@@ -402,13 +402,13 @@ class _Process:
     def _ended(self) -> _EndedError:
         said = f" ({self._said[-1]})" if self._said else ""
         return _EndedError(
-            f"the control process ended before it answered{said}: run the task again, or see hub.log",
+            f"the control process exited before it answered{said}: run the task again, or see hub.log",
             code="control-api",
         )
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
-    """The next line; a placeholder for one that is too long, as the process must not block on writing it."""
+    """The next line; a placeholder for a line that is too long, so that the process does not block on writing it."""
     try:
         return await stream.readline()
     except ValueError:
@@ -416,12 +416,12 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _existing(directory: str) -> str:
-    """The directory, or the root where it does not exist or may not be entered."""
+    """The directory, or the root if it does not exist or may not be entered."""
     return directory if os.path.isdir(directory) and os.access(directory, os.X_OK) else "/"
 
 
 def _identity(path: str) -> list[int]:
-    """What distinguishes a directory from a later one with the same path."""
+    """An identifier that distinguishes a directory from a later one with the same path."""
     try:
         found = os.stat(path)
     except OSError:

@@ -2,7 +2,7 @@
 """A control process: makes calls of the control API for the hub, with the environment of one caller.
 
 Requests arrive on standard input and answers go to standard output, one line of JSON each, in any order. The process
-ends with its standard input, and so with the hub.
+exits when its standard input closes, and therefore with the hub.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def serve(*, verify: bool) -> None:
             text = json.dumps({"id": request["id"], "result": result}, default=_plain)
         except HubError as error:
             text = json.dumps({"id": request["id"], "error": error.message, "code": error.code})
-        except Exception as error:  # a bug here must not look like a device that is silent
+        except Exception as error:  # a bug here must not look like a silent device
             log.exception("%s failed", request["op"])
             words = f"{request['op']} failed with {type(error).__name__}"
             text = json.dumps({"id": request["id"], "error": words, "code": "control-api"})
@@ -58,8 +58,8 @@ def serve(*, verify: bool) -> None:
 def _take_standard_streams() -> tuple[TextIO, TextIO]:
     """Reserve standard input and output for requests and answers.
 
-    What a ``credential_process`` prints must not be taken for an answer; and a program that asks for a password, or
-    botocore when it asks for an MFA code, must find the end of its input.
+    The output of a ``credential_process`` must not be mistaken for an answer; and a program that asks for a password,
+    or botocore when it asks for an MFA code, must find its input closed.
     """
     requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -70,7 +70,7 @@ def _take_standard_streams() -> tuple[TextIO, TextIO]:
 
 
 def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
-    """A function that returns the method of an operation."""
+    """Return a function that returns the method of an operation."""
     try:
         from .aws_api import AwsApi
     except ImportError as error:
@@ -96,11 +96,11 @@ def _operations(verify: bool) -> Callable[[str], Callable[..., Any]]:
 
 
 def _plain(value: object) -> Any:
-    """What JSON has no form for: times become ISO 8601, data classes objects."""
+    """Encode types that JSON lacks: times become ISO 8601 strings, data classes become objects."""
     if isinstance(value, (EndStates, FoundTunnel, Identity)):
         return vars(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noticing that a file was written since."""
+"""Notices that a file has been written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["fingerprint"]
 
 
 def fingerprint(path: str) -> str:
-    """A string that changes when the file, or a file in the folder, is written; empty where there is none."""
+    """A string that changes when the file, or a file in the folder, is written; empty if there is none."""
     try:
         found = os.stat(path)
         inside = []

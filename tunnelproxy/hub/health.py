@@ -25,12 +25,12 @@ _OVERRIDE = "(to connect anyway, set iotops_tunnel_health_check to false)"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the device's HTTP server said.
+    """The response of the device's HTTP server.
 
     Attributes:
         latency_ms: milliseconds until its headers had arrived.
         content: the beginning of the body.
-        quote: the body's first line, printable, for an error message; empty where the body is HTML.
+        quote: the body's first line, printable, for an error message; empty if the body is HTML.
     """
 
     status: int
@@ -40,7 +40,7 @@ class Answer:
 
 
 class _StreamConnection(http.client.HTTPConnection):
-    """HTTP over a stream of the hub: no local port, HTTP proxy or other user of this machine is involved."""
+    """HTTP over a stream of the hub, which uses no local port and no HTTP proxy, and is closed to other users."""
 
     def __init__(self, thing: str, service: str, account: str, timeout: float) -> None:
         super().__init__(thing, timeout=timeout)
@@ -77,7 +77,7 @@ def ask(
         timeout: seconds to wait for the tunnel, and then for each part of the answer.
 
     Raises:
-        HubError: there was no answer, or it was not HTTP; the text says why.
+        HubError: there was no response, or it was not HTTP; the text says why.
     """
     connection = _StreamConnection(thing, service, account, timeout)
     started = time.monotonic()
@@ -97,7 +97,7 @@ def ask(
         raise explain(thing, service, refused=True, account=account) from None
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise HubError(
-            f"{thing} answered {service} with something that is not HTTP ({error}): check what it maps {service} to",
+            f"{thing} answered on {service} with something that is not HTTP ({error}): check what it maps {service} to",
             code="not-http",
         ) from None
     finally:
@@ -115,7 +115,7 @@ def check(thing: str, service: str, path: str, *, statuses: Collection[int], acc
         timeout: as for :func:`ask`.
 
     Raises:
-        HubError: it is not, or does not answer; the text has the device's own words.
+        HubError: it is not, or does not answer; the text quotes the device.
     """
     try:
         answer = ask(thing, service, path, account=account, timeout=timeout)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hub does with requests: finds, opens and renews tunnels, explains failures, hands out streams."""
+"""Carries out the hub's requests: finds, opens and renews tunnels, explains failures, hands out streams."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Hub"]
 log = logging.getLogger(__name__)
 
 DESTINATION_POLL_SECONDS = (0.25, 1.0)
-"""How often to ask whether a device has connected: often at first, as an agent takes a fraction of a second."""
+"""How often to ask whether a device has connected: often at first, because an agent takes a fraction of a second."""
 
 STATE_NAME = "tunnels.jsonl"
 ACCOUNTS_NAME = "accounts.jsonl"
@@ -41,11 +41,11 @@ Result = Union[Reply, tuple[Reply, socket.socket]]
 
 
 class Hub:
-    """Every tunnel of one user on one controller, by the account that it was opened in and the thing at its far end.
+    """All tunnels of one user on one controller, keyed by their account and the thing at their far end.
 
     Args:
-        folder: for the files that the next hub reads.
-        names: by which ssh knows things.
+        folder: the folder of the files that the next hub reads.
+        names: the names of things in ssh.
     """
 
     def __init__(self, folder: Path, names: SshNames) -> None:
@@ -56,7 +56,7 @@ class Hub:
         self._opener = TunnelOpener()
         self._locks: dict[TunnelKey, asyncio.Lock] = {}
         self._opening: Counter[TunnelKey] = Counter()
-        """How many callers wait until the tunnel of a thing is open and its device has connected."""
+        """How many callers are waiting until the tunnel of a thing is open and its device has connected."""
         self.stopping = asyncio.Event()
         self._last_used = asyncio.get_running_loop().time()
         self._answering = 0
@@ -82,7 +82,7 @@ class Hub:
         self._tunnels.restore()
 
     def idle_for(self, seconds: float) -> bool:
-        """Whether, for that long, nobody sent a request and no tunnel worked or could recover by itself."""
+        """Whether, for that long, there was no request, and no tunnel that worked or could recover."""
         now = asyncio.get_running_loop().time()
         if self._answering or any(tunnel.alive for tunnel in self._tunnels):
             self._last_used = now
@@ -101,7 +101,7 @@ class Hub:
         return self._answering > 0 or self._tunnels.busy
 
     def move(self, folder: Path) -> None:
-        """Write the files again, into a folder that was created again, perhaps elsewhere."""
+        """Rewrite the files, in a folder that was recreated, perhaps elsewhere."""
         if self._names.file.path.parent == self._tunnels.file.path.parent:
             self._names.file.path = folder / self._names.file.path.name
         self._tunnels.file.path, self._known.file.path = folder / STATE_NAME, folder / ACCOUNTS_NAME
@@ -109,7 +109,7 @@ class Hub:
             file.save()
 
     async def hand_over(self) -> list[str]:
-        """Give up the tunnels without connections to the hub that has taken this one's folder.
+        """Hand the tunnels without connections over to the hub that has taken this one's folder.
 
         Returns:
             the lines of the file that the other hub needs to hold them.
@@ -127,7 +127,7 @@ class Hub:
             the reply, and for :class:`.requests.Open` the stream to pass along.
 
         Raises:
-            HubError: it cannot be done; the text is for the operator.
+            HubError: the request cannot be carried out; the text is for the operator.
         """
         self._answering += 1
         try:
@@ -137,7 +137,7 @@ class Hub:
             self._last_used = asyncio.get_running_loop().time()
         return result if isinstance(result, tuple) else (result, None)
 
-    # --- Tunnels that are found, opened, or handed to the hub.
+    # --- Tunnels that are found, opened, or passed to the hub.
 
     async def _ensure(self, request: requests.Ensure) -> Reply:
         caller = self._callers.of(request.caller)
@@ -148,7 +148,7 @@ class Hub:
             except HubError as error:
                 if error.code != "tunnel-closed" or not request.may_open:
                     raise
-                # It was closed while no link was up to notice: the hub was just started, or the link was lost.
+                # It was closed unnoticed, while no link was up: the hub was just started, or the link was lost.
                 tunnel = await self._linked(key, caller, request)
             tunnel.check_offers(request.service)
             await self._listen(tunnel, request.plan)
@@ -188,7 +188,7 @@ class Hub:
         )
         account = Account.from_arn(found.arn, key.account.endpoint)
         if account != key.account:
-            # The service did not tell before.
+            # The service did not reveal it before.
             caller.learn(account)
         record = TunnelRecord(
             thing=key.thing,
@@ -209,7 +209,7 @@ class Hub:
     async def _with_callers_settings(
         self, tunnel: ManagedTunnel, caller: CallerControl, timeout: float
     ) -> ManagedTunnel:
-        """The tunnel, linked with the caller's data plane settings where its own do not work any more."""
+        """The tunnel, linked with the caller's data plane settings if its own no longer work."""
         if tunnel.linked or caller.data_plane == tunnel.record.data_plane:
             return tunnel
         await tunnel.settle(timeout)
@@ -223,7 +223,7 @@ class Hub:
     async def _wait_for_destination(self, tunnel: ManagedTunnel, since: float, seconds: float) -> None:
         """Wait until the device has connected: it learns its token only when the tunnel is opened.
 
-        Everybody who asks for the tunnel meanwhile waits too, and so does the next hub, should this one be killed.
+        All callers that ask for the tunnel meanwhile wait too, and so does the next hub if this one is killed.
         """
         pause, longest = DESTINATION_POLL_SECONDS
         thing, name = tunnel.record.thing, tunnel.record.name
@@ -299,9 +299,9 @@ class Hub:
         return {**self._row(tunnel), "not_saved": self._tunnels.not_saved}
 
     async def _listen(self, tunnel: ManagedTunnel, plan: requests.ServicePlan) -> None:
-        """Have a tunnel's services listen where the user wants them to."""
+        """Make a tunnel's services listen on the ports that the user wants."""
         if not plan.ports:
-            # The usual case, in each task of each host: do not look at all other tunnels.
+            # The usual case, in each task of each host: do not go through all other tunnels.
             return
         self._check_ports_of_others(tunnel, plan.ports)
         before = tunnel.ports, tunnel.record.any_host
@@ -310,17 +310,17 @@ class Hub:
             self._tunnels.save()
 
     def _check_ports_of_others(self, tunnel: ManagedTunnel, ports: Mapping[str, int | None]) -> None:
-        """Raise HubError where another thing's service has one of these ports."""
+        """Raise HubError if another thing's service uses one of these ports."""
         for other in self._tunnels:
             if other is tunnel or not other.alive:
                 continue
             for service_id, port in other.ports.items():
-                # 0 is any free port: a tunnel that does not listen yet has it, too.
+                # 0 stands for any free port, also in a tunnel that does not listen yet.
                 wanting = next((name for name, wanted in ports.items() if port and wanted == port), None)
                 if wanting is not None:
                     raise HubError(
                         f"{wanting} of {tunnel.record.thing} cannot have port {port} on 127.0.0.1: {service_id} of "
-                        f"{other.record.thing} has it. Give each host a port of its own (iotops_tunnel_ports, or "
+                        f"{other.record.thing} uses it. Give each host its own port (iotops_tunnel_ports, or "
                         f"the option ports), or {wanting}=any",
                         code="port-in-use",
                     )
@@ -346,7 +346,7 @@ class Hub:
         """The key of a caller's tunnel to a thing.
 
         Raises:
-            HubError: the control API does not say which account the caller is in.
+            HubError: the control API does not reveal the caller's account.
         """
         check_name("thing", thing)
         try:
@@ -359,7 +359,7 @@ class Hub:
         return key
 
     async def _settle_account(self, tunnel: ManagedTunnel, key: TunnelKey, caller: CallerControl) -> None:
-        """Find out whether a tunnel that an earlier release left is in a caller's account."""
+        """Find out whether a tunnel left by an earlier release is in a caller's account."""
         states = await caller.end_states(tunnel.record.tunnel_id)
         if not states.arn or self._tunnels.get(tunnel.record.key) is not tunnel:
             return
@@ -367,7 +367,7 @@ class Hub:
             self._tunnels.assign(tunnel, key.account, states.owner)
 
     def _names_of(self, key: TunnelKey) -> Reply:
-        """What programs, ssh, and people call a thing and its account."""
+        """The names of a thing and its account for programs, ssh, and people."""
         return {
             "account": key.account.key,
             "account_name": str(key.account),
@@ -428,11 +428,11 @@ class Hub:
         return {"stopping": True}
 
     def _lock(self, key: TunnelKey) -> asyncio.Lock:
-        """The lock of a thing's tunnel: two callers who ask for it at once get the same one."""
+        """The lock of a thing's tunnel: two callers that ask for it at the same time get the same tunnel."""
         return self._locks.setdefault(key, asyncio.Lock())
 
     async def _target(self, target: requests.Target) -> ManagedTunnel:
-        """The tunnel of a request that names an account, or a caller who is in one."""
+        """The tunnel of a request that names an account, or a caller, which determines the account."""
         if target.caller is None:
             return self._find(TunnelKey(_from_key(target.account), target.thing), None)
         caller = self._callers.of(target.caller)
@@ -452,7 +452,7 @@ class Hub:
 
 
 def _like(before: ManagedTunnel | None, record: TunnelRecord) -> TunnelRecord:
-    """The record, with the ports of the thing's previous tunnel and what was known of its device."""
+    """The record, with the ports of the thing's previous tunnel and what was known about its device."""
     if before is None:
         return record
     known = before.up_to_date()
@@ -466,7 +466,7 @@ def _like(before: ManagedTunnel | None, record: TunnelRecord) -> TunnelRecord:
 
 
 def _is(tunnel: ManagedTunnel, name: requests.TunnelName) -> bool:
-    """Whether it is the tunnel that a request names; one that an earlier release left may be of any account."""
+    """Whether it is the tunnel that a request names; one left by an earlier release may belong to any account."""
     record = tunnel.record
     return record.tunnel_id == name.tunnel_id and record.account.key in (name.account, UNKNOWN_ACCOUNT.key)
 

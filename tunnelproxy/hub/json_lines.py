@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hub's files: one JSON value a line, replaced as a whole, readable by this user alone."""
+"""The hub's files: one JSON value per line, replaced as a whole, readable only by this user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> list[Any]:
-    """The values of a file; none where it does not exist. Lines that cannot be read are skipped."""
+    """The values of a file; none if it does not exist. Lines that cannot be read are skipped."""
     values = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -31,7 +31,7 @@ def read(path: Path) -> list[Any]:
         try:
             values.append(json.loads(line))
         except ValueError:
-            log.warning("a line of %s cannot be read, and is skipped", path)
+            log.warning("skipping a line of %s that cannot be read", path)
     return values
 
 
@@ -44,14 +44,14 @@ def replace(path: Path, lines: Iterable[str]) -> None:
     Raises:
         OSError: it cannot be written; the error names the file.
     """
-    # Line by line: one string of all lines, a little longer each time, fragments the memory.
+    # Line by line: a single string of all lines, a little longer each time, would fragment the memory.
     replace_file(path, (f"{line}\n".encode() for line in lines))
 
 
 class JsonLinesFile:
-    """A file that mirrors what this process knows. If it cannot be written, that is retried until it succeeds.
+    """A file that mirrors the state of this process. If writing it fails, it is retried until it succeeds.
 
-    A full disk must not keep an operator from a device, or lose what was opened: the values stay in memory.
+    A full disk must not keep an operator from a device, or lose open tunnels: the values stay in memory.
 
     Args:
         path: the file; its folder is created if it does not exist.
@@ -61,11 +61,11 @@ class JsonLinesFile:
     def __init__(self, path: Path, lines: Callable[[], Iterable[str]]) -> None:
         self.path = path
         self.error: OSError | None = None
-        """Why the file is out of date; None where it is not."""
+        """Why the file is out of date; None if it is up to date."""
         self._lines = lines
 
     def save(self) -> None:
-        """Write it. A failure is logged, once for each cause, and left to :meth:`retry`."""
+        """Write the file. A failure is logged, once for each cause, and left to :meth:`retry`."""
         before, self.error = self.error, None
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,6 +79,6 @@ class JsonLinesFile:
                 log.info("%s can be written again", self.path)
 
     def retry(self) -> None:
-        """Write it, if the last attempt failed."""
+        """Write the file, if the last attempt failed."""
         if self.error is not None:
             self.save()

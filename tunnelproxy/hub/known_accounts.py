@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The account of each access key; a key never moves to another account.
 
-The hub keeps them in a file, so that it asks once for each key: the next hub finds the tunnels of the previous one even
-while the control API cannot be reached.
+The hub saves them in a file, so it asks only once for each key, and the next hub finds the tunnels of the previous one
+even while the control API cannot be reached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAIR = 2
 
 
 class KnownAccounts(Mapping[str, str]):
-    """The key of an account, by a digest of the access key, region and endpoint that lead to it.
+    """The keys of accounts, by a digest of the access key, region and endpoint that determine them.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ class KnownAccounts(Mapping[str, str]):
         return len(self._known)
 
     def learn(self, digest: str, account: str) -> None:
-        """Note an account, and save it."""
+        """Add an account, and save it."""
         if self._known.get(digest) == account:
             return
         self._known[digest] = account

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ports of the loopback a tunnel's services may listen on."""
+"""The ports on the loopback that a tunnel's services may listen on."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def check_port(service_id: str, port: int | None, thing: str, *, own_ports: Coll
 
     Args:
         port: 0 for any port, None for none.
-        own_ports: the ports that the thing's services have already.
+        own_ports: the ports that the thing's services already have.
 
     Raises:
         HubError: it cannot.
     """
     if is_ssh(service_id) and port is not None:
         raise HubError(
-            f"{service_id} of {thing} cannot have a port: other users of this machine could reach the device by it, "
-            "and ssh needs none. Remove it from iotops_tunnel_ports, or the option ports",
+            f"{service_id} of {thing} cannot have a port: other users of this machine could reach the device through "
+            "it, and ssh needs none. Remove it from iotops_tunnel_ports, or the option ports",
             code="bad-input",
         )
     if port and port not in own_ports and not is_free(service_id, port):
@@ -35,7 +35,7 @@ def check_port(service_id: str, port: int | None, thing: str, *, own_ports: Coll
 
 
 def port_in_use(service_id: str, port: int | None, thing: str, why: str) -> HubError:
-    """The error of a service that cannot have a port."""
+    """The error for a service that cannot have a port."""
     return HubError(
         f"{service_id} of {thing} cannot have port {port} on 127.0.0.1: {why}. Choose another (iotops_tunnel_ports, or "
         f"the option ports), or {service_id}=any",
@@ -44,7 +44,7 @@ def port_in_use(service_id: str, port: int | None, thing: str, why: str) -> HubE
 
 
 def is_free(service_id: str, port: int) -> bool:
-    """Whether a service can listen on a port of the loopback, and, for browsers, on the same port of IPv6's."""
+    """Whether a service can listen on a port of the loopback; for browsers, both of IPv4's and of IPv6's."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -58,7 +58,7 @@ def is_free(service_id: str, port: int) -> bool:
 
 
 def reason_of(error: ConfigurationError) -> str:
-    """Why a listener could not be opened, in the system's words where it has some."""
+    """Why a listener could not be opened: the system's error message, if there is one."""
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
         return "another program listens there"

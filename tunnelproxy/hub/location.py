@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the hub is: the folder with its socket and lock, which callers and the hub itself look up alike.
+"""The location of the hub: the folder with its socket and lock, which callers and the hub look up in the same way.
 
 The folder is the environment's ``IOTOPS_TUNNEL_DIR``; without it, ``iotops-tunnel`` in the user's runtime directory
-(``XDG_RUNTIME_DIR``, or ``/run/user/UID``), or ``/tmp/iotops-tunnel-UID`` where there is none. All runs of one user on
-one machine must agree on it, so a folder that exists already is preferred.
+(``XDG_RUNTIME_DIR``, or ``/run/user/UID``), or ``/tmp/iotops-tunnel-UID`` if there is none. All runs of one user on one
+machine must agree on it, so an existing folder is preferred.
 
-ssh starts a Python for each connection that imports this module: it imports only what Python has loaded anyway.
+ssh starts a Python that imports this module for each connection, so it imports only what Python has loaded anyway.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
 DIRECTORY_VARIABLE = "IOTOPS_TUNNEL_DIR"
 SOCKET_NAME = "hub.sock"
 LOCK_NAME = "hub.lock"
-"""Whoever holds the lock on this file is the hub; the file contains its process ID."""
+"""The process that holds the lock on this file is the hub; the file contains its process ID."""
 
 PROTOCOL = 2
 """Version of requests and replies. A hub of another version may hold tunnels whose account it does not know."""
 
 _DEFAULTS = ("/run/user/{user}", "/tmp/iotops-tunnel-{user}")  # noqa: S108  directory() checks it
-"""The runtime directory of a process without ``XDG_RUNTIME_DIR``, and the hub's folder where there is none."""
+"""The runtime directory of a process without ``XDG_RUNTIME_DIR``, and the hub's folder if that does not exist."""
 
 _LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 """Bytes. unix(7): the address has 108, including the terminating null byte."""
@@ -81,17 +81,17 @@ def directory() -> str:
     except FileExistsError:
         pass  # it is not a folder: reported below
     except OSError as error:
-        raise HubError(f"cannot make the hub's folder {path}: {error.strerror}: {_remedy(error)}") from None
+        raise HubError(f"cannot create the hub's folder {path}: {error.strerror}: {_remedy(error)}") from None
     if not _is_private_folder(path):
         raise HubError(
-            f"the hub's folder {path} must be a folder of yours that nobody else may enter (mode 0700): change that, "
-            f"or set {DIRECTORY_VARIABLE} to another"
+            f"the hub's folder {path} must be a folder that belongs to you and that nobody else may enter "
+            f"(mode 0700): change that, or set {DIRECTORY_VARIABLE} to another"
         )
     return path
 
 
 def chosen_directory() -> str | None:
-    """The folder that the environment names, as an absolute path; None where it names none.
+    """The folder that the environment names, as an absolute path; None if it names none.
 
     Raises:
         HubError: the environment's path cannot be resolved.
@@ -115,12 +115,12 @@ def log_path() -> str:
 
 
 def cannot_write(path: object, error: OSError) -> str:
-    """Why one of the hub's files cannot be written, and what to do about it."""
+    """A sentence: why one of the hub's files cannot be written, and what to do about it."""
     return f"cannot write {path}: {error.strerror or error}: {_remedy(error)}"
 
 
 def describe_os_error(error: OSError) -> str:
-    """The operating system's words, with the file they are about, or with the remedy."""
+    """The operating system's error message, with the file that it is about, or with the remedy."""
     if error.filename:
         return cannot_write(error.filename, error)
     remedy = f": {_remedy(error)}" if error.errno in _REMEDIES else ""
@@ -138,12 +138,12 @@ def _default_directory() -> str:
         os.path.join(path, "iotops-tunnel") for path in runtime if os.path.isabs(path) and _is_runtime_directory(path)
     ]
     folders = [*filter(_fits, folders), fallback]
-    # A hub may have been started from cron, without a login session, or may have outlived one: prefer its folder.
+    # A hub may have been started by cron, without a login session, or may have outlived one: prefer its folder.
     return next(filter(_is_private_folder, folders), folders[0])
 
 
 def _is_runtime_directory(path: str) -> bool:
-    """Whether it is a runtime directory by the XDG Base Directory Specification: private to this user."""
+    """Whether it is a runtime directory as the XDG Base Directory Specification requires: private to this user."""
     try:
         return _is_private(os.stat(path)) and os.access(path, os.W_OK | os.X_OK)
     except OSError:

@@ -27,16 +27,16 @@ __all__ = ["RENEW_SECONDS", "TunnelOpener", "check_name", "not_found"]
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 10 * 60.0
-"""A tunnel that expires sooner is not used any more where another may be opened."""
+"""A tunnel that expires sooner is no longer used if another may be opened."""
 
 PROBE_SECONDS = 60.0
-"""How long a data plane that was reached counts as reachable."""
+"""How long a data plane counts as reachable after it was reached."""
 
-# ThingName and Service of botocore's model, but for a leading hyphen, which ssh would take for an option.
+# ThingName and Service of botocore's model, except for a leading hyphen, which ssh would parse as an option.
 
 
 class TunnelOpener:
-    """Finds or opens tunnels. It remembers which data planes were reached a moment ago."""
+    """Finds or opens tunnels. It remembers which data planes were reached recently."""
 
     def __init__(self) -> None:
         self._reached_until: dict[str, float] = {}
@@ -54,7 +54,7 @@ class TunnelOpener:
 
         Args:
             held: the IDs of tunnels that the hub holds, which are not reused.
-            own_ports: the ports that the thing's services have already.
+            own_ports: the ports that the thing's services already have.
 
         Raises:
             HubError: there is none; the text says why.
@@ -100,12 +100,12 @@ class TunnelOpener:
         service: str | None = None,
         unregistered: bool = False,
     ) -> None:
-        """Check all that can fail before a tunnel is paid for.
+        """Check everything that can fail before a tunnel is paid for.
 
         Args:
             thing: None for a tunnel whose token is copied to a device.
-            service: one that the tunnel has to carry.
-            own_ports: the ports that the thing's services have already.
+            service: a service that the tunnel must have.
+            own_ports: the ports that the thing's services already have.
             unregistered: accept a thing that is not in the registry.
 
         Raises:
@@ -117,7 +117,7 @@ class TunnelOpener:
             await caller.check_registered(thing)
 
     async def _check_reachable(self, settings: DataPlaneSettings, region: str) -> None:
-        """Raise HubError where the data plane cannot be reached."""
+        """Raise HubError if the data plane cannot be reached."""
         reached = repr((settings, sorted(settings.web_proxy.items()), region))
         now = time.monotonic()
         if now < self._reached_until.get(reached, 0.0):
@@ -133,26 +133,26 @@ class TunnelOpener:
 
 
 def not_found(what: object, error: HubError) -> HubError:
-    """The error of a thing whose tunnel could be neither found nor opened."""
+    """The error for a thing whose tunnel could be neither found nor opened."""
     return HubError(f"no tunnel to {what} could be found or opened: {error}", code=error.code)
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise HubError where a thing or service cannot have a name.
+    """Raise HubError if a thing or service cannot have a name.
 
     Args:
         kind: ``thing`` or ``service``.
     """
     if not SAFE_NAME.match(name):
         raise HubError(
-            f"{name!r} cannot be the name of a {kind}: it takes 1 to 128 letters, digits, colons, underscores and "
-            "hyphens, and no hyphen first",
+            f"{name!r} cannot be the name of a {kind}: use 1 to 128 letters, digits, colons, underscores and "
+            "hyphens, and no hyphen at the start",
             code="bad-input",
         )
 
 
 def _check_plan(plan: ServicePlan, thing: str, *, service: str | None, own_ports: Collection[int]) -> None:
-    """Raise HubError where a tunnel with these services would not be what is asked for."""
+    """Raise HubError if a tunnel with these services would not fit the request."""
     for name in plan.services:
         check_name("service", name)
     if not plan.services or len(set(plan.services)) != len(plan.services):

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which requests may reach a device's web server through its port on the loopback.
+"""Decides which requests may reach a device's web server through its port on the loopback.
 
-That port is for browsers, and any web page can make a browser send requests to it: with a form, with an image, or with
-a host name of the page's own that it resolves to 127.0.0.1 (DNS rebinding). Cookies depend on the host name alone, not
-on the port, so each device has its own name below ``.localhost``, which browsers resolve to the loopback (RFC 6761,
-section 6.3). A guard checks the head of each request of one connection, without doing I/O:
+That port is for browsers, and any web page can make a browser send requests to it: with a form, with an image, or by
+resolving its own host name to 127.0.0.1 (DNS rebinding). Cookies depend only on the host name, not on the port, so each
+device has its own name below ``.localhost``, which browsers resolve to the loopback (RFC 6761, section 6.3). A guard
+checks the head of each request of one connection, without I/O:
 
-- With the device's own name as host, it accepts what the device's own pages send, and a user's navigation, a GET.
+- With the device's own name as host, it accepts requests of the device's own pages, and a user's navigation (a GET).
 - With ``127.0.0.1`` or ``localhost``, it accepts programs other than browsers. A page that rebinds a name sends that
   name as host.
-- It answers everything else itself and ends the connection. Nothing of it reaches the device.
+- It answers everything else itself and closes the connection. Nothing of it reaches the device.
 
 Only host names count, not ports, so the port may be forwarded to another one (``ssh -L``).
 """
@@ -33,7 +33,7 @@ HEAD_LIMIT = 64 * 1024
 """The largest head of a request, in bytes."""
 
 _PIECE = 16 * 1024
-"""Bytes given to h11 at once, as it copies what follows a request: 100 MB in chunks take 60 ms; in 4 kB, 170 ms."""
+"""Bytes passed to h11 at a time, as it copies what follows a request: 100 MB in chunks take 60 ms; in 4 kB, 170 ms."""
 
 _TLS_HANDSHAKE = 0x16
 _VERSIONS = (b"1.0", b"1.1")
@@ -69,32 +69,32 @@ class DevicePage:
 
 
 class RequestGuard:
-    """Decides for one connection which of its client's bytes are forwarded to the device.
+    """Decides which of the client's bytes are forwarded to the device, for one connection.
 
-    TLS passes: an attacker who rebinds a name has no certificate for the device's, and its content is encrypted. What
-    follows a request to upgrade (WebSocket) passes, too.
+    TLS passes: its content is encrypted, and an attacker who rebinds a name has no certificate for the device's name.
+    Data after a request to upgrade (WebSocket) passes, too.
 
     Args:
-        page: what the connection leads to.
+        page: the web server that the connection leads to.
     """
 
     def __init__(self, page: DevicePage) -> None:
         self.answer: bytes | None = None
-        """The answer in place of the device's, once a request was refused: nothing more is forwarded then."""
+        """The response in place of the device's, after a request was refused: nothing more is forwarded."""
         self.refusal = ""
-        """Why, in words for the log."""
+        """The reason, for the log."""
         self._page = page
         self._begun = False
         self._passes_all = False
         self._head = bytearray()
         self._parser: h11.Connection | None = None
         self._chunks: h11.Connection | None = None
-        """Finds the end of a chunked body, while one is received."""
+        """Finds the end of a chunked body while one is being received."""
         self._left = 0
-        """Remaining bytes of the body, where its length is known."""
+        """Remaining bytes of the body, if its length is known."""
 
     def receive(self, data: Bytes) -> Bytes:
-        """Take what the client sent, and return what to forward to the device.
+        """Take data from the client, and return the data to forward to the device.
 
         Args:
             data: not empty. An incomplete head is kept until the rest arrives; nothing is modified.
@@ -175,7 +175,7 @@ class RequestGuard:
         if b"upgrade" in headers:
             self._passes_all = True
         elif b"transfer-encoding" in headers:
-            # h11 is given what it has of the body again, after a head: it has no other interface.
+            # After a head, h11 is given the buffered part of the body again: it has no other interface.
             self._chunks = _new_parser()
             self._chunks.receive_data(b"POST / HTTP/1.1\r\nHost: any\r\nTransfer-Encoding: chunked\r\n\r\n")
             self._chunks.next_event()
@@ -183,7 +183,7 @@ class RequestGuard:
             self._left = int(headers.get(b"content-length", b"0"))
 
     def _decide(self, head: _RequestHead) -> None:
-        """Refuse a request unless its head permits it."""
+        """Refuse a request that its head does not permit."""
         if head.version not in _VERSIONS:
             self._refuse_malformed(f"HTTP/{head.version.decode()}")
         elif head.has_two_lengths:
@@ -238,13 +238,13 @@ class RequestGuard:
 
 @dataclass(frozen=True)
 class _RequestHead:
-    """What the head of a request says.
+    """The head of a request.
 
     Attributes:
         host: the header, in lower case.
-        names: all host names in it, without ports; an empty one where there is none.
-        site: the relation to the page that caused it, according to the browser (Fetch Metadata).
-        by_browser: whether it has a header that only browsers send by themselves.
+        names: all host names in it, without ports; an empty name if there is none.
+        site: the relation to the page that caused the request, according to the browser (Fetch Metadata).
+        by_browser: whether it has a header that only browsers add automatically.
     """
 
     method: str
@@ -281,12 +281,12 @@ class _RequestHead:
 
     @property
     def navigates(self) -> bool:
-        """Whether a user opens the page: by its address, a bookmark, or a link."""
+        """Whether a user opens the page by its address, a bookmark, or a link."""
         shown = self.destination in ("document", "")  # and not within another page
         return self.method in ("GET", "HEAD") and self.mode == "navigate" and shown
 
     def other_page(self) -> str:
-        """The web page that made a browser send this; empty if it was the device's own, or none."""
+        """The web page that made a browser send the request; empty if it was the device's own, or none."""
         if self.site in ("cross-site", "same-site") and not self.navigates:
             return f"another web page, {_quoted(self.origin)}" if self.origin else "another web page"
         if self.origin is None or self.origin == f"http://{self.host}":
@@ -303,12 +303,12 @@ def _new_parser() -> h11.Connection:
 
 
 def _name(authority: str) -> str:
-    """The host of ``HOST:PORT``; a name that no host has where it is malformed."""
+    """The host of ``HOST:PORT``; a name that no host has if it is malformed."""
     found = _AUTHORITY.match(authority)
     return found["name"] if found else "?" if authority else ""
 
 
 def _quoted(text: str) -> str:
-    """A client's words, printable on a terminal."""
+    """A client's text, made printable on a terminal."""
     words = "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
     return f"'{words[:_LONGEST_QUOTE]}'"

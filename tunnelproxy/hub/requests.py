@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The requests that the hub answers. Each is parsed once, into a data class, when it arrives.
+"""The requests that the hub answers. Each is parsed once, on arrival, into a data class.
 
-:mod:`.wire` and :mod:`.client` write them. Fields that this version does not know are ignored, and those that were
-added after protocol version 2 began have a default.
+:mod:`.wire` and :mod:`.client` write them. Fields that this version does not know are ignored; fields that were added
+within protocol version 2 have a default.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Target:
-    """The thing whose tunnel is meant.
+    """The thing that a request is about.
 
     Attributes:
-        account: the key of its account; where it is empty, the caller's environment determines the account.
-        caller: who asks; None where the account is given.
+        account: the key of its account; if it is empty, the caller's environment determines the account.
+        caller: the process that asks; None if the account is given.
     """
 
     thing: str
@@ -74,7 +74,7 @@ class TunnelName:
 
 @dataclass(frozen=True)
 class ServicePlan:
-    """The services that a tunnel is to carry, and where they are to listen.
+    """The services of a tunnel, and where they should listen.
 
     Attributes:
         services: service IDs.
@@ -291,7 +291,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Inherit:
-    """A hub whose folder this one has taken hands over its tunnels."""
+    """Tunnels that another hub hands over, because this one has taken its folder."""
 
     records: tuple[TunnelRecord, ...]
 
@@ -322,7 +322,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any]], Request]] = {
 
 
 def parse(data: Mapping[str, Any]) -> Request:
-    """The request that a caller sent.
+    """Parse the request of a caller.
 
     Raises:
         HubError: this hub does not know the operation.

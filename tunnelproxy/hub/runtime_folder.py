@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder in which callers find the hub, with its lock and the socket that it listens on.
+"""The folder in which callers find the hub, with the hub's lock and socket.
 
-Any of these may disappear while the hub runs: somebody cleans up, or systemd removes ``/run/user/UID`` when the user
-logs out. The hub soon creates again what is missing, so that callers find it and start no other.
+Any of these may disappear while the hub runs: a user cleans up, or systemd removes ``/run/user/UID`` when the user logs
+out. The hub soon recreates what is missing, so that callers find it and do not start another one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 LOCK_POLL_SECONDS = 0.1
 ENDING_SECONDS = 0.5
-"""How long a hub that still answers may be one that was just told to stop."""
+"""How long a hub that was just asked to stop may still answer."""
 
 LOCK_TRIES = 5
 LOCK_TRY_SECONDS = 0.01
@@ -49,7 +49,7 @@ class AlreadyRunningError(Exception):
 
 
 class ReplacedError(Exception):
-    """The folder disappeared, and another hub, started before this one noticed, has :attr:`RuntimeFolder.path` now."""
+    """The folder disappeared, and another hub, started before this one noticed, now has :attr:`RuntimeFolder.path`."""
 
 
 class RuntimeFolder:
@@ -67,7 +67,7 @@ class RuntimeFolder:
         self._accepting: asyncio.Task[None] | None = None
 
     async def take(self) -> None:
-        """Become the only hub here. A hub that ends holds its lock a little longer than it listens.
+        """Become the only hub here. A hub that is exiting holds its lock a little longer than it listens.
 
         Raises:
             AlreadyRunningError: another process is the hub.
@@ -76,7 +76,7 @@ class RuntimeFolder:
         told = False
         while not _take(self._lock):
             if not told:
-                log.info("waiting for another hub to end")
+                log.info("waiting for another hub to exit")
                 told = True
             waited = time.monotonic() - since
             if waited > ENDING_SECONDS and _answers(self.path / SOCKET_NAME):
@@ -90,7 +90,7 @@ class RuntimeFolder:
         """Listen on the socket, replacing whatever file was there.
 
         Raises:
-            OSError: that is not possible; the error names the socket.
+            OSError: it cannot listen; the error names the socket.
         """
         path = self.path / SOCKET_NAME
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -103,20 +103,20 @@ class RuntimeFolder:
             listener.close()
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         self._stop_listening()
-        # No error ends it, and no bug either.
+        # It survives all errors, even bugs.
         self._accepting = supervise("listening for requests", lambda: accept_connections(listener, self._admit))
-        # Not before: the event loop would remove the reader of the next socket with the same number.
+        # Not earlier: the event loop would remove the reader of the next socket with the same number.
         self._accepting.add_done_callback(lambda _: listener.close())
 
     def restore(self) -> bool:
-        """Create again what is missing of the folder, the lock and the socket.
+        """Recreate the folder, the lock and the socket, if they are missing.
 
         Returns:
-            whether anything was missing: then the other files in the folder have to be written again.
+            whether anything was missing. If so, the other files in the folder have to be rewritten.
 
         Raises:
             ReplacedError: another hub has the folder now.
-            OSError, HubError: it is not possible at the moment.
+            OSError, HubError: they cannot be recreated at the moment.
         """
         if _identity(self.path / LOCK_NAME) != _identity(self._lock):
             self._take_again()
@@ -127,14 +127,14 @@ class RuntimeFolder:
         return True
 
     def leave(self) -> None:
-        """Stop listening. The lock is held until the process ends, so that the next hub reads complete files."""
+        """Stop listening. The lock is held until the process exits, so that the next hub reads complete files."""
         path = self.path / SOCKET_NAME
         if self._listens_at is not None and _identity(path) == self._listens_at:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                # Whoever connects there is refused, as if it did not exist. The rest of the shutdown must not fail.
-                log.warning("%s stays, and nobody listens there: %s", path, error.strerror)
+                # Connections to it are refused, as if it did not exist. The rest of the shutdown must not fail.
+                log.warning("cannot remove %s: %s", path, error.strerror)
         self._stop_listening()
 
     def _take_again(self) -> None:
@@ -142,7 +142,7 @@ class RuntimeFolder:
         lock = _open_lock(path / LOCK_NAME)
         if not _take_soon(lock):
             os.close(lock)
-            # It may be another folder than the one that disappeared.
+            # It may differ from the folder that disappeared.
             self.path = path
             raise ReplacedError
         _sign(lock)
@@ -170,7 +170,7 @@ def _take(lock: int) -> bool:
 
 
 def _take_soon(lock: int) -> bool:
-    """Take the lock, although a caller may hold it for a moment to check whether a hub runs."""
+    """Acquire the lock, although a caller may hold it briefly to check whether a hub runs."""
     for _ in range(LOCK_TRIES):
         if _take(lock):
             return True
@@ -184,7 +184,7 @@ def _sign(lock: int) -> None:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     except OSError as error:
-        log.debug("the lock does not say who holds it: %s", error)
+        log.debug("cannot write the process ID into the lock: %s", error)
 
 
 def _answers(path: Path) -> bool:
@@ -201,7 +201,7 @@ def _answers(path: Path) -> bool:
 
 
 def _identity(file: Path | int) -> Identity | None:
-    """What distinguishes a file from a later one of the same name."""
+    """An identifier that distinguishes a file from a later one with the same name."""
     try:
         found = os.stat(file)
     except OSError:

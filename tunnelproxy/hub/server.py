@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hub's process: it starts, answers requests on a Unix socket, looks after its folder, and ends."""
+"""The hub's process: it starts, answers requests on a Unix socket, maintains its folder, and exits."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["AlreadyRunningError", "serve"]
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-"""How often to check the folder, and whether there is still something to do."""
+"""How often to check the folder, and whether the hub is idle."""
 
 LONGEST_REQUEST = 4 * 1024 * 1024
-"""It includes the caller's whole environment, which Linux limits to 2 MiB by default."""
+"""A request includes the caller's whole environment, which Linux limits to 2 MiB by default."""
 
 HAND_OVER_TRIES = 20
-"""How often, a second apart, to offer the tunnels here to the hub that has taken the folder, if it does not answer."""
+"""How often to offer the tunnels to the hub that has taken the folder, once a second, if it does not answer."""
 
 READ_BYTES = 64 * 1024
 REQUEST_SECONDS = 10.0
@@ -39,12 +39,12 @@ REQUEST_SECONDS = 10.0
 async def serve(
     ready: Callable[[], None], *, idle_seconds: float, moved: Callable[[Path], None] = lambda folder: None
 ) -> None:
-    """Be this user's hub until asked to stop, cancelled, or idle.
+    """Run as this user's hub until asked to stop, cancelled, or idle.
 
     Args:
         ready: called once requests are answered.
-        idle_seconds: how long to stay without a tunnel that works or may recover.
-        moved: called with the hub's folder where that had to be created again, perhaps elsewhere.
+        idle_seconds: how long to keep running without a tunnel that works or may recover.
+        moved: called with the hub's folder after it had to be recreated, perhaps elsewhere.
 
     Raises:
         AlreadyRunningError: another process is the hub.
@@ -52,10 +52,10 @@ async def serve(
     """
     allow_many_files()
     stoppers: list[socket.socket] = []
-    """Whoever asked the hub to stop learns from the end of the connection, and so of the process, that it has."""
+    """Connections of callers that asked the hub to stop: they wait until these close, when the process exits."""
 
     def admit(client: socket.socket, _: Any) -> None:
-        # A request that fails affects its caller alone.
+        # A request that fails affects only its caller.
         spawn("answering a request", _answer(client, hub, stoppers))
 
     folder = RuntimeFolder(admit)
@@ -69,7 +69,7 @@ async def serve(
     finally:
         folder.leave()
         await hub.stop()
-        log.info("the hub ends")
+        log.info("the hub exits")
 
 
 async def _until_done(hub: Hub, folder: RuntimeFolder, idle_seconds: float, moved: Callable[[Path], None]) -> None:
@@ -82,11 +82,11 @@ async def _until_done(hub: Hub, folder: RuntimeFolder, idle_seconds: float, move
                 await _look_after(hub, folder, moved)
                 failure = ""
             except ReplacedError:
-                log.warning("another hub runs in %s: this one ends when its connections have", folder.path)
+                log.warning("another hub runs in %s: this one exits when its connections are closed", folder.path)
                 folder.leave()
                 await _hand_over(hub, folder.path, stopping)
                 break
-            except Exception as error:  # the tunnels matter more than the folder, which is checked again soon
+            except Exception as error:  # the tunnels matter more than the folder, which is soon checked again
                 if str(error) != failure:
                     failure = str(error)
                     log.exception("the hub cannot check its folder and its tunnels: %s", failure)
@@ -95,7 +95,7 @@ async def _until_done(hub: Hub, folder: RuntimeFolder, idle_seconds: float, move
 
 
 async def _look_after(hub: Hub, folder: RuntimeFolder, moved: Callable[[Path], None]) -> None:
-    """Create again what is missing of the folder, and disconnect what is not needed, even where the first fails."""
+    """Recreate what is missing in the folder, and disconnect unused tunnels, even if the former fails."""
     failure: Exception | None = None
     try:
         if folder.restore():
@@ -109,7 +109,7 @@ async def _look_after(hub: Hub, folder: RuntimeFolder, moved: Callable[[Path], N
 
 
 async def _hand_over(hub: Hub, folder: Path, stopping: asyncio.Future[Any]) -> None:
-    """Hand each tunnel to the hub that has taken the folder, as soon as it carries no connections."""
+    """Hand each tunnel over to the hub that has taken the folder, as soon as it carries no connections."""
     pending: list[Any] = []
     failures = 0
     while True:
@@ -119,17 +119,17 @@ async def _hand_over(hub: Hub, folder: Path, stopping: asyncio.Future[Any]) -> N
             if not why:
                 pending, failures = [], 0
             elif failures < HAND_OVER_TRIES:
-                # The other hub may have the lock, and not listen yet.
+                # The other hub may already have the lock, but not listen yet.
                 failures += 1
                 if failures in (1, HAND_OVER_TRIES):
-                    log.warning("the hub in %s cannot be told of %d tunnels: %s", folder, len(pending), why)
+                    log.warning("cannot hand %d tunnels over to the hub in %s: %s", len(pending), folder, why)
         if stopping.done() or not (hub.busy or 0 < failures < HAND_OVER_TRIES):
             return
         await asyncio.wait({stopping}, timeout=CHECK_SECONDS)
 
 
 async def _send(folder: Path, request: dict[str, Any]) -> str:
-    """Send a request to another hub, and return why it has not carried it out; empty if it has."""
+    """Send a request to another hub, and return why it has not been carried out; empty if it has."""
     writer: asyncio.StreamWriter | None = None
     try:
         reader, writer = await asyncio.open_unix_connection(str(folder / SOCKET_NAME))
@@ -137,7 +137,7 @@ async def _send(folder: Path, request: dict[str, Any]) -> str:
         reply = json.loads(await asyncio.wait_for(reader.readline(), REQUEST_SECONDS))
         return str(reply.get("error", ""))
     except (OSError, asyncio.TimeoutError, ValueError) as error:
-        return reason(error) if not isinstance(error, ValueError) else "it gave no answer"
+        return reason(error) if not isinstance(error, ValueError) else "it did not answer"
     finally:
         if writer is not None:
             writer.close()
@@ -170,13 +170,13 @@ async def _answer(client: socket.socket, hub: Hub, stoppers: list[socket.socket]
 
 
 async def _reply(line: bytes, hub: Hub) -> tuple[dict[str, Any], socket.socket | None]:
-    """The reply to a request, whatever goes wrong: without one, the caller would assume that the hub has ended."""
+    """The reply to a request, whatever goes wrong: without one, the caller would assume that the hub has exited."""
     try:
         request = parse(_checked(json.loads(line)))
     except HubError as error:
         return _error(error.message, error.code)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        log.warning("a request is not understood", exc_info=True)
+        log.warning("invalid request", exc_info=True)
         return _error(f"the hub does not understand the request ({type(error).__name__})", "bad-input")
     try:
         return await hub.answer(request)
@@ -195,22 +195,22 @@ def _error(words: str, code: str) -> tuple[dict[str, Any], None]:
 
 
 def _checked(request: dict[str, Any]) -> dict[str, Any]:
-    """The request, unless it is of another protocol version; a hub of any version can be stopped.
+    """Parse a request, unless it is of another protocol version; a hub of any version can be stopped.
 
     Raises:
         HubError: it is.
     """
     if request.get("protocol") != PROTOCOL and request.get("op") != "stop":
         raise HubError(
-            "the hub that runs is of another release of iotops.tunnel than this request: end it with `tunnelproxy hub "
-            "stop`; its connections end, and the next one takes over its tunnels",
+            "the running hub is of another release of iotops.tunnel than this request: stop it with `tunnelproxy hub "
+            "stop`; its connections close, and the next hub takes over its tunnels",
             code="other-release",
         )
     return request
 
 
 async def _read_line(client: socket.socket) -> bytes:
-    """A request; empty from a caller that only checks whether the hub listens."""
+    """Read a request; empty from a caller that only checks whether the hub listens."""
     loop = asyncio.get_running_loop()
     line = b""
     while not line.endswith(b"\n"):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of a thing in ssh: the host that it connects to, which also names the control socket; and the host key.
+"""The names of a thing in ssh: the host to connect to, which also names the control socket, and the host key's name.
 
-In a single account, each thing's name occurs once, and ssh uses that name. The first account in which a name occurs
-keeps it permanently; the thing of that name in any other account is ``THING.ACCOUNT.REGION``, so that ssh never
-confuses them. The names are kept in a file, as host keys outlive the hub.
+Within an account, each name is unique, and ssh uses it. The first account in which a name occurs keeps the name
+permanently; a thing with that name in another account is ``THING.ACCOUNT.REGION``, so that ssh never confuses them. The
+names are kept in a file, because host keys outlive the hub.
 
-A tunneling service that has moved keeps the host keys of its things. But its copy, which has the same account ID, may
-have other devices: their control sockets are never shared. ssh does not distinguish upper and lower case, AWS does: of
-two such things, the second has a name with a digest.
+A tunneling service that has moved keeps the host keys of its things. But a copy of it, which has the same account ID,
+may have other devices: their control sockets are never shared. ssh ignores case in names, AWS does not: if two names
+differ only in case, the second gets a digest.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FILE_NAME = "ssh-names.jsonl"
 
 
 def qualified_name(key: TunnelKey) -> str:
-    """The name that a thing has in one account alone. Names of things contain no dots."""
+    """The name of a thing that includes its account. Names of things contain no dots."""
     account = key.account
     return f"{key.thing}.{account.account_id or f'unknown-{_digest(account.endpoint)}'}.{account.region}"
 
 
 class SshNames:
-    """The names that were assigned.
+    """The assigned names.
 
     Args:
         path: the file in which they are kept.
@@ -52,18 +52,18 @@ class SshNames:
                 thing, account = value
                 self._first[thing.lower()] = TunnelKey(Account.from_key(account), thing)
             except (ValueError, TypeError, AttributeError):
-                log.warning("a line of %s cannot be read by this release, and is skipped", path)
+                log.warning("skipping a line of %s that this release cannot read", path)
 
     @classmethod
     def of_this_user(cls) -> SshNames:
-        """Those in the hub's folder, if one was chosen, or else where a user's state survives a reboot."""
+        """Open the names in the hub's folder, if one was configured, or else in a folder that survives a reboot."""
         if os.environ.get(DIRECTORY_VARIABLE):
             return cls(Path(directory()) / FILE_NAME)
         state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         return cls(Path(state) / "tunnelproxy" / FILE_NAME)
 
     def host(self, key: TunnelKey) -> str:
-        """The host that ssh connects to; different for any two things."""
+        """The host that ssh connects to; no two things have the same."""
         if self._first_of(key) == key:
             return key.thing
         # A self-hosted service may have a copy with the same account ID.
@@ -81,7 +81,7 @@ class SshNames:
         return f"{qualified_name(key)}{spelled}"
 
     def _first_of(self, key: TunnelKey) -> TunnelKey:
-        """The thing that has the plain name; if none has, it is assigned to this one."""
+        """The thing that has the plain name; if there is none, assign it to this one."""
         plain = key.thing.lower()
         if plain not in self._first:
             self._first[plain] = key

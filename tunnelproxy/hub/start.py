@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting the hub on demand. :mod:`.wire` imports this only where no hub listens."""
+"""Starts the hub on demand. :mod:`.wire` imports this only if no hub listens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HUB_PREFIXES = ("LC_", "PYTHON", "XDG_")
 
 
 def take_start_lock() -> int:
-    """Wait for the lock of those who start a hub, so that only one does; closing the descriptor releases it.
+    """Acquire the lock for starting a hub, so that only one process does; closing the descriptor releases it.
 
     Raises:
         HubError: the lock's file cannot be written.
@@ -53,10 +53,10 @@ def start() -> None:
     """Start the hub, and wait until it is ready.
 
     Raises:
-        HubError: it cannot be started; the text has its last words.
+        HubError: it cannot be started; the text quotes its last error message.
     """
-    # The hub forks into a session of its own, so that no signal to Ansible's process groups reaches it. It closes its
-    # standard output when it is ready, or has failed.
+    # The hub forks into its own session, so that no signal to Ansible's process groups reaches it. It closes its
+    # standard output when it is ready or has failed.
     try:
         done = subprocess.run(  # noqa: S603  our own command
             [sys.executable, _PACKAGE, "hub", "run", "--background"],
@@ -77,7 +77,7 @@ def start() -> None:
 
 
 def lock_holder() -> str | None:
-    """The process ID of the hub that runs, for a message; None where none does."""
+    """The process ID of the running hub, for messages; None if there is none."""
     try:
         lock = os.open(os.path.join(directory(), LOCK_NAME), os.O_RDONLY)
     except OSError:
@@ -94,9 +94,9 @@ def lock_holder() -> str | None:
 
 
 def _hub_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The hub's environment: what only the caller has, such as AWS keys, is sent with each request instead."""
+    """The hub's environment. What belongs to one caller, such as AWS keys, is sent with each request instead."""
     kept = {
         name: value for name, value in environment.items() if name in _HUB_VARIABLES or name.startswith(_HUB_PREFIXES)
     }
-    chosen = chosen_directory()  # absolute: the hub's working directory is another
+    chosen = chosen_directory()  # absolute: the hub's working directory is different
     return {**kept, DIRECTORY_VARIABLE: chosen} if chosen else kept

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hub's file of tunnels, with their tokens, for the next hub: one a line, of mode 0600."""
+"""The hub's file of tunnels, with their tokens, for the next hub: one per line, mode 0600."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(path: Path) -> list[TunnelRecord]:
             if not record.expires_within(0):
                 records.append(record)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("a tunnel that the last hub left in %s cannot be read: %s", path, type(error).__name__)
+            log.warning("cannot read a tunnel that the last hub saved in %s: %s", path, type(error).__name__)
     return records
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tags of a tunnel that the collection opened: the collection's mark, and the owner."""
+"""The tags of tunnels that the collection opens: the collection's mark, and the owner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST = 256
 
 
 def default_owner() -> str:
-    """The owner of tunnels where none is given: this user on this machine."""
+    """The default owner of tunnels: this user on this machine."""
     import pwd
 
     try:
@@ -26,7 +26,7 @@ def default_owner() -> str:
 
 
 def valid_owner(text: str) -> str:
-    """A text as a valid value of a tag; different texts have different values.
+    """Convert a text to a valid value of a tag; different texts get different values.
 
     Source: botocore's model, ``TagValue``: letters, numbers, separators, and ``_.:/=+-@``.
     """

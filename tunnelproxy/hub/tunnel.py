@@ -33,17 +33,17 @@ __all__ = ["ManagedTunnel"]
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 5.0
-"""How long to wait for a lost link to be up again, or refused, before the reason of a failure is reported."""
+"""How long to wait until a lost link is up again, or refused, before the reason for a failure is reported."""
 
 EXPLAIN_SECONDS = 8.0
-"""How long the control API has to say what it knows of a failure. Whoever waits for the reason has waited before."""
+"""How long to wait for the control API to explain a failure, in addition to the time until the failure."""
 
 
 class ManagedTunnel:
     """A source proxy that runs in the hub.
 
     Args:
-        caller: who asked for it last; the control API is asked with this caller's credentials. None where nobody has.
+        caller: the latest caller that asked for it, whose credentials control calls use; None if there is none yet.
         has_plain_name: whether a thing may have its plain name as host name in browsers, because no other thing has it.
     """
 
@@ -70,17 +70,17 @@ class ManagedTunnel:
             new_guard=self._new_guard,
             is_for_browsers=is_http,
         )
-        # It handles its errors. When it ends, the tunnel is not alive, and the next request replaces it.
+        # It handles its own errors. When it stops, the tunnel is dead, and the next request replaces it.
         self._running = spawn(f"the tunnel of {record.thing}", self._run())
 
     @property
     def alive(self) -> bool:
-        """Whether it works, or may recover by itself."""
+        """Whether it works or may recover."""
         return not self._running.done()
 
     @property
     def failed(self) -> bool:
-        """Whether its token is no longer valid, or its tunnel no longer open."""
+        """Whether its token is no longer valid, or the tunnel no longer open."""
         return isinstance(self._proxy.end.cause, (TunnelClosed, TunnelRefused))
 
     @property
@@ -118,7 +118,7 @@ class ManagedTunnel:
         return RequestGuard(page) if page is not None and service_id not in self.record.any_host else None
 
     def up_to_date(self) -> TunnelRecord:
-        """The record, with the present ports and what is known of the device."""
+        """The record, with the current ports and what is known about the device."""
         ports = self.ports
         if ports and ports != self.record.ports:
             self.record = replace(self.record, ports=ports)
@@ -132,7 +132,7 @@ class ManagedTunnel:
 
         Args:
             ports: by service ID: 0 for any port, None for none.
-            any_host: those of these services whose port accepts requests for any host.
+            any_host: the services among them whose port accepts requests for any host.
 
         Raises:
             HubError: a service cannot listen there.
@@ -156,7 +156,7 @@ class ManagedTunnel:
             any_host=tuple(sorted(unnamed | named)),
         )
         for service_id in before - unnamed - named:
-            # A browser would reuse its connections, whose requests are not checked.
+            # A browser would otherwise reuse its connections, whose requests are not checked.
             self._proxy.reset_connections(service_id)
 
     async def stop_listening(self) -> None:
@@ -165,7 +165,7 @@ class ManagedTunnel:
             await self._proxy.listen(service_id, None)
 
     def stop_awaiting(self) -> None:
-        """Note that the device has connected, or has had its time: nobody needs to wait for it any more."""
+        """Stop waiting for the device: it has connected, or its time is up."""
         self.record = replace(self.record, awaited_since=None)
 
     async def stop(self) -> None:
@@ -178,14 +178,14 @@ class ManagedTunnel:
         """Wait until the link is up.
 
         Raises:
-            HubError: it is not, and why.
+            HubError: it is not up; the text says why.
         """
         await self.settle(timeout)
         if not self.linked:
             raise await self._not_linked(f"no answer within {timeout:.0f} s")
 
     async def settle(self, timeout: float) -> None:
-        """Wait until the link is up, or cannot be for now."""
+        """Wait until the link is up, or has failed for now."""
         if not self.linked and self.alive:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._proxy.end.settled.wait(), timeout)
@@ -194,14 +194,14 @@ class ManagedTunnel:
         """Why the link is not up.
 
         Args:
-            otherwise: the reason where there is no better one.
+            otherwise: the reason if there is no better one.
         """
         cause = self._proxy.end.cause
         refused = isinstance(cause, TunnelRefused) and code_of(cause) != "tunnel-closed"
         return not_linked(self.record, cause, await self._ask_why() if refused else EndStates(), otherwise)
 
     def check_offers(self, service_id: str) -> None:
-        """Raise HubError where the tunnel does not carry a service."""
+        """Raise HubError if the tunnel does not carry a service."""
         if service_id not in self._proxy.end.services:
             raise not_offered(self.record, service_id, self._proxy.end.services)
 
@@ -209,8 +209,8 @@ class ManagedTunnel:
         """Open a stream and return the caller's end.
 
         Args:
-            timeout: seconds that the device may take to speak.
-            speaks_first: whether the device's server speaks first: then wait until it has.
+            timeout: seconds that the device may take to send something.
+            speaks_first: whether to wait for data, because the device's server speaks first.
 
         Raises:
             HubError: the device refused the stream, or did not answer.
@@ -243,17 +243,17 @@ class ManagedTunnel:
             return EndStates()
 
     async def explain(self, service_id: str, *, refused: bool) -> HubError:
-        """Find out why a stream gave nothing: which end is at fault.
+        """Find out why a stream carried no data: which end is at fault.
 
         Args:
-            refused: whether it was ended, rather than left without an answer.
+            refused: whether it was closed, rather than left without an answer.
         """
         if self._proxy.refusal is not None:
             return HubError(f"{self.record.thing}: {self._proxy.refusal}", code="old-protocol")
         full = self._proxy.why_full(service_id) if service_id in self._proxy.end.services else None
         if full is not None:
             return HubError(
-                f"{service_id} of {self.record.thing} {full}: wait until that has ended, have all tasks share one (the "
+                f"{service_id} of {self.record.thing} {full}: wait until that is closed, have all tasks share one (the "
                 "same user and ssh arguments), or give the device a proxy that speaks V3",
                 code="busy",
             )
@@ -292,6 +292,7 @@ class ManagedTunnel:
             "state": "connected" if linked else ("connecting" if self.alive else code_of(end.cause)),
             "cause": None if linked or end.cause is None else str(end.cause),
             "services": services,
+            "destination_version": self.up_to_date().destination_version,
             "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 2),
             "expires_at": self.record.expires_at,
         }
@@ -301,17 +302,17 @@ class ManagedTunnel:
         try:
             await self._proxy.run()
         except (TunnelClosed, TunnelRefused, ConfigurationError) as error:
-            log.warning("the tunnel of %s (%s) has ended: %s", self.record.thing, self.record.name, error)
+            log.warning("the tunnel of %s (%s) is closed: %s", self.record.thing, self.record.name, error)
         except LinkLost as error:
             log.warning("the tunnel of %s (%s) has failed: %s", self.record.thing, self.record.name, error)
-        except Exception:  # one tunnel's failure must not end the others
+        except Exception:  # one tunnel's failure must not stop the others
             log.exception("the tunnel of %s (%s) has failed", self.record.thing, self.record.name)
 
     def _plan(self, offered: tuple[str, ...]) -> dict[str, Address | None]:
         return {service_id: self._address(service_id) for service_id in offered}
 
     def _address(self, service_id: str) -> TcpAddress | None:
-        """Where a service listens at first: on the port that the user chose, on the one that it had, or on any.
+        """Where a service listens first: on the port that the user chose, on the one that it had, or on any port.
 
         SSH has no port: it is reached only through :meth:`open_stream`, which no other local user can use.
         """
@@ -319,7 +320,7 @@ class ManagedTunnel:
             return None
         chosen = self.record.chosen_ports.get(service_id, 0)
         if chosen != 0:
-            # A port that is in use must not end the tunnel: listen() reports it to whoever asks for that port.
+            # A port in use must not stop the tunnel: listen() reports it to the caller that asks for the port.
             return TcpAddress(None, chosen) if chosen is not None and is_free(service_id, chosen) else None
         before = self.record.ports.get(service_id, 0)
         return TcpAddress(None, before if is_free(service_id, before) else 0)

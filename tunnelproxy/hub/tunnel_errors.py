@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a tunnel, or a stream of it, does not work: one code and one sentence for each cause.
+"""Why a tunnel or one of its streams does not work: one code and one sentence for each cause.
 
 The causes come from the tunnel's link (:mod:`..errors`) and from the state of its ends in the control API.
 """
@@ -19,7 +19,7 @@ _NO_LONGER_OPEN = ("CLOSED", "GONE")
 
 
 def code_of(cause: Exception | None) -> str:
-    """One word for why a link is not up."""
+    """The code for a link that is not up."""
     if isinstance(cause, TunnelClosed):
         return "tunnel-closed"
     return cause.cause if isinstance(cause, TunnelRefused) else "not-linked"
@@ -29,9 +29,9 @@ def not_linked(record: TunnelRecord, cause: Exception | None, states: EndStates,
     """Why the link of a tunnel is not up.
 
     Args:
-        cause: how the link ended; None where it has not.
-        states: what the control API says of the tunnel.
-        otherwise: the reason where there is no cause.
+        cause: why the link was lost; None if it was not.
+        states: the states of the tunnel's ends according to the control API.
+        otherwise: the reason if there is no cause.
     """
     code, words = code_of(cause), f"the tunnel of {record.thing} ({record.name})"
     if code == "tunnel-closed":
@@ -49,7 +49,7 @@ def not_linked(record: TunnelRecord, cause: Exception | None, states: EndStates,
     if states.owner and code == "token-unknown":
         return HubError(
             f"{words} is used from elsewhere: another hub, or job, of {states.owner} reused it, or somebody "
-            "rotated its token. Give those that run at the same time owners of their own "
+            "rotated its token. Give jobs that run at the same time different owners "
             "(IOTOPS_TUNNEL_OWNER), or one hub (IOTOPS_TUNNEL_DIR); your next task gets a tunnel",
             code="reused-elsewhere",
         )
@@ -59,11 +59,11 @@ def not_linked(record: TunnelRecord, cause: Exception | None, states: EndStates,
 def no_answer(
     record: TunnelRecord, service_id: str, states: EndStates, *, cause: Exception | None, refused: bool
 ) -> HubError:
-    """Why a stream gave nothing although the link is up: from the state of the tunnel's ends.
+    """Why a stream carried no data although the link is up: from the states of the tunnel's ends.
 
     Args:
-        cause: how the link ended, where it has.
-        refused: whether the stream was ended, rather than left without an answer.
+        cause: why the link was lost, if it was.
+        refused: whether the stream was closed, rather than left without an answer.
     """
     if states.tunnel in _NO_LONGER_OPEN:
         return _no_longer_open(record, cause)
@@ -75,14 +75,14 @@ def no_answer(
             code="device-not-connected",
         )
     if refused:
-        doubt = "" if states.destination == "connected" else " (or it is not connected: the control API did not say)"
+        doubt = "" if states.destination == "connected" else " (or it is not connected: the control API did not answer)"
         return HubError(
             f"the device {thing} refused {service_id}{doubt}: check that the server behind {service_id} runs there, "
             "at the address that its destination proxy has for it",
             code="refused",
         )
     return HubError(
-        f"the device {thing} gave no answer on {service_id} in time; its end of the tunnel is "
+        f"the device {thing} did not answer on {service_id} in time; its end of the tunnel is "
         f"{states.destination}: check that its proxy speaks V3 and that the server behind {service_id} answers there",
         code="no-answer",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hub knows of a tunnel, and keeps in a file so that the next hub can go on with it."""
+"""What the hub knows about a tunnel, and saves in a file for the next hub."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ class DataPlaneSettings:
 
 @dataclass(frozen=True)
 class TunnelRecord:
-    """A tunnel, as the hub's file has it.
+    """A tunnel, as saved in the hub's file.
 
     Attributes:
-        owner: who opened it, or took it over, through this hub.
+        owner: the owner who opened it, or took it over, through this hub.
         client_token: sent with every connect, so that the source token remains valid for reconnecting.
         ports: where services listened on the loopback, to listen there again.
         chosen_ports: where the user wants them to listen: 0 for any port, None for none.
-        any_host: the services whose port accepts requests for any host, and so from any web page.
-        awaited_since: while its device is given time to connect: when the hub opened the tunnel or took it over, in
+        any_host: the services whose port accepts requests for any host, and therefore from any web page.
+        awaited_since: while the hub waits for the device to connect: when the hub opened the tunnel or took it over, in
             seconds since the epoch.
-        destination_version: the protocol version that its device was found to speak: ``V1`` where the hub speaks V1 to
-            it from the start, ``V3`` for that or V2.
+        destination_version: the protocol version that its device was found to speak: ``V1`` if the hub must speak V1
+            from the start, ``V3`` for V2 or V3.
         expects_v1: whether an earlier tunnel's device was found to speak V1 only.
     """
 
@@ -97,7 +97,7 @@ class TunnelRecord:
     def saved(self) -> str:
         """JSON for the file, including the tokens.
 
-        Encoded once: the file has the records of all tunnels, and is rewritten with each tunnel that is opened.
+        Encoded once: the file contains all records, and is rewritten whenever a tunnel is opened.
         """
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         del values["data_plane"]
@@ -106,7 +106,7 @@ class TunnelRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TunnelRecord:
-        """Undo what :attr:`saved` does. Records of earlier releases have no account and no data plane settings."""
+        """Parse what :attr:`saved` returns. Records of earlier releases have no account and no data plane settings."""
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
         settings = data.get("way") or {"endpoint": data.get("endpoint"), "capath": data.get("capath")}
@@ -116,7 +116,7 @@ class TunnelRecord:
 
     @property
     def key(self) -> TunnelKey:
-        """What the hub knows it by."""
+        """The hub's key of the tunnel."""
         return TunnelKey(self.account, self.thing)
 
     @property
@@ -126,17 +126,17 @@ class TunnelRecord:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The tunnel's name in messages."""
         known = f" in {self.account}" if self.account != UNKNOWN_ACCOUNT else ""
         return f"{self.tunnel_id}{known}"
 
     @property
     def known_of_device(self) -> dict[str, Any]:
-        """The fields about the device that the thing's next tunnel starts with; the device may be another by then."""
+        """The fields about the device that the thing's next tunnel starts with; it may be another device by then."""
         if self.destination_version == "V3":
             return {"destination_version": "V3"}
         return {"expects_v1": self.expects_v1 or self.destination_version == "V1"}
 
     def expires_within(self, seconds: float) -> bool:
-        """Whether the tunnel expires that soon, or has expired."""
+        """Whether the tunnel expires within that time, or has expired."""
         return self.expires_at is not None and time.time() + seconds >= self.expires_at

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every tunnel that the hub holds, by account and thing, and the file from which the next hub takes them over."""
+"""All tunnels that the hub holds, by account and thing, and the file from which the next hub takes them over."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TunnelTable:
 
     Args:
         path: the file for the next hub.
-        names: by which ssh knows things.
+        names: the names of things in ssh.
     """
 
     def __init__(self, path: Path, names: SshNames) -> None:
@@ -37,7 +37,7 @@ class TunnelTable:
         self._names = names
         self._tunnels: dict[TunnelKey, ManagedTunnel] = {}
         self._unusable: dict[TunnelKey, TunnelRecord] = {}
-        """Records that this hub cannot use, such as for a wrong HTTP proxy; the next one may."""
+        """Records that this hub cannot use, for example because of a wrong HTTP proxy; the next one may be able to."""
         self._replaced: list[ManagedTunnel] = []
         """Tunnels that were replaced while they carried connections."""
         self._saves = True
@@ -66,7 +66,7 @@ class TunnelTable:
         self.take_over(state_file.load(self.file.path))
 
     def take_over(self, records: Iterable[TunnelRecord]) -> None:
-        """Hold the tunnels of another hub, unless their things have one here."""
+        """Hold the tunnels of another hub, except for things that have one here."""
         for record in records:
             if record.key in self._tunnels:
                 continue
@@ -79,7 +79,7 @@ class TunnelTable:
                 log.info("took over the tunnel of %s (%s)", record.thing, record.tunnel_id, extra=record.log_fields)
 
     async def hold(self, record: TunnelRecord, caller: CallerControl) -> ManagedTunnel:
-        """Hold a tunnel in place of its thing's present one, whose connections may finish.
+        """Hold a tunnel in place of its thing's current one, whose connections may finish.
 
         Raises:
             HubError: the route to its data plane is not valid.
@@ -87,7 +87,7 @@ class TunnelTable:
         before = self._tunnels.get(record.key)
         same = before is not None and before.record.tunnel_id == record.tunnel_id
         if before is not None and same:
-            # Its ports become free, and the service sees its client reconnect.
+            # This frees its ports, and the service sees its client reconnect.
             await before.stop()
         try:
             tunnel = ManagedTunnel(record, caller, self._has_plain_name)
@@ -104,7 +104,7 @@ class TunnelTable:
         return tunnel
 
     async def drop(self, tunnel: ManagedTunnel) -> None:
-        """Hold a tunnel no longer. It stays open for others."""
+        """Drop a tunnel. It stays open for others."""
         del self._tunnels[tunnel.record.key]
         await tunnel.stop()
         self.save()
@@ -116,7 +116,7 @@ class TunnelTable:
         )
 
     def assign(self, tunnel: ManagedTunnel, account: Account, owner: str) -> None:
-        """Note the account and owner of a tunnel whose record had none."""
+        """Set the account and owner of a tunnel whose record had none."""
         del self._tunnels[tunnel.record.key]
         tunnel.record = replace(tunnel.record, account=account, owner=owner)
         self._tunnels[tunnel.record.key] = tunnel
@@ -129,7 +129,7 @@ class TunnelTable:
         await asyncio.gather(*(tunnel.stop() for tunnel in done))
 
     async def give_up_idle(self) -> list[str]:
-        """Disconnect and forget the tunnels without connections, and save no more: another hub has taken the folder.
+        """Disconnect and forget the tunnels without connections, and stop saving: another hub has taken the folder.
 
         Returns:
             the lines of the file that the other hub needs to hold them.
@@ -155,7 +155,7 @@ class TunnelTable:
 
     @property
     def not_saved(self) -> str:
-        """Why the next hub would not know all tunnels; empty where it would."""
+        """Why the next hub would not know all tunnels; empty if it would."""
         error = self.file.error
         if error is None:
             return ""

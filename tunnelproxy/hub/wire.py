@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How callers talk to the hub: one connection to its Unix socket per request, one line of JSON each way.
+"""The connection to the hub: one connection to its Unix socket per request, one line of JSON in each direction.
 
 Standard library only, and quick to import: Ansible compiles this module in each of its workers. :mod:`.client` has the
 calls that plugins make.
@@ -41,20 +41,20 @@ __all__ = [
 ]
 
 START_SECONDS = 20.0
-"""How long to wait for a place in the queue of the hub's socket, and for requests that the hub answers by itself."""
+"""How long to wait for a place in the queue of the hub's socket, and for requests that the hub answers immediately."""
 
 LISTEN_SECONDS = 5.0
-"""How long a hub that runs may take to listen: it checks each second that its socket still exists."""
+"""How long a running hub may take to listen: it checks every second that its socket still exists."""
 
 OPEN_SECONDS = 20.0
-"""How long a device may take to answer on a new stream. Its proxy gives up on a closed port after 10 s and on an
-address that does not answer after 15 s; a proxy that may speak V1 only is asked again after 5 s."""
+"""How long a device may take to answer on a new stream. Its proxy gives up after 10 s on a closed port, and after 15 s
+on an address that does not answer; a proxy that may speak only V1 is asked again after 5 s."""
 
 EXPLAIN_SECONDS = 20.0
-"""How long the hub may take after that to find out why the device did not answer."""
+"""How long the hub may take after that to find out why the device has not answered."""
 
 OPENING_SECONDS = 120.0
-"""How long calls that find or open a tunnel may take: AWS throttles them when many devices are opened at once."""
+"""How long calls that find or open a tunnel may take: AWS throttles them when many tunnels are opened at once."""
 
 SILENT_SECONDS = 10.0
 """How long to wait for a reply before checking that the hub answers at all, and how long that check may take. The hub
@@ -74,15 +74,15 @@ class NotRunningError(Exception):
 
 
 class HubEndedError(HubError):
-    """The hub ended, or was killed, before it replied."""
+    """The hub exited, or was killed, before it replied."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: all that a control call may depend on.
+    """The process that asks: everything that a control call may depend on.
 
     Attributes:
-        environment: the whole environment, including the options that say how to reach the control API.
+        environment: the whole environment, including the options for the control API.
         directory: the working directory.
         verify: whether to verify the certificate of the control API.
         python: the interpreter that has botocore.
@@ -100,7 +100,7 @@ class Caller:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Caller:
-        """Undo :meth:`to_json`.
+        """Parse what :meth:`to_json` returns.
 
         Raises:
             KeyError, TypeError: it is not a caller.
@@ -108,7 +108,7 @@ class Caller:
         return cls(dict(data["environment"]), data["directory"], verify=data["verify"], python=data["python"])
 
     def to_json(self) -> dict[str, Any]:
-        """The form in which requests carry it."""
+        """The representation in requests."""
         return {
             "environment": dict(self.environment),
             "directory": self.directory,
@@ -118,7 +118,7 @@ class Caller:
 
 
 def current_directory() -> str:
-    """The working directory, or the root where it no longer exists."""
+    """The working directory, or the root if it no longer exists."""
     try:
         return os.getcwd()
     except OSError:
@@ -126,14 +126,14 @@ def current_directory() -> str:
 
 
 def ask(op: str, timeout: float, *, extra: float = 0.0, repeatable: bool = False, **fields: Any) -> dict[str, Any]:
-    """Send a request to the hub, starting it if necessary, and return the reply.
+    """Send a request to the hub, which is started if necessary, and return the reply.
 
     Args:
         op: the operation, one of :mod:`.requests`.
-        timeout: seconds; the hub is told this.
-        extra: seconds that the reply may take in addition.
-        repeatable: whether to send the request to the next hub where this one ends before it replies.
-        fields: the operation's.
+        timeout: seconds; part of the request.
+        extra: additional seconds that the reply may take.
+        repeatable: whether to send the request to the next hub if this one exits before it replies.
+        fields: the operation's fields.
 
     Raises:
         HubError: the hub cannot be started, does not reply, or reports an error.
@@ -148,7 +148,7 @@ def ask(op: str, timeout: float, *, extra: float = 0.0, repeatable: bool = False
 
 
 def ask_running(op: str, **fields: Any) -> dict[str, Any]:
-    """Send a request to the hub that runs, and return the reply; an empty one where none runs.
+    """Send a request to the running hub, and return the reply; an empty one if no hub is running.
 
     Raises:
         HubError: the hub does not reply, or reports an error.
@@ -173,7 +173,7 @@ def open_stream(
 
     Args:
         account: the thing's, as in a row of ``hub status``; without it, the caller's environment determines it.
-        speaks_first: whether the device's server speaks first, as SSH servers do: then return when it has.
+        speaks_first: whether to wait for data, because the device's server speaks first, as SSH servers do.
         timeout: seconds that the device may take.
 
     Raises:
@@ -202,10 +202,10 @@ def explain(
     caller: Caller | None = None,
     timeout: float = 10.0,
 ) -> HubError:
-    """Find out why a stream to a service of a thing gave nothing, from the present state of the tunnel's two ends.
+    """Find out why a stream to a service of a thing carried no data, from the current state of the tunnel's ends.
 
     Args:
-        refused: whether the stream was ended, rather than left without an answer.
+        refused: whether the stream was closed, rather than left without an answer.
         account: the thing's, as in a row of ``hub status``; without it, the caller's environment determines it.
     """
     target = _target(thing, service, account, caller)
@@ -225,13 +225,13 @@ def _target(thing: str, service: str, account: str, caller: Caller | None) -> di
 
 
 def receive_stream(hub: socket.socket, timeout: float) -> int:
-    """Receive the stream that was requested over a connection to the hub.
+    """Receive the stream that was requested on a connection to the hub.
 
     Args:
         timeout: seconds that the device may take.
 
     Raises:
-        HubEndedError: the hub ended before it replied.
+        HubEndedError: the hub exited before it replied.
         HubError: it did not reply in time, or replied with an error.
     """
     try:
@@ -253,7 +253,7 @@ def receive_stream(hub: socket.socket, timeout: float) -> int:
 
 
 def retry_if_ended(once: Callable[[], T]) -> T:
-    """Send a request, and send it again to the next hub where this one ends before it replies."""
+    """Send a request, and send it again to the next hub if this one exits before it replies."""
     for pause in _RETRY_PAUSES_SECONDS:
         try:
             return once()
@@ -271,8 +271,8 @@ def check_reply(reply: dict[str, Any]) -> dict[str, Any]:
     """
     if reply.get("protocol") != PROTOCOL:
         raise HubError(
-            "the hub that runs is of another release of iotops.tunnel: end it with `tunnelproxy hub stop`; its "
-            "connections end, and the next one takes over its tunnels",
+            "the running hub is of another release of iotops.tunnel: stop it with `tunnelproxy hub stop`; its "
+            "connections close, and the next hub takes over its tunnels",
             code="other-release",
         )
     if "error" in reply:
@@ -284,7 +284,7 @@ def send(hub: socket.socket, request: Mapping[str, Any]) -> None:
     """Send a request.
 
     Raises:
-        OSError: the hub does not take it.
+        OSError: the hub does not accept it.
     """
     hub.sendall(json.dumps({"protocol": PROTOCOL, **request}).encode() + b"\n")
 
@@ -312,10 +312,10 @@ def _read_line(hub: socket.socket) -> bytes:
 
 
 def _await_reply(hub: socket.socket, timeout: float) -> None:
-    """Wait until a reply can be read, for as long as the hub answers others meanwhile.
+    """Wait until a reply can be read, as long as the hub answers other requests meanwhile.
 
     Raises:
-        HubError: it does not.
+        HubError: it does not answer them.
         TimeoutError: there is no reply in time.
     """
     deadline = time.monotonic() + timeout
@@ -334,7 +334,7 @@ def _await_reply(hub: socket.socket, timeout: float) -> None:
 
 
 def check_responsive() -> None:
-    """Raise HubError if the hub does not answer a request that takes it no time."""
+    """Raise HubError if the hub does not answer a request that it can answer immediately."""
     pid = 0
     try:
         with _connect() as hub:
@@ -345,7 +345,7 @@ def check_responsive() -> None:
     except socket.timeout:
         raise unresponsive(pid) from None
     except (OSError, NotRunningError):
-        pass  # it has ended, which whoever waits for it notices on the original connection
+        pass  # it has exited, which the caller notices on the original connection
 
 
 def unresponsive(pid: int) -> HubError:
@@ -363,8 +363,8 @@ def unresponsive(pid: int) -> HubError:
 
 def _no_reply(op: str, error: OSError) -> HubError:
     if isinstance(error, (BrokenPipeError, ConnectionResetError)):
-        return HubEndedError(f"the hub ended before it answered '{op}'; see {log_path()}")
-    return HubError(f"the hub gave no answer to '{op}': {error.strerror or error}; see {log_path()}")
+        return HubEndedError(f"the hub exited before it answered '{op}'; see {log_path()}")
+    return HubError(f"the hub did not answer '{op}': {error.strerror or error}; see {log_path()}")
 
 
 def _connect() -> socket.socket:
@@ -385,20 +385,20 @@ def _connect() -> socket.socket:
             hub.close()
             raise NotRunningError from None
         except BlockingIOError as error:
-            # The queue is full. A Unix socket does not wait for a place in it by itself.
+            # The queue is full. connect(2) does not wait for a place in the queue of a Unix socket.
             hub.close()
             if time.monotonic() > deadline:
                 raise HubError(f"the hub does not accept the request ({error.strerror}); see {log_path()}") from None
             time.sleep(_POLL_SECONDS)
         except OSError as error:
             hub.close()
-            raise HubError(f"cannot talk to the hub at {path}: {error.strerror or error}") from None
+            raise HubError(f"cannot connect to the hub at {path}: {error.strerror or error}") from None
         else:
             return hub
 
 
 def connect_to_running() -> socket.socket:
-    """Connect to the hub that runs. One whose socket was removed listens again within a moment.
+    """Connect to the running hub. A hub whose socket was removed soon listens again.
 
     Raises:
         NotRunningError: no hub runs.
@@ -416,7 +416,7 @@ def connect_to_running() -> socket.socket:
                 raise
             if time.monotonic() > deadline:
                 raise HubError(
-                    f"the hub in {directory()} does not listen: see {log_path()}, or end it: kill {holder}"
+                    f"the hub in {directory()} does not listen: see {log_path()}, or stop it: kill {holder}"
                 ) from None
         time.sleep(_POLL_SECONDS)
 
@@ -434,17 +434,17 @@ def _connect_or_start() -> socket.socket:
             try:
                 return _connect()
             except NotRunningError:
-                # Twice: the first may have found a hub that was about to end.
+                # Twice: the first attempt may have found a hub that was about to exit.
                 start()
         return _connect()
     except NotRunningError:
-        raise HubError(f"the hub ended as soon as it was started; see {log_path()}") from None
+        raise HubError(f"the hub exited as soon as it was started; see {log_path()}") from None
     finally:
         os.close(lock)
 
 
 def peer_pid(hub: socket.socket) -> int:
-    """The process ID of the hub; 0 where the system does not tell (SO_PEERCRED exists on Linux only)."""
+    """The process ID of the hub; 0 if the system does not reveal it (SO_PEERCRED exists only on Linux)."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0
     return int.from_bytes(hub.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)

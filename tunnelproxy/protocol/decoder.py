@@ -3,7 +3,7 @@
 
 A decoder belongs to one WebSocket connection. It cuts the byte sequence into frames (see :mod:`.framing`) and decodes
 them. The data messages of one connection differ in their payload only, so the decoder decodes the bytes before the
-payload once, and does not copy the payload: 1 µs for a full message, where protobuf alone takes 8.
+payload once, and does not copy the payload: a full message takes 1 µs, compared with 8 µs for protobuf alone.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _MAX_KNOWN = 256
 """Connections whose messages a decoder recognises."""
 
 _LONGEST_HEAD = 160
-"""Bytes that a data message has besides its payload, with the longest service ID and the highest numbers. A decoder
-remembers no longer heads: a peer could otherwise make it grow by fields that data messages do not have."""
+"""The size of a data message without its payload, with the longest service ID and the highest numbers. A decoder does
+not remember longer heads: a peer could otherwise make it grow with fields that data messages do not have."""
 
 
 class Decoded(NamedTuple):
     """A decoded message.
 
     Attributes:
-        message: the message without its payload. Do not change it: for messages that differ in their payload only, the
-            decoder returns the same object, so that what was found out about one holds for the next.
-        payload: the payload. It may be a part of the decoded data, which must then not change while this is in use.
+        message: the message without its payload. Do not change it: for messages that differ only in their payload, the
+            decoder returns the same object, so that what is known about one also applies to the next.
+        payload: the payload. It may be a part of the decoded data, which must not change while the payload is in use.
         encoded: the whole encoded message, without its length; a part of the decoded data.
     """
 
@@ -49,9 +49,9 @@ class Decoder:
         self._known: dict[bytes, Message] = {}
         """Messages without payload, by their encoding."""
         self._sizes: set[int] = set()
-        """The lengths of the keys of ``_known``. As a rule all connections have the same."""
+        """The lengths of the keys of ``_known``, usually the same for all connections."""
         self._latest: Message | None = None
-        """The message, without payload, if the latest data was exactly one that is known."""
+        """The message, without payload, if the latest data was exactly one known message."""
         self._latest_head = b""
         """What that data began with, up to the payload."""
         self._latest_size = 0
@@ -59,7 +59,7 @@ class Decoder:
 
     @property
     def pending(self) -> int:
-        """How many bytes of an incomplete message are kept: less than 64 KiB, whatever the peer sends."""
+        """The size of the buffered incomplete message: less than 64 KiB, whatever the peer sends."""
         return len(self._frames.partial)
 
     def decode(self, data: Bytes) -> Iterable[Decoded]:
@@ -71,12 +71,11 @@ class Decoder:
             data: the payload of a WebSocket message, or any part of one.
 
         Raises:
-            ProtocolError: while iterating, as :func:`~.framing.parse`. The messages before the invalid one have been
-                returned then.
+            ProtocolError: while iterating, as :func:`~.framing.parse`, after the messages before the invalid one.
         """
         if self._latest is not None and len(data) == self._latest_size and not self._frames.partial:
             # Bulk data: one message in each WebSocket message, like the one before except for the payload. One
-            # comparison replaces cutting and decoding: 2 µs less of some 400 that a message takes on its way.
+            # comparison replaces splitting and decoding, which saves 2 µs of the roughly 400 µs that a message takes.
             start = len(self._latest_head)
             if data[:start] == self._latest_head:
                 view = memoryview(data)
@@ -124,7 +123,7 @@ class Decoder:
 
 
 def _final_payload(encoded: Bytes, start: int) -> Bytes | None:
-    """The payload, if ``encoded`` has nothing from ``start`` on except the payload, in the shortest encoding."""
+    """The payload, if ``encoded`` contains nothing after ``start`` except the payload, in the shortest encoding."""
     rest = len(encoded) - start
     for head_size in (4, 3, 2):
         size = rest - head_size

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Framing: protobuf messages, each after a two-byte length, in one byte sequence.
 
-The payloads of a tunnel's binary WebSocket messages form one byte sequence; where a WebSocket message ends has no
-meaning. In the sequence, the length of each protobuf ``Message`` precedes it: two bytes in network order.
+The payloads of a tunnel's binary WebSocket messages form one byte sequence; the boundaries of WebSocket messages
+have no meaning. In the sequence, the length of each protobuf ``Message`` precedes it: two bytes in network order.
 
 Source: V3WebSocketProtocolGuide.md of the reference local proxy, "Tunneling message frames".
 """
@@ -58,14 +58,14 @@ class ProtocolError(Exception):
 
 
 def join_frames(messages: Iterable[Bytes]) -> bytes:
-    """Put encoded messages together again, each behind its length."""
+    """Join encoded messages, each preceded by its length."""
     return b"".join(piece for encoded in messages for piece in (prefix(len(encoded)), encoded))
 
 
 class FrameReader:
     """Splits the byte sequence of one WebSocket connection into encoded messages.
 
-    It keeps at most one incomplete message, so less than 64 KiB, whatever the peer sends.
+    It buffers at most one incomplete message (less than 64 KiB), whatever the peer sends.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ def frame(message: Message, payload: bytes = b"") -> bytes:
 def head(encoded: bytes, size: int = 0) -> bytes:
     """Encode all of a frame that precedes the payload.
 
-    The payload is the last field then. protobuf allows any order of fields.
+    The payload becomes the last field; protobuf allows fields in any order.
 
     Args:
         encoded: the encoded message, without its payload.
@@ -155,5 +155,5 @@ def parse(encoded: Bytes) -> Message:
     if len(encoded) > MAX_PAYLOAD and len(message.payload) > MAX_PAYLOAD:
         raise ProtocolError(f"a payload of more than {MAX_PAYLOAD} bytes")
     if message.serviceId and not SERVICE_ID.match(message.serviceId):
-        raise ProtocolError("a service ID with characters that no service ID has")
+        raise ProtocolError("a service ID with invalid characters")
     return message

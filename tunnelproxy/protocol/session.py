@@ -6,14 +6,14 @@ messages for what the proxy does with its local sockets, and turns messages of t
 application data.
 
 Streams and connections (V3): the first connection of a service starts a *stream*. All further connections join it, even
-if none is left in it. A new stream starts only after the old one was reset, because the reference accepts no second
-STREAM_START of a service before. A destination that has replaced another one does not know its streams: it treats a
-CONNECTION_START as the start of the stream, as the reference does.
+if it has none left. A new stream starts only after the old one has been reset, because the reference does not accept a
+second STREAM_START of a service before that. A destination that has replaced another one does not know its streams: it
+treats a CONNECTION_START as the start of the stream, as the reference does.
 
 Versions: V1 messages name no service, because the tunnel has only one. V2 adds the service ID, and V3 the connection
 ID, which allows a service to have many connections. A destination answers each source in the version that the source
-began with. A source speaks the version that it is told to. If it is told none, it finds out for each stream: until the
-far end has shown that it speaks V3, the source sends only messages that V1 and V2 have too: STREAM_START, DATA and
+began with. A source speaks the configured version. Without one, it detects the version for each stream: until the far
+end has shown that it speaks V3, the source sends only messages that V1 and V2 also have: STREAM_START, DATA and
 STREAM_RESET. The reference of V1 and V2 exits when it receives a CONNECTION_START.
 
 Source: V1, V2 and V3WebSocketProtocolGuide.md of the reference local proxy.
@@ -50,7 +50,7 @@ NAMELESS = ""
 """The service ID of the only service of a tunnel that was opened without services."""
 
 MAX_SERVICES = 1000
-"""How many services a session tracks: more than any tunnel has. It limits the memory that a far end can make it use."""
+"""How many services a session tracks: more than any tunnel has. This bounds the memory that a far end can consume."""
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _FIRST_CONNECTION_ID = 1
@@ -139,11 +139,11 @@ class ConnectionClosed(NamedTuple):
 
 
 class PeerVersionFound(NamedTuple):
-    """A source has learned which version the destination speaks: from its first message, and, if the source was told no
-    version, from the first in each stream.
+    """A source has learned which version the destination speaks: from its first message and, if no version was
+    configured, from the first message in each stream.
 
-    The source continues in the newer version if the destination answers it in V1: the destination has understood the
-    newer messages, and the service does not allow a mix of messages with and without service ID.
+    If the destination answers in V1, the source continues in the newer version: the destination has understood the
+    newer messages, and the service does not allow mixing messages with and without a service ID.
     """
 
     version: Version
@@ -161,11 +161,11 @@ class _Stream:
     """The version of this end's messages about this stream."""
     newest: int = _FIRST_CONNECTION_ID
     live: dict[int, bytes] = field(default_factory=dict)
-    """Its live connections: what a data message has besides its payload, encoded, by connection ID."""
+    """Its live connections: the encoding of a data message without its payload, by connection ID."""
     heard: bool = False
     """Whether the far end has shown its version in this stream."""
     asked: int | None = None
-    """The connection ID of the question for its version."""
+    """The connection ID of the query for its version."""
     over: bool = False
     """Whether it has been reset: the next connection starts a new stream."""
     reset: bool = False
@@ -184,9 +184,9 @@ class Session:
         version: the version that a source speaks. A destination adapts to its source, up to this version.
         sole_service: the service that messages without a service ID belong to.
         first_stream_id: the ID of a source's first stream. Messages that the far end sent before it noticed the loss of
-            the last WebSocket connection may still arrive. To tell them from those of new streams, pass the
+            the last WebSocket connection may still arrive. To distinguish them from those of new streams, pass the
             :attr:`next_stream_id` of the last session.
-        probing: whether a source has to find out if the far end speaks an older version.
+        probing: whether a source has to detect whether the far end speaks an older version.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Session:
         self._streams: dict[str, _Stream] = {}
         self._output: list[Bytes] = []
 
-    # What the proxy does.
+    # Actions of the proxy.
 
     @property
     def next_stream_id(self) -> int:
@@ -221,17 +221,17 @@ class Session:
         return latest % _HIGHEST_STREAM_ID + 1
 
     def can_open(self, service_id: str) -> bool:
-        """Whether another connection of a service can be opened now."""
+        """Whether a service can have another connection now."""
         stream = self._streams.get(service_id)
         return stream is None or not stream.live or self._takes_more(stream)
 
     def is_undecided(self, service_id: str) -> bool:
-        """Whether the far end, which has one connection of a service, may turn out to accept more."""
+        """Whether the far end may still turn out to accept more than the one connection that a service has."""
         stream = self._streams.get(service_id)
         return stream is not None and bool(stream.live) and self._is_unheard(stream)
 
     def open(self, service_id: str) -> Connection:
-        """Open a connection to a service of the far end; only for a source. Data may be sent at once."""
+        """Open a connection to a service of the far end; only for a source. Data may be sent immediately."""
         if self.mode is not Mode.SOURCE:
             raise RuntimeError("only a source opens connections")
         stream = self._streams.get(service_id)
@@ -251,9 +251,9 @@ class Session:
     def ask_version(self, service_id: str) -> None:
         """Ask an undecided far end whether it speaks V3.
 
-        The question is the start of a connection and its reset, in messages that are marked as ignorable, so that a far
-        end of V1 or V2 ignores them. A far end of V3 answers with a reset: the reference when it closes the local
-        connection that it has made; this package without making one.
+        The query is the start of a connection and its reset, in messages that are marked as ignorable, so that a V1 or
+        V2 far end ignores them. A V3 far end answers with a reset: the reference after it has closed the local
+        connection that it made; this package without making one.
         """
         stream = self._streams.get(service_id)
         if stream is not None and stream.asked is None and self.is_undecided(service_id):
@@ -264,7 +264,7 @@ class Session:
                 self._send(kind, connection, Version.V3, ignorable=True)
 
     def send(self, connection: Connection, payload: Bytes) -> None:
-        """Send data. Does nothing if the connection has ended.
+        """Send data. Does nothing if the connection is closed.
 
         Args:
             payload: :data:`~.framing.MAX_PAYLOAD` bytes or less. They are not copied: call :meth:`data_to_send` before
@@ -275,7 +275,7 @@ class Session:
             self._output += (head(stream.live[connection.connection_id], len(payload)), payload)
 
     def close(self, connection: Connection) -> None:
-        """Close a connection. Does nothing if it has ended."""
+        """Close a connection. Does nothing if it is closed already."""
         if self.is_live(connection):
             stream = self._streams[connection.service_id]
             del stream.live[connection.connection_id]
@@ -295,7 +295,7 @@ class Session:
         pieces, self._output = self._output, []
         return pieces
 
-    # What the far end does.
+    # Actions of the far end.
 
     def receive(self, data: Bytes) -> Iterator[Event]:
         """Yield the events in the payload of a WebSocket message. Consume the iterator before the next call.
@@ -351,7 +351,7 @@ class Session:
                 del self._streams[connection.service_id].live[connection.connection_id]
                 yield ConnectionClosed(connection)
         elif kind == Message.DATA and self.mode is Mode.DESTINATION and connection.service_id not in self._streams:
-            # It was meant for another destination, which this one has replaced. Without a reset, the source would wait.
+            # It was meant for a destination that this one has replaced. Without a reset, the source would wait.
             version = _message_version(message)
             kind = Message.CONNECTION_RESET if version is Version.V3 else Message.STREAM_RESET
             self._send(kind, connection, version)
@@ -367,9 +367,9 @@ class Session:
         return Connection(service_id, message.streamId, message.connectionId or _FIRST_CONNECTION_ID)
 
     def _find_peer_version(self, kind: Message.Type, message: Message) -> Iterator[Event]:
-        """Learn the destination's version: from its data, a reset in V1, or the answer to :meth:`ask_version`.
+        """Learn the destination's version from its data, a reset in V1, or the answer to :meth:`ask_version`.
 
-        Other resets may be the service's. To a source that speaks V1, those look like the destination's.
+        Other resets may come from the service. To a source that speaks V1, those look like the destination's.
         """
         service_id = self.sole_service if self.version is Version.V1 else message.serviceId or self.sole_service
         stream = self._streams.get(service_id) if service_id is not None else None
@@ -394,7 +394,7 @@ class Session:
             yield PeerVersionFound(version)
 
     def _fall_back(self, stream: _Stream) -> None:
-        """Use V2 from now on: in this stream, or in all streams if the source was told to speak V3."""
+        """Continue in V2: in this stream, or in all streams if the source was configured to speak V3."""
         if not self._probing:
             self.version = Version.V2
         for service_id, each in self._streams.items():

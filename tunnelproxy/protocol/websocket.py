@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Binary WebSocket messages without needless copies: one each way, which masking makes anyway.
+"""Binary WebSocket messages without needless copies: one in each direction, which masking needs anyway.
 
 websockets implements the whole protocol, but copies each message four times. Nearly all messages of a tunnel are
 binary, in one frame or, from AWS's reference, in fragments of 4 KiB. This module encodes these messages itself, and
 extracts them from the received data in place; it joins fragments once. Everything else is passed to websockets, frame
-by frame: handshakes, pings, closes, text, and all that breaks the rules. websockets is therefore always between two
+by frame: handshakes, pings, closes, text, and everything that breaks the rules. So websockets is always between two
 frames when a message is extracted without it.
 
 Source: RFC 6455, sections 5.2 to 5.4.
@@ -31,7 +31,7 @@ __all__ = ["MessageReader", "encode_binary"]
 
 _END_OF_HEADERS = b"\r\n\r\n"
 _MAX_HEADERS = 32 * 1024
-"""How many bytes of an HTTP response to wait for before its headers end. With more, websockets' limits are exceeded."""
+"""The maximum size of the headers of an HTTP response, in bytes; larger ones exceed websockets' own limits."""
 
 _FINAL = 0x80
 _BINARY = Opcode.BINARY.value
@@ -50,12 +50,12 @@ _TWO_BYTES, _EIGHT_BYTES = 126, 127
 _MIDDLING, _MIDDLING_MASKED = Struct("!BBH0s"), Struct("!BBH4s")
 """The headers of frames whose length has two bytes, with the mask."""
 _MAX_FRAGMENTS = 64
-"""How many fragments are kept before they are joined. AWS's reference splits a full message into 17; a message with a
-fragment for each byte must not need an object for each."""
+"""How many fragments are kept before they are joined. AWS's reference splits a full message into 17; a message with
+one fragment per byte must not need one object per byte."""
 
 
 def _make_masks() -> Iterator[bytes]:
-    """Yield unpredictable masks (section 5.3), many for each system call."""
+    """Yield unpredictable masks (section 5.3), many per system call."""
     while True:
         pool = os.urandom(1024)
         yield from (pool[start : start + 4] for start in range(0, len(pool), 4))
@@ -92,10 +92,10 @@ def encode_binary(pieces: Collection[Bytes], *, masked: bool) -> bytes:
 
 
 class MessageReader:
-    """Splits the data that a WebSocket connection receives into messages.
+    """Splits the received data of a WebSocket connection into messages.
 
     Args:
-        websocket: receives all that is not a binary message.
+        websocket: receives everything that is not a binary message.
         message: called with the payload of each binary message, which may change after the call.
         others: called after websockets has received data: it may have events, or something to send.
     """
@@ -124,11 +124,11 @@ class MessageReader:
         self._middling = _MIDDLING_MASKED if self._masked else _MIDDLING
         self._in_fragments = False
         self._fragments: list[bytes] = []
-        """The fragments of an incomplete binary message: together no larger than a message may be."""
+        """The fragments of an incomplete binary message; their total size is limited to that of a message."""
         self._size = 0
         """The size of the fragments."""
         self._in_text = False
-        # Once websockets has stopped within a frame, it receives everything that follows.
+        # Once websockets has stopped in the middle of a frame, it receives everything that follows.
         self._given_up = False
 
     def release(self) -> None:
@@ -228,7 +228,7 @@ class MessageReader:
     def _fragments_between(self, data: memoryview, start: int) -> int:
         """Process the frames at ``start`` that neither begin nor end a message; return where they end.
 
-        Only the simple ones: complete, and with a length in two bytes. One by one they would take twice as long.
+        Only simple ones: complete, and with a length in two bytes. One by one, they would take twice as long.
         """
         unpack, head = self._middling.unpack_from, self._middling.size
         end, flag = len(data), (_MASKED if self._masked else 0) | _TWO_BYTES
@@ -260,7 +260,7 @@ class MessageReader:
         return len(data)
 
     def _pass_on(self, data: memoryview) -> None:
-        # websockets declares bytes, and accepts whatever a bytearray can be extended by.
+        # websockets declares bytes, but accepts everything that a bytearray can be extended by.
         self._websocket.receive_data(cast(bytes, data))
         self._others()
 

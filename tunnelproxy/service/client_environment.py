@@ -60,5 +60,5 @@ def export_lines(environment: dict[str, str]) -> str:
 
 
 def _quote(value: str) -> str:
-    # Unlike shlex.quote, always quotes, so that all lines look alike.
+    # Unlike shlex.quote, this always quotes, so that all lines look alike.
     return "'" + value.replace("'", "'\"'\"'") + "'"

@@ -88,8 +88,8 @@ def add_thing(
         thing: the thing's name.
         services: the address of each service on the device.
         output: the directory to write to.
-        authority: the certificate authority of a certificate of the operator's; None if the device's system trusts it.
-        replace: whether to give a thing that is enrolled already a new password, and to overwrite the files.
+        authority: the authority of the operator's certificate, if any; None if the device's system trusts it.
+        replace: whether to give an already enrolled thing a new password, and to overwrite the files.
         description: what the registry stores about it.
 
     Raises:
@@ -121,7 +121,7 @@ def add_thing(
 
 
 def describe_thing(state: StateDirectory, thing: str, description: Description) -> None:
-    """Change what the registry stores about an enrolled thing.
+    """Change the registry's description of an enrolled thing.
 
     Raises:
         ServiceError: the thing is not enrolled, or the description is not valid.
@@ -141,7 +141,7 @@ def remove_thing(state: StateDirectory, thing: str) -> None:
     """Remove a thing and its password: it can no longer connect to the broker.
 
     Raises:
-        ServiceError: there is no such thing, or the broker is external, so that the service cannot remove its user.
+        ServiceError: there is no such thing, or the broker is external, so the service cannot remove its user.
     """
     with state.entered():
         known = bool(THING_NAME.match(thing)) and _in_registry(state, lambda store: store.remove_thing(thing))
@@ -185,7 +185,7 @@ def _endpoints(state: StateDirectory) -> Endpoints:
 
 @dataclass(frozen=True)
 class _Authorities:
-    """The certificate authorities for the device, in PEM; None for those that its system trusts."""
+    """The certificate authorities for the device, in PEM; None for those that the device's system trusts."""
 
     service: bytes | None
     broker: bytes | None
@@ -251,5 +251,5 @@ def _configuration(
 
 
 def _allowed(services: Mapping[str, str]) -> list[str]:
-    """Allow exactly the services that are given here."""
+    """The allow list with exactly these services."""
     return ["allow:", *(f"  - {json.dumps(address)}" for address in services.values())]

@@ -7,7 +7,7 @@ __all__ = ["ApiError", "ServiceError", "StoreError", "limit_exceeded", "not_foun
 
 
 class ServiceError(Exception):
-    """The service cannot do what its operator asked for; the text says why, and what to do."""
+    """The service cannot do what its operator asked for; the text says why and what to do."""
 
 
 class StoreError(ServiceError):

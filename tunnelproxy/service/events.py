@@ -95,13 +95,13 @@ class CutOff:
 
 @dataclass(frozen=True)
 class Suppressed:
-    """Events caused by clients without an access key were counted, but not written individually.
+    """Events caused by clients without an access key were counted, but not written one by one.
 
     Attributes:
-        of: the kind of event, as named in the audit log.
+        of: the kind of event, as in the audit log.
         outcome: the error's name or the cause, which they have in common.
         count: how many were not written.
-        addresses: how many addresses they came from, as far as addresses were counted.
+        addresses: how many addresses they came from, if addresses were counted.
         seconds: the period.
     """
 

@@ -51,7 +51,7 @@ def client_network(address: str) -> str:
 class TokenBucket:
     """A token bucket: allows a burst, then a steady rate.
 
-    :meth:`try_take` is for events that can be rejected. :meth:`take` is for bytes that have arrived already: it may
+    :meth:`try_take` is for events that can be rejected. :meth:`take` is for bytes that have already arrived: it may
     leave the bucket in debt, and the caller waits until the debt is paid.
 
     Args:
@@ -79,7 +79,7 @@ class TokenBucket:
         return max(0.0, -self._tokens / self._rate)
 
     def has_token(self) -> bool:
-        """Whether there is a token."""
+        """Whether there is a token to take."""
         self._refill()
         return self._tokens >= 1
 

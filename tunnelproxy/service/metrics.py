@@ -22,7 +22,7 @@ __all__ = ["Metric", "Metrics"]
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MAX_CONNECTIONS = 64
-"""Concurrent scrapes. A further connection closes the oldest one: every local user can connect and send nothing."""
+"""Concurrent scrapes. One more connection closes the oldest one: every local user can connect and send nothing."""
 
 _LAG_PERIOD = 0.5
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -94,7 +94,7 @@ class Metrics:
             connections = server.connections
             if len(connections) >= _MAX_CONNECTIONS:
                 connections[0].force_close()
-            # Not asyncio's own server: that of uvloop stops at the first error of accept(2).
+            # Not the event loop's own server: uvloop's stops at the first error of accept(2).
             spawn("a connection for metrics", _serve(loop, server, sock))
 
         accepting = supervise("accepting connections for metrics", lambda: accept_connections(listening, admit))

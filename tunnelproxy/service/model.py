@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 DEFAULT_LIFETIME = 720
-"""Minutes that a tunnel lives if ``OpenTunnel`` names no lifetime; also the maximum."""
+"""The default lifetime of a tunnel, in minutes; also the maximum."""
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN_BYTES = 48
@@ -84,7 +84,7 @@ class EndState:
 
 @dataclass(frozen=True)
 class AccessToken:
-    """What the store knows about an access token: everything except the token."""
+    """What is stored about an access token: everything except the token itself."""
 
     tunnel_id: str
     mode: Mode
@@ -110,9 +110,9 @@ class AccessKey:
     Attributes:
         name: the operator's name for it, which the audit log records.
         credentials: the pair that signs requests.
-        read_only: whether it may only read.
-        things: shell-style patterns of the things that it may access. If empty, it may access all things, and tunnels
-            without a thing.
+        read_only: whether it allows only reading.
+        things: shell-style patterns of the things that it may access. If empty, it may access all things, and also
+            tunnels without a thing.
     """
 
     name: str
@@ -164,7 +164,7 @@ def new_key_pair() -> Credentials:
 
 
 def check_key_name(name: str) -> None:
-    """Check that a name can be used in an ARN and as the name of an AWS profile.
+    """Check that a name is valid in an ARN and as the name of an AWS profile.
 
     Raises:
         ServiceError: it cannot.

@@ -45,7 +45,7 @@ from .state.store import Store
 __all__ = ["ServiceSettings", "serve"]
 
 _FINISH_SECONDS = 3.0
-"""How long requests that have begun may take when the service stops."""
+"""How long requests in progress may take when the service stops."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class ServiceSettings:
         audit_size: bytes at which the audit log is rotated; 0 for never.
         audit_files: how many rotated audit logs are kept.
         metrics_port: the port of the metrics for Prometheus; None for no metrics.
-        reopen_log: reopens the service's log, at the same time as the audit log; None if there is no file.
+        reopen_log: reopens the service's log, together with the audit log; None if there is no file.
     """
 
     state_dir: Path
@@ -117,7 +117,7 @@ class _Sockets:
 
 @dataclass(frozen=True)
 class _Resources:
-    """What is opened before the service answers anyone, and closed last."""
+    """What is opened before the service answers requests, and closed last."""
 
     state: StateDirectory
     store: Store
@@ -131,7 +131,7 @@ async def serve(settings: ServiceSettings, announce: Callable[[str], None]) -> N
 
     Args:
         settings: how to run it.
-        announce: called with the line that says that the service is ready.
+        announce: called with the line that announces that the service is ready.
 
     Raises:
         ServiceError: the service cannot start.
@@ -288,7 +288,7 @@ async def _running(limits: Limits, resources: _Resources, notifier: Notifier) ->
             yield
         finally:
             log.info("stopping")
-            # Requests that have begun are answered while the data plane can still do what they ask for.
+            # Requests in progress are answered while the data plane can still carry them out.
             server.stop_accepting()
             await control.finish(_FINISH_SECONDS)
             await server.stop()
@@ -330,7 +330,7 @@ def _metrics(resources: _Resources, data_plane: DataPlane, failures: UnexpectedE
         ),
         Metric(
             "tunnelproxy_failures",
-            "Unexpected errors in the service; its log has the details.",
+            "Unexpected errors in the service; its log contains the details.",
             lambda: {("any",): failures.total},
             ("kind",),
             is_counter=True,

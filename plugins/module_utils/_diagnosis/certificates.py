@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When certificates expire. A device need not have OpenSSL's command, nor Python its ssl module, so DER is read here.
+"""When certificates expire. The device may lack the openssl command and Python's ssl module, so DER is parsed here.
 
-Of RFC 5280, section 4.1, only what leads to the validity and the names is read, and nothing is verified.
+Of the structure in RFC 5280, section 4.1, only the names and the validity are parsed. Nothing is verified.
 
 PRIVATE: other collections must not import this.
 """
@@ -34,10 +34,10 @@ ORGANIZATION = b"\x55\x04\x0a"
 
 
 def certificates(paths: list) -> dict:
-    """Every certificate in PEM files, the first to expire first, with names and days left. Keys are not read.
+    """Return the certificates in PEM files, by expiry date, with names and days left. Keys are not parsed.
 
     Args:
-        paths: files of the device, also with wildcards. What does not exist is listed as absent.
+        paths: files on the device, which may contain wildcards. Missing ones are listed as absent.
     """
     found, absent, skipped = [], [], []
     for pattern in paths:
@@ -61,13 +61,13 @@ def certificates(paths: list) -> dict:
 def _in_file(path: str) -> list:
     blocks = _PEM.findall(read_text(path, FILE_LIMIT))
     if not blocks:
-        raise Unavailable(f"{path} has no certificate in PEM form")
+        raise Unavailable(f"{path} contains no PEM certificate")
     rows = []
     for block in blocks:
         try:
             row = read_certificate(base64.b64decode(block))
         except (ValueError, binascii.Error) as error:
-            raise Unavailable(f"{path} has a certificate that cannot be read: {error}") from None
+            raise Unavailable(f"{path} contains an invalid certificate: {error}") from None
         now = time.time()
         rows.append(
             {
@@ -84,7 +84,7 @@ def _in_file(path: str) -> list:
 
 
 def read_certificate(der: bytes) -> dict:
-    """Return subject, issuer, and both ends of the validity in seconds since 1970; ValueError if it is none."""
+    """Return subject, issuer, and start and end of the validity in seconds since 1970. Raise ValueError if invalid."""
     (certificate,) = _children(der, SEQUENCE)[:1] or [(0, b"")]
     fields = [field for field in _elements(_content(certificate, SEQUENCE)) if field[0] != VERSION]
     if len(fields) < 5:
@@ -92,7 +92,7 @@ def read_certificate(der: bytes) -> dict:
     _serial, _algorithm, issuer, validity, subject = fields[:5]
     moments = _elements(_content(validity, SEQUENCE))
     if len(moments) != 2:
-        raise ValueError("its validity is not two moments")
+        raise ValueError("its validity does not have two dates")
     return {
         "issuer": _name(issuer),
         "subject": _name(subject),
@@ -102,7 +102,7 @@ def read_certificate(der: bytes) -> dict:
 
 
 def _elements(data: bytes) -> list:
-    """Tag and content of each element, X.690 section 8.1."""
+    """Return the tag and content of each element; see X.690, section 8.1."""
     found, position = [], 0
     while position < len(data):
         if position + 2 > len(data):
@@ -112,7 +112,7 @@ def _elements(data: bytes) -> list:
         if length & 0x80:
             size = length & 0x7F
             if not 1 <= size <= 4 or position + size > len(data):
-                raise ValueError("a length in it is wrong")
+                raise ValueError("it has an invalid length")
             length = int.from_bytes(data[position : position + size], "big")
             position += size
         if position + length > len(data):
@@ -131,12 +131,12 @@ def _children(data: bytes, tag: int) -> list:
 
 def _content(element: tuple, tag: int) -> bytes:
     if element[0] != tag:
-        raise ValueError(f"it has a tag {element[0]:#04x} where {tag:#04x} belongs")
+        raise ValueError(f"it has the tag {element[0]:#04x} instead of {tag:#04x}")
     return element[1]
 
 
 def _name(element: tuple) -> str:
-    """The common name, else the organization, of a distinguished name."""
+    """Return the common name, or else the organization, of a distinguished name."""
     values: dict = {}
     for relative in _elements(_content(element, SEQUENCE)):
         for attribute in _elements(_content(relative, SET)):
@@ -151,17 +151,17 @@ def _string(tag: int, content: bytes) -> str:
 
 
 def _moment(tag: int, content: bytes) -> int:
-    """RFC 5280, section 4.1.2.5: always in UTC, with seconds."""
+    """Return a time in seconds since 1970. By RFC 5280, section 4.1.2.5, it is in UTC, with seconds."""
     text = content.decode("ascii", "replace")
     if tag == UTC_TIME:
         text = ("19" if text[:2] >= "50" else "20") + text
     elif tag != GENERALIZED_TIME:
-        raise ValueError("its validity is not two moments")
+        raise ValueError("its validity has an unknown date format")
     return timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))
 
 
 def _iso(moment: int) -> str:
     days, seconds = divmod(moment, 86400)
-    # The year 9999, with which a certificate says that it does not expire, is the last that there is a form for.
+    # A certificate that does not expire is valid until 9999, the last year that the format can represent.
     days = min(days, 2932896)
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(days * 86400 + seconds))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the facts of a device mean: findings, each with a severity that comes from a threshold.
+"""Findings: the facts of a device compared with thresholds, which determine the severity of each.
 
 PRIVATE: other collections must not import this.
 """
@@ -14,13 +14,13 @@ from typing import Any
 __all__ = ["RULES", "SEVERITIES", "findings_of", "merged_thresholds", "worst"]
 
 SEVERITIES = ("ok", "notice", "warning", "critical")
-# Of findings of one kind, such as failed units. The count is in the first of them.
+# Findings of one kind, such as failed units. A last one has the number of the rest.
 MOST = 10
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A figure that is compared: from which value on, or if C(below) under which, it has which severity."""
+    """The limits of a value: at or above each, or with C(below) below it, the value has that severity."""
 
     limits: dict
     below: bool = False
@@ -55,36 +55,38 @@ RULES = {
 
 
 def merged_thresholds(given: dict) -> dict:
-    """Lay the user's thresholds over the defaults; ValueError with a sentence for what is none.
+    """Merge the user's thresholds into the defaults. Raise ValueError with a message for the user.
 
-    A limit of null, as in C(swap_percent: {warning: null}), switches that severity off.
+    A limit of null, as in C(swap_percent: {warning: null}), disables that severity.
     """
     merged = {name: dict(rule.limits) for name, rule in RULES.items()}
     for name, limits in given.items():
         if name not in RULES:
-            raise ValueError(f"There is no threshold {name}. There are: {', '.join(sorted(RULES))}.")
+            raise ValueError(f"There is no threshold {name}. Use one of: {', '.join(sorted(RULES))}.")
         if not isinstance(limits, dict) or not set(limits) <= set(SEVERITIES[1:]):
-            raise ValueError(f"The threshold {name} takes a dictionary of {', '.join(SEVERITIES[1:])}, not {limits!r}.")
+            raise ValueError(
+                f"The threshold {name} must be a dictionary of {', '.join(SEVERITIES[1:])}, not {limits!r}."
+            )
         for severity, limit in limits.items():
             merged[name][severity] = _limit(name, limit)
     return merged
 
 
 def _limit(name: str, limit: Any) -> float | None:
-    # A template makes text of a number in some releases of Ansible, and "None" or nothing of null.
+    # Some releases of Ansible turn a templated number into a string, and null into "None" or an empty string.
     if limit is None or limit in ("", "None"):
         return None
     try:
         return float(limit)
     except (TypeError, ValueError):
-        raise ValueError(f"The threshold {name} takes numbers, not {limit!r}.") from None
+        raise ValueError(f"The limits of the threshold {name} must be numbers, not {limit!r}.") from None
 
 
 def findings_of(facts: dict, thresholds: dict) -> list:
-    """Check the facts of all sections against the thresholds. Return the findings, worst first, without ok.
+    """Compare the facts of all sections with the thresholds. Return the findings, worst first, without ok.
 
     Args:
-        facts: what the sections returned, by their names; a section that could not be looked at is not in it.
+        facts: the facts by section, without sections that could not be checked.
         thresholds: from L(merged_thresholds).
     """
     found = _Findings(thresholds)
@@ -96,12 +98,12 @@ def findings_of(facts: dict, thresholds: dict) -> list:
 
 
 def worst(findings: list) -> str:
-    """The severity of a device with these findings."""
+    """Return the worst severity of these findings."""
     return max((finding["severity"] for finding in findings), key=SEVERITIES.index, default="ok")
 
 
 class _Findings:
-    """Collects findings of the section that is its turn."""
+    """Collects the findings of the current section."""
 
     def __init__(self, thresholds: dict) -> None:
         self._thresholds = thresholds
@@ -109,7 +111,7 @@ class _Findings:
         self.findings: list = []
 
     def measure(self, rule: str, value: float | None, message: str) -> None:
-        """Note a finding if the value has reached a limit. None stands for a value that the device did not tell."""
+        """Add a finding if the value has reached a limit. None is a value that the device does not have."""
         severity = "ok" if value is None else self._severity(rule, value)
         if severity != "ok":
             self.findings.append({"section": self.section, "severity": severity, "rule": rule, "message": message})
@@ -124,15 +126,16 @@ class _Findings:
 
 def _system(facts: dict, found: _Findings) -> None:
     minutes = facts["uptime_minutes"]
-    found.measure("uptime_minutes", minutes, f"It started {_count(minutes, 'minute')} ago.")
+    found.measure("uptime_minutes", minutes, f"The device booted {_count(minutes, 'minute')} ago.")
     load = facts["load_per_cpu"]
     found.measure(
         "load_per_cpu",
         load,
-        f"Load {facts['load'][2]} over 15 minutes, which is {load} for each of {_count(facts['cpus'], 'processor')}.",
+        f"The 15-minute load is {facts['load'][2]}, or {load} per processor ({_count(facts['cpus'], 'processor')}).",
     )
     for zone in facts["temperatures"]:
-        found.measure("temperature_celsius", zone["celsius"], f"{zone['zone'] or 'It'} is at {zone['celsius']} °C.")
+        name = zone["zone"] or "A temperature sensor"
+        found.measure("temperature_celsius", zone["celsius"], f"{name} is at {zone['celsius']} °C.")
 
 
 def _services(facts: dict, found: _Findings) -> None:
@@ -144,7 +147,7 @@ def _services(facts: dict, found: _Findings) -> None:
     for unit in facts["wanted"]:
         state = "not installed" if unit["load"] == "not-found" else f"{unit['active']} ({unit['sub']})"
         inactive = unit["active"] not in {"active", "reloading"}
-        found.measure("wanted_units_inactive", int(inactive), f"{unit['unit']} must run, and is {state}.")
+        found.measure("wanted_units_inactive", int(inactive), f"{unit['unit']} must be active, but is {state}.")
 
 
 def _why_failed(unit: dict) -> str:
@@ -164,17 +167,17 @@ def _journal(facts: dict, found: _Findings) -> None:
     if count:
         number = f"{'At least ' if facts['errors_are_more'] else ''}{_count(count, 'error')}"
         newest = facts["messages"][0]
-        source = newest["source"] or "nobody"
-        text = f"{number} in the last {facts['hours']} h. The newest, of {source}: {newest['message']}"
+        source = newest["source"] or "an unknown program"
+        text = f"{number} in the last {facts['hours']} h. The newest, from {source}: {newest['message']}"
         found.measure("journal_errors", count, text)
 
 
 def _kernel(facts: dict, found: _Findings) -> None:
     for fault in facts["faults"]:
-        found.measure("kernel_faults", 1, f"The kernel has had a fault since it started: {fault}.")
+        found.measure("kernel_faults", 1, f"The kernel has had a fault since it booted: {fault}.")
     found.measure("kernel_taints", len(facts["taints"]), f"The kernel is tainted: {', '.join(facts['taints'])}.")
     for reason in facts["reboot_reasons"]:
-        found.measure("reboot_required", 1, f"A restart is due: {reason}.")
+        found.measure("reboot_required", 1, f"A reboot is required: {reason}.")
     found.measure("kernel_errors", facts.get("errors"), f"{_count(facts.get('errors'), 'error')} in the kernel's log.")
     warnings = facts.get("warnings")
     found.measure("kernel_warnings", warnings, f"{_count(warnings, 'warning')} in the kernel's log.")
@@ -189,10 +192,10 @@ def _disk(facts: dict, found: _Findings) -> None:
             inodes = each["inodes_used_percent"]
             found.measure("inode_percent", inodes, f"{where} has used {inodes} % of its inodes.")
         if each["read_only"] and not each["read_only_meant"]:
-            found.measure("read_only_filesystems", 1, f"{where} is read-only, and fstab does not say so.")
+            found.measure("read_only_filesystems", 1, f"{where} is read-only, but fstab does not mount it so.")
         errors = each["errors"]
         found.measure(
-            "filesystem_errors", errors, f"{where} has {_count(errors, 'error')} noted on it; check it (fsck)."
+            "filesystem_errors", errors, f"{where} has recorded {_count(errors, 'error')}; check it with fsck."
         )
 
 
@@ -206,7 +209,7 @@ def _memory(facts: dict, found: _Findings) -> None:
 
 def _network(facts: dict, found: _Findings) -> None:
     found.measure("default_routes", len(facts["default_routes"]), "There is no default route.")
-    found.measure("name_servers", len(facts["name_servers"]), "/etc/resolv.conf names no name server.")
+    found.measure("name_servers", len(facts["name_servers"]), "/etc/resolv.conf has no name server.")
     words = {"resolve": "cannot be resolved", "connect": "cannot be reached"}
     for each in facts["tries"]:
         text = f"{each['subject']} {words[each['kind']]} from the device: {each['detail']}."
@@ -215,7 +218,7 @@ def _network(facts: dict, found: _Findings) -> None:
 
 def _time(facts: dict, found: _Findings) -> None:
     unsynchronised = None if facts.get("synchronised") is None else int(not facts["synchronised"])
-    found.measure("clock_unsynchronised", unsynchronised, "Nothing synchronises the clock.")
+    found.measure("clock_unsynchronised", unsynchronised, "The clock is not synchronised.")
     offset = facts["controller_offset_s"]
     if offset is not None:
         direction = "ahead of" if offset > 0 else "behind"
@@ -233,8 +236,8 @@ def _certificates(facts: dict, found: _Findings) -> None:
             text = f"{name} expires in {_count(int(days), 'day')}."
         found.measure("certificate_days", days, text)
         if each["days_until_valid"] > 0:
-            # As bad as one that has expired; a clock that is slow looks the same.
-            found.measure("certificate_days", -1, f"{name} is not valid before {each['not_before']}.")
+            # As severe as an expired one. A slow clock has the same effect.
+            found.measure("certificate_days", -1, f"{name} is not valid until {each['not_before']}.")
 
 
 _LOOKS = {

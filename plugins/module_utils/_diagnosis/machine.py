@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The machine itself: who it is, how busy and how warm, its memory, its kernel, its clock.
+"""The machine: its identity, load, temperatures, memory, kernel and clock.
 
 PRIVATE: other collections must not import this.
 """
@@ -25,18 +25,18 @@ from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.reading i
 
 __all__ = ["kernel", "memory", "system", "time_of_day"]
 
-# Documentation/admin-guide/tainted-kernels.rst, by bit.
+# By bit; see Documentation/admin-guide/tainted-kernels.rst in the kernel's source.
 TAINTS = {
     0: "proprietary module",
-    1: "module was forced in",
+    1: "module was force-loaded",
     2: "kernel out of specification",
-    3: "module was forced out",
+    3: "module was force-unloaded",
     4: "machine check",
     5: "bad page",
-    6: "taint asked for by a user",
+    6: "taint requested by a user",
     7: "kernel died (oops)",
     8: "ACPI table overridden",
-    9: "kernel warned",
+    9: "kernel issued a warning",
     10: "staging driver",
     11: "firmware bug worked around",
     12: "out-of-tree module",
@@ -45,7 +45,7 @@ TAINTS = {
     15: "live patched",
     16: "auxiliary taint",
     17: "built with the struct randomisation plugin",
-    18: "in-kernel test ran",
+    18: "in-kernel test was run",
 }
 FAULTS = (4, 5, 7, 14)
 
@@ -58,7 +58,7 @@ KMSG_LEVELS = ("emergency", "alert", "critical", "error", "warning")
 
 
 def system() -> dict:
-    """Who the device is, how long it is up, how busy, how warm."""
+    """Return the device's identity, uptime, load and temperatures."""
     load = os.getloadavg()
     return {
         "hostname": socket.gethostname(),
@@ -78,14 +78,14 @@ def system() -> dict:
 
 
 def memory(top: int = 5) -> dict:
-    """Memory and swap in KiB, kills for lack of it since the start, and the largest processes, by name only."""
+    """Return memory and swap in KiB, the number of OOM kills since boot, and the largest processes, by name only."""
     figures = {}
     for line in read_text("/proc/meminfo").splitlines():
         name, separator, rest = line.partition(":")
         if separator:
             figures[name] = int(rest.split()[0])
     total, swap = figures["MemTotal"], figures.get("SwapTotal", 0)
-    # MemAvailable is there from Linux 3.14 on.
+    # Linux 3.14 and newer have MemAvailable.
     available = figures.get("MemAvailable", figures["MemFree"] + figures.get("Cached", 0))
     return {
         "total_kib": total,
@@ -99,10 +99,10 @@ def memory(top: int = 5) -> dict:
 
 
 def kernel(lines: int) -> dict:
-    """The kernel's version, its taint, what it warned of since the start, and whether a restart is due.
+    """Return the kernel's version, its taints, its errors and warnings since boot, and whether a reboot is required.
 
     Args:
-        lines: how many different messages to return, the newest.
+        lines: how many distinct messages to return, the newest ones.
     """
     tainted = read_number("/proc/sys/kernel/tainted") or 0
     bits = [bit for bit in range(tainted.bit_length()) if tainted >> bit & 1]
@@ -122,11 +122,11 @@ def kernel(lines: int) -> dict:
 
 
 def time_of_day(controller_time: float | None) -> dict:
-    """The device's clock: whether something disciplines it, and how far it is from the controller's.
+    """Return the device's time, whether it is synchronised, and its offset from the controller's.
 
     Args:
-        controller_time: the controller's clock when it sent the task, in seconds since 1970. The difference has the
-            time in it that the task was on its way, which the action plugin allows for.
+        controller_time: the controller's time when it sent the task, in seconds since 1970. The offset includes the
+            time until the task started on the device, for which the action plugin allows.
     """
     now = time.time()
     facts: dict = {
@@ -182,7 +182,7 @@ def _percent(part: int, whole: int) -> float:
 
 
 def _oom_kills() -> int | None:
-    """How many processes the kernel killed for lack of memory since it started; Linux counts from 4.13 on."""
+    """Return how many processes the kernel killed for lack of memory since boot. Linux 4.13 and newer count them."""
     for line in read_text("/proc/vmstat").splitlines():
         if line.startswith("oom_kill "):
             return int(line.split()[1])
@@ -196,7 +196,7 @@ def _largest_processes(count: int) -> list:
         try:
             resident = int(read_text(f"/proc/{pid}/statm").split()[1]) * page
         except (Unavailable, IndexError):
-            continue  # it has ended
+            continue  # it has exited
         sizes.append((resident, pid))
     largest = sorted(sizes, reverse=True)[:count]
     return [{"name": _first_line(f"/proc/{pid}/comm"), "pid": int(pid), "kib": size} for size, pid in largest]
@@ -206,11 +206,11 @@ def _reboot_reasons() -> list:
     reasons = []
     if any(os.path.exists(path) for path in ("/run/reboot-required", "/var/run/reboot-required")):
         packages = _packages_that_want_a_reboot()
-        reasons.append(f"updates want it: {', '.join(packages)}" if packages else "updates want it")
-    # The package of the running kernel was replaced or removed; no module can be loaded until the next start.
+        reasons.append(f"updates require it ({', '.join(packages)})" if packages else "updates require it")
+    # The package of the running kernel was replaced or removed: no module can be loaded until the next boot.
     installed = os.listdir("/lib/modules") if os.path.isdir("/lib/modules") else []
     if installed and platform.release() not in installed:
-        reasons.append("the modules of the kernel that runs are not there any more")
+        reasons.append("the modules of the running kernel were removed")
     return reasons
 
 
@@ -222,7 +222,7 @@ def _packages_that_want_a_reboot() -> list:
 
 
 def _kernel_messages(count: int) -> dict:
-    """Read the kernel's log, as far as it still has it; no command is needed for that."""
+    """Read the kernel's log, without a command, as far back as the kernel keeps it."""
     errors = warnings = 0
     seen: dict = {}
     for level, seconds, text in _kmsg():
@@ -240,11 +240,11 @@ def _kernel_messages(count: int) -> dict:
 
 
 def _kmsg() -> Iterator[tuple[int, int, str]]:
-    """Generate level, seconds since the start and text of what the kernel itself warned of, oldest first."""
+    """Generate level, seconds since boot and text of the kernel's own warnings and errors, oldest first."""
     try:
         descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     except PermissionError:
-        raise Unavailable("the kernel's log may not be read by this user; use become") from None
+        raise Unavailable("this user may not read the kernel's log; use become") from None
     except OSError as error:
         raise Unavailable(f"the kernel's log cannot be read: /dev/kmsg: {error.strerror}") from None
     try:
@@ -254,7 +254,7 @@ def _kmsg() -> Iterator[tuple[int, int, str]]:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                continue  # records were overwritten; the next read goes on with the oldest that is left
+                continue  # records were overwritten; the next read returns the oldest one left
             head, _separator, text = record.decode("utf-8", "replace").partition(";")
             fields = head.split(",")
             priority = int(fields[0])
@@ -266,7 +266,7 @@ def _kmsg() -> Iterator[tuple[int, int, str]]:
 
 
 class _Timex(ctypes.Structure):
-    """The beginning of C(struct timex), which is the same everywhere, and room for the rest."""
+    """The beginning of C(struct timex), which is the same on all architectures, and room for the rest."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -280,15 +280,15 @@ class _Timex(ctypes.Structure):
 
 
 def _clock_discipline() -> dict:
-    """Ask the kernel, which every NTP client tells; that needs no rights, and none of their commands."""
-    timex = _Timex()  # modes 0: only read
+    """Ask the kernel, which every NTP client informs. This needs no permissions, and no command of the client."""
+    timex = _Timex()  # modes 0: read only
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
     except (OSError, AttributeError):
-        raise Unavailable("the C library of this device does not say whether the clock is synchronised") from None
+        raise Unavailable("the C library of this device cannot tell whether the clock is synchronised") from None
     if state == -1:
         raise Unavailable(
-            f"the kernel does not say whether the clock is synchronised: {os.strerror(ctypes.get_errno())}"
+            f"the kernel does not tell whether the clock is synchronised: {os.strerror(ctypes.get_errno())}"
         )
     unit = 1e9 if timex.status & STA_NANO else 1e6
     return {

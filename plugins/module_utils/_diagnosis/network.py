@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The network as the device has it: interfaces, routes, name servers, listening sockets, and what it can reach.
+"""The device's network: interfaces, routes, name servers, listening sockets, and what it can reach.
 
-All of it comes from the kernel, by /proc, /sys and netlink, because C(ip) and C(ss) are not everywhere.
+All of this comes from the kernel, through /proc, /sys and netlink, because not all devices have C(ip) and C(ss).
 
 PRIVATE: other collections must not import this.
 """
@@ -41,11 +41,11 @@ DEFAULT_V6 = "0" * 32
 
 
 def network(names: list, endpoints: list) -> dict:
-    """Interfaces, default routes, name servers, listening sockets, and the tries that are asked for.
+    """Return interfaces, default routes, name servers, listening sockets, and the results of the requested attempts.
 
     Args:
         names: host names to resolve on the device.
-        endpoints: C(HOST:PORT) to connect to from the device, by TCP.
+        endpoints: C(HOST:PORT) to which the device opens a TCP connection.
     """
     skipped: list = []
     attempts = _Attempts()
@@ -83,7 +83,7 @@ def _interfaces(skipped: list) -> list:
         try:
             state = read_text(f"{folder}/operstate", 64).strip()
         except Unavailable:
-            continue  # bonding_masters is no interface
+            continue  # bonding_masters is not an interface
         found.append(
             {
                 "name": name,
@@ -98,7 +98,7 @@ def _interfaces(skipped: list) -> list:
 
 
 def _addresses() -> dict:
-    """Ask netlink for the addresses of all interfaces, see rtnetlink(7)."""
+    """Ask netlink for the addresses of all interfaces; see rtnetlink(7)."""
     found: dict = {}
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
         netlink.settimeout(TRY_SECONDS)
@@ -116,14 +116,14 @@ def _addresses() -> dict:
 
 
 def _address(message: bytes) -> tuple:
-    """Return the interface and the address with its prefix that one message of netlink tells."""
+    """Return the interface, and the address with its prefix, in a netlink message."""
     family, prefix, _flags, _scope, index = struct.unpack_from("=BBBBI", message)
     attributes, rest = {}, message[8:]
     while len(rest) >= 4:
         length, kind = struct.unpack_from("=HH", rest)
         attributes[kind] = rest[4:length]
         rest = rest[(max(length, 4) + 3) & ~3 :]
-    # On a point-to-point link IFA_ADDRESS is the other end's.
+    # On a point-to-point link, IFA_ADDRESS is that of the other end.
     raw = attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS, b"")
     try:
         name = socket.if_indextoname(index)
@@ -157,7 +157,7 @@ def _table(path: str, heading: bool = True) -> list:
 
 
 def _host(text: str) -> str:
-    """An address as /proc/net prints it: 32-bit words in hexadecimal, each in the machine's own order of bytes."""
+    """Decode an address of /proc/net: 32-bit words in hexadecimal, each in the machine's byte order."""
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     return socket.inet_ntop(socket.AF_INET6 if len(raw) == 16 else socket.AF_INET, raw)
@@ -191,7 +191,7 @@ def _listening(skipped: list) -> list:
                 found.append((int(port, 16), protocol[:3], _host(host), fields[9]))
     owners = _owners({inode for _port, _protocol, _address, inode in found})
     if found and len(owners) < len({inode for *_rest, inode in found}) and os.geteuid() != 0:
-        skipped.append("whose listening sockets they are, of other users; use become")
+        skipped.append("the processes of other users' listening sockets; use become")
     return [
         {"protocol": protocol, "address": address, "port": port, "process": owners.get(inode, "")}
         for port, protocol, address, inode in sorted(found)
@@ -199,13 +199,13 @@ def _listening(skipped: list) -> list:
 
 
 def _owners(inodes: set) -> dict:
-    """Names of processes by the inode of a socket that they hold. Command lines may have secrets, names do not."""
+    """Return names of processes by the inode of their sockets. Not command lines, which may contain secrets."""
     owners: dict = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             descriptors = os.listdir(f"/proc/{pid}/fd")
         except OSError:
-            continue  # another user's, or ended
+            continue  # another user's, or it has exited
         for descriptor in descriptors:
             try:
                 target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
@@ -225,14 +225,14 @@ def _name_of(pid: str) -> str:
 
 
 class _Attempts:
-    """Tries that run at the same time, each in a thread that nobody waits for longer than TRY_SECONDS."""
+    """Concurrent attempts, each in its own thread. Results are available after TRY_SECONDS at the latest."""
 
     def __init__(self) -> None:
         self._rows: list = []
         self._threads: list = []
 
     def start(self, kind: str, subject: str, attempt: Callable[[], str]) -> None:
-        """Try something; C(attempt) returns a text, or raises OSError or ValueError."""
+        """Start an attempt. C(attempt) returns the details, or raises OSError or ValueError."""
         row = {"kind": kind, "subject": subject, "ok": False, "detail": f"no answer within {TRY_SECONDS} s"}
 
         def run() -> None:
@@ -243,7 +243,7 @@ class _Attempts:
                 detail, ok = getattr(error, "strerror", None) or str(error), False
             row.update(ok=ok, detail=detail, ms=round((time.monotonic() - started) * 1000))
 
-        # A resolver may block for minutes. Nobody waits for a daemon thread at the end of the process.
+        # A resolver may block for minutes. A daemon thread does not delay the exit of the process.
         thread = threading.Thread(target=run, daemon=True)
         self._rows.append(row)
         self._threads.append(thread)

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the sections of a diagnosis read the device: files of the kernel, and few commands, each with a bound.
+"""How the sections of a diagnosis read the device: files and a few commands, each with a size or time limit.
 
-Everything here only reads, and runs on any Python that Ansible runs on a device. What cannot be read raises
-L(Unavailable), with a sentence that the report shows in the section's place.
+Everything here is read-only, and runs on any Python that Ansible supports on a device. What cannot be read raises
+L(Unavailable), with a reason that the report shows in place of the section.
 
 PRIVATE: other collections must not import this.
 """
@@ -19,15 +19,15 @@ from typing import Any
 
 __all__ = ["SEARCH_PATH", "Unavailable", "bounded", "masked", "read_number", "read_text", "run"]
 
-# A shell that nobody logged in to often has no sbin.
+# In non-login shells, PATH often lacks the sbin directories.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
 COMMAND_SECONDS = 10
 OUTPUT_LIMIT = 1024 * 1024
 TEXT_LIMIT = 400
 
-# C0 and C1 controls and DEL: what could move a terminal's cursor, or hide in a page.
+# C0 and C1 control characters and DEL, which could move a terminal's cursor, or be invisible in a page.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]+")
-# "password=…", "token: …", "Authorization: Bearer …", and AWS's key IDs. Others look like nothing in particular.
+# "password=…", "token: …", "Authorization: Bearer …", and AWS key IDs. Other secrets have no recognisable form.
 _SECRETS = (
     re.compile(r"(?i)((?:authorization|proxy-authorization)\s*[:=]\s*(?:\w+\s+)?)\S+"),
     re.compile(
@@ -38,7 +38,7 @@ _SECRETS = (
 
 
 class Unavailable(Exception):
-    """Something cannot be looked at on this device; the text says why."""
+    """Something cannot be checked on this device; the message is the reason."""
 
 
 def read_text(path: str, limit: int = OUTPUT_LIMIT) -> str:
@@ -47,13 +47,13 @@ def read_text(path: str, limit: int = OUTPUT_LIMIT) -> str:
         with open(path, "rb") as file:
             return file.read(limit).decode("utf-8", "replace")
     except PermissionError:
-        raise Unavailable(f"{path} may not be read by this user; use become") from None
+        raise Unavailable(f"this user may not read {path}; use become") from None
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_number(path: str) -> int | None:
-    """Return the whole number in a file, or None if there is none to read."""
+    """Return the integer in a file, or None if there is none."""
     try:
         return int(read_text(path, 64))
     except (Unavailable, ValueError):
@@ -61,10 +61,10 @@ def read_number(path: str) -> int | None:
 
 
 def run(*command: str) -> tuple[str, str]:
-    """Run a command in the C locale, and return its output and its complaints, whatever its status is."""
+    """Run a command in the C locale. Return its stdout and stderr, whatever its exit status."""
     program = shutil.which(command[0], path=SEARCH_PATH)
     if program is None:
-        raise Unavailable(f"the command {command[0]} is not there")
+        raise Unavailable(f"there is no command {command[0]}")
     environment = {**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": ""}
     try:
         done = subprocess.run(  # noqa: S603 - the commands are those of this package
@@ -76,7 +76,7 @@ def run(*command: str) -> tuple[str, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{command[0]} gave no answer within {COMMAND_SECONDS} s") from None
+        raise Unavailable(f"{command[0]} did not finish within {COMMAND_SECONDS} s") from None
     except OSError as error:
         raise Unavailable(f"{command[0]} cannot be run: {error.strerror}") from None
     output, complaints = (stream[:OUTPUT_LIMIT].decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
@@ -84,14 +84,14 @@ def run(*command: str) -> tuple[str, str]:
 
 
 def masked(text: str) -> str:
-    """Hide what looks like a secret in a line of a log. It knows the usual forms only."""
+    """Mask text that looks like a secret in a log line. Only common forms are recognised."""
     for pattern in _SECRETS:
         text = pattern.sub(r"\1********", text)
     return text
 
 
 def bounded(value: Any) -> Any:
-    """Return a copy whose texts are one line each, without control characters, and at most TEXT_LIMIT long."""
+    """Return a copy in which each string is one line of at most TEXT_LIMIT characters, without control characters."""
     if isinstance(value, dict):
         return {key: bounded(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filesystems: space, inodes, and whether the kernel has made one read-only.
+"""Filesystems: space, inodes, and whether the kernel has remounted one read-only.
 
 PRIVATE: other collections must not import this.
 """
@@ -20,13 +20,13 @@ from ansible_collections.iotops.tunnel.plugins.module_utils._diagnosis.reading i
 
 __all__ = ["disk"]
 
-# Without a block device of their own, yet with space that can run out.
+# Filesystems without a block device of their own whose space can still run out.
 COUNTED_WITHOUT_DEVICE = {"tmpfs", "overlay", "ubifs", "zfs", "btrfs", "jffs2", "yaffs2", "f2fs"}
 # Always full, and read-only by design.
 IMAGES = {"squashfs", "erofs", "cramfs", "romfs", "iso9660", "udf"}
-# Somebody made them read-only; after an error the kernel does that to what lies on a medium.
+# Read-only only if somebody mounted them so. After an I/O error, the kernel remounts filesystems on a medium.
 IN_MEMORY = {"tmpfs", "overlay"}
-# To look at one whose server is gone would take for ever.
+# statvfs would block forever if the server is gone.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "ncpfs"}
 MOST = 50
 
@@ -35,7 +35,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of /proc/self/mountinfo, see proc(5)."""
+    """A line of /proc/self/mountinfo; see proc(5)."""
 
     device: str
     path: str
@@ -45,18 +45,18 @@ class Mount:
 
 
 def disk() -> dict:
-    """Every filesystem with space of its own: how full it is, and whether it is read-only against fstab."""
+    """Return all filesystems with space of their own: how full they are, and whether fstab wants them read-only."""
     meant_read_only = _meant_read_only()
     filesystems, skipped, seen = [], [], set()
     for mount in _mounts():
         if mount.kind in REMOTE or mount.kind.startswith("fuse."):
-            skipped.append(f"{mount.path}: {mount.kind}, which may never answer")
+            skipped.append(f"{mount.path}: {mount.kind}, which may not respond")
         elif mount.device not in seen and _has_space(mount.kind):
             seen.add(mount.device)
             try:
                 filesystems.append(_look(mount, meant_read_only))
             except FileNotFoundError:
-                continue  # hidden by what is mounted over a folder above it
+                continue  # hidden by another filesystem mounted on a parent folder
             except OSError as error:
                 skipped.append(f"{mount.path}: {error.strerror}")
     if len(filesystems) > MOST:
@@ -68,7 +68,7 @@ def disk() -> dict:
 
 
 def _mounts() -> list:
-    # What was mounted later over the same path hides what was there.
+    # A later mount on the same path hides the earlier one.
     mounts = {}
     for line in read_text("/proc/self/mountinfo").splitlines():
         own, _separator, rest = line.partition(" - ")
@@ -79,7 +79,7 @@ def _mounts() -> list:
 
 
 def _unescape(text: str) -> str:
-    """The kernel writes a space, a tab and the like as an octal number."""
+    """Decode the octal escapes that the kernel writes for spaces, tabs and the like."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
 
 
@@ -93,7 +93,7 @@ def _kinds_on_block_devices() -> set:
 
 
 def _meant_read_only() -> set:
-    """Where fstab wants read-only filesystems."""
+    """Return the mount points that fstab mounts read-only."""
     try:
         lines = [line.split() for line in read_text("/etc/fstab").splitlines()]
     except Unavailable:
@@ -103,7 +103,7 @@ def _meant_read_only() -> set:
 
 def _look(mount: Mount, meant_read_only: set) -> dict:
     figures = os.statvfs(mount.path)
-    # As df does: what only root may use counts neither as free nor as there.
+    # Like df: blocks reserved for root count neither as free nor as part of the total.
     used = figures.f_blocks - figures.f_bfree
     usable = used + figures.f_bavail
     image = mount.kind in IMAGES
@@ -116,7 +116,7 @@ def _look(mount: Mount, meant_read_only: set) -> dict:
         "used_percent": _percent(used, usable),
         "inodes_used_percent": _percent(figures.f_files - figures.f_ffree, figures.f_files),
         "image": image,
-        # The filesystem's own state: a single mount of it may well be read-only.
+        # The state of the filesystem itself: one of its mounts may be read-only on purpose.
         "read_only": "ro" in mount.super_options,
         "read_only_meant": image or mount.kind in IN_MEMORY or mount.path in meant_read_only,
         "errors": read_number(f"/sys/fs/ext4/{os.path.basename(os.path.realpath(mount.source))}/errors_count") or 0,

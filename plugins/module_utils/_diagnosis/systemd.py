@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the iotops.tunnel authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What systemd knows: units that failed, units that must run, and the errors in its journal.
+"""systemd: failed units, the state of required units, and errors in the journal.
 
 PRIVATE: other collections must not import this.
 """
@@ -25,13 +25,13 @@ __all__ = ["journal", "services"]
 PROPERTIES = "Id,Description,LoadState,ActiveState,SubState,Result,ExecMainStatus,NRestarts"
 FILES = ("/var/log/journal/*/*.journal", "/run/log/journal/*/*.journal")
 MOST = 50
-# Of the journal. It is read backwards, so that a large one takes no longer.
+# Records of the journal, the newest first, so that a large journal takes no longer.
 RECORDS = 500
 PRIORITIES = ("emergency", "alert", "critical", "error")
 
 
 def services(wanted: list) -> dict:
-    """Units that failed or are being restarted again and again, and the state of those that are wanted.
+    """Return units that failed or keep being restarted, and the state of those that must be active.
 
     Args:
         wanted: names of units that must be active.
@@ -51,18 +51,18 @@ def services(wanted: list) -> dict:
 
 
 def journal(hours: int, lines: int) -> dict:
-    """The newest errors in the journal, equal ones once, with what looks like a secret masked.
+    """Return the newest errors in the journal, without duplicates, and with apparent secrets masked.
 
     Args:
         hours: how far to look back.
-        lines: how many different messages to return. 0 leaves the journal unread.
+        lines: how many distinct messages to return. With 0, the journal is not read.
     """
     if not lines:
-        raise Unavailable("the journal is not asked for (journal_lines is 0)")
+        raise Unavailable("the journal was not requested (log_lines is 0)")
     files = [path for pattern in FILES for path in glob.glob(pattern)]
     readable = [path for path in files if os.access(path, os.R_OK)]
     if not readable:
-        raise Unavailable("the journal may not be read by this user; use become" if files else "there is no journal")
+        raise Unavailable("this user may not read the journal; use become" if files else "there is no journal")
     output, _complaints = run(
         "journalctl",
         "--priority=err",
@@ -78,7 +78,7 @@ def journal(hours: int, lines: int) -> dict:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # cut off at the limit
+            continue  # truncated at OUTPUT_LIMIT
         count += 1
         source, text = record.get("SYSLOG_IDENTIFIER") or record.get("_COMM") or "", _text(record.get("MESSAGE"))
         known = messages.setdefault((source, text), _entry(record, source, text))
@@ -100,12 +100,12 @@ def _require_systemd() -> None:
     try:
         init = read_text("/proc/1/comm", 64).strip()
     except Unavailable:
-        init = "something else"
-    raise Unavailable(f"systemd does not run here; process 1 is {init}")
+        init = "another program"
+    raise Unavailable(f"systemd is not running; process 1 is {init}")
 
 
 def _describe(units: list) -> list:
-    """The state of units. systemd answers in the order of the question, with an empty line between units."""
+    """Return the state of units. systemctl prints them in the order of its arguments, separated by empty lines."""
     if not units:
         return []
     output, _complaints = run("systemctl", "show", f"--property={PROPERTIES}", "--no-pager", "--", *units)
@@ -132,7 +132,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _text(message: object) -> str:
-    """What is not text comes as a list of bytes; what is very long, as null."""
+    """Return a message as text: journalctl prints binary ones as a list of bytes, and very long ones as null."""
     if isinstance(message, list):
         return bytes(each for each in message if isinstance(each, int)).decode("utf-8", "replace")
     return message if isinstance(message, str) else "(too long to show)"

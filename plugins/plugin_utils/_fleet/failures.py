@@ -49,7 +49,7 @@ class Group:
 
 
 def one_line(value: Any) -> str:
-    """A text without line breaks and control sequences for terminals: it may come from a device."""
+    """Return a text as one line without control characters, because it may come from a device."""
     words = "".join(char if _harmless(char) else " " for char in str(value)).split()
     text = " ".join(words)
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
@@ -99,6 +99,6 @@ def _last_line(text: Any) -> str:
 
 
 def _harmless(char: str) -> bool:
-    # Cc: control characters, such as the one that begins a terminal's commands. Cf: among them those that turn the
-    # direction of writing. Cs: halves of characters, which cannot be printed.
+    # Cc: control characters, such as the one that begins an escape sequence. Cf: format characters, some of which
+    # change the writing direction. Cs: surrogates, which cannot be printed. Zl and Zp: line and paragraph separators.
     return unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")

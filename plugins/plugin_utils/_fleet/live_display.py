@@ -59,7 +59,7 @@ class LiveDisplay:
         return _Suspension(self)
 
     def size(self) -> os.terminal_size:
-        """Columns and rows as they are now; a terminal that says 0 does not know."""
+        """Return the current columns and rows, with defaults for a terminal that reports 0."""
         try:
             found = os.get_terminal_size(self._descriptor)
         except OSError:
@@ -143,7 +143,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def _cells(text: str) -> list[tuple[str, int]]:
-    """Generate characters, or whole escape sequences for colours, and the width of each in columns."""
+    """Return the characters, or whole escape sequences for colours, with the width of each in columns."""
     cells, position = [], 0
     while position < len(text):
         end = position + 1

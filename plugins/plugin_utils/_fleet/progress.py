@@ -23,12 +23,12 @@ class TaskProgress:
     """One task, over all hosts.
 
     Attributes:
-        name: as an operator reads it.
-        began: when, in seconds of a monotonic clock.
-        hosts: how many it is for, if that is known.
-        running: since when each host works on it.
-        outcomes: how many hosts are done, by one of C(OUTCOMES).
-        took: seconds by host that is done.
+        name: as shown to the operator.
+        began: start time, in seconds of a monotonic clock.
+        hosts: number of its hosts, or None if that is not known.
+        running: start time by host that is running it.
+        outcomes: number of hosts that are done, by one of C(OUTCOMES).
+        took: duration in seconds, by host that is done.
     """
 
     name: str
@@ -57,8 +57,8 @@ class FleetProgress:
     """A run of Ansible, over all its plays.
 
     Attributes:
-        batch: hosts of the play, or of its batch with C(serial), that is on its way.
-        hosts: all hosts that a play was for.
+        batch: hosts of the current play or, with C(serial), of its current batch.
+        hosts: all hosts of all plays.
     """
 
     batch: list[str] = field(default_factory=list)

@@ -56,7 +56,7 @@ def test_a_state_directory_that_this_user_may_not_look_at_is_one() -> None:
             _, faults = find_faults(config, {})
         finally:
             os.seteuid(user)
-    assert faults == [f"state_dir: cannot look at {folder}/closed/state: Permission denied"]
+    assert faults == [f"state_dir: cannot access {folder}/closed/state: Permission denied"]
 
 
 def test_a_secret_that_everybody_can_read_is_one(tmp_path: Path) -> None:
@@ -86,6 +86,6 @@ def test_where_there_is_none_the_status_is_0_whatever_there_is_to_warn_of(
     path = write(tmp_path, GOOD.replace("com}", "com, tls: false}"))
     assert main(["agent", "check", "--config", str(path)]) == 0
     said = capsys.readouterr()
-    assert said.out == f"{path}: no fault\n"
+    assert said.out == f"{path}: no problems found\n"
     assert said.err.startswith("tunnelproxy: warning: ")
     assert "tokens can be read on the network" in said.err

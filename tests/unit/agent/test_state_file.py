@@ -72,7 +72,7 @@ def test_a_directory_that_cannot_be_made_is_done_without_until_it_can(
     (tmp_path / "file").touch()
     saved = SavedTunnels(tmp_path / "file" / "state")
     saved.prepare()
-    assert "state_dir: cannot make" in caplog.text
+    assert "state_dir: cannot create" in caplog.text
     assert not saved.write([TUNNEL])
     assert not saved.write([TUNNEL])
     assert caplog.text.count("cannot save the tunnels") == 1

@@ -179,7 +179,7 @@ async def test_a_rotated_token_replaces_the_connection_of_its_tunnel_and_leaves_
         await until(lambda: saved_tokens(config) == {token_of(new), token_of(beside)})
         await until(lambda: service.is_connected(tunnel))
         assert len(tunnels) == 2
-        assert caplog.text.count(": over: ") == 1
+        assert caplog.text.count(": ended: ") == 1
         assert service.is_connected(other)
 
 
@@ -194,7 +194,7 @@ async def test_a_closed_tunnel_is_left_and_forgotten(
         service.call("CloseTunnel", tunnelId=tunnel)
         await until(lambda: len(tunnels) == 0)
         assert saved_tokens(config) == set()
-        assert "over: " in caplog.text
+        assert "ended: " in caplog.text
 
 
 @in_event_loop
@@ -247,7 +247,7 @@ async def test_a_tunnel_whose_services_became_known_late_and_are_not_served_is_l
         tunnels.notified(notification(token_of(payload)))
         assert len(tunnels) == 1
         await until(lambda: len(tunnels) == 0)
-        assert "over, it cannot be served" in caplog.text
+        assert "ended, it cannot be served" in caplog.text
 
 
 @in_event_loop
@@ -349,7 +349,7 @@ async def test_a_tunnel_is_left_after_twelve_hours_though_nobody_says_so(
     async with agent_with(config, free_port()) as tunnels:
         tunnels.notified(notification("token", "SSH1"))
         await until(lambda: len(tunnels) == 0)
-        assert "over, after twelve hours" in caplog.text
+        assert "ended, after twelve hours" in caplog.text
 
 
 @in_event_loop

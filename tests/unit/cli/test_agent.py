@@ -64,7 +64,7 @@ def test_check_finds_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path = config(tmp_path, GOOD % 1)
     assert main(["agent", "check", "--config", path]) == 0
     output = capsys.readouterr()
-    assert output.out == f"{path}: no fault\n"
+    assert output.out == f"{path}: no problems found\n"
     assert "tunnelproxy: warning: " in output.err
 
 
@@ -78,7 +78,7 @@ def test_check_connect_logs_in_and_subscribes(tmp_path: Path, capsys: pytest.Cap
     with broker(granted=1) as port:
         assert main(["agent", "check", "--connect", "--config", config(tmp_path, GOOD % port)]) == 0
     topic = "$aws/things/pump/tunnels/notify"
-    assert f"the MQTT broker 127.0.0.1:{port} lets pump-tunnels subscribe to {topic}" in capsys.readouterr().out
+    assert f"the MQTT broker 127.0.0.1:{port} allows pump-tunnels to subscribe to {topic}" in capsys.readouterr().out
 
 
 def test_check_connect_reports_a_refused_subscription(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

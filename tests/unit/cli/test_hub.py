@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_the_hubs_is_an_error(folder: Path, capsys: pyte
     folder.touch()
     for command in ("run", "status"):
         assert main(["hub", command]) == 1
-        assert f"the hub's folder {folder} must be a folder of yours" in capsys.readouterr().err
+        assert f"the hub's folder {folder} must be a folder that belongs to you" in capsys.readouterr().err
 
 
 def test_a_tunnel_is_shown_with_its_services(
@@ -228,7 +228,7 @@ def test_a_hub_in_the_background_has_a_session_and_a_log_file_of_its_own(
         main(["hub", "run", "--background", "--idle-seconds", "0.01"])
     assert ended.value.args == (0,)
     assert without_forks == ["session", "ready"]
-    assert "the hub ends" in (folder / "hub.log").read_text()
+    assert "the hub exits" in (folder / "hub.log").read_text()
     # The service manager supervises the process that started this one.
     assert "NOTIFY_SOCKET" not in os.environ
 

@@ -350,7 +350,7 @@ class TestValues:
             (["-d", ""], "-d/--destination-app: '' is not an address"),
             (["-m", "src", "-b", "192.0.2.1"], "-b/--local-bind-address: cannot listen on '192.0.2.1'"),
             (["-m", "src", "-b", "a..b"], "-b/--local-bind-address: cannot listen on 'a..b'"),
-            (["-m", "src", "secret"], "there is an extra word that belongs to no option"),
+            (["-m", "src", "secret"], "there is an extra word that does not belong to any option"),
             (["-m", "src", "-y", "V4"], "-y/--destination-client-type: 'V4' is none of auto, V1, V2, V3"),
             (["-m", "src", "-r", "mars"], "-r/--region: 'mars' is not an AWS region"),
             (["-m", "src", "-e", "a b"], "-e/--proxy-endpoint: 'a b' is not an endpoint"),
@@ -374,7 +374,7 @@ class TestValues:
             ("mode = src\nproxy-endpoint = a b", "proxy-endpoint in proxy.ini: 'a b' is not an endpoint"),
             ("mode = src\nconfig-dir = nowhere", "config-dir in proxy.ini: there is no directory nowhere"),
             ("mode = src\nclient-token = short", "client-token in proxy.ini: a client token has 32 to 128"),
-            ("mode = src\naccess-token = a b", "access-token in proxy.ini: the access token has characters"),
+            ("mode = src\naccess-token = a b", "access-token in proxy.ini: the access token has invalid characters"),
         ],
     )
     def test_in_the_file(self, config: str, words: str) -> None:
@@ -384,7 +384,11 @@ class TestValues:
     @pytest.mark.parametrize(
         ("variable", "value", "words"),
         [
-            ("AWSIOT_TUNNEL_ACCESS_TOKEN", "a b", "AWSIOT_TUNNEL_ACCESS_TOKEN: the access token has characters"),
+            (
+                "AWSIOT_TUNNEL_ACCESS_TOKEN",
+                "a b",
+                "AWSIOT_TUNNEL_ACCESS_TOKEN: the access token has invalid characters",
+            ),
             (
                 "AWSIOT_TUNNEL_CLIENT_TOKEN",
                 "secret",

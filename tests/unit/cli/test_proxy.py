@@ -107,7 +107,7 @@ def test_options_that_weaken_security_are_warned_of(
     assert main([*line, "-t", os.environ["AWSIOT_TUNNEL_ACCESS_TOKEN"]]) == 0
     ending.join()
     said = capsys.readouterr().err
-    assert "the access token was an argument" in said
+    assert "the access token was passed as an argument" in said
     assert "-k/--no-ssl-host-verify: the certificate of" in said
 
 

@@ -150,7 +150,7 @@ def test_who_does_not_mind_gets_the_defaults_for_what_is_amiss(tmp_path: Path) -
 def test_files_that_hold_no_settings(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.json"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(ConfigurationError, match=rf"--settings-json: {path} (is not JSON|holds no JSON object)"):
+    with pytest.raises(ConfigurationError, match=rf"--settings-json: {path} (is not JSON|is not a JSON object)"):
         read_settings(path)
 
 

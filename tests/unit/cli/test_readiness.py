@@ -40,4 +40,4 @@ def test_a_manager_that_is_gone_is_a_warning(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     notify("READY=1")
-    assert "cannot tell the service manager at NOTIFY_SOCKET: No such file" in caplog.text
+    assert "cannot notify the service manager at NOTIFY_SOCKET: No such file" in caplog.text

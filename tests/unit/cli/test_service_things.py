@@ -115,10 +115,10 @@ def test_a_broker_that_runs_elsewhere_has_its_password_in_a_file(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--mqtt-ca", "x"], "--mqtt-ca goes with --mqtt-broker"),
-        (["--mqtt-password-file", "x"], "--mqtt-password-file goes with --mqtt-broker"),
+        (["--mqtt-ca", "x"], "--mqtt-ca requires --mqtt-broker"),
+        (["--mqtt-password-file", "x"], "--mqtt-password-file requires --mqtt-broker"),
         (["--mqtt-port", "0", "--mqtt-broker", "mqtts://b"], "exclude each other"),
-        (["--mqtt-broker", "mqtts://b", "--mqtt-password-file", "x"], "there is a password, and no user"),
+        (["--mqtt-broker", "mqtts://b", "--mqtt-password-file", "x"], "there is a password but no user"),
         (["--mqtt-broker", "mqtts://j@b", "--mqtt-password-file", "/nowhere"], "cannot read /nowhere"),
     ],
 )

@@ -30,7 +30,7 @@ def test_looking_starts_no_hub() -> None:
 
 def test_a_hub_that_is_no_more_is_why_a_connection_broke() -> None:
     why = client.explain_break("thing1", "SSH1", hub_pid=1, account=ACCOUNT)
-    assert (why.code, str(why)) == ("hub-ended", "the hub (process 1) has ended; it restarts automatically")
+    assert (why.code, str(why)) == ("hub-ended", "the hub (process 1) has exited; it restarts automatically")
 
 
 def test_a_hub_that_cannot_be_asked_is_why_a_connection_broke(folder: Path) -> None:

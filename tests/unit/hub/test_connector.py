@@ -107,7 +107,7 @@ def test_a_greeting_that_is_not_ssh_s_is_told(folder: Path, ssh: Ssh, capsys: py
     ("reply", "said"),
     [
         ({"error": "the device refused SSH1", "code": "refused"}, "iotops.tunnel: the device refused SSH1\n"),
-        ({"protocol": 1}, "iotops.tunnel: the hub that runs is of another release of iotops.tunnel"),
+        ({"protocol": 1}, "iotops.tunnel: the running hub is of another release of iotops.tunnel"),
         ({"opened": True}, "iotops.tunnel: the stream cannot be received: raise the limit of open files (ulimit -n)"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_hub_that_ends_is_followed_by_the_next(folder: Path, ssh: Ssh) -> None
 
 def test_a_hub_that_cannot_be_started_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(TARGET) == 1
-    assert capsys.readouterr().err.startswith("iotops.tunnel: the hub ended as soon as it was started")
+    assert capsys.readouterr().err.startswith("iotops.tunnel: the hub exited as soon as it was started")
 
 
 def test_without_an_account_the_environment_says_which(folder: Path, ssh: Ssh) -> None:

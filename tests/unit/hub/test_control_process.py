@@ -188,7 +188,7 @@ class TestFailures:
             await asyncio.Event().wait()
 
         processes.answers["open"] = never
-        with pytest.raises(HubError, match="the control API gave no answer within 0 s"):
+        with pytest.raises(HubError, match="the control API did not answer within 0 s"):
             await Callers(known).of(CALLER).open("pump", ["SSH1"], "me")
 
     @in_event_loop
@@ -338,10 +338,10 @@ class TestPipes:
         pipes.stderr.feed_data(b"x" * 2000 + b"\nKilled\n")
         await until(lambda: process._said and process._said[-1] == "Killed")
         pipes.end()
-        with pytest.raises(HubError, match=r"ended before it answered \(Killed\): run the task again"):
+        with pytest.raises(HubError, match=r"exited before it answered \(Killed\): run the task again"):
             await asking
         await gone.wait()
-        with pytest.raises(HubError, match="ended before it answered"):
+        with pytest.raises(HubError, match="exited before it answered"):
             await process.ask("identify", {})
 
     @in_event_loop
@@ -351,7 +351,7 @@ class TestPipes:
         pipes.stdout.feed_data(b"hello\n")
         await until(lambda: not process.alive)
         assert pipes.killed
-        assert "a control process answers with something that is not an answer" in caplog.text
+        assert "a control process sent an invalid answer" in caplog.text
 
 
 def test_a_folder_that_is_gone_is_the_root(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ class TestEnsure:
                 service.open(thing)
             async with device(service, "pump"), device(service, "valve"):
                 port = (await ensure(service))["services"]["HTTP1"]["port"]
-                with pytest.raises(HubError, match=f"port {port} on 127.0.0.1: HTTP1 of pump has it") as caught:
+                with pytest.raises(HubError, match=f"port {port} on 127.0.0.1: HTTP1 of pump uses it") as caught:
                     await ensure(service, "valve", ports={"HTTP1": port})
                 assert caught.value.code == "port-in-use"
                 with pytest.raises(HubError, match="does not offer VNC"):

@@ -34,7 +34,7 @@ def test_a_folder_that_others_may_enter_is_refused(folder: Path) -> None:
 def test_a_folder_behind_a_link_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(location.HubError, match="must be a folder of yours"):
+    with pytest.raises(location.HubError, match="must be a folder that belongs to you"):
         location.directory()
 
 
@@ -65,7 +65,7 @@ def test_a_relative_path_without_a_working_directory_is_refused(
 
 def test_something_that_is_no_folder_is_refused(folder: Path) -> None:
     folder.touch()
-    with pytest.raises(location.HubError, match="must be a folder of yours"):
+    with pytest.raises(location.HubError, match="must be a folder that belongs to you"):
         location.directory()
 
 
@@ -145,7 +145,7 @@ class TestWords:
         (tmp_path / "file").touch()
         monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "file" / "hub"))
         with pytest.raises(
-            location.HubError, match=r"cannot make the hub's folder .*: Not a directory: make it writab"
+            location.HubError, match=r"cannot create the hub's folder .*: Not a directory: make it writab"
         ):
             location.directory()
 

@@ -146,6 +146,6 @@ class TestChecks:
 
 @pytest.mark.parametrize("name", ["", "-pump", "a b", "a" * 129, "pump\n", "ä"])
 def test_what_is_no_name_is_refused(name: str) -> None:
-    with pytest.raises(HubError, match="cannot be the name of a thing: it takes 1 to 128 letters"):
+    with pytest.raises(HubError, match="cannot be the name of a thing: use 1 to 128 letters"):
         check_name("thing", name)
     check_name("thing", "pump-7:a_B")

@@ -189,7 +189,9 @@ class TestHandover:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         handing = self.hand_over(ReplacedHub(["a"], ["b"]), tmp_path)
-        await until(lambda: "cannot be told of 1 tunnels: No such file or directory" in caplog.text)
+        await until(
+            lambda: f"cannot hand 1 tunnels over to the hub in {tmp_path}: No such file or directory" in caplog.text
+        )
         async with another_hub(tmp_path, {"protocol": PROTOCOL}) as told:
             await handing
         assert told == ["a", "b"]
@@ -211,7 +213,7 @@ class TestHandover:
                 await self.hand_over(ReplacedHub(["a"]), tmp_path)
             assert told == ["a", "a", "a"]
         why = "No such file or directory" if reply is None else reply["error"]
-        assert caplog.text.count(f"cannot be told of 1 tunnels: {why}") == 2
+        assert caplog.text.count(f"cannot hand 1 tunnels over to the hub in {tmp_path}: {why}") == 2
 
     @in_event_loop
     async def test_a_hub_whose_folder_another_has_gives_it_its_tunnels_and_ends(
@@ -248,12 +250,12 @@ class TestFolder:
         tidied: list[None] = []
 
         def restore() -> bool:
-            raise HubError("cannot make the hub's folder")
+            raise HubError("cannot create the hub's folder")
 
         async def tidy() -> None:
             tidied.append(None)
 
-        with pytest.raises(HubError, match="cannot make the hub's folder"):
+        with pytest.raises(HubError, match="cannot create the hub's folder"):
             await server._look_after(SimpleNamespace(tidy=tidy), SimpleNamespace(restore=restore), print)  # type: ignore[arg-type]
         assert tidied
 

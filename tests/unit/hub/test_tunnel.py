@@ -120,7 +120,7 @@ async def test_a_server_that_says_nothing_is_named_in_time(tmp_path: Path) -> No
         record = record_of(service)
         async with device(service, "pump", banner=b""), managed(record) as tunnel:
             await tunnel.wait_linked(5)
-            with pytest.raises(HubError, match="the device pump gave no answer on SSH1 in time") as caught:
+            with pytest.raises(HubError, match="the device pump did not answer on SSH1 in time") as caught:
                 await tunnel.open_stream("SSH1", 0.05, speaks_first=True)
             assert caught.value.code == "no-answer"
             with await tunnel.open_stream("SSH1", 5, speaks_first=False) as stream:
@@ -135,7 +135,7 @@ async def test_a_device_s_silence_is_told_with_the_state_of_its_end(tmp_path: Pa
         async with device(service, "pump", banner=b""), managed(record) as tunnel:
             await tunnel.wait_linked(5)
             why = await tunnel.explain("SSH1", refused=True)
-            assert "refused SSH1 (or it is not connected: the control API did not say)" in why.message
+            assert "refused SSH1 (or it is not connected: the control API did not answer)" in why.message
 
 
 @in_event_loop

@@ -54,8 +54,8 @@ def test_a_tunnel_whose_time_is_over_has_expired() -> None:
         (replace(OPEN, tunnel="CLOSED"), True, "tunnel-closed", "was closed"),
         (replace(OPEN, destination="disconnected"), True, "device-not-connected", "is not connected to its tunnel"),
         (OPEN, True, "refused", "the device pump refused SSH1: check that the server behind SSH1 runs there"),
-        (EndStates(), True, "refused", "refused SSH1 (or it is not connected: the control API did not say)"),
-        (OPEN, False, "no-answer", "gave no answer on SSH1 in time; its end of the tunnel is connected"),
+        (EndStates(), True, "refused", "refused SSH1 (or it is not connected: the control API did not answer)"),
+        (OPEN, False, "no-answer", "did not answer on SSH1 in time; its end of the tunnel is connected"),
     ],
 )
 def test_why_a_stream_gave_nothing(states: EndStates, refused: bool, code: str, words: str) -> None:

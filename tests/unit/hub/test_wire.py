@@ -75,7 +75,7 @@ class TestRequests:
         assert [request["op"] for request in asked] == ["ensure"] * 3
 
     def test_what_may_have_been_done_is_not_repeated(self, folder: Path) -> None:
-        with hub(folder, ends), pytest.raises(HubEndedError, match=r"the hub ended before it answered 'adopt'; see .*"):
+        with hub(folder, ends), pytest.raises(HubEndedError, match=r"the hub exited before it answered 'adopt'; see "):
             wire.ask("adopt", 3.0)
 
     def test_a_reply_without_an_end_is_none(self, folder: Path) -> None:
@@ -115,7 +115,7 @@ class TestSilence:
         with socket.socket(socket.AF_UNIX) as slow:
             slow.bind(str(folder / SOCKET_NAME))
             slow.listen()
-            with pytest.raises(HubError, match=r"the hub gave no answer to 'ensure': timed out; see .*hub.log"):
+            with pytest.raises(HubError, match=r"the hub did not answer 'ensure': timed out; see .*hub.log"):
                 wire.ask("ensure", 0.02)
 
     def test_without_a_process_id_the_remedy_stands(self) -> None:
@@ -208,11 +208,11 @@ class TestConnecting:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write("4711\n")
             lock.flush()
-            with pytest.raises(HubError, match=r"does not listen: see .*hub.log, or end it: kill 4711"):
+            with pytest.raises(HubError, match=r"does not listen: see .*hub.log, or stop it: kill 4711"):
                 wire.ask_running("status")
 
     def test_a_hub_that_ends_at_once_is_told(self) -> None:
-        with pytest.raises(HubError, match=r"the hub ended as soon as it was started; see .*hub\.log"):
+        with pytest.raises(HubError, match=r"the hub exited as soon as it was started; see .*hub\.log"):
             wire.ask("status", 1.0)
 
     def test_a_hub_that_somebody_else_started_meanwhile_is_used(
@@ -241,7 +241,7 @@ class TestConnecting:
     def test_what_is_no_socket_is_told(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.bind(str(folder / SOCKET_NAME))
-            with pytest.raises(HubError, match=r"cannot talk to the hub at .*: Protocol wrong type for socket"):
+            with pytest.raises(HubError, match=r"cannot connect to the hub at .*: Protocol wrong type for socket"):
                 wire.ask("status", 1.0)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One code and one sentence for each way in which a call of AWS's APIs fails.
+"""One code and one sentence for each way in which a call to AWS's APIs can fail.
 
-A sentence names the profile and the thing at fault, keeps the words of the program that failed, and ends with the
-remedy. It never holds a key, a secret or a token.
+A sentence names the profile and the thing at fault, quotes the program that failed, and ends with the remedy. It never
+contains a key, a secret or a token.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What services answer: botocore's ``ClientError``, by the code in the answer."""
+"""Error responses of services: botocore's ``ClientError``, by the code in the response."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _MOST_SKEW = 4 * 60.0
 
 
 def explain_answer(case: Case, error: ClientError) -> Failure:
-    """Explain the answer of a service to a call that it refused."""
+    """Explain the response of a service that refused a call."""
     answer: Mapping[str, Any] = error.response.get("Error", {})
     kind, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -67,7 +67,7 @@ def explain_answer(case: Case, error: ClientError) -> Failure:
 
 
 def _wrong_clock(case: Case, error: ClientError, kind: str, message: str) -> Failure | None:
-    """A wrong clock makes valid keys look wrong or expired; a request that was accepted is not the clock's fault."""
+    """Explain an error that a wrong clock has caused: it makes valid keys look wrong or expired."""
     skew = _skew(case, error)
     about_time = kind in _CLOCK or any(words in message for words in _CLOCK_WORDS)
     about_keys = kind in (*_KEYS_REFUSED, *_KEYS_EXPIRED, "401", "403")
@@ -88,7 +88,7 @@ def _wrong_clock(case: Case, error: ClientError, kind: str, message: str) -> Fai
 
 
 def _skew(case: Case, error: ClientError) -> float:
-    """By how many seconds this machine's clock is ahead of the service's, as far as its answer tells."""
+    """How many seconds this machine's clock is ahead of the service's, according to the response."""
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     try:
         return case.now - parsedate_to_datetime(headers["date"]).timestamp()
@@ -161,7 +161,7 @@ def _role_refused(case: Case, operation: str, kind: str, message: str) -> Failur
 
 
 def _role(caller: CallerConfig, message: str) -> tuple[str, str]:
-    """The role that was to be assumed, and the profile that has it; no profile where the environment names the role."""
+    """The role to be assumed, and the profile that has it; no profile if the environment names the role."""
     if caller.environment.get("AWS_ROLE_ARN") and caller.environment.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return caller.environment["AWS_ROLE_ARN"], ""
     roles = {
@@ -172,7 +172,7 @@ def _role(caller: CallerConfig, message: str) -> tuple[str, str]:
 
 
 def _plain_status(case: Case, kind: str, status: int, message: str) -> Failure | None:
-    """An answer without such a code: it came from a gateway or HTTP proxy, or from another kind of service."""
+    """A response without such a code: it came from a gateway, an HTTP proxy, or another kind of service."""
     if kind in ("401", "403"):
         return wrong_credentials(
             f"{case.service} refuses {case.caller.keys} (HTTP status {kind}): check them, and that they are meant for "

@@ -30,7 +30,7 @@ class CallerConfig:
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> CallerConfig:
         profiles: dict[str, dict[str, Any]] = {}
-        # What cannot be read is not the failure to explain, or it is, and then it names the file.
+        # An unreadable file is either not the failure to explain, or its own error names it.
         with suppress(BotoCoreError, OSError, ValueError):
             profiles.update(load_config(config_file(environment))["profiles"])
         with suppress(BotoCoreError, OSError, ValueError):
@@ -68,17 +68,17 @@ class CallerConfig:
         return names
 
     def profile_with(self, *settings: str) -> str:
-        """The profile, of those that take part, which has one of these settings; else the one in use."""
+        """The profile, of those involved, that has one of these settings; else the one in use."""
         found = (name for name in self.chain() if any(setting in self.profiles[name] for setting in settings))
         return next(found, self.profile)
 
     def setting(self, name: str) -> str:
-        """A setting of a profile that takes part; empty where none has it."""
+        """A setting of a profile that is involved; empty if none has it."""
         return str(self.profiles.get(self.profile_with(name), {}).get(name, ""))
 
     @property
     def keys(self) -> str:
-        """The credentials in use, for a sentence."""
+        """The credentials in use, as part of a sentence."""
         if self.environment.get("AWS_ACCESS_KEY_ID"):
             return "the AWS keys in AWS_ACCESS_KEY_ID"
         if self.named or "default" in self.profiles:
@@ -89,7 +89,7 @@ class CallerConfig:
 
     @property
     def renewal(self) -> str:
-        """What renews credentials that have expired."""
+        """How to renew credentials that have expired."""
         if self.environment.get("AWS_ACCESS_KEY_ID"):
             return "replace AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or unset them"
         if self.setting("sso_role_name") or self.setting("sso_session"):
@@ -110,7 +110,7 @@ class CallerConfig:
 
     @property
     def region_setting(self) -> str:
-        """What to set to change the region."""
+        """Which setting changes the region."""
         set_by = [name for name in ("AWS_REGION", "AWS_DEFAULT_REGION") if self.environment.get(name)]
         if not set_by and self.profiles.get(self.profile, {}).get("region"):
             return f"the region of the profile {self.profile} ({self.set_region})"

@@ -15,7 +15,7 @@ __all__ = ["APIS", "Api", "Case", "Failure", "origin", "wrong_credentials"]
 
 
 class Api(NamedTuple):
-    """An API, and what its sentences say.
+    """An API, and phrases for sentences about it.
 
     Attributes:
         name: botocore's name of it.
@@ -42,7 +42,7 @@ APIS: Mapping[str, Api] = {
             title="the tunneling service",
             permission="allow the iot: actions for tunnels in their policy",
             throttled="try again with fewer forks",
-            over_limit="close tunnels that nobody needs, or ask for fewer services",
+            over_limit="close unused tunnels, or ask for fewer services",
             missing="has no such tunnel: check its ID, the account and the region",
         ),
         Api(
@@ -70,7 +70,7 @@ class Failure(NamedTuple):
     sentence: str
 
 
-# Services that provide credentials. botocore itself calls them, and their endpoint is not known.
+# Services that provide credentials. botocore itself calls them; their endpoint is not known.
 _AWS_SERVICES = {
     "AssumeRole": "AWS STS",
     "AssumeRoleWithWebIdentity": "AWS STS",
@@ -92,18 +92,18 @@ class Case:
 
     @property
     def service(self) -> str:
-        """What was called: by its URL, else by its name."""
+        """The service that was called: its URL, or else its name."""
         of_credentials = _AWS_SERVICES.get(getattr(self.error, "operation_name", ""))
         return of_credentials or self.endpoint or self.api.title
 
     @property
     def where(self) -> str:
-        """What was called, and in which region."""
+        """The service that was called, and its region."""
         return f"{self.service} (region {self.region})" if self.region else self.service
 
     @property
     def endpoint_setting(self) -> str:
-        """The environment variable that names the endpoint; empty where none does, or where it is not at fault."""
+        """The environment variable that names the endpoint; empty if there is none, or if it is not at fault."""
         if self.in_credentials:
             return ""
         for name in (f"AWS_ENDPOINT_URL_{self.api.name.upper()}", "AWS_ENDPOINT_URL"):
@@ -113,12 +113,12 @@ class Case:
 
     @property
     def kwargs(self) -> Mapping[str, Any]:
-        """What botocore says of its error."""
+        """botocore's error message."""
         found: Mapping[str, Any] = getattr(self.error, "kwargs", {})
         return found
 
     def passed(self, *modules: str) -> bool:
-        """Whether the error came through one of these modules."""
+        """Whether the error was raised in, or passed through, one of these modules."""
         return not set(modules).isdisjoint(self._modules())
 
     @property
@@ -127,7 +127,7 @@ class Case:
         return self.passed("botocore.credentials", "botocore.tokens")
 
     def words(self, text: object, limit: int = MOST_WORDS) -> str:
-        """The words of another program, safe for a sentence."""
+        """The output of another program, made safe for a sentence."""
         return redact(str(text), self.caller.environment, limit)
 
     def _modules(self) -> Iterator[str]:

@@ -33,7 +33,7 @@ def bad_region(case: Case) -> Failure:
 
 def bad_config_file(case: Case) -> Failure:
     """``ConfigParseError``."""
-    # Without the parser's words: they quote the line, which may contain a secret.
+    # Without the parser's message: it quotes the line, which may contain a secret.
     fault = case.kwargs.get("error")
     lines = [getattr(fault, "lineno", None), *(line for line, _ in getattr(fault, "errors", ()))]
     line = next((f", line {number}," for number in lines if number), "")

@@ -61,7 +61,7 @@ def no_credentials(case: Case) -> Failure:
 
 
 def partial_credentials(case: Case) -> Failure:
-    """``PartialCredentialsError``: one half of a key is missing."""
+    """``PartialCredentialsError``: one half of a key pair is missing."""
     provider, missing = str(case.kwargs.get("provider")), str(case.kwargs.get("cred_var")).strip("'")
     caller = case.caller
     if provider in ("env", "explicit"):
@@ -96,7 +96,7 @@ def login_failed(case: Case) -> Failure:
 
 
 def package_missing(case: Case) -> Failure:
-    """``MissingDependencyException``: a kind of credentials needs another package."""
+    """``MissingDependencyException``: these credentials need another package."""
     if not case.caller.setting("login_session"):
         return bad_setting(case)
     profile = case.caller.profile_with("login_session")
@@ -164,7 +164,7 @@ def instance_metadata_failed(case: Case) -> Failure:
 
 
 def profile_not_valid(case: Case) -> Failure:
-    """``InvalidConfigError``: a profile contradicts itself, or the environment."""
+    """``InvalidConfigError``: a profile contradicts itself or the environment."""
     if case.caller.environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") and not case.caller.environment.get("AWS_ROLE_ARN"):
         return wrong_credentials("AWS_WEB_IDENTITY_TOKEN_FILE is set, but not AWS_ROLE_ARN: set both, or none")
     return wrong_credentials(
@@ -174,7 +174,7 @@ def profile_not_valid(case: Case) -> Failure:
 
 
 def unusable_credentials(case: Case) -> Failure:
-    """What was found are no credentials. botocore's words may quote it, so they are left out."""
+    """Something was found, but not credentials. botocore's message may quote it, so it is left out."""
     caller, error = case.caller, case.error
     over = isinstance(error, RuntimeError) and "expired" in str(error)
     if caller.setting("credential_process") and not caller.environment.get("AWS_ACCESS_KEY_ID"):

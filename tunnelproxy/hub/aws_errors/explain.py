@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sentence explains which error.
+"""The choice of the sentence that explains an error.
 
-botocore's errors are told apart by class; :mod:`.answers` tells those of a service apart by the code in its answer.
-Where a source of credentials returns something unusable, botocore raises whatever Python raises (``KeyError``,
-``JSONDecodeError``): these are recognised by botocore's modules in the traceback, so that errors of this program
-itself stay visible.
+botocore's errors are distinguished by class; :mod:`.answers` distinguishes those of a service by the code in its
+response. If a source of credentials returns something unusable, botocore lets Python's own exceptions pass
+(``KeyError``, ``JSONDecodeError``): these are recognised by botocore's modules in the traceback, so that errors of this
+program itself stay visible.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ def explain(
     environment: Mapping[str, str],
     now: float | None = None,
 ) -> Failure | None:
-    """Explain what a call of botocore raised.
+    """Explain an exception that a call through botocore raised.
 
     Args:
-        error: it, with its traceback.
+        error: the exception, with its traceback.
         api: the API that was called, one of ``APIS``.
-        endpoint: the URL that it was called at, where it is known.
-        region: the region, where it is known.
+        endpoint: the URL that it was called at, if known.
+        region: the region, if known.
         environment: the caller's.
         now: this machine's time, in seconds since the epoch.
 
     Returns:
-        None for an error that botocore, the operating system and the configuration are not responsible for.
+        The failure; None for an error that does not come from botocore, the operating system or the configuration.
     """
     case = Case(
         error=error,
@@ -126,7 +126,7 @@ _BY_CLASS: Mapping[str, Callable[[Case], Failure]] = {
     "ResponseParserError": no_answer,
     "IncompleteReadError": no_answer,
     "HTTPClientError": not_reached,
-    # What a later botocore may add
+    # Errors that later versions of botocore may add
     "BotoCoreError": _failed,
 }
 
@@ -134,7 +134,7 @@ _BY_CLASS: Mapping[str, Callable[[Case], Failure]] = {
 def _of_python(case: Case, error: BaseException) -> Failure | None:
     asked = isinstance(error, Exception) and case.passed("getpass")
     if asked or (isinstance(error, EOFError) and case.in_credentials):
-        # botocore asks for such a code only. getpass does not handle a closed standard input.
+        # botocore prompts only for such codes. getpass does not handle a closed standard input.
         return mfa_code_needed(case)
     if isinstance(error, OSError):
         return _of_system(case, error)

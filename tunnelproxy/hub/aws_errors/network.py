@@ -14,7 +14,7 @@ from .configuration import bad_region
 __all__ = ["no_answer", "not_reached", "not_trusted", "proxy_not_reached"]
 
 
-# urllib3 2 says "Failed to resolve"; urllib3 1 has getaddrinfo's own words, of which only the number is not translated.
+# urllib3 2 says "Failed to resolve"; urllib3 1 quotes getaddrinfo's message, of which only the number is not localized.
 _NAME_NOT_KNOWN = re.compile(r"resolve|\[Errno -[2-5]\]")
 _FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _OF_DATES = (("certificate has expired", HAS_EXPIRED), ("not yet valid", NOT_YET_VALID))
@@ -59,7 +59,7 @@ def _is_unknown(region: str) -> bool:
 
 
 def proxy_not_reached(case: Case) -> Failure:
-    """``ProxyConnectionError``: an HTTP proxy refuses, or cannot be reached."""
+    """``ProxyConnectionError``: an HTTP proxy refuses the connection or cannot be reached."""
     error = case.kwargs.get("error")
     proxy = origin(str(case.kwargs.get("proxy_url")))
     scheme = "http" if case.endpoint.startswith("http:") else "https"
@@ -110,7 +110,7 @@ def _bad_bundle(case: Case, reason: str) -> Failure:
 
 
 def _innermost(error: object) -> object:
-    """What the errors of urllib3 wrap."""
+    """The error that urllib3's errors wrap."""
     while isinstance(error, BaseException):
         wrapped = [each for each in (*error.args, getattr(error, "reason", None)) if isinstance(each, BaseException)]
         if not wrapped:
@@ -120,7 +120,7 @@ def _innermost(error: object) -> object:
 
 
 def _reason(error: object) -> str:
-    """The operating system's words where there are some, else those of the innermost error."""
+    """The operating system's message if there is one, else that of the innermost error."""
     inner = _innermost(error)
     seen: list[object] = []
     cause = inner

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control API: signed requests, who may call what, and the operations on tunnels and things."""
+"""The control API: signed requests, authorization, and the operations on tunnels and things."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each access key may do: read or everything, for all things or for some.
+"""What each access key may do: only read, or everything; for all things, or for some.
 
 Error messages are worded like AWS's. Source: "Troubleshoot access denied error messages", IAM User Guide.
 """
@@ -60,7 +60,7 @@ class Authorizer:
             raise self._denied(key, operation, arn)
 
     def subject(self, params: dict[str, Any]) -> tuple[str | None, str | None]:
-        """The tunnel ID and the thing's name that a request refers to, if any, for the audit log."""
+        """The tunnel ID and the thing name that a request refers to, if any, for the audit log."""
         tunnel = self._tunnel(params)
         named = params.get("destinationConfig", {}).get("thingName") or params.get("thingName")
         if tunnel is None:

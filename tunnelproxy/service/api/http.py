@@ -57,7 +57,7 @@ def service_model() -> ServiceModel:
 
 @dataclass(eq=False)
 class _Call:
-    """What is known about a request so far."""
+    """What is known so far about a request."""
 
     request_id: str
     address: str | None
@@ -95,7 +95,7 @@ class ControlApi:
         region: the region that signatures must name.
         account_id: the account ID in the service's ARNs.
         clock: returns seconds since the epoch.
-        replay_guard: rejects signatures that are used again.
+        replay_guard: rejects reused signatures.
         notify: called with each request that was answered.
         failures: logs unexpected errors.
         authenticated: called with the connection of each request that was signed with a known key.
@@ -154,14 +154,14 @@ class ControlApi:
         content_type = _REGISTRY_CONTENT_TYPE if call.about_things else _CONTENT_TYPE
         answer = _response(content, status, call.request_id, content_type)
         if status == HTTPStatus.OK:
-            # Only for clients whose key is known. AWS's clients get it from AWS's Security Token Service.
+            # Only for clients with a known key. AWS's clients get it from AWS's Security Token Service.
             answer.headers[_ACCOUNT] = self._account_id
         return answer
 
     async def finish(self, seconds: float) -> None:
-        """Wait for the requests that have begun, up to a number of seconds.
+        """Wait for requests in progress, up to a number of seconds.
 
-        aiohttp waits for them too when it shuts down, but by then it no longer reads their bodies.
+        aiohttp also waits for them when it shuts down, but by then it no longer reads their bodies.
         """
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._none_running(), seconds)
@@ -180,9 +180,11 @@ class ControlApi:
         except ApiError as error:
             return _error_content(error.kind, error.message), error.kind, error.status
         except StoreError:
-            # The reason is in the log, once.
+            # The log contains the reason, once.
             kind = "ServiceUnavailableException"
-            message = "The service cannot store its state at present, and has changed nothing; its log says why."
+            message = (
+                "The service cannot store its state at the moment, and has changed nothing; its log gives the reason."
+            )
             return _error_content(kind, message), kind, HTTPStatus.SERVICE_UNAVAILABLE
         except Exception as error:
             self._failures.report(f"{call.operation or 'a request'} has failed (request {call.request_id})", error)
@@ -248,7 +250,7 @@ async def _read_body(request: web.Request) -> bytes:
         raise ApiError(
             "RequestEntityTooLargeException", f"The request's body is larger than {MAX_BODY} bytes.", 413
         ) from None
-    except Exception as error:  # none of our code runs here, and aiohttp has many exceptions for a malformed body
+    except Exception as error:  # none of our code runs here, and aiohttp raises many exceptions for a malformed body
         raise ApiError("InvalidRequestException", "The request's body is incomplete or malformed.") from error
 
 
@@ -269,6 +271,6 @@ def _error_content(kind: str, message: str) -> dict[str, Any]:
 def _response(content: dict[str, Any], status: int, request_id: str, content_type: str) -> web.Response:
     headers = {_REQUEST_ID: request_id}
     if status != 200:
-        # Clients other than botocore look for the error's name here.
+        # Clients other than botocore read the error's name here.
         headers["x-amzn-ErrorType"] = str(content["__type"])
     return web.Response(body=json.dumps(content).encode(), status=status, headers=headers, content_type=content_type)

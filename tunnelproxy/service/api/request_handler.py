@@ -42,7 +42,7 @@ class RequestHandler(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             access_log=cast(Any, None),
             keepalive_timeout=keepalive_timeout,
-            # The signature covers the body as sent: a decompressed one would not match it.
+            # The signature covers the body as sent; a decompressed body would not match it.
             auto_decompress=False,
         )
         self._notify = notify
@@ -70,7 +70,7 @@ class RequestHandler(web.RequestHandler):
         transport.close()
 
     async def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse, *more: Any) -> Any:
-        """Send an answer, in AWS's form even if aiohttp itself rejects the request, as for an unknown ``Expect``."""
+        """Send an answer in AWS's form, even if aiohttp itself rejects the request, as for an unknown ``Expect``."""
         if isinstance(resp, web.HTTPException):
             resp = self._reject(request, resp.text, resp.status)
         try:
@@ -89,13 +89,13 @@ class RequestHandler(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to a malformed request, or to one that failed without an answer."""
         if request.writer.output_size > 0:
-            raise ConnectionError("a part of the answer is sent already")
+            raise ConnectionError("a part of the answer has been sent")
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return self._reject(request, message, status)
         if isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
             # aiohttp quotes an unknown value in its answer, and fails if that is not UTF-8.
             return self._reject(request, "unknown Expect", HTTPStatus.EXPECTATION_FAILED)
-        self._failures.report("a connection to the control API has failed", exc)
+        self._failures.report("a connection to the control API failed", exc)
         answer = malformed_answer("The service failed; its log has the details.", status)
         answer.force_close()
         return answer

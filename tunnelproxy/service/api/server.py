@@ -49,7 +49,7 @@ class ApiServer:
         self._listener.open(sock)
 
     def stop_accepting(self) -> None:
-        """Accept no more connections."""
+        """Stop accepting connections."""
         self._listener.stop_accepting()
 
     async def stop(self) -> None:

@@ -60,7 +60,7 @@ class SignedRequest:
 
 @dataclass(frozen=True)
 class Verified:
-    """The key that signed a request, which of the two APIs it was signed for, and the signature."""
+    """The key that signed a request, the API that it was signed for, and the signature."""
 
     key: AccessKey
     service: str
@@ -85,7 +85,7 @@ def verify(
     """Verify that a request was signed recently, for this service, with a known key.
 
     A session token must be signed like every ``x-amz-`` header, and is otherwise ignored: clients whose keys come from
-    STS, SSO or an instance's metadata always send one. What a key may do depends on the key alone.
+    STS, SSO or an instance's metadata always send one. What a key may do depends only on the key.
 
     Args:
         request: the request.
@@ -109,7 +109,7 @@ def verify(
             "The request signature we calculated does not match the signature you provided. Check your AWS Secret "
             "Access Key and signing method. Consult the service documentation for details."
         )
-    # After the signature: a date that is not authentic means nothing.
+    # After the signature: an unauthenticated date means nothing.
     _check_date(date, now)
     return Verified(key, claim.service, bytes.fromhex(claim.signature))
 
@@ -142,7 +142,7 @@ def _read_claim(headers: Mapping[str, str]) -> _Claim:
 
 
 def _check_target(target: str) -> None:
-    """Reject what cannot be signed: a path that is missing or not percent-encoded."""
+    """Reject a request that cannot be signed: its path is missing or not percent-encoded."""
     if not target.startswith("/") or not target.isascii():
         raise ApiError("InvalidRequestException", "The request's path must begin with / and be percent-encoded.", 400)
 
@@ -185,7 +185,7 @@ def _check_date(date: str, now: dt.datetime) -> None:
 
 
 def _body_is_signed(request: SignedRequest) -> bool:
-    """Whether the body matches the hash that the client sent, if any: botocore's signer uses that hash unchecked."""
+    """Whether the body matches the hash that the client sent, if any, which botocore's signer does not check."""
     named = request.headers.get("x-amz-content-sha256")
     return named is None or hmac.compare_digest(named, hashlib.sha256(request.body).hexdigest())
 
@@ -204,7 +204,7 @@ def _signature(request: SignedRequest, claim: _Claim, key: AccessKey) -> str:
 
 
 class _Signer(SigV4Auth):
-    """botocore's signer, which signs the headers that the client has signed, not those of its own list."""
+    """botocore's signer, restricted to the headers that the client has signed, instead of its own list."""
 
     def __init__(self, credentials: BotocoreCredentials, claim: _Claim) -> None:
         super().__init__(credentials, claim.service, claim.region)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operations on things: ``ListThings`` and ``DescribeThing`` of AWS IoT's registry.
 
-Unlike the operations on tunnels, they are REST with JSON, and signed for another name (``sigv4.REGISTRY_NAME``).
+Unlike the operations on tunnels, they are REST with JSON, and signed for another service (``sigv4.REGISTRY_NAME``).
 Source: botocore's ``iot`` service model, "AWS IoT API Reference".
 """
 
@@ -155,7 +155,7 @@ def _matches(thing: Thing, params: dict[str, Any]) -> bool:
 
 
 def _typed(value: str, kind: str) -> object:
-    """A query parameter as its type; text that does not match the type is left for the validation to reject."""
+    """Convert a query parameter to its type; text that does not match the type is left for the validation to reject."""
     if kind == "integer" and value.isdecimal():
         return int(value[:9])
     if kind == "boolean":

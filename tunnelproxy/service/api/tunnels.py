@@ -25,7 +25,7 @@ MAX_TAGS = 50
 
 _MAX_PAGE = 100
 
-# As many digits as always fit into SQLite's integers.
+# The number of digits that always fits into SQLite's integers.
 _PAGE = re.compile(rb"before:([0-9]{1,18})")
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,12 @@ class TunnelOperations:
 
     Args:
         store: the state.
-        disconnect: disconnects both ends of a tunnel that was closed.
+        disconnect: disconnects both ends of a closed tunnel.
         revoke: disconnects an end of a tunnel whose access token was revoked.
         clock: returns seconds since the epoch.
         tunnel_opened: called when a tunnel was opened, to schedule its expiry.
         deliver: delivers a tunnel's new access token for the destination to the tunnel's thing.
-        limits: limits the open tunnels, and the services of each.
+        limits: limits the number of open tunnels, and of their services.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class TunnelOperations:
     def _close_tunnel(self, params: dict[str, Any], _key: AccessKey | None) -> dict[str, Any]:
         tunnel = self._find(params["tunnelId"])
         delete = params.get("delete", False)
-        # One change of the store, so that it is made or not made.
+        # A single change of the store, so that it is made completely or not at all.
         if delete:
             self._store.delete_tunnel(tunnel.tunnel_id)
         elif tunnel.is_open:
@@ -237,8 +237,8 @@ def _changed_destination(
 ) -> tuple[str | None, tuple[str, ...]] | None:
     """The thing and services after a rotation, or None if it does not change them.
 
-    A rotation may change the thing that the new token is delivered to. It may not change services, which a connected
-    end already knows.
+    A rotation may change the thing that the new token is delivered to, but not the services, which a connected end
+    already knows.
     """
     if config is None:
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validates the input of an operation against its shape in botocore's service model, with AWS's messages.
 
-botocore's own validator is made for clients: it checks neither maxima nor patterns nor enumerations.
+botocore's own validator is meant for clients: it does not check maxima, patterns or enumerations.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def validate(params: object, shape: Shape) -> dict[str, Any]:
         shape: the operation's input shape.
 
     Returns:
-        The input without the members that are null or not in the model, which AWS ignores too.
+        The input without members that are null or not in the model, which AWS also ignores.
 
     Raises:
         ApiError: a ``ValidationException`` that lists all errors.

@@ -40,7 +40,7 @@ def bind(host: str, port: int, option: str) -> socket.socket:
 
 
 def bind_remembered(host: str, port: int, remembered: int, option: str) -> socket.socket:
-    """Bind the given port, or for port 0 the port of the last run if it is free, or else any.
+    """Bind the given port; for port 0, the port of the last run if it is free, or else any port.
 
     Args:
         host: the address or name to listen on.
@@ -52,7 +52,7 @@ def bind_remembered(host: str, port: int, remembered: int, option: str) -> socke
         ServiceError: the service cannot listen there.
     """
     if port == 0 and remembered:
-        # Proxies and clients look for the service where it was.
+        # Proxies and clients expect the service on its previous port.
         with contextlib.suppress(ServiceError):
             return bind(host, remembered, option)
         log.warning("port %d of the last run is in use; choosing another one for %s", remembered, option)

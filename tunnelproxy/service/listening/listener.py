@@ -5,9 +5,9 @@ asyncio's own servers show a connection to the application only after its TLS ha
 connections and sends nothing could not even be counted. Here every connection counts against its address's limit as
 soon as it is accepted. Until its client sends the first byte, it costs a descriptor and nothing else (see
 ``pending_connections``). Then, until the application has identified the client, it is half-open. When the limit of
-half-open connections is reached, further ones wait, and the addresses take turns, so that a fleet which reconnects all
-at once gets in batch by batch. A connection that stays half-open for seconds can lose its place: the oldest connection
-of the address that has the most is cut off.
+half-open connections is reached, further ones wait, and the addresses take turns, so that a fleet that reconnects at
+once is admitted in batches. A connection that stays half-open for seconds can lose its place: the oldest connection of
+the address that has the most is cut off.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _MAX_PENDING = 4096
 _MIN_HALF_OPEN_SECONDS = 3.0
 """How long a connection may stay half-open, however many others wait.
 
-An honest handshake takes milliseconds; but a Python process that started 2,000 at once lost some with one second here,
-and none with three.
+An honest handshake takes milliseconds; but a Python process that started 2,000 at once lost some of them with a value
+of one second, and none with three.
 """
 
 log = logging.getLogger(__name__)
@@ -97,14 +97,14 @@ class Listener:
         ]
 
     def stop_accepting(self) -> None:
-        """Admit no more connections."""
+        """Stop admitting connections."""
         for task in self._tasks:
             task.cancel()
         if self._pending is not None:
             self._pending.close()
 
     def close(self) -> None:
-        """Admit no more connections, and cut off those that are half-open."""
+        """Stop admitting connections, and cut off the half-open ones."""
         self.stop_accepting()
         for connection in list(self._half_open.values()):
             connection.cut_off()
@@ -152,10 +152,10 @@ class Listener:
                 ssl_handshake_timeout=self._limits.handshake_seconds,
             )
         except OSError as error:
-            # Includes ssl.SSLError, and what a timeout raises.
+            # Includes ssl.SSLError and timeouts.
             log.debug("TLS handshake with %s failed: %s", connection.address, error)
             if connection.protocol in self._half_open:
-                # Otherwise it was cut off here, and is counted.
+                # Otherwise it was cut off here, and counted.
                 self._notify(CutOff(connection.address, "tls"))
         finally:
             if connection.transport is None:
@@ -194,7 +194,7 @@ def _pending_limit() -> int:
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """Stands between a transport and the application's protocol, to learn when the connection is lost."""
+    """Sits between a transport and the application's protocol, to learn when the connection is lost."""
 
     since: float
     timer: asyncio.TimerHandle

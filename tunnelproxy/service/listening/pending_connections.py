@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accepted TCP connections whose clients have not sent anything yet, and the order in which those that have are served.
+"""Accepted TCP connections whose clients have not sent anything yet, and the order in which they are served.
 
 A TLS handshake takes memory and one of a limited number of places; if idle connections took them, others would wait in
-the kernel's queue, which is strictly first come, first served. Here a connection is accepted at once and costs only a
-descriptor until its client's first byte has arrived; then the addresses take turns. However many connections one
-address opens, it does not keep another out.
+the kernel's queue, which is strictly first come, first served. Here a connection is accepted immediately and costs only
+a descriptor until its client's first byte has arrived; then the addresses take turns. However many connections one
+address opens, it does not lock out another.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class _Pending:
 
 
 class PendingConnections:
-    """Connections that wait.
+    """Waiting connections.
 
     Args:
         seconds: how long a client may send nothing.
         notify: called with each connection that is cut off.
-        limit: how many may wait. One more cuts off the oldest of the address that has the most.
+        limit: how many may wait. One more cuts off the oldest connection of the address that has the most.
     """
 
     def __init__(self, seconds: float, notify: EventHandler, *, limit: int) -> None:
@@ -42,7 +42,7 @@ class PendingConnections:
         self._notify = notify
         self._limit = limit
         self._number = 0
-        # The connections of each address, oldest first; and of those that are ready, the addresses in turn.
+        # The connections of each address, oldest first; and the addresses with ready connections, in turn.
         self._waiting: dict[str, dict[_Pending, None]] = {}
         self._ready: OrderedDict[str, deque[_Pending]] = OrderedDict()
         self._one_is_ready = asyncio.Event()
@@ -77,7 +77,7 @@ class PendingConnections:
         return pending.sock, address
 
     def count(self, address: str) -> int:
-        """How many connections of an address wait."""
+        """How many connections of an address are waiting."""
         return len(self._waiting.get(address, ()))
 
     def close(self) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service writes down: the audit log, refused requests, and unexpected errors."""
+"""The service's records: the audit log, refused requests, and unexpected errors."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit log: a line of JSON for each control call, and each client that connects, disconnects or is refused."""
+"""The audit log: a line of JSON for each control call, and for each client that connects, disconnects or is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class AuditLog:
     """Appends events to a :class:`~tunnelproxy.log_file.RotatingFile`.
 
-    A full disk does not stop the service: lines are dropped and counted, and the service's log says so once.
+    A full disk does not stop the service: lines are dropped and counted, and the service's log reports it once.
 
     Args:
         path: the file, created if missing.
@@ -60,7 +60,7 @@ class AuditLog:
             ) from error
 
     def write(self, event: Event) -> None:
-        """Append a line, unless the event is of a kind that is only counted."""
+        """Append a line, unless the event is only counted."""
         name = _NAMES.get(type(event))
         if name is None:
             return
@@ -68,7 +68,7 @@ class AuditLog:
         content = {"time": moment.isoformat(timespec="milliseconds"), "event": name, **asdict(event)}
         if "seconds" in content:
             content["seconds"] = round(content["seconds"], 6)
-        # What clients send may contain bytes that are not UTF-8; as JSON escapes they can be written nevertheless.
+        # Data of clients may contain bytes that are not UTF-8; as JSON escapes, they can still be written.
         self._file.write(json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
     def reopen(self) -> None:

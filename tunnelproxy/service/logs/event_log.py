@@ -15,7 +15,7 @@ _CLIENT_ERRORS = range(400, 500)
 
 
 def log_refusal(event: Event) -> None:
-    """Log a refusal, or how many there were; other events are logged where they happen."""
+    """Log a refusal, or the number of refusals; other events are logged where they happen."""
     if isinstance(event, ControlCall) and event.status in _CLIENT_ERRORS:
         log.info(
             "%s from %s refused: %s (request %s)",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits the rate at which clients without an access key can write to the log and the audit log.
 
-Each address has a limit, so that one that floods does not hide another; all together have one, so that many addresses
-cannot do what one cannot. Further events are counted and summarized once a minute for each kind: the lines written and
-the counts in the summaries add up to what happened.
+Each address has a limit, so that a flooding address does not hide another one, and all together have a limit, so that
+many addresses cannot do what one cannot. Further events are counted, and summarized once a minute for each kind: the
+lines and the counts in the summaries add up to the number of events.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class LogLimits:
 
 
 def _kind(event: Event) -> tuple[str, str] | None:
-    """The kind by which an event is counted; None for an event that only the holder of an access key can cause.
+    """The kind of an event, for counting; None for an event that only the holder of an access key can cause.
 
-    Anyone can be refused by the data plane, and anyone can replay a signed request.
+    Anyone can cause a refusal by the data plane, and anyone can replay a signed request.
     """
     if isinstance(event, Refused):
         return "refused", event.cause

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs errors that nobody has anticipated with their tracebacks, at a limited rate."""
+"""Logs unexpected errors with their tracebacks, at a limited rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class UnexpectedErrors:
-    """Logs one traceback for each place that fails, and after ten minutes another one with the count since then.
+    """Logs one traceback per place of failure, and after ten minutes another one with the count since then.
 
     Args:
         clock: returns seconds, monotonic.
@@ -57,21 +57,21 @@ class UnexpectedErrors:
         log.error("%s%s", what, more, exc_info=error)
 
     def of_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """For ``loop.set_exception_handler``: an error in a callback, or in a task that nobody awaits.
+        """For ``loop.set_exception_handler``: an error in a callback, or in a task that is not awaited.
 
         A client that aborts its TLS handshake is not an error: the listener counts it.
         """
         what, error = str(context.get("message", "a callback has failed")), context.get("exception")
         if not is_failed_handshake(what):
-            # aiofastnet 1.2 passes a class where asyncio promises an instance. That must not fail here: asyncio would
-            # log it each time.
+            # aiofastnet 1.2 passes a class, although asyncio promises an instance. That must not fail here: asyncio
+            # would log it each time.
             self.report(what, error() if isinstance(error, type) else error)
 
 
 def _place(what: str, error: BaseException | None) -> tuple[str, str, int]:
     trace = None if error is None else error.__traceback__
     if trace is None:
-        # Without a traceback: asyncio's messages differ by what they name at their end.
+        # Without a traceback, the key is the beginning of asyncio's message: the end differs.
         return type(error).__name__, what[:40], 0
     while trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the MQTT broker is; kept in the state directory for ``service add-thing``."""
+"""The address of the MQTT broker; saved in the state directory for ``service add-thing``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PORTS = {"mqtts": 8883, "mqtt": 1883}
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """Where a broker is, and how the service connects to it.
+    """The address of a broker, and how the service connects to it.
 
     Attributes:
         encrypted: whether it uses TLS.
@@ -48,7 +48,7 @@ class BrokerAddress:
         """Parse ``mqtts://USER@HOST:PORT``.
 
         Raises:
-            ServiceError: the URL has another form.
+            ServiceError: the URL does not have this form.
         """
         try:
             parts = urlsplit(url)
@@ -67,7 +67,7 @@ class BrokerAddress:
         return cls(parts.hostname, port or _PORTS[parts.scheme], encrypted, unquote(parts.username or ""), ca)
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """The TLS context for connections to it; None if it does not use TLS.
+        """The TLS context for connections to the broker; None if it does not use TLS.
 
         Raises:
             ServiceError: there are no certificate authorities in the file or directory.
@@ -85,7 +85,7 @@ class BrokerAddress:
 
     @classmethod
     def read(cls, path: Path) -> BrokerAddress | None:
-        """The address in a file; None if there is no file.
+        """Read the address from a file; None if there is no file.
 
         Raises:
             ServiceError: the file is damaged.

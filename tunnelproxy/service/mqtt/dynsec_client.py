@@ -61,14 +61,14 @@ class DynsecClient:
         self._sent.pop(number, None)
         if not done or confirmed.cancelled():
             return False
-        # Not earlier: a broker that has died is started again with rules for the things of that moment.
+        # Not earlier: a broker that has died is restarted with rules for the things that exist at that moment.
         self._things = wanted
         return True
 
     # Callbacks of the session
 
     def connected(self) -> None:
-        """Nothing to do: updates are retried by the caller."""
+        """Do nothing: the caller retries updates."""
 
     def disconnected(self) -> None:
         for waiting in self._sent.values():

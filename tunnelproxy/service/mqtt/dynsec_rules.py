@@ -2,7 +2,7 @@
 """The embedded broker's access rules, for Mosquitto's dynamic security plugin.
 
 With an ACL file, Mosquitto 2.0 grants every subscription and checks only when it delivers. The plugin rejects a
-subscription immediately, so an agent learns that it asks for the wrong topic. The passwords are in Mosquitto's password
+subscription immediately, so an agent learns that its topic is wrong. The passwords are in Mosquitto's password
 file, which Mosquitto consults for users that have no password here; so these rules contain no secrets.
 
 Source: the plugin's own documentation, mosquitto.org/documentation/dynamic-security.
@@ -28,7 +28,7 @@ COMMANDS = "$CONTROL/dynamic-security/v1"
 ANSWERS = f"{COMMANDS}/response"
 """The topic of the plugin's answers."""
 
-# The errors of a repeated command, which changes nothing.
+# Errors of repeated commands, which change nothing.
 _ALREADY_DONE = frozenset({"Role already exists", "Client already exists", "Role not found", "Client not found"})
 
 
@@ -58,14 +58,14 @@ def configuration(things: Iterable[str]) -> bytes:
 
 
 def changes(before: Iterable[str], after: Iterable[str]) -> bytes | None:
-    """The commands that replace the rules for some things by those for others; None if nothing changes."""
+    """The commands that replace the rules for some things with those for others; None if nothing changes."""
     old, new = set(before), set(after)
     commands: list[dict[str, Any]] = []
     for thing in sorted(new - old):
         commands.append({"command": "createRole", "rolename": thing, "acls": _rules_of(thing)})
         commands.append({"command": "createClient", "username": thing, "roles": [{"rolename": thing}]})
     for thing in sorted(old - new):
-        # This disconnects the thing, too.
+        # This also disconnects the thing.
         commands.append({"command": "deleteClient", "username": thing})
         commands.append({"command": "deleteRole", "rolename": thing})
     return json.dumps({"commands": commands}).encode() if commands else None

@@ -4,8 +4,8 @@
 Mosquitto has no deadline for handshakes: an idle connection keeps a descriptor for a minute and a half, and once its
 descriptors are used up, Mosquitto rejects everyone. So the service accepts the connections, under the same limits as on
 its other ports, and Mosquitto sees a connection, over a Unix socket, only after its client has begun to send. The
-connection counts as half-open until the broker has accepted the client: a client that is rejected and does not hang up
-is cut off like any other half-open connection.
+connection counts as half-open until the broker has accepted the client: a rejected client that does not hang up is cut
+off like any other half-open connection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..listening.listener import Listener
 __all__ = ["MqttListener"]
 
 _BYTES_PER_SECOND = 64 * 1024
-"""Per thing. An agent sends a few bytes every half minute; a device that floods gets a bounded share."""
+"""Per thing. An agent sends a few bytes every half minute; a flooding device gets a bounded share."""
 
 _CONNACK = 0x20
 _SUCCESS = 0
@@ -93,7 +93,7 @@ class _Relay(asyncio.Protocol):
         self._bandwidth = TokenBucket.for_bandwidth(_BYTES_PER_SECOND, asyncio.get_running_loop().time)
         self._unsent = bytearray()
         self._connecting: asyncio.Task[None] | None = None
-        # Why nothing is read from the thing now.
+        # The reasons why nothing is read from the thing at the moment.
         self._pauses: set[str] = set()
         self._bandwidth_timer: asyncio.TimerHandle | None = None
         self._reading: Reading
@@ -109,7 +109,7 @@ class _Relay(asyncio.Protocol):
         seconds = self._bandwidth.take(len(data))
         if seconds:
             self.pause("bandwidth")
-            # One timer, for the latest debt: that of an earlier read would end the pause too soon.
+            # A single timer, for the latest debt: one for an earlier read would end the pause too soon.
             if self._bandwidth_timer is not None:
                 self._bandwidth_timer.cancel()
             self._bandwidth_timer = asyncio.get_running_loop().call_later(seconds, self.resume, "bandwidth")
@@ -122,7 +122,7 @@ class _Relay(asyncio.Protocol):
             self._connecting = spawn("connecting a thing to the MQTT broker", self._connect())
 
     def eof_received(self) -> None:
-        """The transport closes, and with it the connection to the broker."""
+        """Close the connection to the broker together with the transport."""
 
     def connection_lost(self, error: Exception | None) -> None:
         self._relays.discard(self)
@@ -143,7 +143,7 @@ class _Relay(asyncio.Protocol):
             self.broker.resume_reading()
 
     def pause(self, cause: str) -> None:
-        """Read nothing from the thing until :meth:`resume` is called for this cause and all others."""
+        """Stop reading from the thing until :meth:`resume` has been called for this cause and all others."""
         self._pauses.add(cause)
         self._reading.pause()
 
@@ -194,7 +194,7 @@ class _BrokerSide(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._relay.thing is not None:
-            # close(), not abort(): the broker's last packet says why it rejects a thing.
+            # close(), not abort(): the broker's last packet contains the reason why it rejects a thing.
             self._relay.thing.close()
 
     def pause_writing(self) -> None:
@@ -209,6 +209,6 @@ def _is_accepting(data: bytes) -> bool:
 
     Source: MQTT 3.1.1 and MQTT 5, section 3.2.
     """
-    # The type, the length (which has a further byte while the top bit is set), the flags, and the code.
+    # The type, the length (with another byte while the top bit is set), the flags, and the code.
     length = next((place for place in range(1, len(data)) if data[place] < 0x80), len(data))
     return data[:1] == bytes((_CONNACK,)) and data[length + 2 : length + 3] == bytes((_SUCCESS,))

@@ -16,7 +16,6 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,16 +34,16 @@ __all__ = ["Mosquitto"]
 
 _START_SECONDS = 10.0
 _STABLE_SECONDS = 10.0
-"""After running this long, the broker counts as started: when it ends, the backoff begins again."""
+"""After running this long, the broker counts as started: if it exits then, the backoff starts from the beginning."""
 
 _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 3.0
 _MAX_SOCKET_PATH = 107
 """Bytes; unix(7)."""
 
-# All clients connect through the Unix socket, which is in a directory of the service: things through the TLS port of
-# MqttListener. Mosquitto runs in that directory, because the path of a socket must not contain a space here. dlopen(3)
-# finds the plugin. use_username_as_clientid is an option of the listener above it, not of the broker.
+# All clients connect through the Unix socket, which is in a directory of the service; things first connect to the TLS
+# port of MqttListener. Mosquitto runs in that directory, because a socket's path must not contain a space here.
+# dlopen(3) finds the plugin. use_username_as_clientid is an option of the listener above it, not of the broker.
 _CONFIGURATION = """\
 # Written by "tunnelproxy service run" at each start. docs/mosquitto.conf explains the settings.
 listener 0 {socket}
@@ -67,7 +66,7 @@ log_type warning
 {user}
 """
 
-# The kernel terminates the broker with the service, even if that is killed: 1 is PR_SET_PDEATHSIG (prctl(2)).
+# The kernel terminates the broker with the service, even if the service is killed: 1 is PR_SET_PDEATHSIG (prctl(2)).
 _EXEC = """\
 import ctypes, os, signal, sys
 try:
@@ -82,7 +81,7 @@ log = logging.getLogger(__name__)
 
 
 class Mosquitto:
-    """Runs Mosquitto, and restarts it when it ends.
+    """Runs Mosquitto, and restarts it when it exits.
 
     Args:
         directory: the directory of its files.
@@ -123,7 +122,7 @@ class Mosquitto:
             passwords=self._passwords.path,
             rules=self._rules,
             directory=directory,
-            # As root, it would switch to a user who cannot read these files.
+            # Started by root, it would switch to a user who cannot read these files.
             user="user root" if os.geteuid() == 0 else "",
         )
         replace_file(self._configuration, content.encode())
@@ -131,7 +130,7 @@ class Mosquitto:
     async def run(self) -> None:
         """Keep the broker running until cancelled, then stop it."""
         tasks = [
-            spawn("updating the MQTT broker's rules", self._administrator.run()),
+            spawn("updating the MQTT broker's rules", self._administer()),
             spawn("watching for enrolments", self._follow_enrolments()),
         ]
         backoff = Backoff()
@@ -155,28 +154,36 @@ class Mosquitto:
         Raises:
             ServiceError: it does not start.
         """
-        deadline = time.monotonic() + _START_SECONDS
+        try:
+            await asyncio.wait_for(self._until_it_listens(), _START_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise ServiceError(
+                f"mosquitto does not start{self._last_error}; see what it says: "
+                f"cd {shlex.quote(str(self._socket.parent))} && {self._program} -c {self._configuration.name}"
+            ) from error
+
+    async def _until_it_listens(self) -> None:
         while True:
             try:
-                # The last thing that it does when it starts.
+                # This is the last step of its start.
                 _, writer = await asyncio.open_unix_connection(str(self._socket))
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ServiceError(
-                        f"mosquitto does not start{self._last_error}; see what it says: "
-                        f"cd {shlex.quote(str(self._socket.parent))} && {self._program} -c {self._configuration.name}"
-                    ) from error
+            except OSError:
                 await asyncio.sleep(0.02)
             else:
                 writer.close()
                 return
 
+    async def _administer(self) -> None:
+        # A service that starts should not warn that its own broker is not there yet.
+        await self._until_it_listens()
+        await self._administrator.run()
+
     def _login_of(self, user: str) -> BrokerLogin:
-        # User names are client IDs, and of two clients with one ID the broker disconnects the older: hence two users.
+        # User names are client IDs, and the broker disconnects the older of two clients with one ID: hence two users.
         return BrokerLogin(str(self._socket), 0, user, user=user, password=self._passwords.set(user))
 
     async def _run_once(self) -> str:
-        """Run the broker, and return why it ended or did not start."""
+        """Run the broker, and return why it exited or did not start."""
         self._last_error = ""
         try:
             status = await self._run_process()
@@ -185,7 +192,7 @@ class Mosquitto:
             return f"mosquitto cannot be started: {_words(error)}"
         if "database" in self._last_error:
             self._rename_damaged_database()
-        return f"mosquitto ended with status {status}{self._last_error}"
+        return f"mosquitto exited with status {status}{self._last_error}"
 
     async def _run_process(self) -> int:
         things = self._passwords.users() - {NOTIFIER, ADMINISTRATOR}
@@ -223,7 +230,7 @@ class Mosquitto:
         with contextlib.suppress(OSError):
             self._database.replace(renamed)
             log.error(
-                "%s is damaged, and renamed to %s: notifications for devices that are offline are lost; rotate the "
+                "%s is damaged and was renamed to %s: notifications for devices that are offline are lost; rotate the "
                 "destination tokens of their tunnels",
                 self._database,
                 renamed.name,
@@ -253,7 +260,7 @@ class Mosquitto:
                 self._process.send_signal(signal.SIGHUP)
 
     def _warn(self, warning: str) -> None:
-        """Log a warning, but not again every few seconds of a night with a full disk."""
+        """Log a warning, but not every few seconds all night while the disk is full."""
         level = logging.DEBUG if warning == self._last_warning else logging.WARNING
         self._last_warning = warning
         log.log(level, "%s", warning)

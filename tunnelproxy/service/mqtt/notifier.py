@@ -30,7 +30,7 @@ class BrokerSettings:
     """Which MQTT broker delivers the notifications.
 
     Attributes:
-        port: the port of an embedded broker; 0 for that of the last run, or else any; None to run none.
+        port: the port of an embedded broker; 0 for that of the last run, or else any; None for no embedded broker.
         external: an external broker; None if there is none.
         password: the service's password at the external broker.
     """
@@ -41,7 +41,7 @@ class BrokerSettings:
 
 
 NO_BROKER = BrokerSettings()
-"""Nothing is delivered: whoever opens a tunnel brings the token to the device."""
+"""Notifications are not delivered: the user who opens a tunnel copies the token to the device."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Notifier:
     """Delivers access tokens, if there is a broker.
 
     Attributes:
-        outbox: the notifications on their way to the broker; None without a broker.
+        outbox: the notifications for the broker; None without a broker.
         address: where the broker is; None without a broker.
         listener: where things connect to an embedded broker; None for an external one, which has its own.
     """
@@ -88,10 +88,10 @@ async def connected_notifier(
 
     Args:
         settings: which broker.
-        state: where the embedded broker's files are, and where the broker's address is kept for ``add-thing``.
+        state: the directory of the embedded broker's files, and of the broker's address, which ``add-thing`` reads.
         identity: the service's.
         host: the address that the service, and therefore an embedded broker, listens on.
-        name: the name by which clients reach the service, and things an embedded broker.
+        name: the name by which clients reach the service, and by which things reach an embedded broker.
 
     Raises:
         ServiceError: the broker does not start, or its certificate authorities cannot be read.

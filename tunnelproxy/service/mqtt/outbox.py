@@ -21,10 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Sends notifications to a broker in the background, and again until the broker has confirmed them.
+    """Sends notifications to a broker in the background, and resends them until the broker has confirmed them.
 
-    They wait in memory only, because an access token is never stored: if one is lost with this process, rotate the
-    token.
+    They are kept only in memory, because access tokens are never stored: if one is lost with this process, rotate it.
 
     Args:
         broker: where and how to connect.
@@ -67,7 +66,7 @@ class Outbox:
             dropped = next(iter(self._pending))
             del self._pending[dropped]
             log.warning(
-                "tunnel %s: its notification is dropped: too many wait for the MQTT broker",
+                "tunnel %s: its notification is dropped: too many are waiting for the MQTT broker",
                 dropped,
                 extra={"tunnel": dropped},
             )
@@ -84,7 +83,7 @@ class Outbox:
     def disconnected(self) -> None:
         self.is_connected = False
         if self._pending:
-            log.warning("%d notifications wait for the MQTT broker", len(self._pending))
+            log.warning("%d notifications are waiting for the MQTT broker", len(self._pending))
 
     def received(self, payload: bytes) -> None:
         """Never called: the service subscribes to no topic."""

@@ -19,7 +19,7 @@ __all__ = ["PasswordFile", "new_password", "password_line"]
 _PASSWORD_BYTES = 32
 _SALT_BYTES = 12
 _ROUNDS = 101
-"""Mosquitto's default. It would be too few for passwords that people choose; these have 256 random bits."""
+"""Mosquitto's default, too few for passwords that people choose; but these have 256 random bits."""
 
 
 def new_password() -> str:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of the service: its database, its directory, and its certificates."""
+"""The service's state: its database, directory and certificates."""

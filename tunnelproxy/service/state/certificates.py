@@ -29,7 +29,7 @@ __all__ = ["Certificates", "ProvidedCertificate", "not_after", "now", "reload", 
 _CA_LIFETIME = dt.timedelta(days=3650)
 _SERVER_LIFETIME = dt.timedelta(days=397)
 _RENEW_BEFORE = dt.timedelta(days=30)
-# A client whose clock is slow by less than this accepts a certificate that was just issued.
+# Clients whose clock is slow by less than this accept a certificate that was just issued.
 _CLOCK_TOLERANCE = dt.timedelta(hours=1)
 
 
@@ -40,7 +40,7 @@ def now() -> dt.datetime:
 
 @dataclass(frozen=True)
 class ProvidedCertificate:
-    """A server certificate of the operator's: the chain, server certificate first, and the key, both in PEM."""
+    """The operator's own server certificate: the chain, server certificate first, and the key, both in PEM."""
 
     server_chain: Path
     server_key: Path
@@ -48,7 +48,7 @@ class ProvidedCertificate:
 
 @dataclass(frozen=True)
 class Certificates:
-    """The certificates that a service issues itself.
+    """The certificates that the service issues itself.
 
     Attributes:
         keys: the directory with the files that only the service reads.
@@ -80,7 +80,7 @@ class Certificates:
         return self.ca / "ca.pem"
 
     def ensure(self, host: str) -> None:
-        """Create what is missing: the authority once, the server certificate also for a new host and before it expires.
+        """Create missing certificates: the authority once, the server's also for a new host, or before it expires.
 
         Args:
             host: the name or address by which clients reach the service, in addition to the loopback ones.
@@ -122,7 +122,7 @@ class Certificates:
 
     def _create_authority(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        # A unique name, so that one directory can contain the authorities of two services.
+        # A unique name, so that one directory can contain the authorities of several services.
         name = _name(f"iotops tunneling service CA {secrets.token_hex(4)}")
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         certificate = (
@@ -220,7 +220,7 @@ def reload(context: ssl.SSLContext, certificates: Certificates | ProvidedCertifi
     Raises:
         ServiceError: the files cannot be used, and the context keeps its certificate.
     """
-    # A context that fails to load has half of a pair afterwards: try with another one first.
+    # A context that fails to load is left with half of a pair: try with another one first.
     server_context(certificates)
     context.load_cert_chain(certificates.server_chain, certificates.server_key)
 

@@ -18,7 +18,7 @@ __all__ = ["DeviceFolder"]
 
 
 class DeviceFolder:
-    """An open directory that only this user can change. What is at its path later does not matter.
+    """An open directory that only this user can change. Later changes at its path have no effect.
 
     Args:
         path: its path, for messages.
@@ -35,7 +35,7 @@ class DeviceFolder:
         """Open the directory; if it is missing, create it with mode 0700.
 
         Raises:
-            ServiceError: it cannot be created, it is a link, or other users could read or change what is written there.
+            ServiceError: it cannot be created, is a link, or other users could read or change the files in it.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,14 +51,14 @@ class DeviceFolder:
             yield cls(path, fd)
         except OSError as error:
             if os.path.isabs(error.filename or ""):
-                # About the state directory: the files written here have relative names.
+                # The error is about the state directory: the files written here have relative names.
                 raise
             raise _cannot_write(path, error) from error
         finally:
             os.close(fd)
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+        """Whether there is a file with this name."""
         try:
             os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -70,7 +70,7 @@ class DeviceFolder:
         replace_file(name, content, dir_fd=self._fd)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
 

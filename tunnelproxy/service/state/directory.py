@@ -30,11 +30,11 @@ def default_path() -> Path:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where clients find a service.
+    """The addresses at which clients find a service.
 
     Attributes:
         host: the name or address for clients.
-        own_certificate: whether it has a certificate of the operator's, not of its own authority.
+        own_certificate: whether it has the operator's certificate, not one of its own authority.
     """
 
     host: str
@@ -91,7 +91,7 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Act as the owner of the directory, which root can do, within the block.
+        """Act as the owner of the directory, as root can, within the block.
 
         Raises:
             ServiceError: it belongs to another user, or cannot be accessed.
@@ -147,7 +147,7 @@ class StateDirectory:
         replace_file(self._endpoints, json.dumps(asdict(endpoints)).encode())
 
     def read_endpoints(self) -> Endpoints | None:
-        """Where the service listens, or listened last; None before the first run.
+        """The addresses of the current or last run; None before the first run.
 
         Raises:
             ServiceError: the file is damaged.
@@ -170,8 +170,8 @@ class StateDirectory:
 def acting_as_owner(path: Path) -> Iterator[None]:
     """If the process runs as root, act as the owner of a directory within the block.
 
-    Files written there then belong to that user, who can read them; and a symbolic link that this user has put there
-    cannot lead root elsewhere.
+    Files written there then belong to that user, who can read them; and a symbolic link that the user has put there
+    cannot redirect root.
     """
     owner = _status(path) if os.geteuid() == 0 else None
     if owner is None or owner.st_uid == 0:
@@ -197,7 +197,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number if there is no name."""
+    """The name of a user, or the number if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

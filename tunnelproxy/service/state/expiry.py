@@ -14,7 +14,7 @@ from .store import Store
 __all__ = ["Expiry"]
 
 _CLOSED_TUNNELS_KEPT = 24 * 3600.0
-# Not longer, because the wall clock may be set in the meantime.
+# No longer, because the wall clock may be set in the meantime.
 _MAX_WAIT = 3600.0
 _MIN_WAIT = 0.05
 _WAIT_AFTER_FAILURE = 5.0
@@ -38,7 +38,7 @@ class Expiry:
         self._opened = asyncio.Event()
 
     def tunnel_opened(self) -> None:
-        """Look again which tunnel expires next."""
+        """Recalculate which tunnel expires next."""
         self._opened.set()
 
     async def run(self) -> None:
@@ -60,8 +60,8 @@ class Expiry:
             Seconds until the next tunnel expires, or until the next check.
 
         Raises:
-            StoreError: the tunnels could not be stored as closed. Their ends are disconnected nevertheless, and stay
-                disconnected: no token of an expired tunnel is accepted.
+            StoreError: the tunnels could not be stored as closed. Their ends are disconnected all the same, and stay
+                disconnected: the tokens of an expired tunnel are not accepted.
         """
         now = self._clock()
         due = self._store.expired(now)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of the service's database, and how a database of an older version is upgraded."""
+"""The tables of the service's database, and upgrades from older versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..model import new_key_pair
 __all__ = ["DEFAULT_KEY", "DEFAULT_REGION", "SCHEMA_VERSION", "upgrade"]
 
 DEFAULT_REGION = "us-east-1"
-"""The region of a service whose operator chooses none: clients require one of AWS's form."""
+"""The region of a service if the operator chooses none: clients require one in AWS's format."""
 
 DEFAULT_KEY = "default"
 """The name of the access key that is created on the first start. It may do everything."""

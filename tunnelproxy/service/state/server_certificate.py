@@ -2,7 +2,8 @@
 """Keeps the server certificate valid while the service runs.
 
 A certificate that the service issues itself is renewed before it expires; files of the operator's are reloaded when
-they change. Existing connections are not affected. If the operator has to act, the log says so well in advance.
+they change. Existing connections are not affected. If the operator has to act, the log contains a warning well in
+advance.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .certificates import Certificates, ProvidedCertificate, not_after, now, rel
 __all__ = ["ServerCertificate"]
 
 CHECK_SECONDS = 5.0
-"""Seconds between two checks of the files and the clock, which can be set at any time. A check takes 20 µs."""
+"""Seconds between two checks of the files and of the clock, which can be set at any time. A check takes 20 µs."""
 
 _REPEAT_AFTER = dt.timedelta(days=1)
 _WARN_BEFORE = dt.timedelta(days=14)
@@ -43,7 +44,7 @@ class ServerCertificate:
 
     Raises:
         ServiceError: the certificate cannot be used, or has expired.
-        OSError: a certificate of the service cannot be written.
+        OSError: a certificate that the service issues cannot be written.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ServerCertificate:
 
     def check(self) -> None:
         """Renew the certificate if it is due, load files that have changed, and warn before a certificate expires."""
-        # If the service issues its own, the authority: the certificate is renewed as long as that is valid.
+        # If the service issues its own, warn about the authority: the certificate is renewed as long as that is valid.
         which = "authority" if "authority" in self._expires else "server"
         has_expired = self._expires[which] <= self._clock()
         if self._file_versions() != self._loaded or (self._clock() >= self._next_renewal and not has_expired):
@@ -84,7 +85,7 @@ class ServerCertificate:
         self._warn(which, self._expires[which])
 
     def renew(self) -> None:
-        """Load the certificate again now, after renewing it if it is about to expire."""
+        """Reload the certificate now; first renew it if it is about to expire."""
         self._said.clear()
         self._renew(always=True)
 
@@ -95,9 +96,9 @@ class ServerCertificate:
             if always or versions != self._loaded:
                 reload(self.context, self.certificate)
                 self._expires = self._read_expiry()
-                log.info("certificate loaded again; it expires on %s", f"{self._expires['server']:%Y-%m-%d}")
+                log.info("certificate reloaded; it expires on %s", f"{self._expires['server']:%Y-%m-%d}")
         except (ServiceError, OSError) as error:
-            # Tried again at each check: the files may be half of a pair, or the disk may be full.
+            # Retried at each check: the files may be half of a pair, or the disk may be full.
             self._say(logging.ERROR, f"{error}; still using the previous certificate")
             return
         self._loaded = versions

@@ -53,15 +53,15 @@ class Store:
     def __init__(self, path: Path, outage: Outage | None = None) -> None:
         self._path = path
         self._outage = outage
-        # Which ends are connected, as far as that is not written yet. No client waits for it to be written.
+        # Which ends are connected, if that is not written yet. No client waits until it is written.
         self._unwritten: dict[tuple[str, str], EndState] = {}
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            # Only this class begins transactions: when the module begins them differs between Python versions.
+            # Only this class begins transactions: the module begins them at times that differ between Python versions.
             self._db = sqlite3.connect(str(path), isolation_level=None, factory=_Connection)
             self._db.execute("PRAGMA journal_mode = WAL")
-            # Committed changes survive the end of this process, however it ends. To survive a power failure as well
-            # would require an fsync in each handshake, and the data of all tunnels would wait for the disk.
+            # Committed changes survive any exit of this process. To survive a power failure as well would require an
+            # fsync in each handshake, and the data of all tunnels would wait for the disk.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
@@ -102,7 +102,7 @@ class Store:
         return None if row is None else _access_key(row)
 
     def named_key(self, name: str = DEFAULT_KEY) -> AccessKey | None:
-        """The access key of this name, or None."""
+        """The access key with this name, or None."""
         row = self._db.execute(_SELECT_KEY + " WHERE name = ?", (name,)).fetchone()
         return None if row is None else _access_key(row)
 
@@ -110,7 +110,7 @@ class Store:
         """Add an access key.
 
         Raises:
-            ServiceError: there is one of the same name.
+            ServiceError: there is one with the same name.
         """
         try:
             with self._transaction():
@@ -134,7 +134,7 @@ class Store:
         """Remove an access key: requests signed with it are rejected.
 
         Raises:
-            ServiceError: there is none of this name.
+            ServiceError: there is none with this name.
         """
         with self._transaction():
             if self._db.execute("DELETE FROM access_keys WHERE name = ?", (name,)).rowcount == 0:
@@ -143,7 +143,7 @@ class Store:
     # Things
 
     def put_thing(self, name: str, thing_type: str | None = None, attributes: Mapping[str, str] | None = None) -> None:
-        """Add or change a thing; what is None stays unchanged."""
+        """Add or change a thing; values of None leave it unchanged."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO things (name, thing_type, attributes) VALUES (:name, :type, coalesce(:attributes, '{}'))"
@@ -157,7 +157,7 @@ class Store:
             )
 
     def find_thing(self, name: str) -> Thing | None:
-        """The thing of this name, or None."""
+        """The thing with this name, or None."""
         row = self._db.execute(_SELECT_THING + " WHERE name = ?", (name,)).fetchone()
         return None if row is None else _thing(row)
 
@@ -279,9 +279,9 @@ class Store:
         return {Mode(mode): self._unwritten.get((tunnel_id, mode)) or EndState(bool(on), at) for mode, on, at in rows}
 
     def set_connected(self, tunnel_id: str, mode: Mode, connected: bool, now: float) -> None:
-        """Record that an end connected or disconnected. If that cannot be written now, it is written later."""
+        """Record that an end connected or disconnected. If this cannot be written now, it is written later."""
         self._unwritten[tunnel_id, mode.value] = EndState(connected, now)
-        # The outage has recorded it.
+        # The outage has recorded the failure.
         with contextlib.suppress(StoreError):
             self.write_ends()
 
@@ -297,7 +297,7 @@ class Store:
         self._unwritten.clear()
 
     def disconnect_all(self, now: float) -> None:
-        """Record that no end is connected, which is the case whenever a service starts."""
+        """Record that no end is connected, which is true whenever the service starts."""
         with self._transaction():
             self._db.execute("UPDATE ends SET connected = 0, updated_at = ? WHERE connected", (now,))
 
@@ -360,7 +360,7 @@ class Store:
         ).fetchone()
         return row is not None
 
-    # Inside
+    # Private
 
     def _prepare(self) -> None:
         if self._version() == SCHEMA_VERSION:
@@ -437,8 +437,8 @@ class _Transaction:
         except StoreError as failed:
             raise self._failed(failed) from failed
         finally:
-            # After some errors SQLite rolls back by itself. After others, a failed COMMIT leaves the transaction open,
-            # and no other transaction could ever begin.
+            # After some errors SQLite rolls back automatically. After others, a failed COMMIT leaves the transaction
+            # open, and no other transaction could ever begin.
             if self._db.in_transaction:
                 with contextlib.suppress(StoreError):
                     self._db.execute("ROLLBACK")
@@ -455,7 +455,7 @@ def _remedy(error: Exception) -> str:
     """What to do about SQLite's error, if that is clear from its message."""
     if "disk is full" in str(error):
         return "; free space on its disk"
-    return "; see that its disk and folder can be written" if "readonly" in str(error) else ""
+    return "; check that its disk and folder are writable" if "readonly" in str(error) else ""
 
 
 def _tunnel(row: tuple[Any, ...]) -> Tunnel:

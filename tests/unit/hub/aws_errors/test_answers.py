@@ -110,8 +110,8 @@ IN_REGION = "{url} (region eu-central-1)"
             400,
             {"__type": "LimitExceededException", "message": "Too many tunnels."},
             "over-limit",
-            "a limit of the account is reached (LimitExceededException: Too many tunnels): close tunnels that nobody "
-            "needs, or ask for fewer services",
+            "a limit of the account is reached (LimitExceededException: Too many tunnels): close unused "
+            "tunnels, or ask for fewer services",
             id="a limit",
         ),
         pytest.param(

@@ -86,7 +86,7 @@ def test_what_ssh_says_before_a_command_ran_is_quoted(explain, line, words):
 def test_words_of_the_device_are_not_taken_for_ssh_s(explain):
     stderr = f"Host key verification failed.\r\n{REFUSED}\r\niotops.tunnel: the tunnel was closed: run this\r\n"
     said = explain("", stderr=stderr, complaint="")
-    assert said.startswith("The SSH connection to thing broke off: the hub (process 1) has ended")
+    assert said.startswith("The SSH connection to thing broke off: the hub (process 1) has exited")
 
 
 def test_words_with_which_the_device_disconnects_are_not_taken_for_ssh_s(explain):
@@ -105,13 +105,15 @@ def test_words_with_which_the_device_disconnects_are_not_taken_for_ssh_s(explain
     ],
 )
 def test_a_connection_breaks_off_after_a_login(explain, log):
-    assert explain(log, complaint="").startswith("The SSH connection to thing broke off: the hub (process 1) has ended")
+    assert explain(log, complaint="").startswith(
+        "The SSH connection to thing broke off: the hub (process 1) has exited"
+    )
 
 
 @pytest.mark.parametrize("log", [CLOSED, "Connection reset by UNKNOWN port 65535", "Disconnected from UNKNOWN"])
 def test_an_end_that_may_be_before_or_after_the_login_is_called_so(explain, log):
     said = explain(log, complaint="")
-    assert said.startswith(f"The SSH connection to thing ended ({log}): the hub (process 1) has ended")
+    assert said.startswith(f"The SSH connection to thing ended ({log}): the hub (process 1) has exited")
     assert "Whether the task had begun is not known" in said
 
 
@@ -150,7 +152,7 @@ def test_an_ssh_that_must_be_quiet_about_its_configuration_is_asked_for_it(expla
 def test_what_a_server_says_that_ends_the_connection_is_quoted(explain, line):
     log = f"{line}\r\n{CLOSED}"
     assert "MaxStartups allows" in explain(log, complaint="iotops.tunnel greeting: Exceeded MaxStartups\n")
-    assert "It said '220 ftp'" in explain(log, complaint="iotops.tunnel greeting: 220 ftp\n")
+    assert "rejected ssh with '220 ftp'" in explain(log, complaint="iotops.tunnel greeting: 220 ftp\n")
 
 
 @pytest.mark.parametrize(
@@ -167,4 +169,4 @@ def test_a_transfer_that_failed_on_a_good_connection_is_not_explained(explain):
 
 def test_a_transfer_that_broke_off_is_the_devices(explain):
     said = explain(stderr="Connection closed", how="explain_transfer")
-    assert said.startswith("A file transfer with thing broke off: the hub (process 1) has ended")
+    assert said.startswith("A file transfer with thing broke off: the hub (process 1) has exited")

@@ -38,9 +38,15 @@ class End:
     def send(self, *messages: Bytes) -> None:
         self.calls.append(tuple(map(bytes, messages)))
 
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def disconnect(self, code: int, reason: str) -> None: ...
+    def pause_reading(self) -> None:
+
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def disconnect(self, code: int, reason: str) -> None:
+        pass
 
 
 class Joined:

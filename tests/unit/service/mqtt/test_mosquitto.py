@@ -170,7 +170,7 @@ async def test_a_broker_that_ends_is_restarted_and_its_error_is_logged_once(
             await until(lambda wanted=number: len(children.started) > wanted)  # type: ignore[misc]
             children.started[number].end(1, "Error: Address in use", "starting")
         await until(lambda: len(children.started) == 4)
-    said = "mosquitto ended with status 1 (Error: Address in use); starting it again until it runs"
+    said = "mosquitto exited with status 1 (Error: Address in use); starting it again until it runs"
     assert said in caplog.text
     assert caplog.text.count("mosquitto: Error: Address in use") >= 1
 

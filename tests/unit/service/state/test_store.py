@@ -199,7 +199,7 @@ def test_a_change_that_cannot_be_written_is_not_made_and_the_operator_is_told_on
     tunnel = store.open_tunnel(NewTunnel(), digests(store), NOW)
     store._db.execute("PRAGMA query_only = 1")
     for _ in range(2):
-        with pytest.raises(StoreError, match="readonly database; see that its disk and folder can be written"):
+        with pytest.raises(StoreError, match="readonly database; check that its disk and folder are writable"):
             store.close_tunnel(tunnel.tunnel_id, NOW)
     store.set_connected(tunnel.tunnel_id, Mode.SOURCE, True, NOW)
     assert store.end_states(tunnel.tunnel_id)[Mode.SOURCE].connected

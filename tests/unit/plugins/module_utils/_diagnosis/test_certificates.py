@@ -82,4 +82,4 @@ def test_a_chain_has_a_row_for_each_and_what_is_missing_is_listed(module, tmp_pa
     ]
     assert facts["certificates"][2]["days_until_valid"] == 10
     assert facts["absent"] == ["/nowhere/*.pem"]
-    assert facts["skipped"] == [f"{tmp_path}/key.pem has no certificate in PEM form"]
+    assert facts["skipped"] == [f"{tmp_path}/key.pem contains no PEM certificate"]

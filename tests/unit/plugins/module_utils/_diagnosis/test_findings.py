@@ -55,16 +55,16 @@ def test_the_worst_comes_first_and_is_the_devices_severity(judgement):
     assert [finding["severity"] for finding in found] == ["critical", "notice"]
     assert judgement.worst(found) == "critical"
     assert judgement.worst([]) == "ok"
-    assert found[1]["message"] == "It started 3 minutes ago."
+    assert found[1]["message"] == "The device booted 3 minutes ago."
 
 
 @pytest.mark.parametrize(
     ("thresholds", "sentence"),
     [
         ({"disc_percent": {"warning": 1}}, "There is no threshold disc_percent."),
-        ({"disk_percent": 90}, "takes a dictionary of notice, warning, critical, not 90."),
-        ({"disk_percent": {"fatal": 90}}, "takes a dictionary of notice, warning, critical"),
-        ({"disk_percent": {"warning": "much"}}, "takes numbers, not 'much'."),
+        ({"disk_percent": 90}, "must be a dictionary of notice, warning, critical, not 90."),
+        ({"disk_percent": {"fatal": 90}}, "must be a dictionary of notice, warning, critical"),
+        ({"disk_percent": {"warning": "much"}}, "must be numbers, not 'much'."),
     ],
 )
 def test_what_is_no_threshold_is_explained(judgement, thresholds, sentence):
@@ -81,7 +81,7 @@ def test_the_documentation_lists_every_threshold_with_its_default(judgement):
         limits = ", ".join(f"{severity} {limit}" for severity, limit in rule.limits.items())
         (line,) = [each for each in text.splitlines() if each.startswith(f"C({name})")]
         assert line.endswith(f": {limits}."), line
-        assert ("), under" in line) == rule.below, line
+        assert (", below:" in line) == rule.below, line
         (row,) = [each for each in page.splitlines() if each.startswith(f"| `{name}`")]
         assert row.endswith(f"| {limits} |"), row
-        assert ("under" in row) == rule.below, row
+        assert (", below |" in row) == rule.below, row

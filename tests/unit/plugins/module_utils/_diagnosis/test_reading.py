@@ -51,7 +51,7 @@ def test_texts_are_one_line_without_controls_and_not_long():
 
 def test_what_is_not_there_says_so(tmp_path):
     reading = module("reading")
-    with pytest.raises(reading.Unavailable, match="the command no-such-command is not there"):
+    with pytest.raises(reading.Unavailable, match="there is no command no-such-command"):
         reading.run("no-such-command")
     with pytest.raises(reading.Unavailable, match="cannot be read: No such file"):
         reading.read_text(str(tmp_path / "none"))
