@@ -153,7 +153,13 @@ def proxy_environment(service: TunnelingService, token: str) -> dict[str, str]:
 
 
 class Device:
-    """A device. It is reachable only through the tunnel of its destination proxy."""
+    """A device. It is reachable only through the tunnel of its destination proxy.
+
+    Args:
+        enter: the start of a command line that leads to where its SSH server is to run.
+        host: the address on which its SSH server listens.
+        proxy_enter: the same for its destination proxy.
+    """
 
     def __init__(
         self,
@@ -162,13 +168,17 @@ class Device:
         folder: Path,
         authorized_key: Path,
         enter: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        proxy_enter: Sequence[str] = (),
     ) -> None:
         self.thing = thing
+        self._host = host
+        self._proxy_enter = proxy_enter
         self.service = service
         self.folder = folder / thing
         self.ssh_key = authorized_key
         self.ssh_user = getpass.getuser()
-        self.sshd: Sshd | Dropbear = Sshd(self.folder, authorized_key, enter=enter)
+        self.sshd: Sshd | Dropbear = Sshd(self.folder, authorized_key, enter=enter, host=host)
         self.http = HttpServer(self.folder, f"{thing} is well\n")
         self.proxy: Process | None = None
 
@@ -182,7 +192,7 @@ class Device:
 
     def start_proxy(self, destination_token: str) -> Process:
         """Start the destination proxy, and wait until it is connected."""
-        addresses = f"SSH1=127.0.0.1:{self.sshd.port},HTTP1=127.0.0.1:{self.http.port}"
+        addresses = f"SSH1={self._host}:{self.sshd.port},HTTP1=127.0.0.1:{self.http.port}"
         return self.start_proxy_at(destination_token, addresses)
 
     def start_proxy_at(self, destination_token: str, addresses: str) -> Process:
@@ -190,7 +200,7 @@ class Device:
         self.stop_proxy()
         log = self.folder / "proxy.log"
         log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tunnelproxy", "-d", addresses]
+        command = [*self._proxy_enter, sys.executable, "-m", "tunnelproxy", "-d", addresses]
         self.proxy = Process(command, log, proxy_environment(self.service, destination_token))
         self.proxy.wait_for_output("connected to")
         return self.proxy

@@ -20,6 +20,7 @@ from typing import Any
 from .agent import AgentProcess
 from .collection import Controller
 from .device import Device, make_ssh_key
+from .line import LineEnds
 from .service import TunnelingService
 
 __all__ = ["AgentFleet", "Fleet"]
@@ -35,6 +36,7 @@ class Fleet:
         things: names of the devices.
         variables: inventory variables of all hosts.
         enter: for some things, the start of a command line that leads to where its SSH server is to run.
+        line: a line, at whose far end all devices are. The fleet is set up at its near end.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class Fleet:
         *things: str,
         variables: dict[str, Any] | None = None,
         enter: Mapping[str, Sequence[str]] | None = None,
+        line: LineEnds | None = None,
     ) -> None:
         self._things = things
         self._enter = enter or {}
+        self._line = line
         self._variables = variables or {}
         self._stack = ExitStack()
         self.devices: dict[str, Device] = {}
@@ -54,9 +58,14 @@ class Fleet:
             self.home = Path(tempfile.mkdtemp(prefix="fleet-"))
             stack.callback(shutil.rmtree, self.home, ignore_errors=True)
             key = make_ssh_key(self.home / "key")
-            self.service = stack.enter_context(TunnelingService())
+            line = self._line
+            options = () if line is None else ("--host", line.near_address)
+            self.service = stack.enter_context(TunnelingService(*options))
             for thing in self._things:
-                device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
+                if line is None:
+                    device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
+                else:
+                    device = Device(thing, self.service, self.home, key, line.far, line.far_address, line.far)
                 self.devices[thing] = stack.enter_context(device)
             variables = {
                 "ansible_user": next(iter(self.devices.values())).ssh_user,

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from .process import Process
 
-__all__ = ["Direction", "Line", "Profile"]
+__all__ = ["Direction", "Line", "LineEnds", "Profile", "set_congestion_control"]
 
 # The block for benchmarks (RFC 2544).
 NETWORK = "198.18"
@@ -97,8 +97,9 @@ class Direction:
         return self._packets.popleft()[1] if self._packets and self._packets[0][0] <= now else None
 
 
-class Line:
-    """A line between two namespaces, ``near`` and ``far``. Use it as a context manager.
+@dataclass(frozen=True)
+class LineEnds:
+    """The two ends of a line.
 
     Attributes:
         near: the command that runs another in the near namespace.
@@ -107,12 +108,21 @@ class Line:
         far_address: the far end's address.
     """
 
+    near: tuple[str, ...]
+    far: tuple[str, ...]
+    near_address: str
+    far_address: str
+
+
+class Line:
+    """A line between two namespaces. Use it as a context manager, which yields its ends."""
+
     def __init__(self, profile: Profile, log: Path) -> None:
         self._profile = profile
         self._log = log
         self._stack = ExitStack()
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> LineEnds:
         with self._stack as stack:
             slot = next(number for number in range(SLOTS) if _add_namespace(f"iotops-near{number}"))
             names = f"iotops-near{slot}", f"iotops-far{slot}"
@@ -120,23 +130,24 @@ class Line:
             if not _add_namespace(names[1]):
                 raise RuntimeError(f"the namespace {names[1]} is left over: ip netns delete {names[1]}")
             stack.callback(_delete_namespace, names[1])
-            self.near, self.far = (("ip", "netns", "exec", name) for name in names)
-            self.near_address, self.far_address = (f"{NETWORK}.{slot}.{number}" for number in (1, 2))
+            near, far = (("ip", "netns", "exec", name) for name in names)
+            ends = LineEnds(near, far, *(f"{NETWORK}.{slot}.{number}" for number in (1, 2)))
             code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from peers.line import main; main()"
             tests = str(Path(__file__).parents[1])
             profile = [f"{name}={value}" for name, value in asdict(self._profile).items()]
             command = [sys.executable, "-c", code, tests, str(slot), *names, *profile]
             stack.enter_context(Process(command, self._log)).wait_for_output("ready")
             self._stack = stack.pop_all()
-        return self
+        return ends
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def set_congestion_control(self, name: str) -> None:
-        """Choose the congestion control of new connections at both ends, such as ``bbr`` or ``cubic``."""
-        for enter in (self.near, self.far):
-            _run(*enter, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={name}")
+
+def set_congestion_control(ends: LineEnds, name: str) -> None:
+    """Choose the congestion control of new connections at both ends, such as ``bbr`` or ``cubic``."""
+    for enter in (ends.near, ends.far):
+        _run(*enter, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={name}")
 
 
 def main() -> None:
