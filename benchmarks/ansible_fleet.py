@@ -41,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 METHODS = ("tunnel", "ssh")
 GOALS = {"play": 1.10, "ping warm": 1.05, "ping cold": 1.15}
 PAYLOAD_BYTES = 100_000
-# The masters of one way must outlive the turn of the other; else it is Ansible's own default.
+# The masters of one method must outlive the other's turn; otherwise this is Ansible's default.
 SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=30m"
 
 
@@ -51,7 +51,7 @@ class Timing:
 
     Attributes:
         wall: seconds of each round.
-        ansible: processor seconds of Ansible and the ssh processes that it waits for.
+        ansible: processor seconds of Ansible and of the ssh processes that it waits for.
         ours: processor seconds of the hub, the service and the destination proxies together.
         connections: SSH logins of each round, from the logs of the SSH servers.
     """
@@ -99,7 +99,7 @@ class Bench:
         timing.wall.append(time.perf_counter() - started)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
-            raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+            raise SystemExit(f"{command} exited with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
         timing.ansible.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         timing.ours.append(self._our_seconds() - ours)
         timing.connections.append(self._logins() - logins)
