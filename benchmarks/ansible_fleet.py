@@ -41,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 METHODS = ("tunnel", "ssh")
 GOALS = {"play": 1.10, "ping warm": 1.05, "ping cold": 1.15}
 PAYLOAD_BYTES = 100_000
-# The masters of one way must outlive the turn of the other; else it is Ansible's own default.
+# The masters of one method must outlive the other's turn; otherwise this is Ansible's default.
 SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=30m"
 
 
@@ -51,7 +51,7 @@ class Timing:
 
     Attributes:
         wall: seconds of each round.
-        ansible: processor seconds of Ansible and the ssh processes that it waits for.
+        ansible: processor seconds of Ansible and of the ssh processes that it waits for.
         ours: processor seconds of the hub, the service and the destination proxies together.
         connections: SSH logins of each round, from the logs of the SSH servers.
     """
@@ -66,18 +66,21 @@ class Bench:
     """The fleet, and how to run a job with either method.
 
     Args:
-        ssh_ports: the port of each device's SSH server for plain ssh.
+        pipelining: whether to turn it on or off; None for the default of each method.
+        address: where the SSH servers listen.
     """
 
-    def __init__(self, fleet: Fleet, ssh_ports: dict[str, int], *, pipelining: bool) -> None:
+    def __init__(self, fleet: Fleet, *, pipelining: bool | None, address: str = "127.0.0.1") -> None:
         self.fleet = fleet
-        self._ssh_ports = ssh_ports
+        self._address = address
         self.controller = fleet.controller
         self._runs = 0
         self._payload = fleet.home / "payload"
         self._payload.write_bytes(os.urandom(PAYLOAD_BYTES))
         self._inventories = {"tunnel": self._inventory("tunnel"), "ssh": self._inventory("ssh")}
-        self._environment = {"ANSIBLE_SSH_ARGS": SSH_ARGS, "ANSIBLE_PIPELINING": str(pipelining)}
+        self._environment = {"ANSIBLE_SSH_ARGS": SSH_ARGS}
+        if pipelining is not None:
+            self._environment["ANSIBLE_PIPELINING"] = str(pipelining)
 
     def play(self, method: str) -> list[str]:
         self._runs += 1
@@ -96,7 +99,7 @@ class Bench:
         timing.wall.append(time.perf_counter() - started)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
-            raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+            raise SystemExit(f"{command} exited with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
         timing.ansible.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         timing.ours.append(self._our_seconds() - ours)
         timing.connections.append(self._logins() - logins)
@@ -122,8 +125,8 @@ class Bench:
         for thing, device in self.fleet.devices.items():
             hosts[thing] = {"folder": str(device.folder / method)}
             if method == "ssh":
-                hosts[thing] |= {"ansible_host": "127.0.0.1", "ansible_port": self._ssh_ports[thing]}
-            (device.folder / method).mkdir()
+                hosts[thing] |= {"ansible_host": self._address, "ansible_port": device.sshd.port}
+            (device.folder / method).mkdir(exist_ok=True)
         if method == "ssh":
             # This name, the default, makes ansible-playbook read its options once, not in each worker.
             common["ansible_connection"] = "ssh"
@@ -175,8 +178,7 @@ def measure_fleet(hosts: int, options: argparse.Namespace) -> dict[str, Any]:
     things = [f"device-{number:02}" for number in range(1, hosts + 1)]
     print(f"Setting up {hosts} device{'' if hosts == 1 else 's'} …", flush=True)
     with Fleet(*things) as fleet:
-        ports = {thing: device.sshd.port for thing, device in fleet.devices.items()}
-        bench = Bench(fleet, ports, pipelining=options.pipelining)
+        bench = Bench(fleet, pipelining=options.pipelining)
         rounds = {"play": options.rounds, "ping warm": options.ping_rounds, "ping cold": options.ping_rounds}
         wanted = {name: number for name, number in rounds.items() if name in (options.only or GOALS)}
         results = {name: measure(bench, name, number) for name, number in wanted.items()}

@@ -16,17 +16,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from peers import process, service
 from peers.device import Sshd, make_ssh_key, proxy_environment
-from peers.line import Line, Profile
+from peers.fleet import Fleet
+from peers.line import Line, LineEnds, Profile, set_congestion_control
 from peers.process import Process, free_port, wait_for
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 
+from .ansible_fleet import Bench, Timing
 from .methods import write_certificate
 from .plots import plot_bars
 from .results import Results, percentile
@@ -42,7 +44,7 @@ PROFILES = {
     "lte": Profile(round_trip=50, down=30, up=10, queue=400, jitter=15),
 }
 METHODS = ("tcp", "ssh", "stunnel", "tunnel")
-MEASURES = ("throughput", "echo", "first-byte")
+MEASURES = ("throughput", "echo", "first-byte", "ansible")
 ECHO_PAUSE = 0.02
 MEGA = 1e6
 
@@ -71,7 +73,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.inside:
-        _measure(options, json.loads(options.inside))
+        inside = json.loads(options.inside)
+        folder = Path(inside.pop("folder"))
+        _measure(options, folder, LineEnds(**inside))
         return
     results = Results("Over a line: the tunnel compared with the alternatives")
     for name in options.profiles:
@@ -98,9 +102,9 @@ def _names(known: Sequence[str] | dict[str, Profile]) -> Callable[[str], list[st
 def _run_profile(results: Results, name: str, congestion: str, options: Any, arguments: list[str]) -> None:
     """Make the line, and measure within its near end."""
     with tempfile.TemporaryDirectory() as folder, Line(PROFILES[name], Path(folder) / "line.log") as line:
-        line.set_congestion_control(congestion)
-        inside = {"folder": folder, "far": line.far, "near_address": line.near_address, "far_address": line.far_address}
-        command = [*line.near, sys.executable, "-m", "benchmarks", "line", *arguments, "--inside", json.dumps(inside)]
+        set_congestion_control(line, congestion)
+        inside = json.dumps({"folder": folder, **asdict(line)})
+        command = [*line.near, sys.executable, "-m", "benchmarks", "line", *arguments, "--inside", inside]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
             assert running.stdout is not None
             for text in running.stdout:
@@ -110,43 +114,65 @@ def _run_profile(results: Results, name: str, congestion: str, options: Any, arg
             raise SystemExit(f"the measurements of {name} with {congestion} have failed")
 
 
-def _measure(options: Any, place: dict[str, Any]) -> None:
+def _measure(options: Any, folder: Path, ends: LineEnds) -> None:
     """Run in the near namespace: set up the methods, and print each value."""
-    folder = Path(place["folder"])
     with ExitStack() as stack:
-        server = [*place["far"], sys.executable, "-m", "benchmarks.traffic", "serve", "0.0.0.0"]  # noqa: S104
-        port = int(stack.enter_context(Process(server, folder / "traffic.log")).wait_for_output(r"^(\d+)\n", 30)[1])
-        paths = list(_paths(stack, options, place, folder, port))
+        server = [*ends.far, sys.executable, "-m", "benchmarks.traffic", "serve", "0.0.0.0"]  # noqa: S104
+        traffic = stack.enter_context(Process(server, folder / "traffic.log"))
+        port = int(traffic.wait_for_output(r"^(\d+)\n")[1])
+        wanted = [measure for measure in options.measures if measure in _MEASUREMENTS]
+        ways = list(_ways(stack, options, ends, folder, port)) if wanted else []
         for _ in range(options.rounds):
-            for measure in options.measures:
-                for path in paths:
-                    for what, value in _MEASUREMENTS[measure](path, options.seconds):
-                        print(json.dumps([what, path.name, value]), flush=True)
+            for measure in wanted:
+                for way in ways:
+                    for what, value in _MEASUREMENTS[measure](way, options.seconds):
+                        _print(what, way.name, value)
+    if "ansible" in options.measures:
+        _measure_ansible(options.rounds, ends)
 
 
-def _paths(stack: ExitStack, options: Any, place: dict[str, Any], folder: Path, server: int) -> Iterator[Way]:
+def _print(what: str, who: str, value: float) -> None:
+    print(json.dumps([what, who, value]), flush=True)
+
+
+def _measure_ansible(rounds: int, ends: LineEnds) -> None:
+    """A play of ten tasks, and pings, with plain ssh as it is, with plain ssh and pipelining, and through a tunnel."""
+    with Fleet("device-01", line=ends) as fleet:
+        usual, pipelined = (Bench(fleet, pipelining=value, address=ends.far_address) for value in (None, True))
+        variants = {"ssh": (usual, "ssh"), "ssh, pipelining": (pipelined, "ssh"), "tunnel": (usual, "tunnel")}
+        for _ in range(rounds):
+            for name, (bench, method) in variants.items():
+                for job, make in (("play", bench.play), ("ping cold", bench.ping), ("ping warm", bench.ping)):
+                    if job != "ping warm":
+                        fleet.controller.disconnect()
+                    timing = Timing()
+                    bench.time(make(method), timing)
+                    _print(f"{job} [s]", name, timing.wall[0])
+
+
+def _ways(stack: ExitStack, options: Any, ends: LineEnds, folder: Path, server: int) -> Iterator[Way]:
     if "tcp" in options.methods:
-        address = f"{place['far_address']}:{server}"
+        address = f"{ends.far_address}:{server}"
         yield Way("plain TCP", address, address)
     if "ssh" in options.methods:
-        yield stack.enter_context(_ssh(place, folder, server))
+        yield stack.enter_context(_ssh(ends, folder, server))
     if "stunnel" in options.methods:
-        yield stack.enter_context(_stunnel_twice(place, folder, server))
+        yield stack.enter_context(_stunnel_twice(ends, folder, server))
     if "tunnel" in options.methods:
         for number, tree in enumerate([process.REPOSITORY, *options.tree]):
-            yield stack.enter_context(_tunnel(place, folder / f"tunnel{number}", server, tree))
+            yield stack.enter_context(_tunnel(ends, folder / f"tunnel{number}", server, tree))
 
 
 @contextmanager
-def _ssh(place: dict[str, Any], folder: Path, server: int) -> Iterator[Way]:
+def _ssh(ends: LineEnds, folder: Path, server: int) -> Iterator[Way]:
     key = make_ssh_key(folder / "key")
-    sshd = Sshd(folder / "sshd", key, host=place["far_address"], enter=place["far"])
+    sshd = Sshd(folder / "sshd", key, host=ends.far_address, enter=ends.far)
     port = free_port()
     command = [
         *("ssh", "-F", "none", "-N", "-p", str(sshd.port), "-i", str(key)),
         *("-L", f"127.0.0.1:{port}:127.0.0.1:{server}", "-o", "StrictHostKeyChecking=no"),
         *("-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"),
-        f"{getpass.getuser()}@{place['far_address']}",
+        f"{getpass.getuser()}@{ends.far_address}",
     ]
     try:
         with Process(command, folder / "ssh.log"):
@@ -157,14 +183,14 @@ def _ssh(place: dict[str, Any], folder: Path, server: int) -> Iterator[Way]:
 
 
 @contextmanager
-def _stunnel_twice(place: dict[str, Any], folder: Path, server: int) -> Iterator[Way]:
+def _stunnel_twice(ends: LineEnds, folder: Path, server: int) -> Iterator[Way]:
     """A pair across the line, and a pair at its near end: the shape of the tunnel."""
     certificate, key = write_certificate(folder)
     common = "foreground = yes\npid =\nsyslog = no\n"
     middle, between, near_middle, port = (free_port() for _ in range(4))
     parts = {
-        "far-server": (place["far"], f"accept = {place['far_address']}:{middle}\nconnect = 127.0.0.1:{server}\n"),
-        "far-client": ((), f"client = yes\naccept = 127.0.0.1:{between}\nconnect = {place['far_address']}:{middle}\n"),
+        "far-server": (ends.far, f"accept = {ends.far_address}:{middle}\nconnect = 127.0.0.1:{server}\n"),
+        "far-client": ((), f"client = yes\naccept = 127.0.0.1:{between}\nconnect = {ends.far_address}:{middle}\n"),
         "near-server": ((), f"accept = 127.0.0.1:{near_middle}\nconnect = 127.0.0.1:{between}\n"),
         "near-client": ((), f"client = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{near_middle}\n"),
     }
@@ -183,15 +209,15 @@ def _stunnel_twice(place: dict[str, Any], folder: Path, server: int) -> Iterator
 
 
 @contextmanager
-def _tunnel(place: dict[str, Any], folder: Path, server: int, tree: Path) -> Iterator[Way]:
+def _tunnel(ends: LineEnds, folder: Path, server: int, tree: Path) -> Iterator[Way]:
     """A tunnel whose processes run the version in ``tree``."""
     folder.mkdir()
     process.REPOSITORY = service.ROOT = tree
     python = sys.executable
     with ExitStack() as stack:
-        running = stack.enter_context(TunnelingService("--host", place["near_address"], "--mqtt-port", "0"))
+        running = stack.enter_context(TunnelingService("--host", ends.near_address, "--mqtt-port", "0"))
         tunnel = open_tunnel(running)
-        destination = [*place["far"], python, "-m", "tunnelproxy", "-d", f"SSH1={server},HTTP1={server}"]
+        destination = [*ends.far, python, "-m", "tunnelproxy", "-d", f"SSH1={server},HTTP1={server}"]
         environment = proxy_environment(running, tunnel.destination_token)
         stack.enter_context(Process(destination, folder / "destination.log", environment)).wait_for_output("connected")
         source = [python, "-m", "tunnelproxy", "-m", "src"]

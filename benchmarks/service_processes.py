@@ -120,5 +120,5 @@ def _line(client: subprocess.Popen[str]) -> str:
     assert client.stdout is not None
     line = client.stdout.readline()
     if not line:
-        raise SystemExit(f"a client ended with {client.wait()}")
+        raise SystemExit(f"a client exited with {client.wait()}")
     return line

@@ -75,7 +75,7 @@ def _ssh_commands(fleet: Fleet, connector: Sequence[str]) -> tuple[list[str], li
 
 def _import_seconds(package: Path, options: Sequence[str]) -> float:
     code = (
-        "import dataclasses, json, socket, sys, time, typing; "  # as Ansible has
+        "import dataclasses, json, socket, sys, time, typing; "  # as in Ansible
         f"sys.path.insert(0, {str(package)!r}); began = time.perf_counter(); "
         "import tunnelproxy.hub.client; print(time.perf_counter() - began)"
     )
@@ -88,7 +88,7 @@ def _import_seconds(package: Path, options: Sequence[str]) -> float:
 def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{command} ended with {done.returncode}: {done.stderr}")
+        raise SystemExit(f"{command} exited with {done.returncode}: {done.stderr}")
 
 
 def _take_stream(connector: Sequence[str], environment: dict[str, str]) -> None:
@@ -100,7 +100,7 @@ def _take_stream(connector: Sequence[str], environment: dict[str, str]) -> None:
             for descriptor in array.array("i", data):
                 os.close(descriptor)
         if not ancillary:
-            raise SystemExit(f"{connector} ended without a stream")
+            raise SystemExit(f"{connector} exited without a stream")
         process.wait()
 
 

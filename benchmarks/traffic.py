@@ -61,7 +61,7 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
     while len(data) < size:
         some = sock.recv(size - len(data))
         if not some:
-            raise ConnectionError("the connection ended early")
+            raise ConnectionError("the connection was closed early")
         data += some
     return data
 
@@ -71,7 +71,7 @@ def _read(sock: socket.socket, size: int) -> None:
     while size:
         count = sock.recv_into(buffer, min(size, CHUNK))
         if not count:
-            raise ConnectionError(f"the connection ended with {size} bytes missing")
+            raise ConnectionError(f"the connection was closed with {size} bytes missing")
         size -= count
 
 

@@ -3,11 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Facts that a device may not set: options of the collection, and variables of Ansible itself.
 
-Any module's answer may have facts, and Ansible makes variables of them that outrank those of the inventory and the
-defaults of roles; for the later items of a loop, all others too. A persistent cache brings them back in the next run.
-ansible-core drops some (C(clean_facts) in ansible.vars.clean): most of the connection's and of become's options, and
-interpreters. The variable C(ansible_facts) has them all, without C(ansible_) before their names. What C(set_fact) sets
-is not in it, unless it is C(cacheable).
+Any module can return facts. Ansible turns them into variables that take precedence over those of the inventory and the
+defaults of roles and, for the later items of a loop, over all others. A persistent cache restores them in the next run.
+ansible-core removes some of these variables (C(clean_facts) in ansible.vars.clean): most options of the connection and
+of become, and interpreters. The variable C(ansible_facts) still contains them all, without the prefix C(ansible_). It
+does not contain what C(set_fact) sets, unless that is C(cacheable).
 
 PRIVATE: other collections must not import this.
 """

@@ -28,7 +28,7 @@ def service() -> Iterator[TunnelingService]:
 
 @pytest.fixture(scope="module")
 def device(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    """A device that is not connected yet: the test says by which tunnel."""
+    """A device that the test has yet to connect to a tunnel."""
     folder = tmp_path_factory.mktemp("device")
     with Device("thing1", service, folder, make_ssh_key(folder / "user_key")) as running:
         yield running

@@ -50,12 +50,12 @@ def agent(tmp_path: Path, broker: Mosquitto, service: TunnelingService, http: Ht
 
 
 def configured(*arguments: Any) -> AgentProcess:
-    """An agent that an operator has configured, not started yet."""
+    """A configured agent that is not started yet."""
     return AgentProcess(write_agent_configuration(*arguments))
 
 
 def notification(token: str, *services: str, **changes: Any) -> dict[str, Any]:
-    """What AWS's guide says a notification is."""
+    """A notification as in AWS's guide."""
     return {
         "clientAccessToken": token,
         "clientMode": "destination",
@@ -66,7 +66,7 @@ def notification(token: str, *services: str, **changes: Any) -> dict[str, Any]:
 
 
 def opened(service: TunnelingService, *services: str) -> OpenTunnel:
-    """Open a tunnel whose tokens reach nobody by themselves."""
+    """Open a tunnel whose tokens are not delivered automatically."""
     return open_tunnel(service, services or ("HTTP1",), thing="thing-without-agent")
 
 
@@ -151,7 +151,7 @@ def test_a_unix_socket_is_served_when_it_is_allowed(
                     assert camera.recv(100) == b"look"
 
 
-def test_several_tunnels_are_served_at_once_and_each_ends_alone(
+def test_several_tunnels_are_served_at_once_and_closed_separately(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService, tmp_path: Path
 ) -> None:
     first, second = opened(service), opened(service)
@@ -174,16 +174,14 @@ def test_a_rotated_token_replaces_the_connection_of_its_tunnel(
     rotated = service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
     broker.notify("pump", notification(rotated["destinationAccessToken"]))
     wait_for(lambda: agent.count("joining it at") == 3, "the agent uses the new token")
-    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection ends")
+    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection is closed")
     wait_connected(service, tunnel)
     assert destination_status(service, other) == "CONNECTED"
     with source_port(service, tunnel.source_token, tmp_path) as port:
         assert fetch(port) == PAGE
 
 
-def test_the_same_notification_twice_does_nothing_twice(
-    agent: AgentProcess, broker: Mosquitto, service: TunnelingService
-) -> None:
+def test_a_repeated_notification_is_ignored(agent: AgentProcess, broker: Mosquitto, service: TunnelingService) -> None:
     tunnel = opened(service)
     broker.notify("pump", notification(tunnel.destination_token))
     wait_connected(service, tunnel)
@@ -208,7 +206,7 @@ def test_the_same_notification_twice_does_nothing_twice(
         (notification("SECRET", "HTTP1", "VNC1"), "no address for VNC1; the agent's services are HTTP1, HTTP2"),
     ],
 )
-def test_what_cannot_be_served_is_refused_with_a_line_in_the_log(
+def test_invalid_notifications_are_refused_and_logged(
     agent: AgentProcess, broker: Mosquitto, payload: Any, complaint: str
 ) -> None:
     broker.notify("pump", payload)
@@ -218,7 +216,7 @@ def test_what_cannot_be_served_is_refused_with_a_line_in_the_log(
     assert agent.count("joining it at") == 0
 
 
-def test_there_is_a_limit_to_the_tunnels_at_once(
+def test_the_number_of_tunnels_is_limited(
     broker: Mosquitto, service: TunnelingService, http: HttpServer, tmp_path: Path
 ) -> None:
     with configured("pump", tmp_path, broker, service, {"HTTP1": http.port}, "max_tunnels: 1\n") as agent:
@@ -229,32 +227,32 @@ def test_there_is_a_limit_to_the_tunnels_at_once(
         wait_for(lambda: agent.count("which is max_tunnels") == 1, "the second is refused")
 
 
-def test_a_killed_broker_heals_and_what_came_meanwhile_is_delivered(
+def test_a_killed_broker_recovers_and_delivers_what_arrived_meanwhile(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     before, after = opened(service), opened(service)
     broker.notify("pump", notification(before.destination_token))
     wait_connected(service, before)
     broker.kill()
-    wait_for(lambda: agent.count("trying again in") == 1, "the agent misses its broker")
+    wait_for(lambda: agent.count("trying again in") == 1, "the agent notices that its broker is gone")
     # The tunnel does not depend on the broker.
     assert destination_status(service, before) == "CONNECTED"
     began = time.monotonic()
     broker.start()
-    # Into the session that the broker keeps for the agent, whether or not it is back.
+    # The broker keeps it in the agent's session, whether or not the agent has reconnected.
     broker.notify("pump", notification(after.destination_token))
     wait_connected(service, after, 40)
     print(f"healed {time.monotonic() - began:.1f} s after the broker was back")
     assert destination_status(service, before) == "CONNECTED"
 
 
-def test_a_notification_to_an_agent_that_is_away_is_delivered_when_it_comes(
+def test_a_notification_for_a_stopped_agent_is_delivered_when_it_starts(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     agent.stop(signal.SIGKILL)
     tunnel = opened(service)
     broker.notify("pump", notification(tunnel.destination_token))
-    # The broker, too, may be restarted before the agent comes.
+    # The broker may also be restarted before the agent starts.
     wait_for(lambda: tunnel.destination_token.encode() in broker.saved(), "the broker has saved its state")
     broker.kill()
     broker.start()
@@ -268,7 +266,7 @@ def check(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True, timeout=60)
 
 
-def test_checking_the_broker_takes_nothing_from_the_agent(
+def test_checking_the_broker_costs_the_agent_no_notification(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     while_it_ran = check(agent.folder, "--connect")
@@ -279,15 +277,13 @@ def test_checking_the_broker_takes_nothing_from_the_agent(
     agent.stop()
     tunnel = opened(service)
     broker.notify("pump", notification(tunnel.destination_token))
-    # The check is given what waits for the agent, and leaves it there.
+    # The check must leave pending notifications for the agent.
     assert check(agent.folder, "--connect").returncode == 0
     agent.start()
     wait_connected(service, tunnel)
 
 
-def test_a_check_says_what_the_broker_did_not_like(
-    tmp_path: Path, broker: Mosquitto, service: TunnelingService
-) -> None:
+def test_a_check_quotes_the_brokers_refusal(tmp_path: Path, broker: Mosquitto, service: TunnelingService) -> None:
     folder = write_agent_configuration("pump", tmp_path, broker, service, {"HTTP1": 80})
     (folder / "password").write_text("not it")
     assert check(folder).returncode == 0
@@ -302,7 +298,7 @@ def test_a_check_says_what_the_broker_did_not_like(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_agent_that_is_restarted_returns_to_its_tunnels(
+def test_a_restarted_agent_reconnects_to_its_tunnels(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService, tmp_path: Path, number: int
 ) -> None:
     tunnel = opened(service)
@@ -319,7 +315,7 @@ def test_an_agent_that_is_restarted_returns_to_its_tunnels(
     wait_for(lambda: saved.read_text() == "[]", "the tunnel is forgotten")
 
 
-def test_a_killed_service_heals(broker: Mosquitto, http: HttpServer, tmp_path: Path) -> None:
+def test_the_agent_reconnects_after_the_service_was_killed(broker: Mosquitto, http: HttpServer, tmp_path: Path) -> None:
     with TunnelingService() as service, configured("pump", tmp_path, broker, service, {"HTTP1": http.port}):
         tunnel = opened(service)
         broker.notify("pump", notification(tunnel.destination_token))
@@ -344,15 +340,15 @@ def test_an_agent_without_a_network_is_ready_and_waits(
         with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as process:
             told = [systemd.recv(200).decode() for _ in range(4)]
             broker.start()
-            wait_for(lambda: "STATUS=waiting" in systemd.recv(200).decode(), "it tells that the broker is there", 40)
+            wait_for(lambda: "STATUS=waiting" in systemd.recv(200).decode(), "it reports the connection", 40)
             process.terminate()
-            wait_for(lambda: "STOPPING=1" in systemd.recv(200).decode(), "it tells that it stops")
+            wait_for(lambda: "STOPPING=1" in systemd.recv(200).decode(), "it reports that it is stopping")
             assert process.wait(10) == 0
     assert told[0].startswith("READY=1\nSTATUS=connecting to the MQTT broker")
     assert "WATCHDOG=1" in told[1:3]
 
 
-def test_a_wrong_password_is_named_and_tried_again(
+def test_a_wrong_password_is_reported_and_retried(
     tmp_path: Path, broker: Mosquitto, service: TunnelingService, http: HttpServer
 ) -> None:
     agent = configured("pump", tmp_path, broker, service, {"HTTP1": http.port})
@@ -364,7 +360,7 @@ def test_a_wrong_password_is_named_and_tried_again(
         agent.stop()
 
 
-def test_no_secret_is_in_the_log_or_in_the_arguments(
+def test_neither_log_nor_arguments_contain_secrets(
     agent: AgentProcess, broker: Mosquitto, service: TunnelingService
 ) -> None:
     tunnel = opened(service)
@@ -378,7 +374,7 @@ def test_no_secret_is_in_the_log_or_in_the_arguments(
         assert secret not in arguments
 
 
-def test_a_port_without_a_broker_is_no_reason_to_end(tmp_path: Path) -> None:
+def test_the_agent_keeps_running_without_a_broker(tmp_path: Path) -> None:
     (tmp_path / "agent.yml").write_text(
         f"thing: pump\nbroker: {{host: 127.0.0.1, port: {free_port()}}}\nservices: {{SSH1: 22}}\n"
     )
@@ -391,11 +387,11 @@ def test_a_port_without_a_broker_is_no_reason_to_end(tmp_path: Path) -> None:
     assert "connection refused; trying again in" in lines[1]
 
 
-def test_two_agents_with_one_client_id_are_told_that_they_disconnect_each_other(
+def test_two_agents_with_the_same_client_id_report_that_they_disconnect_each_other(
     agent: AgentProcess, tmp_path: Path
 ) -> None:
     shutil.copytree(agent.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("agent.log"))
     with AgentProcess(tmp_path / "copy") as copy:
         wait_for(
-            lambda: agent.count(ONE_CLIENT_ID) or copy.count(ONE_CLIENT_ID), "one of them is told what is wrong", 60
+            lambda: agent.count(ONE_CLIENT_ID) or copy.count(ONE_CLIENT_ID), "one of them reports what is wrong", 60
         )

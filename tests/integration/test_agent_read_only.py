@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent whose state directory cannot be written: it lets operators in all the same."""
+"""An agent whose state directory cannot be written still serves tunnels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_joined(service: TunnelingService, tunnel_id: str) -> bool:
     return bool(tunnel["destinationConnectionState"]["status"] == "CONNECTED")
 
 
-def test_it_joins_tunnels_and_remembers_them_once_it_can(tmp_path: Path) -> None:
+def test_it_joins_tunnels_and_saves_them_once_it_can(tmp_path: Path) -> None:
     with TunnelingService("--mqtt-port", "0") as service, SmallDisk(tmp_path / "state") as state:
         service.add_thing("pump", tmp_path / "pump", "--services", "SSH1=22")
         configuration = tmp_path / "pump" / "agent.yml"

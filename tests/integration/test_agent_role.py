@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The role iotops.tunnel.agent, on a Debian with systemd as process 1, with a real broker and a real tunneling service.
 
-The Debian is what debootstrap makes, of this machine's release, in namespaces of its own. What that does not cover: it
-has this machine's kernel and network, its /proc/sys and /sys are read-only, no reboot is tried, and no other
-distribution, no older Python and no other processor. It cannot resolve names, so it has no package index: installing
-from one is not tried either. The agent has a certificate and its key, but this broker asks for passwords only.
+The Debian comes from debootstrap, is of this machine's release, and runs in separate namespaces. Not covered: it shares
+this machine's kernel and network, /proc/sys and /sys are read-only, and there is no reboot, no other distribution, no
+older Python and no other processor. It cannot resolve names, so installing from a package index is not covered either.
+The agent has a certificate and its key, but this broker only asks for passwords.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Scene:
         return self.controller.playbook("iotops.tunnel.install_agent", "-e", f"@{file}", *options)
 
     def version(self) -> str:
-        """The version of the agent that is used."""
+        """The version of the running agent."""
         python = f"/opt/{NAME}/current/bin/python"
         return self.device.run(python, "-c", "import tunnelproxy; print(tunnelproxy.__version__)").strip()
 
@@ -75,7 +75,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Installed:
-    """What came of the first runs of the playbook."""
+    """The outcome of the first runs of the playbook."""
 
     before: set[str]
     checked: Ran
@@ -99,7 +99,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         }
         hosts = {
             THING: {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": device.port},
-            # Nobody has enrolled it with the service.
+            # It is not enrolled with the service.
             THROUGH_TUNNEL: {"iotops_tunnel_thing": THING, "iotops_tunnel_unregistered": True},
         }
         pair = Certificates(folder / "pair-key", folder / "pair-ca")
@@ -146,9 +146,7 @@ def test_check_mode_announces_changes_and_makes_none(installed: Installed) -> No
     assert installed.after_check == installed.before
 
 
-def test_the_agent_is_installed_without_a_package_index_and_reaches_its_broker(
-    scene: Scene, installed: Installed
-) -> None:
+def test_the_agent_is_installed_without_a_package_index_and_connects(scene: Scene, installed: Installed) -> None:
     assert changes(installed.first) > 5
     assert scene.status().startswith("waiting for notifications")
     assert scene.version() == "0.1.0"
@@ -162,7 +160,7 @@ def test_a_second_run_changes_nothing(scene: Scene, installed: Installed) -> Non
     assert scene.main_pid() == pid
 
 
-def test_the_agent_runs_as_a_user_of_its_own_who_may_do_little(scene: Scene, installed: Installed) -> None:
+def test_the_agent_runs_as_a_dedicated_user_with_few_rights(scene: Scene, installed: Installed) -> None:
     status = scene.device.run("cat", f"/proc/{scene.main_pid()}/status")
     uid = scene.device.run("id", "-u", NAME).strip()
     assert re.search(rf"^Uid:\s+{uid}\s", status, re.MULTILINE)
@@ -175,11 +173,11 @@ def test_systemd_finds_nothing_wrong_with_the_unit(scene: Scene, installed: Inst
     unit = f"/etc/systemd/system/{NAME}.service"
     verified = scene.device.attempt("systemd-analyze", "verify", unit)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
-    # On its scale, below 2.0 is "OK", the best word that it has for what talks to the network.
+    # On its scale, below 2.0 is "OK", its best rating for a service that uses the network.
     scene.device.run("systemd-analyze", "security", "--offline=true", "--threshold=20", unit)
 
 
-def test_secrets_are_readable_by_the_agent_only(scene: Scene, installed: Installed) -> None:
+def test_only_the_agent_can_read_secrets(scene: Scene, installed: Installed) -> None:
     listing = scene.device.run("find", f"/etc/{NAME}", "-printf", "%m %u %g %f\\n").splitlines()
     assert sorted(listing) == sorted(
         [
@@ -211,7 +209,7 @@ def test_a_configuration_that_the_agent_refuses_is_not_written(scene: Scene, ins
     assert scene.device.run("cat", f"/etc/{NAME}/agent.yml") == before
 
 
-def test_an_agent_that_does_not_reach_its_broker_goes_back_to_what_it_had(scene: Scene, installed: Installed) -> None:
+def test_a_change_that_cuts_the_agent_off_from_its_broker_is_rolled_back(scene: Scene, installed: Installed) -> None:
     ran = scene.play(broker_port=free_port(), broker_timeout=3)
     assert ran.returncode != 0
     assert "so this change was rolled back" in ran.stdout + ran.stderr
@@ -240,14 +238,14 @@ def test_the_agent_is_upgraded_through_its_own_tunnel(scene: Scene, installed: I
     assert len(scene.device.run("ls", f"/opt/{NAME}/releases").split()) == 1
 
 
-def test_it_is_not_removed_through_its_own_tunnel(scene: Scene, installed: Installed) -> None:
+def test_removal_through_the_agents_own_tunnel_is_refused(scene: Scene, installed: Installed) -> None:
     refused = scene.play(host=THROUGH_TUNNEL, state="absent")
     assert refused.returncode != 0
     assert "is connected through the agent that is to be removed" in refused.stdout
     assert scene.device.run("systemctl", "is-active", NAME).strip() == "active"
 
 
-def test_removing_it_leaves_nothing(scene: Scene, installed: Installed) -> None:
+def test_removal_leaves_nothing_behind(scene: Scene, installed: Installed) -> None:
     before = scene.device.files()
     assert changes(scene.play("--check", state="absent")) > 0
     assert scene.device.files() == before
@@ -263,4 +261,4 @@ def test_removing_it_leaves_nothing(scene: Scene, installed: Installed) -> None:
 
 
 BACKUPS = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
-"""Files that useradd and userdel leave a copy of."""
+"""Files of which useradd and userdel leave a copy."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agent's allow list, on a network of its own."""
+"""The agent's allow list, in a separate network namespace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from peers.namespace import why_impossible
 from peers.process import REPOSITORY
 
 
-def test_a_name_does_not_lead_to_this_device_by_an_address_of_one_network() -> None:
-    """Whoever answers for names of this network (mDNS) gives it with its scope, of which the address is told."""
+def test_a_name_that_resolves_to_a_link_local_address_of_this_device_is_refused() -> None:
+    """Anyone who answers name queries on the network (mDNS) can send such an address, which has a scope."""
     if why_impossible():
         pytest.skip(why_impossible())
     ask = """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each cause for which a device cannot be reached, as an operator meets it, with the message that the page promises."""
+"""Each cause for which a device cannot be reached, as an operator sees it, with the documented message."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def unreachable(outcome: Outcome) -> str:
     return outcome.message
 
 
-# Things that are broken each in its own way, and are all asked in one run of Ansible.
+# Things that are each broken in a different way, and are all pinged in one run of Ansible.
 
 
 class Ward:
-    """Opens tunnels to things, has the controller's hub hold them, and plays the devices at their far end."""
+    """Opens tunnels to things, passes them to the controller's hub, and plays the devices at their far end."""
 
     def __init__(self, fleet: Fleet, folder: Path, stack: ExitStack) -> None:
         self.service: TunnelingService = fleet.service
@@ -143,7 +143,7 @@ def token_rotated(ward: Ward, thing: str) -> None:
 
 
 def not_linked(ward: Ward, thing: str) -> None:
-    """The data plane is where nothing listens any more."""
+    """Nothing listens any longer at the address of the data plane."""
     with pytest.raises(client.HubError):
         ward.hold(thing, ward.open(thing), AWSIOT_TUNNEL_ENDPOINT=NOWHERE)
 
@@ -153,7 +153,7 @@ def not_connected(ward: Ward, thing: str) -> None:
 
 
 def speaks_v1(ward: Ward, thing: str) -> None:
-    """A device of V1, message by message: it answers on the only stream that it knows."""
+    """A V1 device, message by message: it answers on the only stream that it knows."""
     tunnel = ward.held(thing)
     connection = ward.stack.enter_context(ward.service.connect("destination", tunnel.destination_token, version=1))
 
@@ -170,7 +170,7 @@ def speaks_v1(ward: Ward, thing: str) -> None:
 
 
 def speaks_v2(ward: Ward, thing: str) -> None:
-    """A device of V2 whose only connection somebody has."""
+    """A V2 device whose only connection is in use."""
     ward.connect(thing, ward.held(thing), ward.device.sshd.port, "--protocol-version", "V2")
     caller = client.Caller({**os.environ, **ward.service.environment}, "/")
     ward.stack.enter_context(socket.socket(fileno=client.open_stream(thing, "SSH1", caller=caller)))
@@ -182,7 +182,7 @@ def silent(ward: Ward, thing: str) -> None:
 
 
 class Ill(BaseHTTPRequestHandler):
-    """Says why it is not well, and tries to paint the operator's terminal."""
+    """Reports why it is unhealthy, with escape sequences for the operator's terminal."""
 
     def do_GET(self) -> None:
         self.send_response(503)
@@ -242,8 +242,8 @@ BROKEN = [
 ]
 
 
-def test_each_broken_thing_is_told_apart(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
-    """In one run for all of them, because each run of Ansible takes a second or two."""
+def test_each_broken_thing_has_its_own_message(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    """All in one run, because each run of Ansible takes a second or two."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", controller.environment["IOTOPS_TUNNEL_DIR"])
         ward = Ward(fleet, tmp_path, stack)
@@ -266,15 +266,15 @@ def test_each_broken_thing_is_told_apart(fleet: Fleet, controller: Controller, t
 
     for broken in BROKEN:
         assert_documented(broken.cause, unreachable(outcomes[broken.thing]))
-    # The device's own words are cut, and cannot paint the operator's terminal.
+    # The device's text is truncated, and contains no escape sequences for the operator's terminal.
     assert "HTTP1 answers /health with status 503: disk full  [31m☃ (to connect anyway" in outcomes["t-ill"].message
 
 
-# What is wrong on the controller, or on its way to the services.
+# Faults of the controller, or of its connection to the services.
 
 
 def opening(controller: Controller, *options: str, **environment: str) -> str:
-    """Have a thing of which the hub knows nothing pinged, in another environment."""
+    """Ping a thing that the hub does not know, in another environment."""
     clean = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", **environment}
     clean.setdefault("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     command = ("-e", f"iotops_tunnel_thing=t-{uuid.uuid4()}", "-e", "iotops_tunnel_wait=0", *options)
@@ -339,7 +339,7 @@ WRONG = [
 ]
 
 
-def test_each_wrong_environment_is_told_apart(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+def test_each_wrong_environment_has_its_own_message(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(CONFIG)
     places: dict[str, object] = {
@@ -357,7 +357,7 @@ def test_each_wrong_environment_is_told_apart(fleet: Fleet, controller: Controll
         places["hangs_up"] = stack.enter_context(answering(b""))
         places["ntlm"] = stack.enter_context(answering(NTLM))
         said = [*pool.map(say, WRONG)]
-        # None was paid for, but for the device that did not come.
+        # None was paid for, except for the device that did not connect.
         assert len(fleet.service.boto3_client().list_tunnels()["tunnelSummaries"]) == before + 1
         for wrong, message in zip(WRONG, said):
             assert_documented(wrong.cause, message)
@@ -365,7 +365,7 @@ def test_each_wrong_environment_is_told_apart(fleet: Fleet, controller: Controll
 
 @contextlib.contextmanager
 def answering(answer: bytes) -> Iterator[int]:
-    """Something on the loopback that takes one request after the other, answers like this, and hangs up; its port."""
+    """A server on the loopback that sends this answer to each request, and hangs up; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -387,7 +387,7 @@ def test_an_old_library(controller: Controller, tmp_path: Path) -> None:
 
 
 def test_no_boto3(controller: Controller, tmp_path: Path) -> None:
-    """In a hub of its own, whose Python finds a botocore that cannot be imported."""
+    """In a separate hub, whose Python finds a botocore that cannot be imported."""
     (tmp_path / "botocore").mkdir()
     (tmp_path / "botocore" / "__init__.py").write_text("raise ImportError('not here')\n")
     other = {"IOTOPS_TUNNEL_DIR": str(tmp_path / "hub"), "PYTHONPATH": str(tmp_path)}
@@ -403,11 +403,11 @@ def test_a_folder_for_the_hub_that_others_may_enter(controller: Controller, tmp_
     assert_documented("Hub's folder", opening(controller, IOTOPS_TUNNEL_DIR=str(tmp_path)))
 
 
-# What happens in the middle of a command.
+# Faults in the middle of a command.
 
 
 def interrupted(controller: Controller, folder: Path, interrupt: Callable[[], None], command: str = "sleep 60") -> str:
-    """Begin a command on the device, do something to it, and return what Ansible says of it."""
+    """Start a command on the device, interfere with it, and return Ansible's message."""
     begun = folder / "begun"
     arguments = f"touch {begun}; {command}"
     with subprocess.Popen(
@@ -462,5 +462,5 @@ def test_the_devices_sshd_is_killed_in_the_middle_of_a_command(
     assert_documented("SSH session ended", interrupted(controller, tmp_path, kill_session))
 
 
-def test_a_command_that_ends_with_ssh_s_own_status(controller: Controller, tmp_path: Path) -> None:
+def test_a_command_with_sshs_own_exit_status(controller: Controller, tmp_path: Path) -> None:
     assert_documented("Status 255", interrupted(controller, tmp_path, lambda: None, command="exit 255"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The connection's options, and what a user is told about the collection."""
+"""The connection plugin's options, and the collection's documentation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_connection_has_every_option_of_the_installed_ssh():
     assert theirs.keys() <= options.keys()
     assert options["timeout"]["default"] == 10
     assert options["ssh_args"]["default"] == theirs["ssh_args"]["default"]
-    # As set by ANSIBLE_SSH_PIPELINING, or in the section [ssh_connection] of ansible.cfg, too.
+    # It can also be set by ANSIBLE_SSH_PIPELINING, or in the section [ssh_connection] of ansible.cfg.
     for way in ("env", "ini", "vars"):
         assert options["pipelining"][way] == theirs["pipelining"][way]
     assert options["pipelining"]["default"] is True

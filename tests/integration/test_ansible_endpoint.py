@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where services are (the lookup), and hosts from the inventory of things, with real devices behind real tunnels."""
+"""The lookup of service addresses, and hosts from the inventory of things, with real devices and tunnels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PLAYBOOK = """
 """
 
 
-def test_the_endpoint_of_a_service_leads_to_the_thing(fleet: Fleet, tmp_path: Path) -> None:
+def test_the_endpoint_of_a_service_reaches_the_thing(fleet: Fleet, tmp_path: Path) -> None:
     playbook, result = tmp_path / "work.yml", tmp_path / "result"
     playbook.write_text(PLAYBOOK)
     done = fleet.controller.playbook(playbook, "-e", f"result={result}")
@@ -79,12 +79,12 @@ FAILURES = {
     "'HTTP1', thing='-o'": "'-o' cannot be the name of a thing",
     "'HTTP1', path='x'": "Write path='/x'.",
     "'HTTP1', form='word'": "host_port",
-    # Nobody waits there for the token.
+    # No device waits for this token.
     "'HTTP1', thing='nobody', wait_for_destination=0": "the device nobody did not connect to its tunnel",
 }
 
 
-def test_each_failure_is_one_sentence_and_a_tunnel_is_opened_where_there_is_none(fleet: Fleet, tmp_path: Path) -> None:
+def test_failures_are_one_sentence_and_a_missing_tunnel_is_opened(fleet: Fleet, tmp_path: Path) -> None:
     tasks = [
         {"ansible.builtin.debug": {"msg": f"{{{{ lookup('iotops.tunnel.endpoint', {each}) }}}}"}, "ignore_errors": True}
         for each in FAILURES
@@ -112,7 +112,7 @@ def test_a_service_whose_port_is_off_has_no_endpoint(fleet: Fleet) -> None:
     assert words in " ".join((said.stdout + said.stderr).split())
 
 
-def test_the_services_things_are_hosts_that_are_reached(fleet: Fleet, tmp_path: Path) -> None:
+def test_hosts_from_the_inventory_of_things_are_reached(fleet: Fleet, tmp_path: Path) -> None:
     store = Store(fleet.service.state_dir / "service.db")
     for thing in fleet.devices:
         store.put_thing(thing, "demo", {"user": next(iter(fleet.devices.values())).ssh_user})

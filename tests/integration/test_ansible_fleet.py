@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The callback iotops.tunnel.fleet, on a terminal and in a log, while real tunnels open and tasks run through them."""
+"""The callback iotops.tunnel.fleet, on a terminal and in a log, with real tunnels."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ FREE = """
         seconds: 2
 """
 
-# The device that never comes is not waited for long.
+# Do not wait long for the device that never connects.
 WAIT = {"iotops_tunnel_wait": "{{ 3 if inventory_hostname == 'gone' else 30 }}"}
 
 
@@ -101,7 +101,7 @@ def terminal(
     )
 
 
-def test_a_log_gets_plain_lines_while_tunnels_open_and_groups_at_the_end(fleet: AgentFleet, tmp_path: Path) -> None:
+def test_a_log_gets_plain_lines_during_the_run_and_groups_at_the_end(fleet: AgentFleet, tmp_path: Path) -> None:
     done = run(fleet, tmp_path, PLAY, IOTOPS_TUNNEL_FLEET_INTERVAL="1")
     out = done.stdout
 
@@ -125,7 +125,7 @@ def test_a_log_gets_plain_lines_while_tunnels_open_and_groups_at_the_end(fleet: 
     assert "[WARNING]" not in done.stderr
 
 
-def test_a_terminal_shows_what_is_on_its_way_and_keeps_only_what_happened(fleet: AgentFleet, tmp_path: Path) -> None:
+def test_a_terminal_shows_the_progress_and_keeps_only_results(fleet: AgentFleet, tmp_path: Path) -> None:
     fleet.controller.playbook("iotops.tunnel.close")
     screen = terminal(fleet, tmp_path, PLAY, columns=90, rows=60)
     assert screen.run_until(lambda lines: any("opening tunnels" in line for line in lines))
@@ -142,9 +142,7 @@ def test_a_terminal_shows_what_is_on_its_way_and_keeps_only_what_happened(fleet:
     assert "geheim" not in screen.raw.decode()
 
 
-def test_a_narrow_terminal_without_colour_gets_lines_that_fit_and_room_for_a_question(
-    fleet: AgentFleet, tmp_path: Path
-) -> None:
+def test_lines_fit_a_narrow_terminal_and_leave_room_for_a_prompt(fleet: AgentFleet, tmp_path: Path) -> None:
     screen = terminal(fleet, tmp_path, FREE, "--limit", "!gone", columns=30, NO_COLOR="1")
     assert screen.finish() == 2
 
@@ -183,7 +181,7 @@ def test_check_mode_is_marked_and_diffs_are_printed(fleet: AgentFleet, tmp_path:
     assert "changed: [pump-1]" not in done.stdout
 
 
-def test_verbosity_brings_all_that_the_default_callback_prints(fleet: AgentFleet, tmp_path: Path) -> None:
+def test_verbosity_prints_what_the_default_callback_prints(fleet: AgentFleet, tmp_path: Path) -> None:
     done = run(fleet, tmp_path, WRITE, "-v", *LOCAL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "changed: [pump-1] => {" in done.stdout

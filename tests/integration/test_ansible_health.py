@@ -18,12 +18,12 @@ def fleet() -> Iterator[Fleet]:
 
 
 def row_of(output: str, thing: str) -> str:
-    """The row of the table that is about a thing."""
+    """A thing's row in the table."""
     (row,) = [line for line in output.splitlines() if line.strip().startswith(f'"{thing} ')]
     return row
 
 
-def test_tells_status_latency_and_both_ends(fleet: Fleet) -> None:
+def test_returns_status_latency_and_the_state_of_both_ends(fleet: Fleet) -> None:
     outcomes = fleet.controller.module("iotops.tunnel.health", return_content=True)
 
     for thing, outcome in outcomes.items():
@@ -40,7 +40,7 @@ def test_returns_no_content_unless_asked(fleet: Fleet) -> None:
     assert "content" not in fleet.controller.module("iotops.tunnel.health", "device-1")["device-1"].result
 
 
-def test_no_web_proxy_comes_between(fleet: Fleet) -> None:
+def test_no_http_proxy_is_used(fleet: Fleet) -> None:
     environment = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "no_proxy": ""}
     outcome = fleet.controller.module("iotops.tunnel.health", "device-1", env=environment)["device-1"]
     assert outcome.word == "SUCCESS", outcome.message
@@ -66,7 +66,7 @@ def test_a_service_that_is_not_offered_is_a_failure(fleet: Fleet) -> None:
     assert "does not offer HTTP2" in outcome.message
 
 
-def test_a_device_without_a_web_server_has_refused_http1(fleet: Fleet) -> None:
+def test_a_device_without_a_web_server_is_reported_as_refusing_http1(fleet: Fleet) -> None:
     device = fleet.devices["device-1"]
     device.http.stop()
     try:
@@ -78,7 +78,7 @@ def test_a_device_without_a_web_server_has_refused_http1(fleet: Fleet) -> None:
     assert "device-1 refused HTTP1" in outcome.message
 
 
-def test_ssh_asks_once_per_connection_whether_the_device_is_well(fleet: Fleet) -> None:
+def test_ssh_checks_the_health_once_per_connection(fleet: Fleet) -> None:
     fleet.controller.disconnect()
     check = ("-e", "iotops_tunnel_health_check=true", "-e", "iotops_tunnel_health_path=/?before-ssh")
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_neither_health_nor_ssh_needs_a_port(fleet: Fleet) -> None:
     assert fleet.controller.tunnel("device-2", ports=["HTTP1=any"]).word == "SUCCESS"
 
 
-def test_a_port_for_any_host_is_set_by_a_variable_and_taken_back_by_the_module(fleet: Fleet) -> None:
+def test_any_host_is_set_by_a_variable_and_reset_by_the_module(fleet: Fleet) -> None:
     fleet.controller.module("ansible.builtin.ping", "device-2", "-e", "iotops_tunnel_ports=HTTP1=any,any-host")
     assert fleet.tunnel("device-2")["services"]["HTTP1"]["any_host"] is True
     assert "(any host)" in fleet.controller.hub("status")
@@ -120,7 +120,7 @@ def test_the_playbooks_ping_and_show_a_table(fleet: Fleet) -> None:
         assert row_of(health.stdout, thing).split()[1:4] == ["connected", "connected", "200"]
 
 
-def test_the_health_playbook_names_who_is_not_well_and_fails(fleet: Fleet) -> None:
+def test_the_health_playbook_names_unhealthy_devices_and_fails(fleet: Fleet) -> None:
     fleet.devices["device-2"].stop_proxy()
     try:
         health = fleet.controller.playbook("iotops.tunnel.health")
@@ -132,14 +132,14 @@ def test_the_health_playbook_names_who_is_not_well_and_fails(fleet: Fleet) -> No
     assert "failed=0" in next(line for line in health.stdout.splitlines() if line.startswith("device-1 "))
 
 
-def test_the_open_playbook_finds_the_tunnels_open(fleet: Fleet) -> None:
+def test_the_open_playbook_reuses_open_tunnels(fleet: Fleet) -> None:
     again = fleet.controller.playbook("iotops.tunnel.open", "-e", "iotops_tunnel_wait=10")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "changed=0" in again.stdout
     assert "changed=1" not in again.stdout
 
 
-def test_the_close_playbook_closes_them_all() -> None:
+def test_the_close_playbook_closes_all_tunnels() -> None:
     with Fleet("device-1", "device-2") as fleet:
         close = fleet.controller.playbook("iotops.tunnel.close")
         assert close.returncode == 0, close.stdout + close.stderr

@@ -22,7 +22,7 @@ PAGES = 10
 
 
 def attributes(number: int) -> dict[str, str]:
-    """The site, which changes seldom, and the line, which changes often."""
+    """The site, which has few values, and the line, which has many."""
     return {"site": "north" if number < 1000 else "south", "line": str(number % 4)}
 
 
@@ -63,14 +63,14 @@ def controller(registry: IotRegistry) -> Iterator[Controller]:
 
 
 class Inventory:
-    """Inventory files, and what Ansible makes of them."""
+    """Inventory files, and Ansible's result of parsing them."""
 
     def __init__(self, controller: Controller, folder: Path) -> None:
         self.controller = controller
         self.folder = folder
 
     def file(self, label: str = "fleet", **options: Any) -> Path:
-        """Write one; JSON is YAML."""
+        """Write an inventory file; JSON is YAML."""
         path = self.folder / f"{label}.things.yml"
         path.write_text(json.dumps({"plugin": "iotops.tunnel.things", **options}))
         return path
@@ -80,12 +80,12 @@ class Inventory:
         return self.controller.run("ansible-inventory", "--list", *options, *sources, **environment)
 
     def hosts(self, *files: Path, **settings: Any) -> dict[str, dict[str, Any]]:
-        """Variables by host."""
+        """The variables of each host."""
         found: dict[str, dict[str, Any]] = self.groups(*files, **settings)["_meta"]["hostvars"]
         return found
 
     def groups(self, *files: Path, **settings: Any) -> dict[str, Any]:
-        """All that Ansible knows after reading files, which may not fail."""
+        """Ansible's inventory from these files, which must be valid."""
         done = self.read(*files, ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED="1", **settings)
         assert done.returncode == 0, done.stderr
         groups: dict[str, Any] = json.loads(done.stdout, object_hook=plain)
@@ -93,7 +93,7 @@ class Inventory:
 
 
 def plain(value: dict[str, Any]) -> Any:
-    """ansible-inventory marks what is no template."""
+    """Remove the marks of ansible-inventory for values that are not templates."""
     return value.get("__ansible_unsafe", value)
 
 
@@ -102,14 +102,14 @@ def inventory(controller: Controller, tmp_path: Path) -> Inventory:
     return Inventory(controller, tmp_path)
 
 
-def test_the_connection_is_loaded_once_before_workers_are_forked(inventory: Inventory) -> None:
+def test_the_connection_plugin_is_loaded_once_before_workers_are_forked(inventory: Inventory) -> None:
     path = inventory.file(query="thingName:device-0007")
     said = inventory.read(path, ANSIBLE_DEBUG="1")
     assert said.returncode == 0, said.stderr
     assert "tunnel/plugins/connection/ssh.py" in said.stdout
 
 
-def test_all_things_of_aws_iot_in_pages(inventory: Inventory, registry: IotRegistry) -> None:
+def test_all_things_of_aws_iot_from_all_pages(inventory: Inventory, registry: IotRegistry) -> None:
     before = len(registry.requests())
     hosts = inventory.hosts(inventory.file())
 
@@ -128,7 +128,7 @@ def test_all_things_of_aws_iot_in_pages(inventory: Inventory, registry: IotRegis
     assert len(registry.requests()) - before == PAGES
 
 
-def test_all_things_of_the_service_in_pages(inventory: Inventory, service: TunnelingService) -> None:
+def test_all_things_of_the_service_from_all_pages(inventory: Inventory, service: TunnelingService) -> None:
     hosts = inventory.hosts(inventory.file(), **service.environment)
 
     assert list(hosts) == [name(number) for number in range(THINGS)]
@@ -153,7 +153,7 @@ SELECTION: dict[str, Any] = {
 def combined(
     controller: Controller, service: TunnelingService, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What comes of four files, read in one run; each puts its hosts into a group of its own."""
+    """The inventory of four files, read in one run; each puts its hosts into a separate group."""
     inventory = Inventory(controller, tmp_path_factory.mktemp("combined"))
     files = [
         inventory.file(
@@ -189,7 +189,7 @@ def combined(
 
 
 def options_for(service: TunnelingService) -> dict[str, Any]:
-    """How the inventory reaches a service, as options."""
+    """The options with which the inventory reaches a service."""
     return {
         "access_key": service.environment["AWS_ACCESS_KEY_ID"],
         "secret_key": service.environment["AWS_SECRET_ACCESS_KEY"],
@@ -200,7 +200,7 @@ def options_for(service: TunnelingService) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("group", "prefix"), [("from_aws", "aws"), ("from_service", "own")])
-def test_things_are_chosen_and_named(combined: dict[str, Any], group: str, prefix: str) -> None:
+def test_things_are_filtered_and_named(combined: dict[str, Any], group: str, prefix: str) -> None:
     assert combined[group]["hosts"] == [f"{prefix}{number:04}" for number in range(7, 100, 4)]
     variables = combined["_meta"]["hostvars"][f"{prefix}0007"]
     assert variables["ansible_user"] == "user-3"
@@ -221,14 +221,14 @@ def test_things_of_groups(combined: dict[str, Any]) -> None:
     assert variables["group-device-0001"]["thing_type"] == "pump"
 
 
-def test_the_index_knows_who_is_connected(combined: dict[str, Any]) -> None:
+def test_the_fleet_index_shows_which_things_are_connected(combined: dict[str, Any]) -> None:
     assert combined["from_index"]["hosts"] == ["index-device-0001"]
     variables = combined["_meta"]["hostvars"]["index-device-0001"]
     assert variables["thing_connectivity"]["connected"] is True
     assert variables["thing_groups"] == ["field"]
 
 
-def test_calls_that_are_throttled_are_made_again(inventory: Inventory, registry: IotRegistry) -> None:
+def test_throttled_calls_are_retried(inventory: Inventory, registry: IotRegistry) -> None:
     with Throttle(registry.url) as throttle:
         path = inventory.file(endpoint_url=throttle.url, attributes={"site": "north", "line": 3})
         with throttle.refusing(2):
@@ -246,7 +246,7 @@ def test_calls_that_are_throttled_are_made_again(inventory: Inventory, registry:
     assert "has no such thing, thing group or index" in said
 
 
-def test_the_cache_answers_until_it_is_flushed_or_asked_for_something_else(
+def test_the_cache_is_used_until_it_is_flushed_or_the_options_change(
     inventory: Inventory, registry: IotRegistry
 ) -> None:
     cache = {
@@ -274,7 +274,7 @@ def test_the_cache_answers_until_it_is_flushed_or_asked_for_something_else(
     assert registry.environment["AWS_ACCESS_KEY_ID"] not in stored
 
 
-def test_values_of_things_are_no_templates(inventory: Inventory) -> None:
+def test_values_of_things_are_not_templated(inventory: Inventory) -> None:
     path = inventory.file(query="thingName:device-0007", set_connection=False)
     arguments = ("-c", "local", "-m", "ansible.builtin.debug", "-a", "msg={{ thing_attributes.note }}")
     done = inventory.controller.run("ansible", "-i", path, "all", *arguments)
@@ -282,7 +282,7 @@ def test_values_of_things_are_no_templates(inventory: Inventory) -> None:
 
 
 def words_of(done: subprocess.CompletedProcess[str]) -> str:
-    """What was said, without the line breaks of Ansible's warnings."""
+    """Ansible's output, without the line breaks of its warnings."""
     assert "Traceback" not in done.stderr
     return " ".join(done.stderr.split())
 
@@ -324,7 +324,7 @@ def test_each_failure_is_one_sentence_with_a_remedy(
     assert service.environment["AWS_SECRET_ACCESS_KEY"] not in said
 
 
-def test_without_boto3_it_says_how_to_install_it(inventory: Inventory) -> None:
+def test_without_boto3_the_error_says_how_to_install_it(inventory: Inventory) -> None:
     (inventory.folder / "botocore.py").write_text("raise ImportError('hidden')")
     said = words_of(inventory.read(inventory.file(), PYTHONPATH=str(inventory.folder)))
     assert "the Python that runs Ansible cannot use boto3" in said
@@ -334,7 +334,7 @@ def test_without_boto3_it_says_how_to_install_it(inventory: Inventory) -> None:
 ARN_NAME = "123456789012.eu-central-1"
 
 
-def test_a_thing_takes_no_name_that_something_else_has(inventory: Inventory) -> None:
+def test_a_thing_does_not_take_the_name_of_another_host(inventory: Inventory) -> None:
     things = ["all", "ungrouped", "localhost", "servers", "own", "a-web", "pump"]
     (inventory.folder / "hosts.ini").write_text("[servers]\na-web ansible_user=me\n")
     with FixedRegistry([*things]) as registry:
@@ -355,7 +355,7 @@ def test_a_thing_takes_no_name_that_something_else_has(inventory: Inventory) -> 
     assert "Similar warnings not shown: 1." in said
 
 
-def test_things_of_one_name_in_two_accounts_are_two_hosts_and_one_thing_in_two_files_is_one(
+def test_equal_names_in_two_accounts_are_two_hosts_but_one_thing_in_two_files_is_one(
     inventory: Inventory,
 ) -> None:
     index = [{"thingName": name, "connectivity": {"connected": True}} for name in ("gw", "new")]
@@ -383,7 +383,7 @@ def test_things_of_one_name_in_two_accounts_are_two_hosts_and_one_thing_in_two_f
     assert groups["seen"]["hosts"] == ["gw.210987654321.eu-central-1", "new"]
 
 
-def test_names_that_no_thing_may_have_are_left_out_and_attributes_make_no_unfit_host(inventory: Inventory) -> None:
+def test_things_with_invalid_names_are_skipped_and_attributes_make_no_invalid_host(inventory: Inventory) -> None:
     labels = ["../../etc", "web,all", "@file", "localhost", "same", "same", "Pump 9"]
     hostile = ["../etc", "-oProxyCommand=x", "a b", "x" * 129, "{{ 1 }}", "web\nall"]
     things = [{"thingName": f"t{number}", "attributes": {"label": label}} for number, label in enumerate(labels)]
@@ -396,7 +396,7 @@ def test_names_that_no_thing_may_have_are_left_out_and_attributes_make_no_unfit_
     assert "A thing in the registry is skipped: '-oProxyCommand=x' cannot be the name of a thing" in said
 
 
-def test_a_group_of_an_attribute_hides_no_host(inventory: Inventory) -> None:
+def test_a_keyed_group_does_not_hide_a_host(inventory: Inventory) -> None:
     things = [{"thingName": name, "attributes": {"site": site}} for name, site in (("gw", "yard"), ("pump", "gw"))]
     with FixedRegistry([*things]) as registry:
         keyed = [{"key": "thing_attributes.site", "prefix": "", "separator": ""}]
@@ -409,7 +409,7 @@ def test_a_group_of_an_attribute_hides_no_host(inventory: Inventory) -> None:
     assert "keyed_groups would create a group gw, but a host has that name. The group is called gw_group." in said
 
 
-def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inventory) -> None:
+def test_hosts_have_the_options_of_their_file_without_keys(inventory: Inventory) -> None:
     account = {
         "endpoint_url": "",
         "region": "us-east-1",
@@ -451,7 +451,7 @@ def test_hosts_have_the_options_of_their_file_and_no_key_is_shown(inventory: Inv
     assert '"msg": "AKIATEMPLATE/secret"' in shown.stdout, shown.stdout + shown.stderr
 
 
-def test_tasks_for_the_hosts_go_to_their_account(inventory: Inventory, service: TunnelingService) -> None:
+def test_tasks_use_the_account_of_their_host(inventory: Inventory, service: TunnelingService) -> None:
     options = options_for(service)
     profiles = inventory.folder / "credentials"
     keys = f"aws_access_key_id = {options.pop('access_key')}\naws_secret_access_key = {options.pop('secret_key')}\n"
@@ -469,7 +469,7 @@ def test_tasks_for_the_hosts_go_to_their_account(inventory: Inventory, service: 
     assert outcome.result["account"].endswith(f"/us-east-1 at {urlsplit(service.api).netloc}")
 
 
-def test_encrypted_keys_are_passed_on_as_they_are(inventory: Inventory) -> None:
+def test_encrypted_keys_are_passed_on_encrypted(inventory: Inventory) -> None:
     password = inventory.folder / "password"
     password.write_text("any")
     vault = ("--vault-password-file", password)
@@ -490,7 +490,7 @@ def test_encrypted_keys_are_passed_on_as_they_are(inventory: Inventory) -> None:
     assert "very-secret" in shown.stdout, shown.stdout + shown.stderr
 
 
-def test_the_cache_of_one_account_does_not_answer_for_another(inventory: Inventory) -> None:
+def test_the_cache_of_one_account_is_not_used_for_another(inventory: Inventory) -> None:
     cache = {
         "cache": True,
         "cache_plugin": "ansible.builtin.jsonfile",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""iotops.tunnel.ssh with passwords: to log in, in both ways in which Ansible hands them to ssh, and to become root."""
+"""iotops.tunnel.ssh with passwords: for the login, passed to ssh in both of Ansible's ways, and for become."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peers.fleet import Fleet
 pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible() or "possible")
 
 USER, PASSWORD, ROOTS_PASSWORD = "jörg", "geheim ☃ $1'\"", "noch geheimer"
-# Before 2.19, ansible-core knows sshpass only, and takes no notice of what is set here.
+# Before 2.19, ansible-core only supports sshpass, and ignores this setting.
 MECHANISMS = ["sshpass", "ssh_askpass"]
 
 
@@ -39,7 +39,7 @@ def fleet() -> Iterator[Fleet]:
 def identity(
     fleet: Fleet, mechanism: str, *options: str, password: str = PASSWORD, command: str = "id -un", **variables: Any
 ) -> str:
-    """Ask who it is that logs in, on a new connection, and return all that Ansible says."""
+    """Run whoami on a new connection, and return Ansible's output."""
     fleet.controller.disconnect()
     secrets = fleet.controller.home / "secrets.json"
     secrets.write_text(json.dumps({"ansible_password": password, **variables}))
@@ -55,15 +55,15 @@ def test_a_password_logs_in(fleet: Fleet, mechanism: str) -> None:
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_a_wrong_password_is_told_by_ssh(fleet: Fleet, mechanism: str) -> None:
+def test_a_wrong_password_is_reported_with_sshs_message(fleet: Fleet, mechanism: str) -> None:
     said = identity(fleet, mechanism, password="wrong")
     assert "UNREACHABLE" in said
-    # ssh writes what is not ASCII in the locale's way.
+    # ssh writes non-ASCII text according to the locale.
     assert "@device-1: Permission denied" in said or "Invalid/incorrect password" in said
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_a_password_goes_to_no_host_whose_key_is_not_known(fleet: Fleet, mechanism: str) -> None:
+def test_a_password_is_not_sent_to_a_host_with_an_unknown_key(fleet: Fleet, mechanism: str) -> None:
     fleet.controller.known_hosts.write_text("")
     try:
         said = identity(fleet, mechanism)
@@ -73,21 +73,21 @@ def test_a_password_goes_to_no_host_whose_key_is_not_known(fleet: Fleet, mechani
     assert "The SSH host key of device-1 is not known here." in said
 
 
-def test_a_command_with_the_status_that_sshpass_has_for_an_unknown_key_is_no_unknown_key(fleet: Fleet) -> None:
+def test_a_command_may_exit_with_sshpass_status_for_an_unknown_key(fleet: Fleet) -> None:
     said = identity(fleet, MECHANISMS[0], command="exit 6")
-    # ansible-core takes any status below 7 for sshpass's.
+    # ansible-core interprets any status below 7 as sshpass's.
     assert "sshpass error" in said, said
     assert "is not known here" not in said
 
 
-def test_another_user_is_become_with_a_password(fleet: Fleet) -> None:
+def test_become_with_a_password(fleet: Fleet) -> None:
     become = ("--become", "--become-method", "ansible.builtin.su")
     said = identity(fleet, MECHANISMS[0], *become, ansible_become_password=ROOTS_PASSWORD)
     assert "CHANGED" in said, said
     assert "root" in said.splitlines()
 
 
-def test_a_wrong_password_to_become_another_is_a_failure_of_the_task(fleet: Fleet) -> None:
+def test_become_with_a_wrong_password_fails_the_task(fleet: Fleet) -> None:
     become = ("--become", "--become-method", "ansible.builtin.su")
     said = identity(fleet, MECHANISMS[0], *become, ansible_become_password="wrong")
     assert "FAILED" in said

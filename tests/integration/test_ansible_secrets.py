@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""No token and no key is in what Ansible prints at its most talkative, in any command line, or in what the hub says."""
+"""Neither Ansible's most verbose output, nor command lines, nor the hub's output contain tokens or keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLAYBOOK = """
 
 
 class CommandLines:
-    """Every command line that a process of this machine has while it looks."""
+    """Records the command lines of all processes on this machine."""
 
     def __init__(self) -> None:
         self.seen: set[bytes] = set()
@@ -69,7 +69,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 def secrets_of(fleet: Fleet) -> set[str]:
-    """The secrets there are: the AWS keys, the tokens of both ends, and the hub's client token."""
+    """All secrets: the AWS keys, the tokens of both ends, and the hub's client token."""
     held = json.loads((fleet.controller.home / "hub" / "tunnels.jsonl").read_text())
     found = {value for text in _strings(held) for value in [text[1]] if text[0] in ("source_token", "client_token")}
     assert len(found) == 2

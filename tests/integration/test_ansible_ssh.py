@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""iotops.tunnel.ssh: Ansible's own work, by real ssh through real tunnels, to three devices with an sshd each."""
+"""iotops.tunnel.ssh: Ansible with real ssh, through real tunnels, to three devices with an sshd each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 def controller(fleet: Fleet) -> Iterator[Controller]:
-    """The controller, with no ssh process left from another test."""
+    """The controller, without ssh processes of earlier tests."""
     fleet.controller.disconnect()
     return fleet.controller
 
@@ -37,7 +37,7 @@ def words(outcomes: dict[str, Outcome]) -> set[str]:
     return {outcome.word for outcome in outcomes.values()}
 
 
-def test_the_second_run_uses_hub_tunnels_and_ssh_connections_again(fleet: Fleet, controller: Controller) -> None:
+def test_the_second_run_reuses_hub_tunnels_and_ssh_connections(fleet: Fleet, controller: Controller) -> None:
     before = controller.hub_status()
     assert words(controller.module("ansible.builtin.ping")) == {"SUCCESS"}
     sockets = {path: path.stat().st_ino for path in controller.control_sockets()}
@@ -85,7 +85,7 @@ def test_delegation_reaches_the_delegate(fleet: Fleet, controller: Controller, t
         "{{ things[inventory_hostname] }}",
     ],
 )
-def test_a_thing_made_of_inventory_hostname_is_the_delegates(
+def test_a_thing_built_from_inventory_hostname_is_the_delegates(
     fleet: Fleet, controller: Controller, tmp_path: Path, thing: str
 ) -> None:
     """ansible-core templates a delegate's variables with the name of the host that the task is for."""
@@ -112,7 +112,7 @@ def test_a_thing_made_of_inventory_hostname_is_the_delegates(
 
 
 @pytest.mark.parametrize("default", ["", " | default('eu-north-1')"])
-def test_what_a_delegate_looks_up_by_its_name_need_not_be_there_for_the_host(
+def test_a_lookup_by_the_delegates_name_need_not_work_for_the_host(
     fleet: Fleet, controller: Controller, tmp_path: Path, default: str
 ) -> None:
     region = fleet.service.environment["AWS_REGION"]
@@ -135,9 +135,7 @@ def test_what_a_delegate_looks_up_by_its_name_need_not_be_there_for_the_host(
     assert f"there={fleet.devices['device-2'].sshd.port}" in done.stdout, done.stdout
 
 
-def test_a_literal_thing_of_a_delegate_is_reached_whatever_the_host_is_called(
-    fleet: Fleet, controller: Controller, tmp_path: Path
-) -> None:
+def test_a_delegates_literal_thing_is_reached(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     inventory = json.loads(controller.inventory.read_text())
     hosts = inventory["devices"]["hosts"]
     inventory["devices"]["hosts"] = {
@@ -158,10 +156,10 @@ def test_a_literal_thing_of_a_delegate_is_reached_whatever_the_host_is_called(
     assert f"there={fleet.devices['device-2'].sshd.port}" in done.stdout, done.stdout
 
 
-def test_a_tasks_own_variable_made_of_inventory_hostname_is_refused_with_a_delegate(
+def test_with_a_delegate_a_task_variable_built_from_inventory_hostname_is_refused(
     fleet: Fleet, controller: Controller, tmp_path: Path
 ) -> None:
-    """Whose name it means there, the host's or the delegate's, nobody can tell."""
+    """There, inventory_hostname could mean the host or the delegate."""
     playbook = tmp_path / "delegate.yml"
     playbook.write_text("""
 - hosts: device-1
@@ -181,7 +179,7 @@ def test_a_tasks_own_variable_made_of_inventory_hostname_is_refused_with_a_deleg
     assert not re.search(r"there=\d", done.stdout)
 
 
-def test_resetting_and_waiting_open_no_further_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+def test_resetting_and_waiting_open_no_other_tunnel(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
     playbook = tmp_path / "reset.yml"
     playbook.write_text("""
 - hosts: devices
@@ -201,7 +199,7 @@ def test_resetting_and_waiting_open_no_further_tunnel(fleet: Fleet, controller: 
     assert [row["tunnel_id"] for row in controller.hub_status()["tunnels"]] == tunnels
 
 
-def test_a_hub_that_died_comes_back(fleet: Fleet, controller: Controller) -> None:
+def test_a_killed_hub_is_restarted(fleet: Fleet, controller: Controller) -> None:
     pid = controller.hub_status()["pid"]
     controller.disconnect()
     subprocess.run(["kill", "-9", str(pid)], check=True)
@@ -210,7 +208,7 @@ def test_a_hub_that_died_comes_back(fleet: Fleet, controller: Controller) -> Non
     assert controller.hub_status()["pid"] != pid
 
 
-def test_our_way_to_the_device_wins_over_the_users_arguments(fleet: Fleet, controller: Controller) -> None:
+def test_the_proxy_command_takes_precedence_over_the_users_arguments(fleet: Fleet, controller: Controller) -> None:
     arguments = "-o ProxyCommand=/bin/false -o HostKeyAlias=other -o ServerAliveInterval=7"
     done = controller.run("ansible", "device-1", "-m", "ansible.builtin.ping", "-vvv", ANSIBLE_SSH_EXTRA_ARGS=arguments)
 
@@ -219,8 +217,8 @@ def test_our_way_to_the_device_wins_over_the_users_arguments(fleet: Fleet, contr
     assert command.index("ServerAliveInterval=7") < command.index("ServerAliveInterval=15")
 
 
-def test_the_users_shell_has_no_part_in_it(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
-    """Given a socket, and no bash above it, as under cron, bash reads ~/.bashrc, and ssh what that prints."""
+def test_the_users_shell_is_not_started(fleet: Fleet, controller: Controller, tmp_path: Path) -> None:
+    """With a socket as input and no parent bash, as under cron, bash would run ~/.bashrc, and ssh read its output."""
     (tmp_path / ".bashrc").write_text(f"touch {tmp_path}/read\necho Welcome, operator\n")
     cron = {"SHELL": "/bin/bash", "SHLVL": "0", "HOME": str(tmp_path)}
     done = controller.run("ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "echo $SSH_CONNECTION", **cron)
@@ -228,7 +226,7 @@ def test_the_users_shell_has_no_part_in_it(fleet: Fleet, controller: Controller,
     assert not (tmp_path / "read").exists()
 
 
-def test_each_argument_is_shown_with_its_reason(fleet: Fleet, controller: Controller) -> None:
+def test_each_argument_is_logged_with_its_reason(fleet: Fleet, controller: Controller) -> None:
     said = controller.run("ansible", "device-1", "-m", "ansible.builtin.raw", "-a", "true", "-vvv").stdout
     (command,) = [line for line in said.splitlines() if "SSH: EXEC ssh" in line]
     explained = "".join(line for line in said.splitlines() if re.search(r"> SSH: .+: \(", line))
@@ -264,7 +262,7 @@ def test_an_unknown_host_key_is_refused(fleet: Fleet, controller: Controller) ->
     assert_documented("Host key not known", outcome.message)
 
 
-def test_a_device_without_sshd_has_refused_ssh1(fleet: Fleet, controller: Controller) -> None:
+def test_a_device_without_sshd_is_reported_as_refusing_ssh1(fleet: Fleet, controller: Controller) -> None:
     device = fleet.devices["device-1"]
     device.sshd.stop()
     try:
@@ -281,7 +279,7 @@ def test_a_device_without_sshd_has_refused_ssh1(fleet: Fleet, controller: Contro
         assert_documented("Service refused", outcome.message)
 
 
-def test_a_device_that_is_not_connected_is_named(fleet: Fleet, controller: Controller) -> None:
+def test_a_device_that_is_not_connected_is_reported(fleet: Fleet, controller: Controller) -> None:
     device = fleet.devices["device-2"]
     device.stop_proxy()
     try:
@@ -301,7 +299,7 @@ def tunnels_to_nobody(fleet: Fleet) -> list[str]:
     return [summary["tunnelId"] for summary in summaries if summary["status"] == "OPEN"]
 
 
-def test_a_thing_without_a_tunnel_is_unreachable_where_none_may_be_opened(fleet: Fleet, controller: Controller) -> None:
+def test_a_thing_without_a_tunnel_is_unreachable_if_none_may_be_opened(fleet: Fleet, controller: Controller) -> None:
     never = (*NOBODY, "-e", "iotops_tunnel_open=never")
     outcome = controller.module("ansible.builtin.ping", "device-1", *never)["device-1"]
     assert outcome.word == "UNREACHABLE"
@@ -309,7 +307,7 @@ def test_a_thing_without_a_tunnel_is_unreachable_where_none_may_be_opened(fleet:
     assert tunnels_to_nobody(fleet) == []
 
 
-def test_waiting_for_a_connection_opens_one_tunnel_and_keeps_to_its_time(fleet: Fleet, controller: Controller) -> None:
+def test_wait_for_connection_opens_one_tunnel_and_respects_its_timeout(fleet: Fleet, controller: Controller) -> None:
     waiting = ("-a", "timeout=2 sleep=1 connect_timeout=1", *NOBODY, "-e", "iotops_tunnel_wait=60")
     outcome = controller.module("ansible.builtin.wait_for_connection", "device-1", *waiting)["device-1"]
     assert outcome.word != "SUCCESS"
@@ -351,7 +349,7 @@ def test_bad_names_make_a_host_unreachable(fleet: Fleet, controller: Controller,
         ("iotops_tunnel_health_service", "HTTP2", "HTTP2 to iotops_tunnel_services"),
     ],
 )
-def test_a_health_check_that_cannot_be_is_known_before_a_tunnel_is_opened(
+def test_an_invalid_health_check_is_refused_before_a_tunnel_is_opened(
     fleet: Fleet, controller: Controller, variable: str, value: object, sentence: str
 ) -> None:
     settings = {"iotops_tunnel_thing": "nobody", "iotops_tunnel_health_check": True, "iotops_tunnel_wait": 0}
@@ -362,15 +360,13 @@ def test_a_health_check_that_cannot_be_is_known_before_a_tunnel_is_opened(
     assert tunnels_to_nobody(fleet) == []
 
 
-def test_a_tunnel_that_is_held_may_have_services_that_none_would_be_opened_with(
-    fleet: Fleet, controller: Controller
-) -> None:
+def test_a_held_tunnel_may_have_services_that_new_ones_would_not(fleet: Fleet, controller: Controller) -> None:
     settings = {"iotops_tunnel_health_check": True, "iotops_tunnel_services": ["SSH1"]}
     outcome = controller.module("ansible.builtin.ping", "device-1", "-e", json.dumps(settings))["device-1"]
     assert outcome.word == "SUCCESS", outcome.message
 
 
-def test_a_refused_login_keeps_ssh_words(fleet: Fleet, controller: Controller) -> None:
+def test_a_refused_login_quotes_ssh(fleet: Fleet, controller: Controller) -> None:
     outcome = controller.module("ansible.builtin.ping", "device-1", "-e", "ansible_ssh_private_key_file=/dev/null")
     assert outcome["device-1"].word == "UNREACHABLE"
     assert "Permission denied" in outcome["device-1"].message

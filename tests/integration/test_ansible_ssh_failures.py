@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""iotops.tunnel.ssh where ssh fails: what the operator is told, and which failures are not the device's."""
+"""iotops.tunnel.ssh when ssh fails: the messages for the operator, and which failures are not the device's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from peers.troubleshooting import assert_documented
 DEVICE = "device-1"
 MOST_LOGINS = 40
 
-# What a device says before the login, of which each line is one that ssh says too.
+# A device's banner, each line of which imitates a message of ssh.
 BANNER = """\
 @    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
 Certificate invalid: expired
@@ -36,7 +36,7 @@ root@device-1: Permission denied (publickey).
 iotops.tunnel: the tunnel was closed
 """
 
-# The process that nobody logs in to ends in the middle of the login.
+# For the user nobody, the server's process is killed during the login.
 ENDS_NOBODY = (
     'AuthorizedKeysCommand /bin/sh -c "test %u != nobody || kill -9 $PPID"',
     "AuthorizedKeysCommandUser root",
@@ -44,7 +44,7 @@ ENDS_NOBODY = (
 
 
 class HostKeys:
-    """The device's host keys; with the certificate of each something is wrong."""
+    """The device's host keys, whose certificates each have a fault."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class HostKeys:
         self.options.append(f"HostCertificate {key}-cert.pub")
 
     def known_hosts(self, mark: str, key: Path) -> str:
-        """Make a file of known hosts with one marked line for all names, and return ssh's option for it."""
+        """Write a known_hosts file with one marked line for all names, and return ssh's option for it."""
         file = self.folder / f"known-{mark}"
         file.write_text(f"@{mark} * {Path(f'{key}.pub').read_text()}")
         return f"-o UserKnownHostsFile={file}"
@@ -86,7 +86,7 @@ def host_keys(tmp_path_factory: pytest.TempPathFactory) -> HostKeys:
 
 @pytest.fixture(scope="module")
 def strange(fleet: Fleet, host_keys: HostKeys) -> Controller:
-    """The controller of a device that has several host keys, a banner that misleads, and a small MaxAuthTries."""
+    """The controller of a device with several host keys, a misleading banner, and a small MaxAuthTries."""
     banner = host_keys.folder / "banner"
     banner.write_text(BANNER)
     options = [*host_keys.options, f"Banner {banner}", "MaxAuthTries 2", f"MaxStartups {MOST_LOGINS}", *ENDS_NOBODY]
@@ -105,7 +105,7 @@ def serve(fleet: Fleet, server: Sshd | Dropbear) -> None:
     fleet.connect_anew(DEVICE)
 
 
-# Mistakes on the controller, and host keys that are not accepted: all in one run of Ansible.
+# Mistakes on the controller, and rejected host keys: all in one run of Ansible.
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,12 @@ def mistakes(keys: HostKeys) -> list[Mistake]:
 
 
 NO_KEY = ("ansible_ssh_private_key_file", "")
-# What a device prints is not taken for ssh's words.
+# The device's output is not mistaken for ssh's.
 MISLEADING = ("command", "echo Host key verification failed. >&2; exit 255")
 COMMAND = ("-a", "cd /; {{ command | default('true') }}")
 
 
-def test_each_failure_of_ssh_is_told_in_its_own_words(strange: Controller, host_keys: HostKeys) -> None:
+def test_each_failure_quotes_ssh(strange: Controller, host_keys: HostKeys) -> None:
     strange.disconnect()
     made = mistakes(host_keys)
     settings = json.loads(strange.inventory.read_text())["devices"]["vars"]
@@ -163,7 +163,7 @@ def test_each_failure_of_ssh_is_told_in_its_own_words(strange: Controller, host_
     hosts: dict[str, dict[str, Any]] = {
         mistake.host: {
             "iotops_tunnel_thing": DEVICE,
-            # ssh takes the first value that it is given.
+            # ssh uses the first value of an option.
             "ansible_ssh_common_args": f"{mistake.arguments} {common}",
             **dict(mistake.more),
         }
@@ -195,10 +195,10 @@ def test_a_server_with_too_many_logins_is_quoted(fleet: Fleet, strange: Controll
 # Transfers of files.
 
 
-def test_a_transfer_that_the_device_s_proxy_ended_is_the_device_s(
+def test_a_transfer_that_the_devices_proxy_broke_off_is_unreachable(
     fleet: Fleet, strange: Controller, tmp_path: Path
 ) -> None:
-    """Of a file from it: after one to it, Ansible would remove a folder there, and tell that this failed."""
+    """The file is fetched: after a copy, Ansible would also try to remove a folder, and report that this failed."""
     proxy = fleet.devices[DEVICE].proxy
     assert isinstance(proxy, Process)
     (tmp_path / "big").write_bytes(bytes(2_000_000))
@@ -252,7 +252,7 @@ TRANSFERS = """
 
 @pytest.fixture
 def small_folder(tmp_path: Path) -> Iterator[Path]:
-    """A file system on which there is no place for much."""
+    """A small file system."""
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
@@ -262,7 +262,7 @@ def small_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(getpass.getuser() != "root", reason="mounts a file system, and gives Dropbear its own accounts")
 @pytest.mark.parametrize("kind", ["OpenSSH without its subsystem", "Dropbear"])
-def test_a_device_without_sftp_gets_and_gives_files(
+def test_files_are_copied_to_and_from_a_device_without_sftp(
     fleet: Fleet, tmp_path: Path, small_folder: Path, kind: str
 ) -> None:
     device = fleet.devices[DEVICE]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Ansible's workers do another way than Ansible, because each task of each host does it once more."""
+"""The options of the connection plugin in Ansible's workers, which avoid reading them again for each task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from peers.collection import PYTHON, installed_collection
 
-# Reads the connection's options in a worker, then in the process that made it, and prints how often each time Ansible
-# read the documentation for them, and whether the plugin was there before.
+# Reads the connection's options in a worker, then in its parent, and prints for both how often Ansible read the
+# documentation for them, and whether the plugin was already loaded.
 READ_OPTIONS = """
 import json, multiprocessing, sys
 from ansible import constants
@@ -66,7 +66,7 @@ def run(script: str, *arguments: str, collections: Path) -> str:
 
 
 def values(definitions: dict[str, dict]) -> dict[str, dict]:
-    """What the options are, without what is written about them and about ansible-core's releases."""
+    """The options without their descriptions, and without the details of ansible-core's releases."""
 
     def bare(value: object) -> object:
         if isinstance(value, dict):
@@ -78,14 +78,14 @@ def values(definitions: dict[str, dict]) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("command", ["ad-hoc", "playbook"])
-def test_a_worker_knows_the_options_that_ansible_reads_from_the_documentation(command):
+def test_a_worker_has_the_options_that_ansible_reads_from_the_documentation(command):
     worker, parent = json.loads(run(READ_OPTIONS, command, collections=installed_collection().path))
     assert values(worker[0]) == values(parent[0])
     assert worker[0]["host"]["vars"] == [{"name": "inventory_hostname"}]
     assert (worker[1:], parent[1:]) == ([0, False], [1, False])
 
 
-def test_a_worker_has_what_the_process_before_it_has_loaded():
+def test_a_worker_inherits_what_its_parent_has_loaded():
     worker, parent = json.loads(run(READ_OPTIONS, "loaded", collections=installed_collection().path))
     assert worker[0] == parent[0]
     assert (worker[1:], parent[1:]) == ([0, True], [0, True])

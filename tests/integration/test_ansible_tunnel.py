@@ -78,7 +78,7 @@ def test_opens_a_tunnel_that_the_hub_holds(controller: Controller, service: Tunn
     ],
 )
 @pytest.mark.parametrize("check", [False, True])
-def test_ports_that_the_tunnel_could_not_have_are_known_before_it_is_opened(
+def test_invalid_ports_are_refused_before_a_tunnel_is_opened(
     controller: Controller, service: TunnelingService, port: str, sentence: str, check: bool
 ) -> None:
     outcome = controller.tunnel("thing-a", *(["--check"] if check else []), ports=[port])
@@ -87,7 +87,7 @@ def test_ports_that_the_tunnel_could_not_have_are_known_before_it_is_opened(
     assert open_tunnels(service, "thing-a") == []
 
 
-def test_uses_an_open_tunnel_again(controller: Controller, service: TunnelingService) -> None:
+def test_reuses_an_open_tunnel(controller: Controller, service: TunnelingService) -> None:
     first = controller.tunnel("thing-a")
     second = controller.tunnel("thing-a")
 
@@ -97,7 +97,7 @@ def test_uses_an_open_tunnel_again(controller: Controller, service: TunnelingSer
     assert open_tunnels(service, "thing-a") == [first.result["tunnel_id"]]
 
 
-def test_other_services_take_another_tunnel(controller: Controller) -> None:
+def test_other_services_need_another_tunnel(controller: Controller) -> None:
     first = controller.tunnel("thing-a")
     other = controller.tunnel("thing-a", services=["HTTP1"])
 
@@ -105,7 +105,7 @@ def test_other_services_take_another_tunnel(controller: Controller) -> None:
     assert other.result["tunnel_id"] != first.result["tunnel_id"]
 
 
-def test_leaves_tunnels_alone_that_it_did_not_open(controller: Controller, service: TunnelingService) -> None:
+def test_does_not_use_tunnels_that_it_did_not_open(controller: Controller, service: TunnelingService) -> None:
     config = {"thingName": "thing-a", "services": ["SSH1", "HTTP1"]}
     foreign = service.boto3_client().open_tunnel(destinationConfig=config)["tunnelId"]
     ours = controller.tunnel("thing-a")
@@ -120,7 +120,7 @@ def test_the_inventory_can_name_the_thing(controller: Controller) -> None:
     assert controller.tunnel("alias").result["thing_name"] == "thing-b"
 
 
-def test_forks_that_ask_at_once_get_the_same_tunnel(service: TunnelingService) -> None:
+def test_concurrent_forks_get_the_same_tunnel(service: TunnelingService) -> None:
     hosts = {f"name-{number}": {"iotops_tunnel_thing": "thing-shared"} for number in range(4)}
     with Controller(service.environment, hosts, {"iotops_tunnel_unregistered": True}) as machine:
         outcomes = machine.module("iotops.tunnel.tunnel")
@@ -130,9 +130,7 @@ def test_forks_that_ask_at_once_get_the_same_tunnel(service: TunnelingService) -
         machine.tunnel("name-0", state="absent")
 
 
-def test_check_mode_says_what_would_change_and_changes_nothing(
-    controller: Controller, service: TunnelingService
-) -> None:
+def test_check_mode_reports_changes_and_makes_none(controller: Controller, service: TunnelingService) -> None:
     would_open = controller.tunnel("thing-a", "--check")
     assert would_open.word == "CHANGED"
     assert "tunnel_id" not in would_open.result
@@ -158,7 +156,7 @@ def test_diff_shows_the_tags(controller: Controller, service: TunnelingService) 
     assert tags == {"site": "south", "iotops:managed-by": "iotops.tunnel", "iotops:owner": OWNER}
 
 
-def test_a_hub_without_the_token_gets_another(controller: Controller) -> None:
+def test_a_hub_without_the_token_gets_a_new_one(controller: Controller) -> None:
     first = controller.tunnel("thing-a")
     controller.hub("stop")
     (controller.home / "hub" / "tunnels.jsonl").unlink()
@@ -187,7 +185,7 @@ def test_returns_tokens_only_on_request(controller: Controller) -> None:
     assert "tokens" not in controller.tunnel("thing-a").result
 
 
-def test_absent_closes_and_is_content_with_nothing_to_close(controller: Controller, service: TunnelingService) -> None:
+def test_absent_closes_and_is_idempotent(controller: Controller, service: TunnelingService) -> None:
     controller.tunnel("thing-a")
     controller.tunnel("thing-a", services=["HTTP1"])
 
@@ -201,7 +199,7 @@ def test_absent_closes_and_is_content_with_nothing_to_close(controller: Controll
         assert controller.tunnel("thing-a", state="absent", tunnel_id=tunnel_id).word == "SUCCESS"
 
 
-def test_a_closed_tunnel_is_not_presented(controller: Controller) -> None:
+def test_a_closed_tunnel_cannot_be_requested_as_present(controller: Controller) -> None:
     tunnel_id = controller.tunnel("thing-a").result["tunnel_id"]
     controller.tunnel("thing-a", state="absent")
 
@@ -210,7 +208,7 @@ def test_a_closed_tunnel_is_not_presented(controller: Controller) -> None:
     assert "Leave out tunnel_id to open another." in outcome.message
 
 
-def test_waiting_in_vain_names_the_thing_and_keeps_the_tunnel(controller: Controller) -> None:
+def test_a_timeout_names_the_thing_and_keeps_the_tunnel(controller: Controller) -> None:
     outcome = controller.tunnel("thing-a", wait_for_destination=1)
 
     assert outcome.word == "FAILED"
@@ -246,7 +244,7 @@ def test_bad_input_fails_with_one_sentence(
 
 
 def paid_for(service: TunnelingService) -> int:
-    """How many tunnels were opened, by the service's audit log."""
+    """How many tunnels were opened, according to the service's audit log."""
     lines = map(json.loads, (service.state_dir / "audit.log").read_text().splitlines())
     return sum(line.get("operation") == "OpenTunnel" and line["outcome"] == "ok" for line in lines)
 
@@ -265,7 +263,7 @@ def paid_for(service: TunnelingService) -> int:
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_no_tunnel_is_paid_for_that_would_be_of_no_use(
+def test_no_tunnel_is_paid_for_that_could_not_work(
     machine: Controller, service: TunnelingService, arguments: dict[str, Any], words: str, check: bool
 ) -> None:
     store = Store(service.state_dir / "service.db")
@@ -284,7 +282,7 @@ def test_no_tunnel_is_paid_for_that_would_be_of_no_use(
 BOB = {"owner": "bob"}
 
 
-def test_each_owner_has_tunnels_of_their_own(controller: Controller, service: TunnelingService) -> None:
+def test_each_owner_has_separate_tunnels(controller: Controller, service: TunnelingService) -> None:
     alices = controller.tunnel("thing-a").result["tunnel_id"]
     bobs = controller.tunnel("thing-a", env={"IOTOPS_TUNNEL_OWNER": "bob"})
     assert bobs.word == "CHANGED"
@@ -304,7 +302,7 @@ def test_the_owner_may_be_a_variable_of_the_host(controller: Controller) -> None
     assert outcome.result["tags"]["iotops:owner"] == valid_owner("caf\u00e9;7")
 
 
-def test_with_a_delegate_it_is_about_the_host_that_the_task_is_for(
+def test_with_a_delegate_the_task_is_about_its_own_host(
     controller: Controller, service: TunnelingService, tmp_path: Path
 ) -> None:
     playbook = tmp_path / "play.yml"
@@ -358,7 +356,7 @@ NOBODY = dict.fromkeys(
 
 
 def options_of(service: TunnelingService) -> dict[str, str]:
-    """How a service is reached, by the names of the options."""
+    """The options with which a service is reached."""
     environment = service.environment
     return {
         "access_key": environment["AWS_ACCESS_KEY_ID"],
@@ -371,7 +369,7 @@ def options_of(service: TunnelingService) -> dict[str, str]:
     }
 
 
-def test_a_hosts_variables_say_which_account_it_is_in(service: TunnelingService) -> None:
+def test_host_variables_determine_the_account(service: TunnelingService) -> None:
     variables = {f"iotops_tunnel_{name}": value for name, value in options_of(service).items()}
     key = variables["iotops_tunnel_secret_key"]
     variables |= {"iotops_tunnel_secret_key": "{{ lookup('env', 'THE_KEY') }}", "iotops_tunnel_unregistered": "yes"}
@@ -394,9 +392,7 @@ def test_a_hosts_variables_say_which_account_it_is_in(service: TunnelingService)
         assert "validate_certs" in wrong.message
 
 
-def test_the_file_of_ansibles_settings_counts_where_nothing_else_is_set(
-    service: TunnelingService, tmp_path: Path
-) -> None:
+def test_ansible_cfg_is_used_if_nothing_else_is_set(service: TunnelingService, tmp_path: Path) -> None:
     settings = {**options_of(service), "owner": "ini", "unregistered": "true"}
     config = tmp_path / "ansible.cfg"
     config.write_text("[iotops_tunnel]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))

@@ -34,7 +34,7 @@ def controller(service: TunnelingService) -> Iterator[Controller]:
 
 @pytest.fixture(scope="module")
 def tunnels(service: TunnelingService) -> dict[str, str]:
-    """IDs of tunnels, by what there is to say of each."""
+    """IDs of tunnels, by description."""
     client = service.boto3_client()
 
     def opened(thing: str, site: str) -> str:
@@ -47,7 +47,7 @@ def tunnels(service: TunnelingService) -> dict[str, str]:
 
     ids = {"south": opened("thing-a", "south"), "north": opened("thing-a", "north"), "closed": opened("thing-a", "")}
     client.close_tunnel(tunnelId=ids["closed"])
-    # A page has 100.
+    # One page has 100.
     ids["oldest"], *_ = [opened("thing-b", "north") for _ in range(101)]
     return ids
 
@@ -61,7 +61,7 @@ def ids(outcome: Outcome) -> list[str]:
     return [tunnel["tunnel_id"] for tunnel in outcome.result["tunnels"]]
 
 
-def test_tells_of_a_things_open_tunnels_the_newest_first(
+def test_returns_the_open_tunnels_of_a_thing_newest_first(
     controller: Controller, service: TunnelingService, tunnels: dict[str, str]
 ) -> None:
     outcome = info(controller, "thing-a", "--check")
@@ -86,7 +86,7 @@ def test_tells_of_a_things_open_tunnels_the_newest_first(
     }
 
 
-def test_all_pages_of_all_things_by_their_tags(controller: Controller, tunnels: dict[str, str]) -> None:
+def test_returns_the_tunnels_of_all_things_from_all_pages(controller: Controller, tunnels: dict[str, str]) -> None:
     found = ids(info(controller, "thing-a", all_things=True, tags={"site": "north"}))
     assert len(found) == 102
     assert found[-2:] == [tunnels["oldest"], tunnels["north"]]
@@ -117,7 +117,7 @@ CLOSED = """
 """
 
 
-def test_closed_tunnels_and_those_that_are_not_there(
+def test_returns_closed_tunnels_on_request_and_nothing_for_unknown_ones(
     controller: Controller, tunnels: dict[str, str], tmp_path: Path
 ) -> None:
     playbook = tmp_path / "work.yml"
@@ -126,7 +126,7 @@ def test_closed_tunnels_and_those_that_are_not_there(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_failure_is_one_sentence(controller: Controller) -> None:
+def test_a_failure_is_reported_in_one_sentence(controller: Controller) -> None:
     outcome = info(controller, "thing-a", access_key="AKIAWRONG", secret_key="wrong")
     assert outcome.word == "FAILED"
     assert outcome.message.startswith("Could not list the tunnels of thing-a: the AWS keys in AWS_ACCESS_KEY_ID")
@@ -161,7 +161,7 @@ PLAYBOOK = """
 """
 
 
-def test_credentials_are_set_once_for_all_modules(
+def test_credentials_can_be_set_once_for_all_modules(
     controller: Controller, service: TunnelingService, tmp_path: Path
 ) -> None:
     playbook = tmp_path / "work.yml"
@@ -182,7 +182,7 @@ def test_credentials_are_set_once_for_all_modules(
     assert "there are no AWS credentials" in without.message
 
 
-def test_every_module_that_takes_keys_is_in_the_group(controller: Controller) -> None:
+def test_every_module_with_credentials_is_in_the_group(controller: Controller) -> None:
     done = controller.run("ansible-doc", "--json", "-t", "module", *(f"iotops.tunnel.{each}" for each in ALL_MODULES))
     assert done.returncode == 0, done.stderr
     taking = {name for name, each in json.loads(done.stdout).items() if "access_key" in each["doc"]["options"]}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single sign-on, and codes that a person enters.
+"""Single sign-on, and MFA codes.
 
-botocore looks for the home folder when it is imported, so each call is made in a process of its own.
+botocore reads the home folder when it is imported, so each call is made in a separate process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STYLES = pytest.mark.parametrize(
 
 
 def log_in(shell: Shell, name: str | None, hours: float) -> None:
-    """Leave what ``aws sso login`` leaves."""
+    """Write the file that ``aws sso login`` writes."""
     cache = shell.home / ".aws" / "sso" / "cache"
     cache.mkdir(parents=True)
     until = datetime.now(timezone.utc) + timedelta(hours=hours)
@@ -55,7 +55,7 @@ def log_in(shell: Shell, name: str | None, hours: float) -> None:
 
 
 @STYLES
-def test_nobody_has_logged_in(shell: Shell, settings: str, cached_under: str | None) -> None:
+def test_no_sso_session(shell: Shell, settings: str, cached_under: str | None) -> None:
     shell.config_file.write_text(settings)
     shell.export(AWS_PROFILE="single")
     sentence = "the profile single has no SSO session: run `aws sso login --profile single`"
@@ -63,19 +63,19 @@ def test_nobody_has_logged_in(shell: Shell, settings: str, cached_under: str | N
 
 
 @STYLES
-def test_the_login_is_over(shell: Shell, settings: str, cached_under: str | None) -> None:
+def test_an_expired_sso_session(shell: Shell, settings: str, cached_under: str | None) -> None:
     shell.config_file.write_text(settings)
     shell.export(AWS_PROFILE="single")
     log_in(shell, cached_under, hours=-1)
     raised = "TokenRetrievalError" if cached_under else "UnauthorizedSSOTokenError"
     sentence = "the SSO session of the profile single has expired: run `aws sso login --profile single`"
     if not cached_under and BOTOCORE < (1, 40):
-        pytest.skip("this botocore asks AWS about an SSO session that is over")
+        pytest.skip("this botocore asks AWS about an expired SSO session")
     assert shell.apart() == (raised, "wrong-credentials", sentence)
 
 
-def test_the_login_that_a_role_needs_is_named(shell: Shell) -> None:
-    """`aws sso login` takes a profile of single sign-on only, not the role's."""
+def test_the_profile_whose_login_a_role_needs_is_named(shell: Shell) -> None:
+    """`aws sso login` accepts only a profile with single sign-on, not the role's."""
     shell.config_file.write_text(
         f"{SSO_SESSION}[profile single]\n{SSO_PROFILE}[profile staging]\nrole_arn = {ROLE}\nsource_profile = single\n"
     )
@@ -102,7 +102,7 @@ def test_the_login_that_a_role_needs_is_named(shell: Shell) -> None:
         ),
     ],
 )
-def test_single_sign_on_says_no(shell: Shell, status: int, kind: str, raised: str, sentence: str) -> None:
+def test_single_sign_on_refuses_credentials(shell: Shell, status: int, kind: str, raised: str, sentence: str) -> None:
     shell.config_file.write_text(f"{SSO_SESSION}[profile single]\n{SSO_PROFILE}")
     log_in(shell, "corp", hours=1)
     with answering(status, '{"message": "No access"}', {"x-amzn-ErrorType": kind}) as portal:
@@ -113,7 +113,7 @@ def test_single_sign_on_says_no(shell: Shell, status: int, kind: str, raised: st
 @pytest.mark.parametrize(
     ("redirection", "raised"), [("</dev/null", "EOFError"), ("<&-", "AttributeError")], ids=["no input", "closed input"]
 )
-def test_a_role_that_wants_a_code(shell: Shell, redirection: str, raised: str) -> None:
+def test_a_role_that_requires_an_mfa_code(shell: Shell, redirection: str, raised: str) -> None:
     shell.config_file.write_text(
         f"[profile base]\n{KEYS_IN_FILE}[profile ops]\nrole_arn = {ROLE}\nsource_profile = base\n"
         "mfa_serial = arn:aws:iam::123456789012:mfa/me\n"
@@ -126,7 +126,7 @@ def test_a_role_that_wants_a_code(shell: Shell, redirection: str, raised: str) -
     assert shell.apart(redirection=redirection) == (raised, "wrong-credentials", sentence)
 
 
-def test_a_session_of_single_sign_on_that_a_service_calls_expired(shell: Shell) -> None:
+def test_an_sso_session_that_the_service_reports_as_expired(shell: Shell) -> None:
     shell.config_file.write_text(f"{SSO_SESSION}[profile single]\n{SSO_PROFILE}")
     log_in(shell, "corp", hours=1)
     given = {

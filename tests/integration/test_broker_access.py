@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a thing can do at the MQTT broker, the embedded one and one with docs/mosquitto.conf, tried from outside."""
+"""The rights of things at the MQTT broker, tested from outside: embedded, and with docs/mosquitto.conf."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tunnelproxy.service.mqtt.password_file import password_line
 THINGS = ("pump", "valve")
 GRANTED = 1
 REFUSED = {4: 0x80, 5: 0x87}
-"""By version of MQTT: 'failure', and 'not authorized'."""
+"""By MQTT version: 'failure', and 'not authorized'."""
 
 FOREIGN = (
     notify_topic("valve"),
@@ -44,7 +44,7 @@ class Scene:
     """A service with two things enrolled.
 
     Attributes:
-        refuses: whether its broker answers that a subscription is refused; else it does not deliver.
+        refuses: whether its broker refuses subscriptions; otherwise it grants them and delivers nothing.
     """
 
     service: TunnelingService
@@ -56,7 +56,7 @@ class Scene:
         return ThingClient(thing, self.folder / thing, self.port, version=version, client_id=client_id, clean=clean)
 
     def notify(self, thing: str) -> tuple[str, str]:
-        """Open a tunnel, and return what the thing is to hear of it."""
+        """Open a tunnel, and return the notification that the thing should receive."""
         return notify_topic(thing), open_tunnel(self.service, ["SSH1"], thing).destination_token
 
     def lets_in(self, thing: str) -> bool:
@@ -88,7 +88,7 @@ def _options(broker: Mosquitto | None, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_a_thing_hears_of_its_own_tunnels_only(scene: Scene, version: int) -> None:
+def test_a_thing_is_notified_only_of_its_own_tunnels(scene: Scene, version: int) -> None:
     with scene.client("pump", version) as pump, scene.client("valve", version) as valve:
         answers = {topic: pump.subscribe(topic) for topic in FOREIGN}
         if scene.refuses:
@@ -96,27 +96,27 @@ def test_a_thing_hears_of_its_own_tunnels_only(scene: Scene, version: int) -> No
         assert pump.subscribe(notify_topic("pump")) == GRANTED
         assert valve.subscribe(notify_topic("valve")) == GRANTED
         of_valve = scene.notify("valve")
-        # Comes last, so that whatever came before it would have been heard.
+        # This comes last, so that everything before it would have been received.
         of_pump = scene.notify("pump")
-        wait_for(lambda: pump.heard and valve.heard, "both hear of their own tunnels")
+        wait_for(lambda: pump.heard and valve.heard, "both are notified of their own tunnels")
         assert (pump.tokens(), valve.tokens()) == ([of_pump], [of_valve])
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_a_thing_cannot_forge_what_the_service_says(scene: Scene, version: int) -> None:
+def test_a_thing_cannot_forge_notifications(scene: Scene, version: int) -> None:
     with scene.client("pump", version) as pump, scene.client("valve", version) as valve:
         assert pump.subscribe(notify_topic("pump")) == GRANTED
         assert valve.subscribe(notify_topic("valve")) == GRANTED
         topics = (notify_topic("pump"), notify_topic("valve"), "$CONTROL/dynamic-security/v1", "anything")
         answers = {topic: pump.publish(topic, "forged") for topic in topics}
-        # Version 3.1.1 has no word for it: the message is confirmed, and thrown away.
+        # Version 3.1.1 has no code for a refusal: the message is confirmed and discarded.
         assert set(answers.values()) == {0x87 if version == 5 else 0}, answers
         told = scene.notify("pump"), scene.notify("valve")
-        wait_for(lambda: pump.heard and valve.heard, "both hear of their own tunnels")
+        wait_for(lambda: pump.heard and valve.heard, "both are notified of their own tunnels")
         assert (pump.tokens(), valve.tokens()) == ([told[0]], [told[1]])
 
 
-def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, tmp_path: Path) -> None:
+def test_things_and_strangers_cannot_impersonate_a_thing(scene: Scene, tmp_path: Path) -> None:
     for user, password in (("valve", "pump"), ("tunnel.notifier", "pump"), ("stranger", "valve")):
         folder = tmp_path / user
         folder.mkdir()
@@ -127,8 +127,8 @@ def test_a_thing_cannot_be_the_other_and_strangers_cannot_be_any(scene: Scene, t
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_a_thing_with_the_client_id_of_another_takes_nothing_from_it(scene: Scene, version: int) -> None:
-    # By what a broker that goes by client IDs would know it, and by what one that goes by users does.
+def test_a_thing_with_anothers_client_id_does_not_disconnect_it(scene: Scene, version: int) -> None:
+    # The client ID that a broker would know it by, depending on whether it uses client IDs or user names.
     for client_id in ("the-valve", "valve"):
         with scene.client("valve", version, client_id="the-valve") as valve:
             assert valve.subscribe(notify_topic("valve")) == GRANTED
@@ -139,23 +139,21 @@ def test_a_thing_with_the_client_id_of_another_takes_nothing_from_it(scene: Scen
                 assert (pump.tokens(), valve.tokens()) == ([], [of_valve])
 
 
-def test_what_waits_for_a_thing_is_not_lost_by_another_with_its_client_id(scene: Scene) -> None:
+def test_pending_notifications_survive_a_client_with_the_same_client_id(scene: Scene) -> None:
     with scene.client("valve", client_id="the-valve") as valve:
         assert valve.subscribe(notify_topic("valve")) == GRANTED
     of_valve = scene.notify("valve")
-    # Once with the session that it finds, and once with a new one, which would end that.
+    # Once with the existing session, and once with a new one, which would delete it.
     for clean in (False, True):
         with scene.client("pump", client_id="the-valve", clean=clean) as pump:
             assert pump.subscribe(notify_topic("pump")) == GRANTED
             assert pump.tokens() == []
     with scene.client("valve", client_id="the-valve") as valve:
-        wait_for(lambda: valve.heard, "what waited is delivered")
+        wait_for(lambda: valve.heard, "the pending notification is delivered")
         assert valve.tokens() == [of_valve]
 
 
-def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says_it(
-    scene: Scene, tmp_path: Path
-) -> None:
+def test_an_agent_that_subscribes_to_anothers_topic_reports_the_refusal(scene: Scene, tmp_path: Path) -> None:
     folder = tmp_path / "pump"
     shutil.copytree(scene.folder / "pump", folder)
     configuration = folder / "agent.yml"
@@ -170,10 +168,10 @@ def test_an_agent_that_asks_for_another_s_topic_is_told_so_where_the_broker_says
         assert checked.returncode == 0
 
 
-def test_a_hundred_things_that_are_enrolled_at_once_are_let_in(scene: Scene) -> None:
+def test_a_hundred_things_enrolled_at_once_can_connect(scene: Scene) -> None:
     if not scene.refuses:
         pytest.skip("who runs the broker enrols there")
-    # As add-thing does, which would take a minute for a hundred; each name is as long as one can be.
+    # Like add-thing, which would take a minute for a hundred; each name has the maximum length.
     file = scene.service.state_dir / "mqtt" / "passwords"
     folder = scene.folder / "many"
     shutil.copytree(scene.folder / "pump", folder)

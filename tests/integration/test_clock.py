@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clocks that are wrong, by libfaketime: devices start in 1970 until NTP sets the time, or are set to a wrong year."""
+"""Wrong clocks, with libfaketime: devices start in 1970 until NTP sets the time, or are set to a wrong year."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def start_source(service: TunnelingService, tunnel: OpenTunnel, clock: FakedCloc
     return Process([sys.executable, "-m", "tunnelproxy", "-m", "src"], log, {**os.environ, **environment})
 
 
-def test_a_proxy_that_starts_in_1970_says_so_and_connects_when_the_clock_is_set(
+def test_a_proxy_that_starts_in_1970_reports_it_and_connects_once_the_clock_is_set(
     service: TunnelingService, tmp_path: Path
 ) -> None:
     clock = FakedClock(tmp_path / "clock", IN_1970)
@@ -58,7 +58,7 @@ def test_a_proxy_that_starts_in_1970_says_so_and_connects_when_the_clock_is_set(
         source.wait_for_output("connected to")
 
 
-def test_a_proxy_to_which_the_certificate_has_expired_says_the_date_and_ends(
+def test_a_proxy_with_a_clock_past_the_certificates_expiry_reports_the_date_and_exits(
     service: TunnelingService, tmp_path: Path
 ) -> None:
     clock = FakedClock(tmp_path / "clock", IN_2099)
@@ -67,7 +67,7 @@ def test_a_proxy_to_which_the_certificate_has_expired_says_the_date_and_ends(
         source.wait_for_output(rf"the certificate of {service.data} {EXPIRED}2099-01-01 00:0\d UTC: renew the certif")
 
 
-def test_the_check_of_an_agent_says_what_the_clock_says(pump: Path, tmp_path: Path) -> None:
+def test_agent_check_reports_a_wrong_clock(pump: Path, tmp_path: Path) -> None:
     clock = FakedClock(tmp_path / "clock", IN_1970)
     command = [sys.executable, "-m", "tunnelproxy", "agent", "check", "--connect", "--config", str(pump / "agent.yml")]
     done = subprocess.run(
@@ -77,7 +77,7 @@ def test_the_check_of_an_agent_says_what_the_clock_says(pump: Path, tmp_path: Pa
     assert re.search(f"the MQTT broker .*: its certificate {NOT_VALID_YET}1970-01-01", done.stderr)
 
 
-def test_a_tunnel_that_was_saved_in_the_future_is_kept_and_joined_again_when_the_clock_is_set(
+def test_a_tunnel_saved_in_the_future_is_kept_and_rejoined_once_the_clock_is_set(
     service: TunnelingService, pump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with AgentProcess(pump) as agent:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tunnelproxy`` as the guide's readers type it, and what it says to those who mistype."""
+"""Command lines of ``tunnelproxy`` as in the guide, and the errors for mistyped ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(arguments: list[str], environment: Mapping[str, str], folder: Path) -> s
 
 
 def complaint(arguments: list[str], environment: Mapping[str, str], folder: Path) -> str:
-    """Run a command line that must fail, and return the one line it says."""
+    """Run a command line that must fail, and return its only line of output."""
     done = run(arguments, environment, folder)
     assert done.returncode == 1, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("tunnelproxy: error: ")]
@@ -62,7 +62,7 @@ def listening_port(source: Process, service_id: str) -> int:
 
 @pytest.mark.parametrize("destination_start", ["config files", "-d"])
 @pytest.mark.parametrize("source_start", ["config files", "-s", "picked ports"])
-def test_every_start_of_the_guide(
+def test_every_command_line_of_the_guide_starts(
     service: TunnelingService, http: HttpServer, tmp_path: Path, destination_start: str, source_start: str
 ) -> None:
     tunnel = open_tunnel(service, ["HTTP1", "SSH1"])
@@ -104,9 +104,7 @@ def test_every_start_of_the_guide(
         assert (source.stop(), destination.stop()) == (0, 0)
 
 
-def test_the_default_configuration_is_the_folder_config(
-    service: TunnelingService, http: HttpServer, tmp_path: Path
-) -> None:
+def test_the_default_config_dir_is_config(service: TunnelingService, http: HttpServer, tmp_path: Path) -> None:
     tunnel = open_tunnel(service, ["HTTP1"])
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "SSHDestination.ini").write_text(f"HTTP1 = {http.port}\n")
@@ -119,9 +117,7 @@ def test_the_default_configuration_is_the_folder_config(
     "how",
     [["-t", "TOKEN", "-i", "CLIENT"], ["-kiCLIENT", "--access-token=TOKEN"], ["--client-token", "CLIENT", "-tTOKEN"]],
 )
-def test_tokens_given_as_arguments_are_not_left_there(
-    service: TunnelingService, tmp_path: Path, how: list[str]
-) -> None:
+def test_tokens_are_removed_from_the_arguments(service: TunnelingService, tmp_path: Path, how: list[str]) -> None:
     tunnel = open_tunnel(service)
     client_token = f"-{uuid.uuid4()}"
     given = [word.replace("TOKEN", tunnel.source_token).replace("CLIENT", client_token) for word in how]
@@ -138,7 +134,7 @@ def test_tokens_given_as_arguments_are_not_left_there(
 
 
 @pytest.mark.parametrize("how", ["argument", "file", "variable"])
-def test_with_a_client_token_the_access_token_serves_again(service: TunnelingService, tmp_path: Path, how: str) -> None:
+def test_a_client_token_allows_reusing_the_access_token(service: TunnelingService, tmp_path: Path, how: str) -> None:
     tunnel = open_tunnel(service)
     client_token = str(uuid.uuid4())
     (tmp_path / "proxy.ini").write_text(f"access-token = {tunnel.source_token}\nclient-token = {client_token}\n")
@@ -156,7 +152,7 @@ def test_with_a_client_token_the_access_token_serves_again(service: TunnelingSer
             source.wait_for_output("listening on")
 
 
-def test_a_whole_configuration_in_a_file(service: TunnelingService, http: HttpServer, tmp_path: Path) -> None:
+def test_the_whole_configuration_can_be_in_a_file(service: TunnelingService, http: HttpServer, tmp_path: Path) -> None:
     tunnel = open_tunnel(service, ["HTTP1"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWSIOT_")}
     common = f"proxy-endpoint = {service.data}\ncapath = {service.ca}\n"
@@ -176,7 +172,7 @@ def test_a_whole_configuration_in_a_file(service: TunnelingService, http: HttpSe
         assert fetch(port) == "the device is well\n"
 
 
-def test_without_host_verification_there_is_a_warning_each_time(service: TunnelingService, tmp_path: Path) -> None:
+def test_without_host_verification_every_start_logs_a_warning(service: TunnelingService, tmp_path: Path) -> None:
     tunnel = open_tunnel(service)
     client_token = str(uuid.uuid4())
     environment = {**proxy_environment(service, tunnel.source_token), "AWSIOT_TUNNEL_CLIENT_TOKEN": client_token}
@@ -188,7 +184,7 @@ def test_without_host_verification_there_is_a_warning_each_time(service: Tunneli
             source.wait_for_output("listening on")
 
 
-def test_settings_are_exported_and_taken(service: TunnelingService, http: HttpServer, tmp_path: Path) -> None:
+def test_exported_settings_can_be_changed_and_used(service: TunnelingService, http: HttpServer, tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     done = run(["--export-default-settings", str(path)], os.environ, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -208,7 +204,7 @@ def test_settings_are_exported_and_taken(service: TunnelingService, http: HttpSe
         assert first.recv(4) == b"HTTP"
 
 
-def test_the_retries_of_the_settings(tmp_path: Path) -> None:
+def test_the_settings_limit_the_retries(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     websocket = {"connect_retry_count": 3, "retry_delay_ms": 20}
     path.write_text(json.dumps({"tunneling": {"proxy": {"websocket": websocket}}}))
@@ -219,7 +215,7 @@ def test_the_retries_of_the_settings(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("tunnelproxy: error: cannot reach 127.0.0.1")
 
 
-def test_without_reconnecting_a_lost_link_ends_the_proxy(tmp_path: Path) -> None:
+def test_without_reconnecting_the_proxy_exits_when_the_link_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text('{"tunneling": {"proxy": {"websocket": {"reconnect_on_data_error": "false"}}}}')
     with TunnelingService() as service:
@@ -233,14 +229,14 @@ def test_without_reconnecting_a_lost_link_ends_the_proxy(tmp_path: Path) -> None
 
 
 class Visited:
-    """A local service that says who has connected."""
+    """A local service that records who has connected."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
         self.address = listening.getsockname()
 
     def peer(self, port: int) -> object:
-        """Have a client connect to the source's port, and return the address that the connection comes from."""
+        """Have a client connect to the source's port, and return the address from which the server sees it connect."""
         with socket.create_connection(("127.0.0.1", port)):
             self._listening.settimeout(15)
             accepted, address = self._listening.accept()
@@ -289,7 +285,7 @@ def test_a_unix_socket_as_destination(service: TunnelingService, tmp_path: Path)
 
 
 @pytest.mark.parametrize("end", ["source", "destination"])
-def test_a_tunnel_that_is_closed_ends_the_proxy_with_status_0(
+def test_the_proxy_exits_with_status_0_when_the_tunnel_is_closed(
     service: TunnelingService, tmp_path: Path, end: str
 ) -> None:
     tunnel = open_tunnel(service)
@@ -314,7 +310,7 @@ def test_version_and_help(tmp_path: Path) -> None:
         assert "--destination-app" in done.stdout
 
 
-def test_the_highest_verbosity_tells_no_token(service: TunnelingService, tmp_path: Path) -> None:
+def test_the_highest_verbosity_logs_no_token(service: TunnelingService, tmp_path: Path) -> None:
     tunnel = open_tunnel(service)
     with start_proxy(service, tunnel.source_token, ["-m", "src", "-v", "6"], tmp_path / "log") as source:
         source.wait_for_output("listening on")
@@ -331,7 +327,7 @@ def test_a_process_with_a_token_leaves_no_core_file(service: TunnelingService, t
 
 
 class TestComplaints:
-    """Bad input: one clear line each, and exit status 1."""
+    """Invalid input: one clear line each, and exit status 1."""
 
     @pytest.fixture
     def tunnel(self, service: TunnelingService) -> OpenTunnel:
@@ -356,7 +352,7 @@ class TestComplaints:
         line = complaint(["-m", "src"], proxy_environment(service, "not-a-token"), tmp_path)
         assert "does not know the access token" in line
 
-    def test_the_sources_token_at_the_destination(
+    def test_the_source_token_at_the_destination(
         self, service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path
     ) -> None:
         line = complaint(["-d", "SSH1=22,HTTP1=80"], proxy_environment(service, tunnel.source_token), tmp_path)
@@ -429,7 +425,7 @@ class TestComplaints:
         assert words in line
 
 
-def test_a_service_that_is_down_is_told_at_each_attempt(tmp_path: Path) -> None:
+def test_each_failed_attempt_to_connect_is_logged(tmp_path: Path) -> None:
     environment = {**os.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": "x"}
     arguments = [sys.executable, "-m", "tunnelproxy", "-m", "src", "-e", f"127.0.0.1:{free_port()}"]
     with Process(arguments, tmp_path / "log", environment) as source:

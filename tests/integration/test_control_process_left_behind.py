@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A control process that has left a program behind, such as an agent for passwords, which has its standard error."""
+"""A control process that leaves a child behind, such as a password agent, which keeps its standard error open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = 5.0
 
 @asynccontextmanager
 async def left_behind(folder: Path, then: str) -> AsyncIterator[_Process]:
-    """What runs in place of a Python: starts a program in a session of its own, and then does something."""
+    """A replacement for the Python: starts a program in another session, and then runs a command."""
     python, pid = folder / "python", folder / "pid"
     left = f"echo $$ > {pid}; exec sleep 1000"
     python.write_text(f"#!/bin/sh\nsetsid sh -c '{left}' < /dev/null > /dev/null &\n{then}\n")
@@ -35,7 +35,7 @@ async def left_behind(folder: Path, then: str) -> AsyncIterator[_Process]:
         yield process
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
-        # Before the event loop ends, which the transport needs for that.
+        # Before the event loop is closed, which the transport needs for this.
         transport: Any = process._process._transport  # type: ignore[attr-defined]
         transport.close()
         await until(lambda: transport._proc is None)
@@ -47,14 +47,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @in_event_loop
-async def test_it_is_ended_all_the_same(tmp_path: Path) -> None:
+async def test_it_is_stopped_nevertheless(tmp_path: Path) -> None:
     async with left_behind(tmp_path, "exec cat > /dev/null") as process:
         await asyncio.wait_for(process.stop(), SECONDS)
         assert not process.alive
 
 
 @in_event_loop
-async def test_whoever_waits_for_its_answer_is_told_that_it_has_ended(tmp_path: Path) -> None:
+async def test_callers_learn_that_the_process_has_exited(tmp_path: Path) -> None:
     async with left_behind(tmp_path, "read request") as process:
         with pytest.raises(HubError, match="the control process exited before it answered"):
             await asyncio.wait_for(process.ask("identify", {}), SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The processes in which control calls are made: as many as are of use, and none that keeps others waiting."""
+"""The processes that make control calls: one per environment, and none that blocks other callers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def control_processes() -> list[psutil.Process]:
 
 
 def with_credential_process(service: TunnelingService, folder: Path, command: str) -> client.Caller:
-    """Somebody whose credentials come from a program."""
+    """A user whose credentials come from a program."""
     config = folder / "config"
     config.write_text(f"[default]\ncredential_process = {command}\n")
     keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
@@ -50,7 +50,7 @@ def with_credential_process(service: TunnelingService, folder: Path, command: st
     return caller(service, **keys, **files)
 
 
-def test_each_environment_has_one_and_there_is_a_bound(service: TunnelingService) -> None:
+def test_each_environment_has_one_process_up_to_a_limit(service: TunnelingService) -> None:
     callers = [caller(service, NUMBER=str(number)) for number in range(MOST_PROCESSES + 4)]
     most = 0
     done = threading.Event()
@@ -72,11 +72,11 @@ def test_each_environment_has_one_and_there_is_a_bound(service: TunnelingService
     done.set()
     watching.join()
     assert len(set(found)) == 1
-    # One that ends may still be there while the next one starts.
+    # A process that is exiting may still exist while the next one starts.
     assert most <= MOST_PROCESSES + 2
 
 
-def test_a_program_that_hangs_keeps_nobody_else_waiting_and_no_hub_from_ending(
+def test_a_hanging_program_blocks_neither_other_callers_nor_the_hubs_exit(
     service: TunnelingService, tmp_path: Path
 ) -> None:
     mark = tmp_path / "begun"
@@ -91,7 +91,7 @@ def test_a_program_that_hangs_keeps_nobody_else_waiting_and_no_hub_from_ending(
         assert time.monotonic() - began < 10
         with pytest.raises(client.HubError):
             waiting.result(30)
-    wait_for(lambda: not program.is_running(), "the program has ended with the hub")
+    wait_for(lambda: not program.is_running(), "the program has exited with the hub")
 
 
 def descendants() -> list[psutil.Process]:
@@ -100,13 +100,13 @@ def descendants() -> list[psutil.Process]:
     return psutil.Process(status["pid"]).children(recursive=True)
 
 
-def test_one_that_is_killed_is_followed_by_another_for_calls_that_only_read(service: TunnelingService) -> None:
+def test_a_killed_process_is_replaced_for_read_only_calls(service: TunnelingService) -> None:
     client.locate("gw", caller=caller(service))
     (process,) = control_processes()
     os.kill(service.pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(1) as pool:
-            # Another region is another account to ask for, and the service does not answer for now.
+            # Another region means another account to look up, and the service does not answer for now.
             asked = pool.submit(
                 client.call, "describe_thing", {"thingName": "gw"}, purpose="x", api="iot", caller=caller(service)
             )
@@ -119,7 +119,7 @@ def test_one_that_is_killed_is_followed_by_another_for_calls_that_only_read(serv
     assert client.locate("gw", caller=caller(service, AWS_MAX_ATTEMPTS="2"))["region"] == "us-east-1"
 
 
-def test_a_python_without_botocore_is_told_so(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_python_without_botocore_is_reported(service: TunnelingService, tmp_path: Path) -> None:
     (tmp_path / "botocore").mkdir()
     (tmp_path / "botocore" / "__init__.py").write_text("raise ImportError('not here')\n")
     with pytest.raises(client.HubError, match=r"cannot use boto3 \(not here\): .* -m pip install boto3") as caught:
@@ -127,13 +127,13 @@ def test_a_python_without_botocore_is_told_so(service: TunnelingService, tmp_pat
     assert caught.value.code == "no-boto3"
 
 
-def test_a_directory_that_is_gone_or_closed_to_the_user_is_no_hindrance(service: TunnelingService) -> None:
+def test_a_missing_or_inaccessible_working_directory_is_tolerated(service: TunnelingService) -> None:
     environment = {**os.environ, **service.environment}
     assert client.locate("gw", caller=client.Caller(environment, "/nowhere"))["region"] == "us-east-1"
 
 
-def test_a_hub_of_another_release_is_told_by_the_client(hub_folder: Path) -> None:
-    """As releases before 0.2 answer: by the thing's name alone."""
+def test_the_client_reports_a_hub_of_another_release(hub_folder: Path) -> None:
+    """Like releases before 0.2, which use only the thing's name."""
     hub_folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(hub_folder / location.SOCKET_NAME))
@@ -154,10 +154,10 @@ def test_a_hub_of_another_release_is_told_by_the_client(hub_folder: Path) -> Non
     (hub_folder / location.SOCKET_NAME).unlink()
 
 
-def test_a_client_of_another_release_is_told_by_the_hub(service: TunnelingService, hub_folder: Path) -> None:
+def test_the_hub_refuses_a_client_of_another_release(service: TunnelingService, hub_folder: Path) -> None:
     client.locate("gw", caller=caller(service))
     assert "another release" in asked_by_an_old_client(hub_folder, {"op": "status"})["error"]
-    # Ending the hub is what anybody may.
+    # Clients of any release may stop the hub.
     assert asked_by_an_old_client(hub_folder, {"op": "stop"})["stopping"] is True
 
 
@@ -169,7 +169,7 @@ def asked_by_an_old_client(folder: Path, request: dict[str, Any]) -> dict[str, A
     return answer
 
 
-def test_no_python_to_run_is_named(service: TunnelingService) -> None:
+def test_a_missing_python_is_named(service: TunnelingService) -> None:
     environment = {**os.environ, **service.environment}
     gone = client.Caller(environment, "/", python=f"{sys.executable}-gone")
     with pytest.raises(client.HubError, match=r"the control process cannot be started with .*-gone: No such file"):

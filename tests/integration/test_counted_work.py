@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel is asked for while bulk data goes through a tunnel: a guard against getting slower.
+"""The system calls for bulk data through a tunnel: a guard against performance regressions.
 
 Counted, not timed. When the bounds were set there were, for each message of 63 KiB, 0.8 reads, 1.1 writes and 0.4
-wake-ups in a proxy, 0.3, 1.0 and less than 0.1 in the service, and 0.3 page faults at most. Before one buffer served
-all reads, the memory for each of them was taken from the kernel and given back.
+wake-ups in a proxy, 0.3, 1.0 and less than 0.1 in the service, and 0.3 page faults at most. Before all reads shared one
+buffer, the memory for each of them was allocated from the kernel and freed again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WARM_UP = 3_000_000
 
 @dataclass(frozen=True)
 class Memory:
-    """How often a process has slept, and had to be given memory."""
+    """How often a process has slept, and how many page faults it has had."""
 
     wake_ups: int
     page_faults: int
@@ -77,8 +77,8 @@ def counted_calls(processes: Mapping[str, int], folder: Path) -> Iterator[dict[s
         calls[name] = {call: int(number) for call, number in re.findall(r"^(\w+)\s+(\d+)$", log.read_text(), re.M)}
 
 
-def test_bulk_data_asks_little_of_the_kernel(service: TunnelingService, tmp_path: Path) -> None:
-    # As much goes one way as the other.
+def test_bulk_data_needs_few_system_calls(service: TunnelingService, tmp_path: Path) -> None:
+    # The same amount flows in each direction.
     messages = 2 * SIZE / MAX_PAYLOAD
     with (
         ExchangeServer(WARM_UP) as first,

@@ -71,13 +71,13 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
         ),
     ],
 )
-def test_a_process_that_gives_no_credentials(shell: Shell, settings: str, raised: str, sentence: str) -> None:
+def test_a_process_without_usable_output(shell: Shell, settings: str, raised: str, sentence: str) -> None:
     shell.config_file.write_text(f"[profile staging]\n{settings}\n")
     shell.export(AWS_PROFILE="staging")
     assert shell.tells() == (raised, "wrong-credentials", sentence)
 
 
-def test_the_words_of_a_credential_process_are_short_and_hold_no_secret(shell: Shell) -> None:
+def test_quoted_output_of_a_credential_process_is_short_and_without_secrets(shell: Shell) -> None:
     script = shell.home / "vault"
     secrets = f"{ACCESS_KEY} {SECRET_KEY} {TOKEN} eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
     script.write_text(f"printf '%s\\n' '{'loading ' * 50}' '\x1b[31m{secrets}' >&2\necho locked >&2\nexit 1\n")
@@ -89,7 +89,7 @@ def test_the_words_of_a_credential_process_are_short_and_hold_no_secret(shell: S
     assert len(words) == 200
 
 
-def test_the_process_of_a_source_profile_is_named_by_it(shell: Shell) -> None:
+def test_the_process_of_a_source_profile_is_named_by_that_profile(shell: Shell) -> None:
     shell.config_file.write_text(
         f"[profile staging]\nrole_arn = {ROLE}\nsource_profile = vault\n[profile vault]\ncredential_process = false\n"
     )
@@ -104,7 +104,9 @@ def test_the_process_of_a_source_profile_is_named_by_it(shell: Shell) -> None:
         ("credential_process = echo nothing", "the credential_process of the profile ops printed something"),
     ],
 )
-def test_credentials_that_python_fails_on_are_told_by_the_traceback(shell: Shell, settings: str, said: str) -> None:
+def test_python_errors_about_credentials_are_recognized_by_their_traceback(
+    shell: Shell, settings: str, said: str
+) -> None:
     shell.config_file.write_text(f"[profile ops]\n{settings}\n")
     shell.export(AWS_PROFILE="ops")
     assert shell.tells().sentence.startswith(said)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Control calls see the credentials of whoever makes them, as they are now, whichever way botocore gets them.
+"""Control calls use the caller's current credentials, from every source that botocore supports.
 
-For each source: its keys are used, replaced while the hub runs (and what went before is removed), and used again; then
-it fails, with a sentence of its own. The service's audit log tells with which keys a call was made.
+For each source: its keys are used, replaced while the hub runs (and the old ones removed), and used again; then the
+source fails, with its own message. The service's audit log shows which keys a call was made with.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fleet() -> Iterator[AgentFleet]:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A hub of this module's own, which all its callers share."""
+    """This module's own hub, which all its callers share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
         yield
@@ -78,7 +78,7 @@ def hub_pid() -> int:
     return pid
 
 
-def test_credentials_are_used_replaced_and_used_again_and_fail_with_a_sentence(
+def test_credentials_are_used_replaced_and_explained_when_they_fail(
     fleet: AgentFleet, hub: None, source: Source, tmp_path: Path
 ) -> None:
     for turn in ("first", "second"):
@@ -103,7 +103,7 @@ def test_credentials_are_used_replaced_and_used_again_and_fail_with_a_sentence(
     assert hub_pid() == pid
 
 
-def test_a_source_that_works_again_is_used_with_the_next_call(
+def test_a_repaired_source_is_used_by_the_next_call(
     fleet: AgentFleet, hub: None, source: Source, tmp_path: Path
 ) -> None:
     source.use(keys := add_keys(fleet.service, f"{source.name.replace(' ', '-')}-again"))
@@ -115,9 +115,7 @@ def test_a_source_that_works_again_is_used_with_the_next_call(
     assert last_key(fleet, "ListTunnels") == keys.name
 
 
-def test_a_role_that_wants_an_mfa_code_says_so_and_waits_for_nobody(
-    fleet: AgentFleet, hub: None, tmp_path: Path
-) -> None:
+def test_a_role_that_requires_an_mfa_code_fails_without_a_prompt(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     role = AssumedRole(tmp_path / "home")
     with role:
         role.use(add_keys(fleet.service, "mfa"))
@@ -128,12 +126,10 @@ def test_a_role_that_wants_an_mfa_code_says_so_and_waits_for_nobody(
     assert re.search(r"field-role.*MFA", refused.value.message)
 
 
-def test_a_role_is_assumed_where_nothing_can_be_written_in_the_home_folder(
-    fleet: AgentFleet, hub: None, tmp_path: Path
-) -> None:
+def test_a_role_is_assumed_without_a_writable_home_folder(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with AssumedRole(tmp_path / "home") as role:
         role.use(keys := add_keys(fleet.service, "read-only"))
-        # Nobody can make a folder here, as in an execution environment without a home folder of its own.
+        # No user can create a folder here, as in an execution environment without a home folder.
         (role.aws / "cli").touch()
         list_tunnels(environment_of(fleet, role), tmp_path)
     assert last_key(fleet, "ListTunnels") == keys.name
@@ -151,8 +147,10 @@ def test_without_a_region_the_remedies_are_named(fleet: AgentFleet, hub: None, t
     assert re.search(r"AWS_REGION.*service env", refused.value.message)
 
 
-def test_another_file_counts_as_soon_as_the_environment_names_it(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
-    """Nothing of an earlier caller stays, though the same hub asks in the same region with the same profile."""
+def test_another_credentials_file_is_used_once_the_environment_names_it(
+    fleet: AgentFleet, hub: None, tmp_path: Path
+) -> None:
+    """Nothing of an earlier caller remains, although hub, region and profile are the same."""
     for user in ("anna", "bert"):
         with Profile(tmp_path / user) as source:
             source.use(keys := add_keys(fleet.service, user))
@@ -161,7 +159,7 @@ def test_another_file_counts_as_soon_as_the_environment_names_it(fleet: AgentFle
             assert last_key(fleet, "ListTunnels") == keys.name
 
 
-def test_a_program_runs_in_the_directory_of_the_caller(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+def test_a_credential_process_runs_in_the_callers_directory(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with CredentialProcess(tmp_path / "home") as source:
         source.use(keys := add_keys(fleet.service, "in-a-directory"))
         (source.aws / "config").write_text("[profile vault]\ncredential_process = './print credentials'\n")
@@ -180,8 +178,10 @@ def test_a_program_runs_in_the_directory_of_the_caller(fleet: AgentFleet, hub: N
     ],
     ids=["connection", "lookup", "module"],
 )
-def test_a_tasks_environment_chooses_no_program_of_the_controller(fleet: AgentFleet, tmp_path: Path, task: str) -> None:
-    """It is meant for the device, and may be made of what that says."""
+def test_a_tasks_environment_does_not_affect_programs_on_the_controller(
+    fleet: AgentFleet, tmp_path: Path, task: str
+) -> None:
+    """It is meant for the device, and may contain the device's data."""
     ran, theirs, ours = tmp_path / "ran", tmp_path / "theirs", tmp_path / "ours"
     with CredentialProcess(tmp_path / "home") as source:
         source.use(add_keys(fleet.service, f"path-{len(task)}"))
@@ -204,7 +204,7 @@ def test_a_tasks_environment_chooses_no_program_of_the_controller(fleet: AgentFl
     assert not ran.exists()
 
 
-def test_a_program_that_asks_a_question_finds_nobody_to_answer(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
+def test_a_program_that_prompts_finds_its_input_closed(fleet: AgentFleet, hub: None, tmp_path: Path) -> None:
     with CredentialProcess(tmp_path / "home") as source:
         source.use(keys := add_keys(fleet.service, "asks"))
         program = source.home / "print credentials"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hosts with two addresses, of which the first, IPv6, takes every packet and never answers."""
+"""Hosts with two addresses, the first of which, IPv6, drops every packet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 
 NAMES = ("service.test", "printer.test", "proxy.test")
 SOON = 8 * DELAY_SECONDS
-"""Within this, where the first address is given up after a quarter of a second; the kernel would take two minutes."""
+"""The limit if the first address is abandoned after a quarter of a second; the kernel would take two minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def service(place: NetworkNamespace) -> Iterator[TunnelingService]:
         yield running
 
 
-def test_the_dead_address_comes_first(place: NetworkNamespace, tmp_path: Path) -> None:
+def test_the_dead_address_is_resolved_first(place: NetworkNamespace, tmp_path: Path) -> None:
     resolve = "import socket; print([info[4][0] for info in socket.getaddrinfo('service.test', 1, type=1)])"
     with Process([*place.enter, sys.executable, "-c", resolve], tmp_path / "log") as process:
         process.wait_for_output(re.escape(f"['{DEAD}', '{place.here}']"))
@@ -73,7 +73,7 @@ def test_an_agent_reaches_its_broker_its_service_and_its_destination(
         assert max(to_broker, to_service, to_destination) < SOON
 
 
-def test_a_proxy_reaches_its_web_proxy(place: NetworkNamespace, service: TunnelingService, tmp_path: Path) -> None:
+def test_a_proxy_reaches_its_http_proxy(place: NetworkNamespace, service: TunnelingService, tmp_path: Path) -> None:
     token = open_tunnel(service, place)["sourceAccessToken"]
     with Tinyproxy(tmp_path / "tinyproxy", listen="0.0.0.0") as tinyproxy:
         environment = {
@@ -81,8 +81,8 @@ def test_a_proxy_reaches_its_web_proxy(place: NetworkNamespace, service: Tunneli
             "AWSIOT_TUNNEL_ACCESS_TOKEN": token,
             "https_proxy": f"http://proxy.test:{tinyproxy.port}",
         }
-        # The HTTP proxy, which is not in the namespace, has no address for the service's name; nor has its certificate
-        # that address.
+        # The HTTP proxy, which is not in the namespace, cannot resolve the service's name; and the certificate does
+        # not contain that address.
         address = f"{place.here}:{service.data.rpartition(':')[2]}"
         command = [*place.enter, sys.executable, "-m", "tunnelproxy", "-m", "src", "-e", address, "-k", "-v", "6"]
         with Process(command, tmp_path / "log", environment) as source:
@@ -93,7 +93,7 @@ def test_a_proxy_reaches_its_web_proxy(place: NetworkNamespace, service: Tunneli
 
 
 def open_tunnel(service: TunnelingService, place: NetworkNamespace) -> dict[str, Any]:
-    """Open one for the thing ``pump`` from here, where the service's name is not known."""
+    """Open a tunnel for the thing ``pump`` from this machine, which does not know the service's name."""
     port = service.api.rpartition(":")[2].rstrip("/")
     client = service.boto3_client(endpoint_url=f"https://{place.here}:{port}", verify=False)
     with warnings.catch_warnings():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``make demo``, on the loopback: it succeeds, and leaves nothing behind, whatever happens to it."""
+"""``make demo`` on the loopback: it succeeds, and always cleans up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 8
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder of this test's demo, separate from one that the developer is running."""
+    """The folder of this test's demo, separate from that of a demo that the developer is running."""
     return tmp_path / "demo"
 
 
@@ -42,7 +42,7 @@ def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def processes_that_name(path: Path) -> list[str]:
-    """Command lines with a path in them: service, HTTP servers and hub have the demo's folder, sshd its other one."""
+    """Processes with one of the demo's folders in their command line: services, HTTP servers, hub, and sshd."""
     lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
     return [line for line in lines if str(path) in line]
 
@@ -53,14 +53,14 @@ def runtime_folder(folder: Path) -> Path:
     return Path(json.loads((folder / "cleanup.json").read_text())["runtime"])
 
 
-def test_it_runs_all_steps_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_it_runs_all_steps_and_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     with Process(command(folder), tmp_path / "output") as demo:
         runtime = runtime_folder(folder)
         assert demo.wait(150) == 0, demo.output()
         output = demo.output()
     assert f"[{STEPS}/{STEPS}]" in output
     assert "Network: loopback" in output
-    # Nothing but Ansible's own command opens the tunnels.
+    # Only Ansible's own command opens the tunnels.
     first_of_ansible = next(
         line for line in output.splitlines() if line.startswith(("  $ ansible ", "  $ ansible-playbook"))
     )
@@ -72,7 +72,7 @@ def test_it_runs_all_steps_and_leaves_nothing(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.nightly
-def test_kept_up_it_is_plain_text_without_a_secret_and_stop_removes_it(folder: Path) -> None:
+def test_a_kept_demo_prints_no_secret_and_stop_removes_it(folder: Path) -> None:
     kept = run_demo(folder, "--keep")
     try:
         assert kept.returncode == 0, kept.stdout + kept.stderr

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A device without a network, for seconds, or for as many as ``TEST_OFFLINE`` says; ``make test-fleet`` takes 60.
 
-Nothing gets in or out of the namespace that it lives in, and nobody is told.
+All packets in and out of its namespace are dropped, without an error to either side.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def answers() -> bool:
 
 
 def offline(place: NetworkNamespace) -> None:
-    """Take the network away for a while."""
+    """Disconnect the network for some time."""
     place.drop_packets()
-    # Not to wait for anything: this is what is tested.
+    # This is not a wait for a condition: the time without a network is what is tested.
     time.sleep(OFFLINE_SECONDS)
     place.pass_packets()
 
 
-def test_its_tunnel_works_again_without_a_hand(
+def test_the_tunnel_recovers_without_help(
     place: NetworkNamespace, service: TunnelingService, agent: AgentProcess
 ) -> None:
     tunnel_id = client.ensure("pump", open_policy="reuse")["tunnel_id"]
@@ -90,10 +90,10 @@ def test_its_tunnel_works_again_without_a_hand(
     assert client.ensure("pump", open_policy="reuse")["tunnel_id"] == tunnel_id
 
 
-def test_it_joins_a_tunnel_that_is_opened_when_it_is_back(
+def test_it_joins_a_tunnel_that_is_opened_after_the_outage(
     place: NetworkNamespace, service: TunnelingService, agent: AgentProcess
 ) -> None:
-    # One before, so that the time that the hub takes to start is not counted.
+    # An earlier tunnel, so that the hub's start is not part of the measured time.
     closed = client.ensure("pump", open_policy="reuse")["tunnel_id"]
     service.boto3_client().close_tunnel(tunnelId=closed)
     wait_for(lambda: agent.count("ended: Tunnel closed"), "the agent has left it")

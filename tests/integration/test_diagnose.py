@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role and playbook diagnose, through real tunnels to real devices; one is hostile, and one out of reach."""
+"""The role and playbook diagnose, through real tunnels to real devices; one is hostile, and one unreachable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMITS = {"certificate_days": {"critical": 10}}
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of the playbook printed, and the folder that it wrote."""
+    """The output of a run of the playbook, and the folder that it wrote."""
 
     ran: CompletedProcess[str]
     folder: Path
@@ -42,7 +42,7 @@ class Run:
         return Page(self.html)
 
     def device(self, thing: str) -> dict[str, Any]:
-        """What the device's file says."""
+        """The content of the device's file."""
         found: dict[str, Any] = yaml.safe_load((self.folder / "devices" / f"{thing}.yml").read_text())
         return found
 
@@ -77,11 +77,11 @@ def report(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
-def test_it_succeeds_although_a_device_is_out_of_reach(report: Run) -> None:
+def test_the_playbook_succeeds_although_a_device_is_unreachable(report: Run) -> None:
     assert report.ran.returncode == 0, report.ran.stdout + report.ran.stderr
 
 
-def test_each_device_has_a_file_with_what_was_found(report: Run) -> None:
+def test_each_device_has_a_file_with_its_diagnosis(report: Run) -> None:
     found = report.device("device-1")
     assert found["state"] == "critical"
     facts = found["facts"]
@@ -98,19 +98,17 @@ def test_each_device_has_a_file_with_what_was_found(report: Run) -> None:
     assert certificate["subject"] == HOSTILE
     assert 2.9 <= certificate["days_left"] <= 3.0
     assert facts["certificates"]["absent"] == ["/nowhere/cert.pem"]
-    assert any(
-        "broken.pem has a certificate that cannot be read" in each["reason"] for each in found["skipped_sections"]
-    )
+    assert any("broken.pem contains an invalid certificate" in each["reason"] for each in found["skipped_sections"])
 
 
-def test_what_listens_is_found_with_its_port_and_process(report: Run, fleet: Fleet) -> None:
+def test_listening_ports_are_found_with_their_process(report: Run, fleet: Fleet) -> None:
     listening = report.device("device-1")["facts"]["network"]["listening"]
-    if len(listening) < 60:  # the most that is listed, on a machine with much going on
+    if len(listening) < 60:  # the maximum that is listed, on a busy machine
         row = next(each for each in listening if each["port"] == fleet.devices["device-1"].sshd.port)
         assert (row["protocol"], row["address"], row["process"]) == ("tcp", "127.0.0.1", "sshd")
 
 
-def test_a_device_out_of_reach_has_a_file_too_and_is_the_first_in_the_report(report: Run) -> None:
+def test_an_unreachable_device_has_a_file_too_and_comes_first_in_the_report(report: Run) -> None:
     gone = report.device("gone")
     assert gone["state"] == "unreachable"
     assert "the device gone is not connected to its tunnel" in gone["headline"]
@@ -118,7 +116,7 @@ def test_a_device_out_of_reach_has_a_file_too_and_is_the_first_in_the_report(rep
     assert "the device gone is not connected to its tunnel" in report.page.text
 
 
-def test_the_report_is_well_formed_and_needs_nothing_beside_itself(report: Run) -> None:
+def test_the_report_is_well_formed_and_self_contained(report: Run) -> None:
     page = report.page
     assert page.errors == []
     assert not page.tags & {"script", "link", "img", "iframe", "object", "base", "form"}
@@ -127,12 +125,12 @@ def test_the_report_is_well_formed_and_needs_nothing_beside_itself(report: Run) 
     assert "@import" not in report.html
 
 
-def test_what_a_device_says_stays_text(report: Run) -> None:
+def test_output_of_a_device_stays_text(report: Run) -> None:
     assert report.page.text.count(HOSTILE) >= 4  # a finding and a fact of two devices
     assert "The fleet <of> north & south" in report.page.text
 
 
-def test_files_are_for_their_owner_only(report: Run) -> None:
+def test_only_the_owner_can_read_the_files(report: Run) -> None:
     files = [path for path in report.folder.rglob("*") if path.is_file()]
     assert len(files) == 4
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
@@ -143,7 +141,7 @@ def test_the_terminal_shows_the_devices_worst_first(report: Run) -> None:
     assert [line.split()[1] for line in lines] == ["gone", "device-1", "device-2"]
 
 
-def test_check_mode_looks_and_writes_nothing(fleet: Fleet, tmp_path: Path) -> None:
+def test_check_mode_diagnoses_and_writes_nothing(fleet: Fleet, tmp_path: Path) -> None:
     checked = diagnose(
         fleet, tmp_path / "out", "--check", "--limit", "device-1", sections=["disk"], fail_at="unreachable"
     )
@@ -152,9 +150,7 @@ def test_check_mode_looks_and_writes_nothing(fleet: Fleet, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_a_device_that_cannot_answer_or_answers_nonsense_does_not_spoil_the_report(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+def test_missing_or_invalid_answers_do_not_spoil_the_report(fleet: Fleet, tmp_path: Path) -> None:
     answer = json.dumps({"severity": "critical", "findings": "<b>", "facts": [1], "skipped_sections": 7})
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho {shlex.quote(answer)}\n")
@@ -170,11 +166,11 @@ def test_a_device_that_cannot_answer_or_answers_nonsense_does_not_spoil_the_repo
     assert run.ran.returncode == 2, run.ran.stdout + run.ran.stderr
     assert run.page.devices == [("gone", "unreachable"), ("device-1", "not diagnosed"), ("device-2", "not diagnosed")]
     assert "The device's answer is not a valid diagnosis." in run.page.text
-    assert "interpreter" in run.page.text  # each release of ansible-core has its own words for it
+    assert "interpreter" in run.page.text  # the text differs between releases of ansible-core
     assert run.page.errors == []
 
 
-def test_a_clock_that_is_wrong_is_found(fleet: Fleet) -> None:
+def test_a_wrong_clock_is_found(fleet: Fleet) -> None:
     late = time.time() + 3600
     outcome = fleet.controller.module("iotops.tunnel.diagnose", "device-1", controller_time=late, sections=["time"])
     assert outcome["device-1"].result["severity"] == "critical"
@@ -182,10 +178,10 @@ def test_a_clock_that_is_wrong_is_found(fleet: Fleet) -> None:
     assert "behind the controller's" in outcome["device-1"].result["findings"][0]["message"]
 
 
-def test_a_threshold_that_does_not_exist_is_named(fleet: Fleet) -> None:
+def test_an_unknown_threshold_is_named(fleet: Fleet) -> None:
     outcome = fleet.controller.module("iotops.tunnel.diagnose", "device-1", thresholds={"disk": {"warning": 1}})
     assert outcome["device-1"].word == "FAILED"
-    assert "There is no threshold disk. There are: certificate_days," in outcome["device-1"].message
+    assert "There is no threshold disk. Use one of: certificate_days," in outcome["device-1"].message
 
 
 @pytest.mark.parametrize("width", [390, 1280])

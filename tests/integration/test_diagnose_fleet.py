@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A fleet of twelve devices with real ailments, one of which runs systemd, is diagnosed through its tunnels."""
+"""Twelve devices with real faults, one of them with systemd, are diagnosed through their tunnels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STATES = [
     ("valve-02", "ok"),
 ]
 
-# This machine is as old, as busy and as badly timed as it is, and all devices share that.
+# All devices share this machine's age, load and clock.
 OFF = {"notice": None, "warning": None, "critical": None}
 SHARED = (
     "clock_unsynchronised",
@@ -88,13 +88,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def put_in_place(fleet: Fleet, system: debian.Debian) -> None:
-    """Make one thing's tunnel lead to a system with systemd, on which services fail."""
+    """Make one thing's tunnel lead to a system with systemd and failing services."""
     for name, unit in UNITS.items():
         system.run("sh", "-c", f'printf %s "$0" >/etc/systemd/system/{name}.service', unit)
         system.attempt("systemctl", "start", name)
     complaint = "cannot log in to the historian: password=hunter2 was refused"
     system.run("sh", "-c", f"echo '{complaint}' | systemd-cat --identifier=uplink --priority=err")
-    wait_for(lambda: "historian" in system.run("journalctl", "--no-pager"), "the journal has it")
+    wait_for(lambda: "historian" in system.run("journalctl", "--no-pager"), "the journal contains it")
     tunnel_id = fleet.tunnel(WITH_SYSTEMD)["tunnel_id"]
     rotated = fleet.service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel_id, clientMode="DESTINATION")
     device = fleet.devices[WITH_SYSTEMD]
@@ -117,7 +117,7 @@ def put_in_place(fleet: Fleet, system: debian.Debian) -> None:
 
 @pytest.fixture(scope="module")
 def folder(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the playbook wrote."""
+    """The playbook's report."""
     folder = tmp_path_factory.mktemp("diagnosis")
     inventory = json.loads(fleet.controller.inventory.read_text())
     inventory["devices"]["vars"].update(
@@ -144,14 +144,14 @@ def messages(folder: Path, thing: str) -> str:
     return "\n".join(finding["message"] for finding in device(folder, thing)["findings"])
 
 
-def test_every_ailment_is_found_and_nobody_else_has_it(folder: Path) -> None:
+def test_every_fault_is_found_on_its_device_only(folder: Path) -> None:
     page = Page((folder / "report.html").read_text())
     assert page.devices == STATES
     assert page.errors == []
     assert page.outside == []
 
 
-def test_what_is_found_is_named(folder: Path) -> None:
+def test_findings_contain_the_details(folder: Path) -> None:
     assert "/srv/data is 97.0 % full, 1.9 MiB of 64 MiB left." in messages(folder, "gauge-05")
     assert f"The certificate of gauge-05 ({AGENT_CERTIFICATE}) expired 3 days ago." in messages(folder, "gauge-05")
     assert f"The certificate of gauge-08 ({AGENT_CERTIFICATE}) expires in" in messages(folder, "gauge-08")
@@ -160,7 +160,7 @@ def test_what_is_found_is_named(folder: Path) -> None:
     assert "/etc/resolv.conf has no name server." in messages(folder, "valve-09")
 
 
-def test_systemd_says_what_failed_and_what_must_run(folder: Path) -> None:
+def test_failed_and_missing_systemd_services_are_reported(folder: Path) -> None:
     said = messages(folder, WITH_SYSTEMD)
     assert "sampler.service has failed: exit-code, status 3." in said
     assert "uplink.service keeps stopping and being restarted" in said
@@ -170,7 +170,7 @@ def test_systemd_says_what_failed_and_what_must_run(folder: Path) -> None:
     assert "Reads the <script>flow</script> meter" in [unit["description"] for unit in failed]
 
 
-def test_the_journal_is_there_without_the_password(folder: Path) -> None:
+def test_the_journal_is_included_without_passwords(folder: Path) -> None:
     (line,) = [
         each for each in device(folder, WITH_SYSTEMD)["facts"]["journal"]["messages"] if each["source"] == "uplink"
     ]
@@ -178,7 +178,7 @@ def test_the_journal_is_there_without_the_password(folder: Path) -> None:
     assert "hunter2" not in "".join(path.read_text() for path in folder.rglob("*.*"))
 
 
-def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
+def test_a_browser_displays_the_report(folder: Path, tmp_path: Path) -> None:
     """SCREENSHOTS names a folder for the pictures of the documentation."""
     require_chromium()
     report = folder / "report.html"

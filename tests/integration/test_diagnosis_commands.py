@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The diagnosis of this machine, compared with what commands print."""
+"""The diagnosis of this machine, compared with the output of commands."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def module(name):
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-def test_a_command_that_hangs_is_ended(monkeypatch):
+def test_a_hanging_command_is_killed(monkeypatch):
     reading = module("reading")
     monkeypatch.setattr(reading, "COMMAND_SECONDS", 0.2)
     with pytest.raises(reading.Unavailable, match=r"sleep did not finish within 0\.2 s"):
         reading.run("sleep", "60")
 
 
-def test_addresses_and_filesystems_are_those_that_commands_tell():
+def test_addresses_and_filesystems_match_the_output_of_commands():
     facts = module("network").network([], [])
     told = {each["name"]: each["addresses"] for each in facts["interfaces"]}
     assert "127.0.0.1/8" in told["lo"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands in README.md and docs/ do what the pages say: they are run, on one machine, in their order."""
+"""The commands in README.md and docs/ do what the pages say: they are run on one machine, in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 
 @contextmanager
 def machine(home: Path, instead: dict[str, str], prelude: str = "") -> Iterator[Shell]:
-    """A machine with everything installed, and a user's shell on it."""
+    """A machine with everything installed, and a user's shell."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS", "ANSIBLE", "IOTOPS"))
     }
@@ -55,20 +55,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands(page: str) -> list[Block]:
-    """The blocks of a page, without those that say why they are not run."""
+    """The blocks of a page, except those with a reason not to run them."""
     return [block for block in blocks_of(REPOSITORY / page) if not block.not_run]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_says_what_it_is(page: Path) -> None:
+def test_every_block_has_a_language(page: Path) -> None:
     blocks = blocks_of(page)
     assert len(blocks) * 2 == len(re.findall(r"^```", page.read_text(), re.MULTILINE))
     unknown = [f"{page.name}, line {block.line}" for block in blocks if not block.kind]
-    assert unknown == [], "say sh, text, yaml … after the fence; before a sh that is not run, <!-- not run: why -->"
+    assert unknown == [], "write sh, text, yaml … after the fence; before a sh that is not run, <!-- not run: why -->"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_json_is_json_and_links_lead_somewhere(page: Path) -> None:
+def test_json_is_valid_and_links_are_not_broken(page: Path) -> None:
     for block in blocks_of(page):
         if block.kind == "json":
             json.loads(block.text)
@@ -76,7 +76,7 @@ def test_json_is_json_and_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} names {target}"
 
 
-def test_no_page_with_commands_is_left_out() -> None:
+def test_every_page_with_commands_is_tested() -> None:
     run_below = {"README.md", "agent.md", "service.md"}
     with_commands = {page.name for page in PAGES if any(b.kind == "sh" and not b.not_run for b in blocks_of(page))}
     assert with_commands == run_below, "run the new page in a test below, or mark its blocks"
@@ -105,15 +105,15 @@ def test_the_quick_start(home: Path) -> None:
     assert re.search(r"HTTP1 +http://sensor-7\.localhost:\d+/", printed)
 
 
-def test_the_agents_page(home: Path) -> None:
+def test_the_agent_page(home: Path) -> None:
     with machine(home, {"tunnels.example.com": "127.0.0.1", "8883": "0"}) as shell:
         for block in commands("docs/agent.md"):
             shell.run(block)
     assert (home / "pump-7" / "agent.yml").exists()
 
 
-def test_the_services_page(home: Path) -> None:
-    """The function that the page makes for the service's user is one for this user here."""
+def test_the_service_page(home: Path) -> None:
+    """The page's function for the service's user is replaced with one for this user."""
     with machine(home, {}, 'tunneling() { tunnelproxy service "$@"; }\n') as shell:
         shell.stay("tunnelproxy service run --host 127.0.0.1", "ready")
         printed = "".join(shell.run(block) for block in commands("docs/service.md"))

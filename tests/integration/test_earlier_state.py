@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""This version's service, hub and agent continue with the files that release 0.1 wrote."""
+"""This version's service, hub and agent continue with the files of release 0.1."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def state(tmp_path_factory: pytest.TempPathFactory, sshd: Sshd) -> Path:
 
 
 def prolong(folder: Path) -> None:
-    """Make the tunnel one of an hour ago: tunnels last twelve hours."""
+    """Make the tunnel an hour old: tunnels last twelve hours."""
     opened, expires = time.time() - HOUR, time.time() + HOUR
     with sqlite3.connect(folder / "service" / DATABASE) as database:
         database.execute("UPDATE tunnels SET created_at = ?, updated_at = ?, expires_at = ?", (opened, opened, expires))
@@ -82,7 +82,7 @@ def tunnel_id(state: Path) -> str:
 
 
 def keys_of(state: Path, name: str) -> dict[str, Any]:
-    """An access key, for boto3, as the old database has it."""
+    """An access key from the old database, for boto3."""
     with sqlite3.connect(state / "service" / DATABASE) as database:
         found = database.execute(
             "SELECT access_key_id, secret_access_key FROM access_keys WHERE name = ?", (name,)
@@ -91,9 +91,7 @@ def keys_of(state: Path, name: str) -> dict[str, Any]:
     return dict(zip(("aws_access_key_id", "aws_secret_access_key"), found))
 
 
-def test_the_service_has_its_region_its_ports_and_its_certificate_authority(
-    service: TunnelingService, state: Path
-) -> None:
+def test_the_service_keeps_its_region_ports_and_certificate_authority(service: TunnelingService, state: Path) -> None:
     assert json.loads((state / "service" / "endpoints.json").read_text()) == {
         "host": "127.0.0.1",
         "api_port": int(service.api.rpartition(":")[2]),
@@ -104,9 +102,7 @@ def test_the_service_has_its_region_its_ports_and_its_certificate_authority(
     assert Path(service.ca_pem).read_bytes() == (STATE / "service" / "ca" / "ca.pem").read_bytes()
 
 
-def test_the_access_keys_sign_with_the_rights_that_they_had(
-    service: TunnelingService, state: Path, tunnel_id: str
-) -> None:
+def test_the_access_keys_keep_their_rights(service: TunnelingService, state: Path, tunnel_id: str) -> None:
     assert service.environment["AWS_ACCESS_KEY_ID"] == keys_of(state, "default")["aws_access_key_id"]
     auditor = service.boto3_client(**keys_of(state, "auditor"))
     (summary,) = auditor.list_tunnels()["tunnelSummaries"]
@@ -115,12 +111,12 @@ def test_the_access_keys_sign_with_the_rights_that_they_had(
         auditor.close_tunnel(tunnelId=tunnel_id)
 
 
-def test_the_things_are_there_with_their_attributes(service: TunnelingService) -> None:
+def test_the_things_keep_their_attributes(service: TunnelingService) -> None:
     thing = service.boto3_client("iot").describe_thing(thingName="pump")
     assert (thing["thingTypeName"], thing["attributes"]) == ("station", {"site": "hall-1"})
 
 
-def test_the_tunnel_is_open_and_has_its_thing_services_and_owner(service: TunnelingService, tunnel_id: str) -> None:
+def test_the_tunnel_is_still_open_with_its_thing_services_and_owner(service: TunnelingService, tunnel_id: str) -> None:
     tunnel = service.boto3_client().describe_tunnel(tunnelId=tunnel_id)["tunnel"]
     tags = {tag["key"]: tag["value"] for tag in tunnel["tags"]}
     assert tunnel["status"] == "OPEN"
@@ -128,7 +124,7 @@ def test_the_tunnel_is_open_and_has_its_thing_services_and_owner(service: Tunnel
     assert "operator" in tags.values()
 
 
-def test_the_agent_and_the_hub_reconnect_to_the_tunnel_that_they_had(
+def test_the_agent_and_the_hub_reconnect_to_their_tunnel(
     service: TunnelingService, state: Path, tunnel_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(state / "hub"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The examples in the documentation of every plugin: all are parsed and checked for syntax, and most are run."""
+"""The examples in the documentation of all plugins: all are parsed and syntax-checked, and most are run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FOLDERS = {
     "test": "test",
 }
 
-# Examples that are run here, in this order, after the tunnels have been opened. Those of other plugins are checked for
-# syntax only: they want what this machine has not, such as an account of AWS, or a VNC server.
+# Examples that are run here, in this order, after the tunnels have been opened. Those of other plugins are only
+# syntax-checked: they need things that are missing here, such as an AWS account or a VNC server.
 RUN = ("iotops.tunnel.health", "iotops.tunnel.tunnel_info", "iotops.tunnel.tunnel")
 
-# What ansible-test wants of EXAMPLES is YAML; these are settings, and are read otherwise.
+# ansible-test requires EXAMPLES to be YAML; these are settings, and are parsed differently.
 COMMENTS_ONLY = ("iotops.tunnel.fleet",)
 
 
@@ -43,7 +43,7 @@ class Example:
     text: str
 
     def playbook(self) -> list[dict[str, Any]] | None:
-        """As plays; None where they are no tasks, but for example the configuration of an inventory."""
+        """The examples as plays; None if they are not tasks but, for example, an inventory's configuration."""
         documents = [document for document in yaml.safe_load_all(self.text) if document]
         plays: list[dict[str, Any]] = []
         for document in documents:
@@ -57,7 +57,7 @@ class Example:
 
 
 def plugins() -> list[tuple[str, str]]:
-    """Kind and name of each plugin that is in the tarball."""
+    """Kind and name of each plugin in the tarball."""
     root = installed_collection().root / "plugins"
     return [
         (kind, f"iotops.tunnel.{path.stem}")
@@ -92,7 +92,7 @@ def test_every_plugin_has_examples(examples: list[Example]) -> None:
     assert [example.name for example in examples if not example.text.strip()] == []
 
 
-def test_every_module_says_how_it_supports_check_and_diff_mode(fleet: AgentFleet) -> None:
+def test_every_module_documents_its_check_and_diff_mode(fleet: AgentFleet) -> None:
     names = [name for kind, name in plugins() if kind == "module"]
     entries = json.loads(fleet.controller.run("ansible-doc", "--json", "-t", "module", *names).stdout)
     lacking = [name for name in names if not {"check_mode", "diff_mode"} <= set(entries[name]["doc"]["attributes"])]
@@ -118,7 +118,7 @@ def test_the_examples_pass_the_syntax_check(fleet: AgentFleet, examples: list[Ex
 
 
 def test_the_examples_run(fleet: AgentFleet, examples: list[Example], tmp_path: Path) -> None:
-    """With the callback as its own examples set it."""
+    """With the callback configured as in its own examples."""
     by_name = {example.name: example for example in examples if example.kind != "connection"}
     (callback,) = set(re.findall(r"ANSIBLE_STDOUT_CALLBACK=(\S+)", by_name["iotops.tunnel.fleet"].text))
     files = []
@@ -134,12 +134,12 @@ def test_the_examples_run(fleet: AgentFleet, examples: list[Example], tmp_path: 
     assert {tunnel["status"] for tunnel in tunnels} == {"CLOSED"}
 
 
-def test_the_examples_of_the_connection_run(fleet: AgentFleet, examples: list[Example], tmp_path: Path) -> None:
+def test_the_examples_of_the_connection_plugin_run(fleet: AgentFleet, examples: list[Example], tmp_path: Path) -> None:
     (example,) = [example for example in examples if example.kind == "connection"]
     plays = example.playbook()
     assert plays is not None
     file = tmp_path / "connection.yml"
-    # The others name accounts that this machine has not.
+    # The others use accounts that this machine does not have.
     file.write_text(yaml.safe_dump([play for play in plays if "iotops_tunnel_profile" not in play.get("vars", {})]))
     done = fleet.controller.playbook(file)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A source that has to find out the version, with destinations of every make and version.
+"""A source that has to detect the version, with destinations of every kind and version.
 
-``REFERENCE_LOCALPROXY=V3:/path/to/localproxy`` (and ``,V2:…,V1:…``) adds AWS's own. Servers are late by 6 s, or by the
-values in ``TEST_LATE_SECONDS``, such as ``4,6,20,60``.
+``REFERENCE_LOCALPROXY=V3:/path/to/localproxy`` (and ``,V2:…,V1:…``) adds AWS's own. Servers answer after 6 s, or after
+the values in ``TEST_LATE_SECONDS``, such as ``4,6,20,60``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Server:
-    """Answers a request as HTTP does, or sends a banner first as SSH does and then answers; both after a delay."""
+    """Answers a request like HTTP, or sends a banner first like SSH and then answers; both after a delay."""
 
     def __init__(self, seconds: float = 0.0, *, speaks_first: bool = False) -> None:
         self.requests: list[bytes] = []
@@ -165,7 +165,7 @@ def test_fifty_connections_in_a_row_and_ten_at_once_on_each_service(
 
 
 @pytest.mark.parametrize("reference", [each for each in REFERENCES if each.version is Version.V3], ids=str)
-def test_fifty_connections_in_a_row_and_ten_at_once_from_the_reference_to_ours(
+def test_fifty_connections_in_a_row_and_ten_at_once_from_the_reference_to_this_package(
     service: TunnelingService, tmp_path: Path, reference: FarEnd
 ) -> None:
     names = ["HTTP1", "HTTP2"]
@@ -202,7 +202,7 @@ def test_fifty_connections_in_a_row_and_ten_at_once_from_the_reference_to_ours(
 def late_pairs(
     service: TunnelingService, folder: Path, seconds: float, *, speaks_first: bool
 ) -> Iterator[list[tuple[FarEnd, Tunnel, Server]]]:
-    """A late server behind each far end, in a tunnel with one service, where guessing would do the most harm."""
+    """A slow server behind each far end, in a tunnel with one service, where a wrong guess would do the most harm."""
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
 
         def start(far_end: FarEnd) -> tuple[FarEnd, Tunnel, Server]:
@@ -218,7 +218,7 @@ def late_pairs(
 
 
 @pytest.mark.parametrize("seconds", LATE_SECONDS)
-def test_a_late_http_server_gets_one_request_and_its_answer_comes_back(
+def test_a_slow_http_server_receives_one_request_and_its_answer_arrives(
     service: TunnelingService, tmp_path: Path, seconds: float
 ) -> None:
     with late_pairs(service, tmp_path, seconds, speaks_first=False) as pairs:
@@ -226,12 +226,12 @@ def test_a_late_http_server_gets_one_request_and_its_answer_comes_back(
 
 
 @pytest.mark.parametrize("seconds", LATE_SECONDS)
-def test_a_late_ssh_server_gets_one_hello_and_its_answer_comes_back(
+def test_a_slow_ssh_server_receives_one_hello_and_its_answer_arrives(
     service: TunnelingService, tmp_path: Path, seconds: float
 ) -> None:
     def talk(tunnel: Tunnel) -> bytes:
         with tunnel.connect("SSH") as sock:
-            # Without waiting for the server, as OpenSSH does.
+            # Without waiting for the server, like OpenSSH.
             sock.sendall(HELLO)
             return read_all(sock)
 
@@ -257,13 +257,13 @@ def check_late(
         assert answered == answer, far_end
         assert server.requests == requests, far_end
         assert tunnel.far_end.exited is None, far_end
-        # A destination that does not say that it speaks V3 is tried in V1 then, and its server is asked again.
+        # A destination that has not shown that it speaks V3 is then tried in V1, and its server is connected to again.
         tried_v1 = far_end.version is not Version.V3 and list(tunnel.ports) == ["SSH"] and seconds >= SILENCE_SECONDS
         assert took < seconds + 3 + (SILENCE_SECONDS if tried_v1 else 0), far_end
 
 
 def echoing(connect: Callable[[], socket.socket]) -> socket.socket:
-    """Connect until a connection gets an answer; one that is made during the change may be closed."""
+    """Connect until a connection gets an answer; one made during the replacement may be closed."""
     deadline = time.monotonic() + BACK_WITHIN
     while True:
         sock = connect()
@@ -278,10 +278,10 @@ def echoing(connect: Callable[[], socket.socket]) -> socket.socket:
 
 
 @pytest.mark.parametrize("far_end", FAR_ENDS, ids=str)
-def test_the_next_connection_works_when_another_destination_has_come(
+def test_the_next_connection_works_after_the_destination_was_replaced(
     service: TunnelingService, tmp_path: Path, far_end: FarEnd
 ) -> None:
-    """Between two connections, in the middle of one, and after a kill in the middle of one."""
+    """Between two connections, during one, and after a kill during one."""
     names = services_of(far_end)
     with EchoServer() as server, Tunnel(service, tmp_path, far_end, dict.fromkeys(names, server.port)) as tunnel:
         times: list[float] = []
@@ -315,10 +315,10 @@ def test_the_next_connection_works_when_another_destination_has_come(
 
 
 @pytest.mark.parametrize("version", list(Version), ids=str)
-def test_the_next_connection_works_when_the_same_destination_was_restarted(
+def test_the_next_connection_works_after_the_destination_was_restarted(
     service: TunnelingService, tmp_path: Path, version: Version
 ) -> None:
-    """With the same access token and client token, with which it reconnects too."""
+    """With the same access token and client token, as when it reconnects."""
     again = ["--protocol-version", str(version), "-i", str(uuid.uuid4())]
     with ProxyPair(service, tmp_path, {"HTTP1": 1}, (), again) as pair, EchoServer() as server:
 

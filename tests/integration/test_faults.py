@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What breaks in the field, with real sockets: the service, the network, certificates, and the servers behind it."""
+"""Failures in the field, with real sockets: of the service, the network, certificates, and the servers behind it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def connect(pair: ProxyPair, service_id: str) -> socket.socket:
 
 
 def echoes(sock: socket.socket) -> bool:
-    """Whether something is echoed; not, where the connection ends."""
+    """Whether data is echoed; False if the connection is closed."""
     with contextlib.suppress(OSError):
         sock.sendall(b"hello")
         return sock.recv(5) == b"hello"
@@ -58,14 +58,14 @@ def echoes(sock: socket.socket) -> bool:
 
 
 def carries(pair: ProxyPair, service_id: str) -> bool:
-    """Whether a new connection carries something."""
+    """Whether a new connection carries data."""
     with connect(pair, service_id) as sock:
         return echoes(sock)
 
 
 @contextmanager
 def pumping(sock: socket.socket) -> Iterator[None]:
-    """Send, and read what is echoed, as fast as it goes, until the connection ends."""
+    """Send, and read the echo, as fast as possible, until the connection is closed."""
 
     def send() -> None:
         with contextlib.suppress(OSError):
@@ -80,12 +80,12 @@ def pumping(sock: socket.socket) -> Iterator[None]:
     with ThreadPoolExecutor(2) as pool:
         moving = [pool.submit(send), pool.submit(receive)]
         yield
-        # Both end because the connection does; result() fails where it is left hanging.
+        # Both stop because the connection is closed; result() fails if it is left hanging.
         for future in moving:
             future.result(timeout=20)
 
 
-def test_a_service_killed_in_mid_transfer_is_found_again(tmp_path: Path) -> None:
+def test_proxies_reconnect_after_the_service_was_killed_mid_transfer(tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService())
@@ -96,7 +96,7 @@ def test_a_service_killed_in_mid_transfer_is_found_again(tmp_path: Path) -> None
             pair.source.wait_for_output("HTTP1 .*: opened")
             service.kill()
         assert shell.recv(1) == b""
-        # So long that the pauses between attempts have become as long as they get.
+        # Until the pauses between attempts have reached their maximum.
         for proxy in (pair.source, pair.destination):
             wait_for(lambda proxy=proxy: proxy.output().count("trying again") >= 5, "it has tried for a while", 40)
         service.start()
@@ -106,7 +106,7 @@ def test_a_service_killed_in_mid_transfer_is_found_again(tmp_path: Path) -> None
         assert carries(pair, "HTTP1")
 
 
-def test_connections_made_while_the_service_is_away_wait_for_it(tmp_path: Path) -> None:
+def test_connections_made_during_an_outage_wait_for_the_service(tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService())
@@ -115,7 +115,7 @@ def test_connections_made_while_the_service_is_away_wait_for_it(tmp_path: Path) 
         pair.source.wait_for_output("trying again")
         with connect(pair, "SSH1") as early:
             early.sendall(b"hello")
-            # The destination is there first: a service without it would turn the connection away.
+            # The destination is connected first: without it, the service would reset the connection.
             pair.source.popen.send_signal(signal.SIGSTOP)
             service.start()
             wait_for(lambda: pair.destination.output().count("connected to 1") >= 2, "the destination is back", 15)
@@ -124,7 +124,7 @@ def test_connections_made_while_the_service_is_away_wait_for_it(tmp_path: Path) 
 
 
 def tls_of(service: TunnelingService) -> ssl.SSLContext:
-    """What the service itself shows its clients."""
+    """The certificate that the service itself presents to its clients."""
     state = StateDirectory(service.state_dir)
     return server_context(Certificates(state.keys, state.ca))
 
@@ -145,7 +145,7 @@ def broken_service(service: TunnelingService) -> Iterator[None]:
         thread.join()
 
 
-def test_a_service_that_fails_for_a_while_is_tried_again(tmp_path: Path) -> None:
+def test_a_failing_service_is_retried(tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         service = stack.enter_context(TunnelingService())
@@ -160,11 +160,11 @@ def test_a_service_that_fails_for_a_while_is_tried_again(tmp_path: Path) -> None
 
 @pytest.mark.nightly
 @pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
-def test_a_dead_network_and_a_frozen_service_are_found_out_within_a_minute(tmp_path: Path) -> None:
-    """In one test, for the minute's sake.
+def test_a_dead_network_and_a_frozen_service_are_detected_within_a_minute(tmp_path: Path) -> None:
+    """In one test, because each takes a minute.
 
-    Nothing passes between one source and its service. The other source's service is stopped: its kernel acknowledges
-    everything still, and only the answers to pings are missing.
+    No packets pass between one source and its service. The other source's service is stopped: its kernel still
+    acknowledges everything, and only the answers to pings are missing.
     """
     with ExitStack() as stack:
         place = stack.enter_context(NetworkNamespace())
@@ -187,12 +187,12 @@ def test_a_dead_network_and_a_frozen_service_are_found_out_within_a_minute(tmp_p
         place.drop_packets()
         with frozen(freezing):
             source.wait_for_output("(has been silent|broke).*trying again", FOUND_DEAD_WITHIN)
-            print(f"the network was found dead after {time.monotonic() - began:.0f} s")
+            print(f"the dead network was detected after {time.monotonic() - began:.0f} s")
             for proxy in (pair.source, pair.destination):
                 proxy.wait_for_output(
                     "has been silent for .*trying again", FOUND_DEAD_WITHIN - (time.monotonic() - began)
                 )
-            print(f"the service was found frozen after {time.monotonic() - began:.0f} s")
+            print(f"the frozen service was detected after {time.monotonic() - began:.0f} s")
         assert client.wait() == 0, "the old connection is closed"
 
         wait_for(lambda: carries(pair, "SSH1"), "a new connection is carried", BACK_WITHIN)
@@ -204,7 +204,7 @@ def test_a_dead_network_and_a_frozen_service_are_found_out_within_a_minute(tmp_p
 
 @contextmanager
 def frozen(service: TunnelingService) -> Iterator[None]:
-    """A service that is stopped in mid-step."""
+    """A stopped (SIGSTOP) service."""
     os.kill(service.pid, signal.SIGSTOP)
     try:
         yield
@@ -219,7 +219,7 @@ def start_behind(place: NetworkNamespace, service: TunnelingService, token: str,
 
 
 def start_client(place: NetworkNamespace, log: Path) -> Process:
-    """A client there that says hello, prints what comes, and ends with the connection."""
+    """A client in the namespace that sends hello, prints what it receives, and exits with the connection."""
     program = (
         "import socket; s = socket.create_connection(('127.0.0.1', 5555)); s.sendall(b'hello')\n"
         "while data := s.recv(100): print(data.decode(), flush=True)"
@@ -227,7 +227,7 @@ def start_client(place: NetworkNamespace, log: Path) -> Process:
     return Process([*place.enter, sys.executable, "-c", program], log)
 
 
-def test_a_certificate_of_another_name_ends_the_proxy_with_the_reason(
+def test_the_proxy_exits_with_the_reason_if_the_certificate_has_another_name(
     service: TunnelingService, tmp_path: Path
 ) -> None:
     tunnel = open_tunnel(service)
@@ -250,8 +250,8 @@ def test_a_certificate_of_another_name_ends_the_proxy_with_the_reason(
         shaking.result()
 
 
-def test_the_proxy_whose_place_was_taken_leaves_it_to_the_other(service: TunnelingService) -> None:
-    """Were it to come back, the two would go on to throw each other out."""
+def test_a_replaced_proxy_does_not_reconnect(service: TunnelingService) -> None:
+    """If it reconnected, the two would keep replacing each other."""
     tunnel = open_tunnel(service, ["SSH1"])
     access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, client_token=str(uuid.uuid4()))
 
@@ -274,7 +274,7 @@ def test_the_proxy_whose_place_was_taken_leaves_it_to_the_other(service: Tunneli
     check()
 
 
-def test_an_access_token_that_was_rotated_ends_the_proxy(service: TunnelingService, tmp_path: Path) -> None:
+def test_the_proxy_exits_if_its_access_token_was_rotated(service: TunnelingService, tmp_path: Path) -> None:
     with ProxyPair(service, tmp_path, {"SSH1": 1}) as pair:
         service.boto3_client().rotate_tunnel_access_token(tunnelId=pair.tunnel.tunnel_id, clientMode="SOURCE")
         assert pair.source.wait() == 1
@@ -282,7 +282,7 @@ def test_an_access_token_that_was_rotated_ends_the_proxy(service: TunnelingServi
         assert pair.destination.popen.poll() is None
 
 
-def test_a_closed_port_at_the_destination_ends_the_connection(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_closed_port_at_the_destination_closes_the_connection(service: TunnelingService, tmp_path: Path) -> None:
     with (
         EchoServer() as echo,
         ProxyPair(service, tmp_path, {"SSH1": echo.port, "HTTP1": 1}) as pair,
@@ -293,12 +293,12 @@ def test_a_closed_port_at_the_destination_ends_the_connection(service: Tunneling
         pair.destination.wait_for_output(r"cannot connect to localhost:1 \(attempt 5 of 5\)")
 
 
-def test_an_address_that_drops_packets_is_given_up_in_seconds(service: TunnelingService, tmp_path: Path) -> None:
+def test_an_address_that_drops_packets_fails_within_seconds(service: TunnelingService, tmp_path: Path) -> None:
     settings = tmp_path / "settings.json"
     attempts = {"connection_retry_count": 2, "connection_retry_delay_ms": 60000}
     settings.write_text(json.dumps({"tunneling": {"proxy": {"tcp": attempts}}}))
     with ExitStack() as stack:
-        # With one connection in its queue, and no room for another, the kernel answers nobody.
+        # With a full queue, the kernel answers no further connection.
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         stack.enter_context(socket.create_connection(full.getsockname()))
         addresses = {"HTTP1": full.getsockname()[1]}
@@ -306,12 +306,12 @@ def test_an_address_that_drops_packets_is_given_up_in_seconds(service: Tunneling
         pair = stack.enter_context(ProxyPair(service, tmp_path, addresses, destination_options=options))
         refused = stack.enter_context(connect(pair, "HTTP1"))
 
-        # No pause after an attempt that has taken its time already.
+        # No pause after an attempt that timed out.
         assert refused.recv(1) == b""
         pair.destination.wait_for_output(r"cannot connect to .* \(attempt 2 of 2\): no answer within 3 s")
 
 
-def test_a_server_that_says_nothing_holds_nobody_up(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_silent_server_does_not_block_other_connections(service: TunnelingService, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, EchoServer() as echo:
         port = silent.getsockname()[1]
         with (
@@ -326,14 +326,14 @@ def test_a_server_that_says_nothing_holds_nobody_up(service: TunnelingService, t
                 waiting.settimeout(1)
                 with pytest.raises(TimeoutError):
                     waiting.recv(1)
-            # Once it ends, so does the client's connection.
+            # When it closes, the client's connection closes too.
             waiting.settimeout(10)
             assert waiting.recv(1) == b""
 
 
 @pytest.mark.parametrize("slowly", [False, True])
 def test_a_server_that_closes_right_after_a_megabyte(service: TunnelingService, tmp_path: Path, slowly: bool) -> None:
-    """The client gets the whole megabyte, even if it begins to read when the connection has ended long since."""
+    """The client receives the whole megabyte, even if it begins to read long after the connection was closed."""
     data = os.urandom(MEGABYTE)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Devices with an agent each: every device gets one tunnel, whatever becomes of the hub.
+"""Devices with an agent each: every device gets one tunnel, even if the hub is killed.
 
-There are three of them, or as many as ``TEST_FLEET`` says; ``make test-fleet`` takes twenty.
+There are three of them, or ``TEST_FLEET``; ``make test-fleet`` runs twenty.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def fleet() -> Iterator[AgentFleet]:
 
 @pytest.fixture(scope="module")
 def first_ping(fleet: AgentFleet) -> dict[str, Outcome]:
-    """What became of the very first command, when there was no hub and no tunnel."""
+    """The outcome of the first command, without a hub and without a tunnel."""
     assert fleet.tunnels_each() == {0: DEVICES}
     return ping(fleet)
 
@@ -54,7 +54,7 @@ def failures(outcomes: dict[str, Outcome]) -> dict[str, str]:
 
 
 def failures_while_the_hub_is_killed(fleet: AgentFleet, moment: Callable[[], bool], *module: str) -> dict[str, str]:
-    """Run a module on all devices, and kill the hub at a moment; what failed."""
+    """Run a module on all devices, and kill the hub at a given moment; return the failures."""
     retrying = {"ANSIBLE_SSH_RETRIES": "3"}
     hub = hub_of(fleet)
     with ThreadPoolExecutor(1) as pool:
@@ -72,9 +72,7 @@ def hub_of(fleet: AgentFleet) -> int:
     return pid
 
 
-def test_a_ping_from_nothing_opens_one_tunnel_for_each_device(
-    fleet: AgentFleet, first_ping: dict[str, Outcome]
-) -> None:
+def test_a_first_ping_opens_one_tunnel_per_device(fleet: AgentFleet, first_ping: dict[str, Outcome]) -> None:
     assert failures(first_ping) == {}
     assert fleet.tunnels_each() == ONE_EACH
 
@@ -84,7 +82,7 @@ def test_no_second_tunnel_after_the_hub_was_killed_between_two_runs(
 ) -> None:
     before = fleet.tunnels()
     os.kill(hub_of(fleet), signal.SIGKILL)
-    # As hours later, when ssh's own connections are gone too.
+    # As if hours had passed, and ssh's own connections were gone too.
     fleet.controller.disconnect()
 
     assert failures(ping(fleet)) == {}
@@ -97,7 +95,7 @@ def test_no_second_tunnel_after_the_hub_was_killed_in_the_middle_of_a_run(
     before = fleet.tunnels()
     begun = fleet.home / "begun"
     begun.mkdir()
-    # The first attempt of each waits for what never comes.
+    # Each first attempt blocks.
     work = f"mkdir {begun}/{{{{ inventory_hostname }}}} && while [ -d {begun} ]; do sleep 0.1; done; true"
 
     assert (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How connections affect each other: peers that stop reading, bulk data next to a shell, and very many at once."""
+"""How connections affect each other: peers that stop reading, bulk data next to a shell, and thousands at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORT_CONNECTIONS = int(os.environ.get("SHORT_CONNECTIONS", "24000"))
 AT_A_TIME = 50
 KILOBYTE = bytes(range(256)) * 4
 MEMORY_NOISE = 4 * MEGABYTE
-"""What allocators may keep. A leak of one kilobyte in each of 24 000 connections would be six times that."""
+"""Growth that allocators may cause. A leak of one kilobyte in each of 24,000 connections would be six times that."""
 
 FARAWAY = {"send": "receive", "receive": "send"}
 
@@ -82,7 +82,7 @@ class Worker:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("direction", ["receive", "send"])
-def test_a_peer_that_stops_reading_is_reset_alone_and_ten_others_keep_going(
+def test_a_peer_that_stops_reading_is_reset_without_affecting_ten_others(
     service: TunnelingService, tmp_path: Path, direction: str
 ) -> None:
     """The client stops reading from a server that sends, or the server reads nothing of what the client sends."""
@@ -111,7 +111,7 @@ def test_a_peer_that_stops_reading_is_reset_alone_and_ten_others_keep_going(
         proxy.wait_for_output("reset, because its peer does not read", STALL_SECONDS * 3)
         reset_after = time.monotonic() - began
         counts = [len(worker.times) for worker in workers]
-        wait_for(lambda: all(len(w.times) > n + 20 for w, n in zip(workers, counts)), "all ten go on")
+        wait_for(lambda: all(len(w.times) > n + 20 for w, n in zip(workers, counts)), "all ten continue")
         waits = [worker.longest_wait(began, began + reset_after + 0.5) for worker in workers]
         done = [sum(began < moment < began + reset_after for moment in worker.times) for worker in workers]
         for worker in workers:
@@ -138,8 +138,8 @@ def send_until_reset(sock: socket.socket) -> None:
         pass
 
 
-def test_a_peer_that_reads_slowly_gets_everything(service: TunnelingService, tmp_path: Path) -> None:
-    """Far more waits for it than a buffer holds, and it takes longer than a stalled peer would be given."""
+def test_a_slow_reader_receives_everything(service: TunnelingService, tmp_path: Path) -> None:
+    """Far more data waits for it than fits into a buffer, and it takes longer than the timeout of a stalled peer."""
     data = os.urandom(12 * MEGABYTE)
     options = ["--stall-seconds", "1"]
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
@@ -156,7 +156,7 @@ def test_a_peer_that_reads_slowly_gets_everything(service: TunnelingService, tmp
             began = time.monotonic()
             while piece := sock.recv(64 * 1024):
                 received += piece
-                # This is how fast the peer reads; it waits for nothing.
+                # This is the peer's reading speed, not a wait for a condition.
                 time.sleep(0.02)
             serving.result()
             assert received == data
@@ -187,7 +187,7 @@ def test_a_shell_stays_responsive_next_to_bulk_data(service: TunnelingService, t
 
 
 async def short_connections(port: int, many: int) -> None:
-    """Make so many connections, some at a time, and send a kilobyte to and fro on each."""
+    """Open many connections, a few at a time, and exchange a kilobyte on each."""
     left = iter(range(many))
 
     async def worker() -> None:
@@ -208,7 +208,7 @@ async def echo_kilobyte(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         writer.write(await reader.readexactly(len(KILOBYTE)))
         await reader.read()
     except (asyncio.IncompleteReadError, ConnectionError):
-        pass  # the client says what is missing
+        pass  # the client reports what is missing
     finally:
         writer.close()
 
@@ -222,7 +222,7 @@ def held(pid: int) -> tuple[int, int]:
 @pytest.mark.alone
 @pytest.mark.nightly
 @pytest.mark.timeout(300)
-def test_very_many_short_connections_leave_nothing_behind(service: TunnelingService, tmp_path: Path) -> None:
+def test_thousands_of_short_connections_leave_nothing_behind(service: TunnelingService, tmp_path: Path) -> None:
     async def run(folder: Path) -> None:
         loop = asyncio.get_running_loop()
         server = await asyncio.start_server(echo_kilobyte, "127.0.0.1", 0, backlog=256)
@@ -255,7 +255,7 @@ def test_very_many_short_connections_leave_nothing_behind(service: TunnelingServ
 
 
 def connections(pid: int, *ports: int) -> list[object]:
-    """The connections of a process, not its listening sockets, that have one of these ports at either end."""
+    """The connections of a process, without its listening sockets, that have one of these ports at either end."""
     found = psutil.Process(pid).net_connections("tcp")
     return [
         entry
@@ -264,7 +264,7 @@ def connections(pid: int, *ports: int) -> list[object]:
     ]
 
 
-def test_a_connection_over_the_limit_is_rejected_alone(service: TunnelingService, tmp_path: Path) -> None:
+def test_only_the_connection_over_the_limit_is_rejected(service: TunnelingService, tmp_path: Path) -> None:
     with ExitStack() as stack:
         echo = stack.enter_context(EchoServer())
         pair = stack.enter_context(ProxyPair(service, tmp_path, {"SSH1": echo.port, "HTTP1": echo.port}))
@@ -278,7 +278,7 @@ def test_a_connection_over_the_limit_is_rejected_alone(service: TunnelingService
         with connect(pair, "HTTP1") as other:
             assert echoes(other)
         socks[0].close()
-        wait_for(lambda: "closed after" in pair.source.output(), "the source has seen the end of one")
+        wait_for(lambda: "closed after" in pair.source.output(), "the source has noticed that one was closed")
         with connect(pair, "SSH1") as another:
             assert echoes(another)
 

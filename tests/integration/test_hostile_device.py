@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A device that was taken over tries to get at options, paths and hosts; nothing that it answers has an effect.
+"""A compromised device tries to set options, paths and hosts; none of its answers has an effect.
 
-All liars are one device, which has another Python for each try: what answers is all that they differ in. Facts that a
-run has left in a persistent cache are there in the next.
+All hostile hosts are one device, with a different Python for each attempt, which sends the answers. Facts in a
+persistent cache are still there in the next run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REFUSED = "has facts that no device may set"
 
 DIAGNOSIS: dict[str, Any] = {"severity": "ok", "findings": [], "skipped_sections": [], "facts": {}, "seconds": 0.1}
 
-# What each liar's host is made to do, once it has lied: whatever becomes of it, the next is tried, too.
+# The tasks for each hostile host, after its answer: whatever the outcome, the next attempt is made, too.
 SESSION = """
 - hosts: liars
   gather_facts: false
@@ -92,7 +92,7 @@ SESSION = """
 
 @dataclass
 class Scene:
-    """A liar, a victim, and where things would turn up that must not."""
+    """A hostile device, a victim, and the places where the effects of an attack would appear."""
 
     fleet: Fleet
     folder: Path
@@ -107,36 +107,36 @@ class Scene:
         return self.fleet.controller.playbook(playbook, "-i", self.inventory, "-f", "8", *options, **environment)
 
     def cached(self) -> dict[str, str]:
-        """An environment in which facts outlive a run."""
+        """An environment with a persistent fact cache."""
         return {"ANSIBLE_CACHE_PLUGIN": "jsonfile", "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self.cache)}
 
     def tunnels(self) -> set[str]:
-        """The IDs of all tunnels that are open."""
+        """The IDs of all open tunnels."""
         summaries = self.fleet.service.boto3_client().list_tunnels()["tunnelSummaries"]
         return {each["tunnelId"] for each in summaries if each["status"] == "OPEN"}
 
     def ports(self) -> dict[str, int | None]:
-        """Where the liar's services listen on the controller."""
+        """The addresses of the hostile device's services on the controller."""
         return {name: service["port"] for name, service in self.fleet.tunnel(LIAR)["services"].items()}
 
     def stolen(self) -> list[str]:
-        """What was made where a device wants it."""
+        """The files that an attack has created."""
         return [path.name for path in (self.folder / "stolen").glob("*")]
 
     def logins(self) -> int:
-        """How often somebody has got into the victim."""
+        """How many logins the victim has had."""
         return (self.fleet.devices[VICTIM].folder / "sshd.log").read_text().count("Accepted publickey")
 
 
 def spy(path: Path, mark: Path) -> str:
-    """A program that leaves a mark if it is run."""
+    """A program that creates a file if it is run."""
     path.write_text(f"#!/bin/sh\ntouch '{mark}'\nexit 1\n")
     path.chmod(0o755)
     return str(path)
 
 
 def tries(folder: Path, port: int, listener: socket.socket) -> dict[str, dict[str, Any]]:
-    """The answers, by name: facts, and under C(answer) what else is in them."""
+    """The answers, by name: facts, and the other content under C(answer)."""
     mark = folder / "mark"
     stolen = {use: str(folder / "stolen" / use) for use in ("sockets", "report", "files", "tokens")}
     (folder / "secret").write_text(SECRET)
@@ -216,14 +216,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def session(scene: Scene) -> CompletedProcess[str]:
-    """The liars have lied, and their hosts have gone on."""
+    """The run after all hostile answers."""
     scene.before = {"tunnels": scene.tunnels(), "logins": scene.logins(), "ports": scene.ports()}
     playbook = scene.folder / "session.yml"
     playbook.write_text(SESSION)
     return scene.play(playbook, "-vvv", **scene.cached())
 
 
-def test_the_other_device_is_left_alone(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_the_other_device_is_not_affected(scene: Scene, session: CompletedProcess[str]) -> None:
     assert scene.logins() == scene.before["logins"]
     victims_port = scene.fleet.tunnel(VICTIM)["services"]["HTTP1"]["port"]
     assert f"http://127.0.0.1:{victims_port}" not in session.stdout
@@ -251,7 +251,7 @@ def test_hosts_and_groups_stay_as_they_were(scene: Scene, session: CompletedProc
     assert "planted" not in groups["all"]
 
 
-def test_who_lies_is_refused_by_name(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_refusals_name_the_device(scene: Scene, session: CompletedProcess[str]) -> None:
     for name in ("thing", "in-a-loop", "ports", "programs", "host-keys", "control-path", "delegated", "groups"):
         assert f"liar-{name} {REFUSED}: " in session.stdout, name
     told = re.search(rf"liar-thing {REFUSED}: .*? such variables\.", session.stdout, re.DOTALL)
@@ -261,8 +261,8 @@ def test_who_lies_is_refused_by_name(scene: Scene, session: CompletedProcess[str
 
 
 @pytest.mark.nightly
-def test_the_report_is_where_it_belongs_and_has_everybody(scene: Scene, session: CompletedProcess[str]) -> None:
-    """With the facts of the session, which are in the cache."""
+def test_the_report_is_in_its_folder_and_includes_all_devices(scene: Scene, session: CompletedProcess[str]) -> None:
+    """With the facts of the session, from the cache."""
     ran = scene.play("iotops.tunnel.diagnose", **scene.cached())
     assert "report" not in scene.stolen()
     out = scene.folder / "out"
@@ -279,7 +279,7 @@ def test_the_report_is_where_it_belongs_and_has_everybody(scene: Scene, session:
     assert yaml.safe_load((out / "devices" / f"{VICTIM}.yml").read_text())["facts"]["system"]["uptime_minutes"] > 0
 
 
-def test_tokens_and_tasks_are_those_of_the_operator(scene: Scene, session: CompletedProcess[str]) -> None:
+def test_tokens_and_tasks_come_from_the_operator(scene: Scene, session: CompletedProcess[str]) -> None:
     limit = ("--limit", f"liar-token-folder,liar-fix,{VICTIM}")
     opened = scene.play("iotops.tunnel.open", *limit, **scene.cached())
     assert f"liar-token-folder {REFUSED}" in opened.stdout
@@ -291,8 +291,8 @@ def test_tokens_and_tasks_are_those_of_the_operator(scene: Scene, session: Compl
     assert scene.tunnels() == scene.before["tunnels"]
 
 
-def test_no_file_of_the_controller_is_given_away(scene: Scene, session: CompletedProcess[str]) -> None:
-    """By plain SSH, as where the agent is installed for the first time: there nothing but the role refuses."""
+def test_no_file_of_the_controller_is_sent_to_a_device(scene: Scene, session: CompletedProcess[str]) -> None:
+    """By plain SSH, as when the agent is first installed: only the role can refuse then."""
     device = scene.fleet.devices[LIAR]
     plain = {
         "ansible_connection": "ansible.builtin.ssh",
@@ -326,7 +326,7 @@ NAMES = {
     "d" * 300: None,
     "d" * 299 + "e": None,
 }
-"""Hosts with names that mean something elsewhere, and their files."""
+"""Hosts whose names have a meaning elsewhere, and their files."""
 
 SHAPES: dict[str, dict[str, Any]] = {
     "severity": {"severity": "splendid"},
@@ -338,11 +338,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "failed": {"failed": True, "msg": {"a": "\x1b[31m"}, "severity": "ok"},
     "huge": {"facts": {"system": {"os": ["x" * 300] * 10000}}},
 }
-"""Answers that are no diagnosis."""
+"""Answers that are not a diagnosis."""
 
 
 @pytest.mark.nightly
-def test_nobody_is_hidden_by_a_name_or_a_shape(scene: Scene) -> None:
+def test_no_device_is_hidden_by_a_name_or_a_malformed_answer(scene: Scene) -> None:
     folder = scene.folder / "shapes"
     folder.mkdir()
     hosts: dict[str, Any] = {}
@@ -350,7 +350,7 @@ def test_nobody_is_hidden_by_a_name_or_a_shape(scene: Scene) -> None:
         "iotops_tunnel_diagnose_dest": str(scene.folder / "stolen" / "shapes"),
         "ansible_facts": {"iotops_tunnel_thing": VICTIM},
     }
-    # A diagnosis, and more than that.
+    # A diagnosis with additional content.
     more = {
         **DIAGNOSIS,
         "unreachable": True,
@@ -360,7 +360,7 @@ def test_nobody_is_hidden_by_a_name_or_a_shape(scene: Scene) -> None:
         "warnings": ["\x1b[31m"],
     }
     polite = hostile_python(folder / "polite", {**dest, "lookup": "x", "inventory_hostname": VICTIM}, more)
-    # For Ansible, variables of a host that is called like a group are that group's.
+    # If a host has the name of a group, Ansible treats its variables as the group's.
     hosts |= {name: {} for name in NAMES}
     for name, shape in SHAPES.items():
         python = hostile_python(folder / f"python-{name}", dest, {**DIAGNOSIS, **shape})

@@ -29,7 +29,7 @@ from tunnelproxy.hub import client
 
 @pytest.fixture
 def hub_folder(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A hub of this test's own, stopped at its end, for whoever uses the service."""
+    """This test's own hub, which uses the service and is stopped after the test."""
     folder = tmp_path / "hub"
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
     use(service, monkeypatch)
@@ -73,7 +73,7 @@ def ssh(device: Device, *command: str, options: tuple[str, ...] = ()) -> subproc
     )
 
 
-def test_ssh_runs_through_a_descriptor_that_the_hub_hands_out(
+def test_ssh_uses_a_descriptor_from_the_hub(
     service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
     adopt(tunnel)
@@ -81,7 +81,7 @@ def test_ssh_runs_through_a_descriptor_that_the_hub_hands_out(
     assert (done.returncode, done.stdout) == (0, "over the tunnel\n"), done.stderr
 
 
-def test_http_is_on_a_loopback_port_and_ssh_on_none(
+def test_http_has_a_loopback_port_and_ssh_has_none(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
     row = adopt(tunnel)
@@ -101,7 +101,7 @@ def page(port: int) -> bytes:
 
 
 def listening(service: str = "HTTP1", thing: str = "thing1") -> int | None:
-    """The port that the hub says a service has, without changing any."""
+    """A service's port according to the hub, without changing any."""
     port: int | None = client.ensure(thing)["services"][service]["port"]
     return port
 
@@ -129,9 +129,7 @@ def test_the_user_chooses_the_port(service: TunnelingService, tunnel: OpenTunnel
     assert page(port) == b"thing1 is well\n"
 
 
-def test_the_next_hub_keeps_to_what_the_user_chose(
-    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
-) -> None:
+def test_the_next_hub_keeps_the_chosen_ports(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
     wanted = free_port()
     adopt(tunnel, ports={"HTTP1": wanted})
     client.stop()
@@ -147,9 +145,7 @@ def test_the_next_hub_keeps_to_what_the_user_chose(
     assert listening() is None
 
 
-def test_a_port_that_cannot_be_had_changes_nothing(
-    service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
-) -> None:
+def test_an_unavailable_port_changes_nothing(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
     port = adopt(tunnel)["services"]["HTTP1"]["port"]
     other = open_tunnel(service, thing="thing2")
     adopt(other, "thing2")
@@ -164,7 +160,7 @@ def test_a_port_that_cannot_be_had_changes_nothing(
     assert page(port) == b"thing1 is well\n"
 
 
-def test_a_stream_to_a_server_that_waits_for_a_question(
+def test_a_stream_to_a_server_that_waits_for_a_request(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
     adopt(tunnel)
@@ -173,7 +169,7 @@ def test_a_stream_to_a_server_that_waits_for_a_question(
         assert stream.recv(8) == b"HTTP/1.0"
 
 
-def test_status_counts_and_measures(
+def test_status_shows_counters_and_the_round_trip(
     service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
     adopt(tunnel)
@@ -188,14 +184,14 @@ def test_status_counts_and_measures(
     wait_for(lambda: row()["round_trip_ms"], "a round trip was measured")
     assert row()["services"]["SSH1"]["connections"] == 1
     assert banner(stream) == b"SSH-"
-    wait_for(lambda: row()["services"]["SSH1"]["connections"] == 0, "the connection has ended")
+    wait_for(lambda: row()["services"]["SSH1"]["connections"] == 0, "the connection is closed")
     assert row()["services"]["SSH1"]["bytes_out"] > len("SSH-2.0-")
     table = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
     assert f"thing1 in {client.locate('thing1')['account_name']}: connected, round trip" in table
     assert tunnel.tunnel_id in table
 
 
-def test_many_who_start_at_once_get_one_hub(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
+def test_concurrent_callers_start_one_hub(service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path) -> None:
     def ask(_: int) -> int:
         command = [
             sys.executable,
@@ -209,7 +205,7 @@ def test_many_who_start_at_once_get_one_hub(service: TunnelingService, tunnel: O
         assert len(set(pool.map(ask, range(8)))) == 1
 
 
-def test_a_killed_hub_is_brought_back_by_the_connector(
+def test_the_connector_restarts_a_killed_hub(
     service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
     port = adopt(tunnel)["services"]["HTTP1"]["port"]
@@ -226,7 +222,7 @@ def test_a_killed_hub_is_brought_back_by_the_connector(
     assert after["tunnels"][0]["services"]["HTTP1"]["port"] == port
 
 
-def test_the_next_hub_takes_over_from_one_that_was_stopped(
+def test_the_next_hub_takes_over_the_tunnels_of_a_stopped_one(
     service: TunnelingService, tunnel: OpenTunnel, hub_folder: Path
 ) -> None:
     adopt(tunnel)
@@ -235,7 +231,7 @@ def test_the_next_hub_takes_over_from_one_that_was_stopped(
     assert client.ensure("thing1")["state"] == "connected"
 
 
-def test_a_tunnel_is_linked_by_the_newest_callers_web_proxy_where_its_own_is_no_more(
+def test_a_tunnel_uses_the_latest_callers_http_proxy_if_its_own_is_gone(
     tunnel: OpenTunnel, hub_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adopt(tunnel)
@@ -246,7 +242,7 @@ def test_a_tunnel_is_linked_by_the_newest_callers_web_proxy_where_its_own_is_no_
     assert client.ensure("thing1")["state"] == "connected"
 
 
-def test_a_hub_that_cannot_use_a_tunnel_leaves_it_to_the_next(tunnel: OpenTunnel, hub_folder: Path) -> None:
+def test_a_tunnel_that_a_hub_cannot_use_is_kept_for_the_next(tunnel: OpenTunnel, hub_folder: Path) -> None:
     adopt(tunnel)
     client.stop()
     good = (hub_folder / "tunnels.jsonl").read_text()
@@ -261,7 +257,7 @@ def test_a_hub_that_cannot_use_a_tunnel_leaves_it_to_the_next(tunnel: OpenTunnel
     assert client.ensure("thing1")["state"] == "connected"
 
 
-def test_a_tunnel_that_an_earlier_release_left_is_found_by_who_may_describe_it(
+def test_a_tunnel_of_an_earlier_release_is_found_by_callers_that_may_describe_it(
     tunnel: OpenTunnel, hub_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adopt(tunnel)
@@ -315,7 +311,7 @@ def test_both_ends_are_described(
 
 
 class TestComplaints:
-    """What goes wrong is told by which end is at fault."""
+    """Errors name the end that is at fault."""
 
     def fails(self, thing: str = "thing1", service: str = "SSH1") -> tuple[str, str]:
         with pytest.raises(client.HubError) as caught:
@@ -345,7 +341,7 @@ class TestComplaints:
         assert code == "device-not-connected"
         assert "the device thing1 is not connected to its tunnel" in words
 
-    def test_the_devices_sshd_is_down(
+    def test_device_without_a_running_sshd(
         self, service: TunnelingService, device: Device, tunnel: OpenTunnel, hub_folder: Path
     ) -> None:
         device.start_proxy_at(tunnel_token(service, tunnel), "SSH1=127.0.0.1:1,HTTP1=127.0.0.1:1")
@@ -372,7 +368,7 @@ class TestComplaints:
         assert code == "tunnel-closed"
         assert "was closed: open another" in words
 
-    def test_the_service_is_down(self, device: Device, hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_service_not_running(self, device: Device, hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with TunnelingService() as own:
             use(own, monkeypatch)
             tunnel = open_tunnel(own)
@@ -401,7 +397,7 @@ def tunnel_token(service: TunnelingService, tunnel: OpenTunnel) -> str:
     return str(rotated["destinationAccessToken"])
 
 
-def test_a_hub_without_tunnels_ends_by_itself(hub_folder: Path) -> None:
+def test_a_hub_without_tunnels_exits(hub_folder: Path) -> None:
     command = [sys.executable, "-m", "tunnelproxy", "hub", "run", "--idle-seconds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=REPOSITORY)
     assert done.returncode == 0
@@ -417,7 +413,7 @@ def test_a_second_hub_is_refused(hub_folder: Path) -> None:
     assert "a hub is already running" in done.stderr
 
 
-def test_a_hub_that_comes_while_another_ends_takes_its_place(hub_folder: Path) -> None:
+def test_a_hub_started_while_another_exits_takes_its_place(hub_folder: Path) -> None:
     hub_folder.mkdir(mode=0o700, exist_ok=True)
     with (hub_folder / "hub.lock").open("w") as lock, ThreadPoolExecutor(1) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -429,11 +425,11 @@ def test_a_hub_that_comes_while_another_ends_takes_its_place(hub_folder: Path) -
             asked.result()
 
 
-def test_the_client_needs_the_standard_library_only() -> None:
-    """-S leaves out site-packages: whatever is not in the standard library cannot be imported."""
+def test_the_client_needs_only_the_standard_library() -> None:
+    """-S leaves out site-packages: only the standard library can be imported."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import tunnelproxy.hub.client; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    # What is imported on demand.
+    # Modules that are imported on demand.
     assert {"http.client", "subprocess", "asyncio"}.isdisjoint(done.stdout.split())

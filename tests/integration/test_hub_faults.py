@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hub where descriptors or space run out, and where somebody takes its folder away."""
+"""The hub when it runs out of descriptors or disk space, or when its folder is removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FLOOD = 300
 
 @pytest.fixture
 def folder(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a hub of this test's own, stopped at its end, for whoever uses the service."""
+    """The folder of this test's own hub, which uses the service and is stopped after the test."""
     folder = tmp_path / "hub"
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
     for name, value in service.environment.items():
@@ -60,12 +60,12 @@ def pid() -> int:
 
 
 def things() -> list[str]:
-    """Those whose tunnels the hub that runs holds."""
+    """The things whose tunnels the running hub holds."""
     return [row["thing"] for row in (client.status() or {"tunnels": []})["tunnels"]]
 
 
 def complaint(thing: str = "thing1") -> str:
-    """What the operator is told where the hub itself is at fault."""
+    """The operator's message if the hub itself is at fault."""
     with pytest.raises(client.HubError) as caught:
         client.ensure(thing)
     assert caught.value.code == "hub-failed"
@@ -75,13 +75,13 @@ def complaint(thing: str = "thing1") -> str:
 class TestDescriptors:
     @contextmanager
     def hub(self, folder: Path, descriptors: int) -> Iterator[Process]:
-        """A hub that may have so many."""
+        """A hub with this limit of descriptors."""
         limit = ["prlimit", f"--nofile=64:{descriptors}"]
         with Process([*limit, sys.executable, "-m", "tunnelproxy", "hub", "run"], folder.parent / "log") as hub:
             hub.wait_for_output("the hub is ready")
             yield hub
 
-    def test_a_hub_that_had_none_left_answers_when_it_has_again(self, folder: Path) -> None:
+    def test_a_hub_that_had_run_out_of_descriptors_recovers(self, folder: Path) -> None:
         with self.hub(folder, 64) as hub, ExitStack() as idle:
             for _ in range(FLOOD):
                 connection = idle.enter_context(socket.socket(socket.AF_UNIX))
@@ -92,7 +92,7 @@ class TestDescriptors:
             assert client.stop()
             assert hub.wait() == 0
 
-    def test_a_connection_that_cannot_be_had_is_told(self, folder: Path, tunnel: OpenTunnel) -> None:
+    def test_a_connection_refused_for_lack_of_descriptors_is_reported(self, folder: Path, tunnel: OpenTunnel) -> None:
         with self.hub(folder, 64) as hub, ExitStack() as streams:
             adopt(tunnel)
 
@@ -107,7 +107,7 @@ class TestDescriptors:
             assert greeting() == b"SSH-"
             assert pid() == hub.pid
 
-    def test_pages_leave_enough_to_all_else(
+    def test_web_pages_leave_enough_descriptors_for_everything_else(
         self, service: TunnelingService, device: Device, folder: Path, tmp_path: Path, tunnel: OpenTunnel
     ) -> None:
         other = open_tunnel(service, thing="thing2")
@@ -123,7 +123,7 @@ class TestDescriptors:
             ]
             for port in ports * (FLOOD // 2):
                 flood.enter_context(socket.create_connection(("127.0.0.1", port)))
-            wait_for(lambda: len(os.listdir(f"/proc/{hub.pid}/fd")) >= 128, "pages have all that they may have")
+            wait_for(lambda: len(os.listdir(f"/proc/{hub.pid}/fd")) >= 128, "the pages use all their descriptors")
             streams = [
                 flood.enter_context(socket.socket(fileno=client.open_stream("thing2", "SSH1"))) for _ in range(20)
             ]
@@ -134,7 +134,7 @@ class TestDescriptors:
 
 @pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 class TestDisk:
-    def test_a_tunnel_that_cannot_be_saved_is_held_told_and_saved_later(
+    def test_a_tunnel_that_cannot_be_saved_is_held_reported_and_saved_later(
         self, folder: Path, tmp_path: Path, tunnel: OpenTunnel
     ) -> None:
         with SmallDisk(folder, kib=128) as disk:
@@ -168,21 +168,21 @@ class TestDisk:
             saved = folder / "tunnels.jsonl"
             wait_for(lambda: saved.exists() and tunnel.tunnel_id in saved.read_text(), "the tunnel is saved")
             assert client.ensure("thing1")["not_saved"] == ""
-            # The next hub goes on with it.
+            # The next hub continues with it.
             client.stop()
             assert client.ensure("thing1")["state"] == "connected"
             client.stop()
 
-    def test_a_folder_without_room_for_one_file_more_is_told(self, folder: Path) -> None:
+    def test_a_full_folder_is_reported(self, folder: Path) -> None:
         with SmallDisk(folder, 128, "nr_inodes=1"):
             assert_documented("Hub's folder cannot be written", complaint())
 
-    def test_a_folder_that_is_read_only_is_told(self, folder: Path) -> None:
+    def test_a_read_only_folder_is_reported(self, folder: Path) -> None:
         with SmallDisk(folder, 128, "ro"):
             said = f"cannot write {folder}/start.lock: Read-only file system: make it writable for you, or set"
             assert said in complaint()
 
-    def test_a_folder_that_cannot_be_made_is_told(
+    def test_a_folder_that_cannot_be_created_is_reported(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with SmallDisk(tmp_path / "mnt", 128, "ro") as disk, monkeypatch.context() as patch:
@@ -191,13 +191,13 @@ class TestDisk:
 
 
 class TestFolder:
-    def test_a_socket_that_is_removed_comes_back(self, folder: Path, tunnel: OpenTunnel) -> None:
+    def test_a_removed_socket_is_recreated(self, folder: Path, tunnel: OpenTunnel) -> None:
         adopt(tunnel)
         hub = pid()
         with socket.socket(fileno=client.open_stream("thing1", "SSH1")) as stream:
             (folder / location.SOCKET_NAME).unlink()
             assert pid() == hub
-            # What was connected before goes on: the server answers with the algorithms that it has.
+            # Existing connections continue: the server answers with its algorithms.
             stream.sendall(b"SSH-2.0-client\r\n")
             said = b""
             while b"curve25519" not in said:
@@ -209,7 +209,7 @@ class TestFolder:
         (folder / location.SOCKET_NAME).unlink()
         assert client.stop()
 
-    def test_a_folder_that_is_removed_comes_back_with_what_was_in_it(self, folder: Path, tunnel: OpenTunnel) -> None:
+    def test_a_removed_folder_is_recreated_with_its_content(self, folder: Path, tunnel: OpenTunnel) -> None:
         adopt(tunnel)
         hub = pid()
         shutil.rmtree(folder)
@@ -219,10 +219,10 @@ class TestFolder:
         assert "hub.sock was removed; this hub listens at" in (folder / "hub.log").read_text()
         assert client.stop()
 
-    def test_a_hub_that_was_replaced_hands_its_tunnels_over_when_their_connections_have_ended(
+    def test_a_replaced_hub_hands_its_tunnels_over_when_their_connections_are_closed(
         self, service: TunnelingService, folder: Path, tunnel: OpenTunnel
     ) -> None:
-        """Somebody removed the folder, and asked for a tunnel before the hub had noticed."""
+        """A user removed the folder, and asked for a tunnel before the hub had noticed."""
         run = [sys.executable, "-m", "tunnelproxy", "hub", "run"]
         with Process(run, folder.parent / "log") as replaced:
             replaced.wait_for_output("the hub is ready")
@@ -234,15 +234,15 @@ class TestFolder:
                 with pytest.raises(client.HubError, match="there is no tunnel to idle"):
                     client.ensure("idle")
                 replaced.popen.send_signal(signal.SIGCONT)
-                wait_for(lambda: things() == ["idle"], "the hub that is new has the tunnel that nobody uses")
+                wait_for(lambda: things() == ["idle"], "the new hub holds the unused tunnel")
                 assert pid() != replaced.pid
-                # The connection of the other goes on.
+                # The connection through the other tunnel continues.
                 assert stream.recv(4) == b"SSH-"
             assert replaced.wait() == 0
         assert things() == ["idle", "thing1"]
         assert greeting() == b"SSH-"
 
-    def test_a_hub_that_never_listens_is_told(
+    def test_a_hub_that_does_not_listen_is_reported(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(wire, "LISTEN_SECONDS", 0.1)
@@ -255,7 +255,7 @@ class TestFolder:
                 client.status()
         assert_documented("Hub does not listen", f"thing1 cannot be reached: {caught.value}")
 
-    def test_a_relative_folder_means_the_same_to_all_processes(
+    def test_all_processes_resolve_a_relative_folder_alike(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -266,7 +266,7 @@ class TestFolder:
             assert (tmp_path / "relhub" / location.SOCKET_NAME).exists()
             assert client.stop()
 
-    def test_a_folder_that_cannot_be_is_told(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_impossible_folder_is_reported(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setenv("IOTOPS_TUNNEL_DIR", "/tmp/" + 100 * "x")
             assert_documented("Hub's folder too long", complaint())
@@ -274,7 +274,7 @@ class TestFolder:
             assert_documented("No such folder", complaint())
 
 
-def test_whoever_does_not_read_the_status_is_not_told_of_it(folder: Path) -> None:
+def test_a_closed_pipe_makes_the_status_exit_silently(folder: Path) -> None:
     status = f"{sys.executable} -m tunnelproxy hub status"
     done = subprocess.run(
         ["bash", "-c", f"{status} | true; echo ${{PIPESTATUS[0]}}"],

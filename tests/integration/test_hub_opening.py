@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tunnels that open themselves: the hub finds the open tunnel of a thing, or opens one, exactly one."""
+"""Opening tunnels on demand: the hub finds the open tunnel of a thing, or opens exactly one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ numbers = itertools.count(1)
 
 @pytest.fixture
 def controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An operator's machine, with a hub of its own, that uses the service."""
+    """An operator's machine with its own hub, which uses the service."""
     for name, value in service.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
@@ -37,7 +37,7 @@ def controller(service: TunnelingService, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def thing(service: TunnelingService, device: Device) -> Iterator[str]:
-    """A thing of this test's own, whose device joins the first tunnel that is opened to it."""
+    """A thing for one test, whose device joins the first tunnel that is opened to it."""
     name = f"thing-{next(numbers)}"
     joining = threading.Thread(target=join_first_tunnel, args=(service, device, name), daemon=True)
     joining.start()
@@ -46,7 +46,7 @@ def thing(service: TunnelingService, device: Device) -> Iterator[str]:
 
 
 def join_first_tunnel(service: TunnelingService, device: Device, thing: str) -> None:
-    """What an agent does when it is told of a tunnel."""
+    """Do what an agent does when it is notified of a tunnel."""
     try:
         tunnel_id = wait_for(lambda: open_tunnels(service, thing), f"a tunnel to {thing} is opened")[0]
     except AssertionError:
@@ -61,7 +61,7 @@ def open_tunnels(service: TunnelingService, thing: str) -> list[str]:
 
 
 def ensure(thing: str, open_policy: str = "reuse", **settings: Any) -> dict[str, Any]:
-    # Nobody has enrolled these.
+    # These are not enrolled.
     return client.ensure(thing, open_policy=open_policy, **{"unregistered": True, **settings})
 
 
@@ -72,7 +72,7 @@ def greeting(thing: str) -> bytes:
 
 @contextmanager
 def another_hub(folder: Path) -> Iterator[None]:
-    """Be another controller for a while."""
+    """Act as another controller within the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(folder / "another-hub"))
         try:
@@ -81,24 +81,24 @@ def another_hub(folder: Path) -> Iterator[None]:
             client.stop()
 
 
-def test_a_tunnel_is_opened_and_the_device_awaited(service: TunnelingService, controller: Path, thing: str) -> None:
+def test_a_tunnel_is_opened_and_the_device_waited_for(service: TunnelingService, controller: Path, thing: str) -> None:
     row = ensure(thing)
     assert open_tunnels(service, thing) == [row["tunnel_id"]]
     assert greeting(thing) == b"SSH-2.0-"
 
 
-def test_many_who_ask_at_once_get_the_same_tunnel(service: TunnelingService, controller: Path, thing: str) -> None:
+def test_concurrent_callers_get_the_same_tunnel(service: TunnelingService, controller: Path, thing: str) -> None:
     def reach(_: int) -> tuple[str, bytes]:
         return ensure(thing)["tunnel_id"], greeting(thing)
 
     with ThreadPoolExecutor(10) as pool:
         reached = list(pool.map(reach, range(10)))
-    # Nobody goes ahead before the device is there, whoever came first.
+    # No caller continues before the device is connected, whichever came first.
     assert set(reached) == {(tunnel_id, b"SSH-2.0-") for tunnel_id in open_tunnels(service, thing)}
     assert len(open_tunnels(service, thing)) == 1
 
 
-def test_a_hub_killed_while_it_waits_for_the_device_is_followed_by_one_that_goes_on(
+def test_if_the_hub_is_killed_while_it_waits_for_the_device_the_next_one_continues(
     service: TunnelingService, controller: Path, device: Device
 ) -> None:
     thing = f"thing-{next(numbers)}"
@@ -115,9 +115,7 @@ def test_a_hub_killed_while_it_waits_for_the_device_is_followed_by_one_that_goes
     device.stop_proxy()
 
 
-def test_ones_own_open_tunnel_is_reused_rather_than_another_opened(
-    service: TunnelingService, controller: Path, thing: str
-) -> None:
+def test_an_open_tunnel_of_the_same_owner_is_reused(service: TunnelingService, controller: Path, thing: str) -> None:
     with another_hub(controller):
         opened = ensure(thing)["tunnel_id"]
     assert ensure(thing)["tunnel_id"] == opened
@@ -125,7 +123,7 @@ def test_ones_own_open_tunnel_is_reused_rather_than_another_opened(
     assert open_tunnels(service, thing) == [opened]
 
 
-def test_another_owners_tunnel_is_left_alone_unless_it_is_to_be_taken_over(
+def test_another_owners_tunnel_is_used_only_with_take_over(
     service: TunnelingService, controller: Path, thing: str
 ) -> None:
     with another_hub(controller):
@@ -144,7 +142,7 @@ def test_another_owners_tunnel_is_left_alone_unless_it_is_to_be_taken_over(
     assert len(open_tunnels(service, thing)) == 2
 
 
-def test_who_has_lost_a_tunnel_opens_one_of_his_own(service: TunnelingService, controller: Path, thing: str) -> None:
+def test_an_owner_who_has_lost_a_tunnel_opens_another(service: TunnelingService, controller: Path, thing: str) -> None:
     lost = ensure(thing, owner="alice")["tunnel_id"]
     with another_hub(controller):
         ensure(thing, "take_over", owner="bob")
@@ -154,7 +152,7 @@ def test_who_has_lost_a_tunnel_opens_one_of_his_own(service: TunnelingService, c
     assert lost in open_tunnels(service, thing)
 
 
-def test_tunnels_that_others_opened_are_left_alone(service: TunnelingService, controller: Path) -> None:
+def test_tunnels_that_the_collection_did_not_open_are_not_used(service: TunnelingService, controller: Path) -> None:
     thing = f"thing-{next(numbers)}"
     foreign = service.boto3_client().open_tunnel(destinationConfig={"thingName": thing, "services": ["SSH1"]})
     with pytest.raises(client.HubError):
@@ -164,7 +162,7 @@ def test_tunnels_that_others_opened_are_left_alone(service: TunnelingService, co
     assert states["sourceConnectionState"]["status"] == "DISCONNECTED"
 
 
-def test_always_opens_another(service: TunnelingService, controller: Path, thing: str) -> None:
+def test_always_opens_a_new_tunnel(service: TunnelingService, controller: Path, thing: str) -> None:
     with another_hub(controller):
         first = ensure(thing)["tunnel_id"]
     with pytest.raises(client.HubError, match="did not connect to its tunnel"):
@@ -173,7 +171,7 @@ def test_always_opens_another(service: TunnelingService, controller: Path, thing
     assert first in open_tunnels(service, thing)
 
 
-def test_never_opens_none(service: TunnelingService, controller: Path) -> None:
+def test_never_opens_no_tunnel(service: TunnelingService, controller: Path) -> None:
     thing = f"thing-{next(numbers)}"
     with pytest.raises(client.HubError) as caught:
         ensure(thing, "never")
@@ -194,7 +192,7 @@ def test_a_closed_tunnel_is_replaced(service: TunnelingService, controller: Path
 def test_a_tunnel_that_was_closed_while_no_hub_ran_is_replaced(
     service: TunnelingService, controller: Path, thing: str, device: Device
 ) -> None:
-    """The next hub reads of it in its file, and is asked for it before it has learned that it is gone."""
+    """The next hub reads it from its file, and is asked for it before it learns that the tunnel is closed."""
     first = ensure(thing)
     os.kill(first["hub_pid"], signal.SIGKILL)
     service.boto3_client().close_tunnel(tunnelId=first["tunnel_id"])
@@ -211,7 +209,7 @@ def test_a_tunnel_that_was_closed_while_no_hub_ran_is_replaced(
     assert open_tunnels(service, thing) == [second["tunnel_id"]]
 
 
-def test_a_tunnel_about_to_expire_is_renewed_and_finishes_what_it_carries(
+def test_a_tunnel_about_to_expire_is_replaced_but_keeps_its_connections(
     service: TunnelingService, controller: Path, device: Device
 ) -> None:
     thing = f"thing-{next(numbers)}"
@@ -241,7 +239,7 @@ def test_a_tunnel_about_to_expire_is_renewed_and_finishes_what_it_carries(
     device.stop_proxy()
 
 
-def test_a_device_that_does_not_come_is_named(service: TunnelingService, controller: Path) -> None:
+def test_the_error_names_a_device_that_does_not_connect(service: TunnelingService, controller: Path) -> None:
     thing = f"thing-{next(numbers)}"
     with pytest.raises(
         client.HubError, match=rf"the device {thing} did not connect to its tunnel .* within 1 s"
@@ -259,7 +257,7 @@ def test_a_device_that_does_not_come_is_named(service: TunnelingService, control
         ("AWS_ENDPOINT_URL_IOTSECURETUNNELING", "https://127.0.0.1:9", "https://127.0.0.1:9 cannot be reached"),
     ],
 )
-def test_why_no_tunnel_could_be_opened(
+def test_the_error_says_why_no_tunnel_could_be_opened(
     controller: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -281,7 +279,7 @@ def test_why_no_tunnel_could_be_opened(
         ({}, {"unregistered": False}, "unknown-thing", "the registry has no thing"),
     ],
 )
-def test_nothing_is_opened_where_it_would_be_of_no_use(
+def test_no_tunnel_is_opened_that_could_not_work(
     service: TunnelingService,
     controller: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -301,7 +299,7 @@ def test_nothing_is_opened_where_it_would_be_of_no_use(
     assert open_tunnels(service, thing) == []
 
 
-def test_a_slip_in_a_name_is_answered_with_the_nearest_ones(controller: Path, tmp_path: Path) -> None:
+def test_similar_names_are_suggested_for_a_misspelt_thing(controller: Path, tmp_path: Path) -> None:
     with TunnelingService("--mqtt-port", "0") as own, pytest.MonkeyPatch.context() as patch:
         for name in ("sensor-7", "sensor-8", "pump"):
             own.add_thing(name, tmp_path / name)

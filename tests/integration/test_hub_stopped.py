@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A hub that stands still: whoever asks it for something is told so, and waits no longer than that takes."""
+"""A stopped hub: its callers soon get an error that says so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SILENT_SECONDS = 0.5
 
 @pytest.fixture(scope="module", autouse=True)
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A hub's process ID. Whoever asks it is impatient."""
+    """A hub's process ID. Its callers have short timeouts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
         patch.setattr(wire, "SILENT_SECONDS", SILENT_SECONDS)
@@ -43,7 +43,7 @@ CALLS: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_it_is_said_that_the_hub_does_not_answer(hub: int, call: Callable[[], object]) -> None:
+def test_the_error_says_that_the_hub_does_not_answer(hub: int, call: Callable[[], object]) -> None:
     with stopped(hub):
         began = time.monotonic()
         with pytest.raises(client.HubError) as caught:
@@ -54,15 +54,17 @@ def test_it_is_said_that_the_hub_does_not_answer(hub: int, call: Callable[[], ob
     assert client.status() is not None
 
 
-def test_it_is_said_of_a_hub_that_is_to_end(hub: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_a_hub_that_does_not_answer_fails_with_the_same_error(
+    hub: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "START_SECONDS", SILENT_SECONDS)
     with stopped(hub), pytest.raises(client.HubError) as caught:
         client.stop()
     assert_documented("Hub stopped", f"pump cannot be reached: {caught.value}")
 
 
-def test_who_waits_for_something_else_goes_on_waiting(hub: int, tmp_path: Path) -> None:
-    """The hub answers others meanwhile: only what it was asked for takes its time."""
+def test_a_caller_keeps_waiting_while_the_hub_answers_others(hub: int, tmp_path: Path) -> None:
+    """The hub answers others meanwhile: only this request takes long."""
     program = tmp_path / "credentials"
     program.write_text("#!/bin/sh\nsleep 2\nexit 1\n")
     program.chmod(0o700)
@@ -73,7 +75,7 @@ def test_who_waits_for_something_else_goes_on_waiting(hub: int, tmp_path: Path) 
     assert "does not answer" not in str(caught.value)
 
 
-def test_a_service_that_stands_still_does_not_keep_the_hub_from_giving_a_reason(service: TunnelingService) -> None:
+def test_the_hub_gives_a_reason_although_the_service_is_stopped(service: TunnelingService) -> None:
     tunnel = open_tunnel(service, ["SSH1"], "valve")
     caller = client.Caller({**os.environ, **service.environment}, "/")
     row = client.adopt(

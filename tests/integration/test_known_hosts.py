@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Host keys that ssh-keygen finds in files of known hosts, or does not: what the operator is told."""
+"""Host keys that ssh-keygen does or does not find in known_hosts files: the messages for the operator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("importable_collection")
 
 @pytest.fixture
 def explain(tmp_path):
-    """For the lines of ssh's log, with a line of known hosts."""
+    """Explain lines of ssh's log, with a line of known_hosts."""
     host_key, ssh_log = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("_ssh_host_key", "_ssh_log"))
     file = tmp_path / "known_hosts"
 
@@ -30,11 +30,11 @@ def explain(tmp_path):
 
 
 @pytest.mark.parametrize("lines", [(STRICT, FAILED), (FAILED,)])
-def test_a_key_that_is_not_known_may_be_accepted(explain, lines):
+def test_an_unknown_key_may_be_accepted(explain, lines):
     assert "accept-new" in explain(*lines, known=f"@cert-authority other {KEY}\n")
 
 
-def test_a_key_without_a_certificate_is_not_to_be_accepted_where_there_is_an_authority(explain):
+def test_a_key_without_a_certificate_must_not_be_accepted_if_there_is_an_authority(explain):
     said = explain(FAILED, known=f"@cert-authority g* {KEY}\n")
     assert "no certificate of it is from the authority" in said
     assert "accept-new" not in said
@@ -57,7 +57,7 @@ NOT_KEPT = {"stricthostkeychecking": "ask", "controlmaster": "false", "controlpe
         ("", False, {**NOT_KEPT, "stricthostkeychecking": "false"}, False),
     ],
 )
-def test_sshpass_has_its_status_for_an_unknown_key_in_common_with_commands(
+def test_sshpass_status_for_an_unknown_key_can_be_that_of_a_command(
     tmp_path, monkeypatch, known, still_up, config, is_unknown_key
 ):
     (tmp_path / "known_hosts").write_text(known)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from peers.line import Line, Profile, available_congestion_controls
+from peers.line import Line, Profile, available_congestion_controls, set_congestion_control
 from peers.namespace import why_impossible
 from peers.process import REPOSITORY, Process, wait_for
 
@@ -27,8 +27,9 @@ pytestmark = [
 def test_a_line_has_its_round_trip_and_its_rates(tmp_path: Path) -> None:
     profile = Profile(round_trip=60, down=16, up=8, queue=100)
     traffic = [sys.executable, "-m", "benchmarks.traffic"]
+    whole = Line(profile, tmp_path / "line.log")
     with (
-        Line(profile, tmp_path / "line.log") as line,
+        whole as line,
         Process([*line.far, *traffic, "serve", line.far_address], tmp_path / "traffic.log") as server,
     ):
         port = server.wait_for_output(r"^(\d+)\n")[1]
@@ -47,7 +48,7 @@ def test_a_line_has_its_round_trip_and_its_rates(tmp_path: Path) -> None:
         assert 1.5e6 < measured("steady", address, "down", "4", "1")["bytes_per_second"] < 2e6
         assert 0.7e6 < measured("steady", address, "up", "4", "1")["bytes_per_second"] < 1e6
     assert not {line.near[3], line.far[3]} & _namespaces()
-    report = line.report()
+    report = whole.report()
     assert report.packets > 1000
     assert 0 < report.processor_share < 1
     # On a machine with other work, too, a packet leaves within the time slices of a few processes.
@@ -63,9 +64,9 @@ def test_new_connections_at_both_ends_have_the_chosen_congestion_control(tmp_pat
     serve = "import socket; l = socket.create_server(('', 7000)); print('ready', flush=True)"
     serve += f"\nwhile True: s = l.accept()[0]; {ask}"
     with Line(Profile(round_trip=2, down=100, up=100, queue=50), tmp_path / "line.log") as line:
-        line.set_congestion_control(name)
+        set_congestion_control(line, name)
         # A second choice replaces the first.
-        line.set_congestion_control(name)
+        set_congestion_control(line, name)
         with Process([*line.far, sys.executable, "-c", serve], tmp_path / "server.log") as server:
             server.wait_for_output("ready")
             for enter, address in ((line.near, line.far_address), (line.far, "127.0.0.1")):
@@ -81,7 +82,7 @@ def test_a_line_is_removed_with_all_that_runs_at_its_ends_when_its_user_is_kille
     code = f"""
 import sys; sys.path.insert(0, {str(REPOSITORY / "tests")!r})
 from pathlib import Path
-from peers.line import Line, Profile, available_congestion_controls
+from peers.line import Line, Profile, available_congestion_controls, set_congestion_control
 from peers.process import Process
 with Line(Profile(2, 100, 100, 50), Path({str(tmp_path / "line.log")!r})) as line:
     left = Process([*line.far, "sleep", "600"], Path({str(tmp_path / "left.log")!r}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The status display of the fleet callback in a process that Ansible forks."""
+"""The fleet callback's status display in a process that Ansible forks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("importable_collection")
 
 
-def test_a_child_process_neither_draws_nor_waits_for_a_lock() -> None:
+def test_a_forked_process_neither_draws_nor_waits_for_a_lock() -> None:
     package = "ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet"
     live_display = importlib.import_module(f"{package}.live_display")
     master, slave = os.openpty()

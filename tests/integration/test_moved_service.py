@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A tunneling service that moves to another port, or has another authority: what goes on by itself, and what is said.
+"""A tunneling service that moves to another port, or gets another authority: what still works, and the messages.
 
-Its things and tunnels stay, for they are in its state directory.
+Its things and tunnels remain, because they are in its state directory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def agent(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) -
 def controller(
     service: TunnelingService, agent: AgentProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pytest.MonkeyPatch]:
-    """The environment of the operator, as ``service env`` had it at first."""
+    """The operator's environment, as ``service env`` first printed it."""
     with pytest.MonkeyPatch.context() as patch:
         learn(service, patch)
         patch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path_factory.mktemp("hub")))
@@ -52,7 +52,7 @@ def controller(
 
 
 def learn(service: TunnelingService, patch: pytest.MonkeyPatch) -> None:
-    """What the operator does: ``eval "$(tunnelproxy service env)"``."""
+    """Do what the operator does: ``eval "$(tunnelproxy service env)"``."""
     for name, value in service.read_environment().items():
         patch.setenv(name, value)
 
@@ -72,7 +72,7 @@ def answers() -> bool:
     return said == b"SSH-"
 
 
-def test_of_another_data_port_hub_and_agent_have_to_be_told(
+def test_hub_and_agent_must_be_configured_for_another_data_port(
     service: TunnelingService, agent: AgentProcess, controller: pytest.MonkeyPatch
 ) -> None:
     tunnel_id, before = ensure(), service.data
@@ -83,7 +83,7 @@ def test_of_another_data_port_hub_and_agent_have_to_be_told(
         client.open_stream("pump", "SSH1")
     assert_documented("Tunnel not linked", str(caught.value))
     assert f"cannot reach {before}" in str(caught.value)
-    wait_for(lambda: agent.count(f"cannot reach {before}: connection refused"), "the agent says what it cannot reach")
+    wait_for(lambda: agent.count(f"cannot reach {before}: connection refused"), "the agent logs what it cannot reach")
 
     learn(service, controller)
     assert ensure() == tunnel_id
@@ -96,7 +96,7 @@ def test_of_another_data_port_hub_and_agent_have_to_be_told(
     assert ensure() == tunnel_id
 
 
-def test_another_authority_is_trusted_by_the_hub_at_once_and_by_an_agent_that_is_given_it(
+def test_another_authority_is_trusted_by_the_hub_and_by_a_reconfigured_agent(
     service: TunnelingService, agent: AgentProcess, controller: pytest.MonkeyPatch
 ) -> None:
     tunnel_id = ensure()
@@ -107,7 +107,7 @@ def test_another_authority_is_trusted_by_the_hub_at_once_and_by_an_agent_that_is
     service.start()
 
     learn(service, controller)
-    wait_for(lambda: agent.count("certificate"), "the agent says that it does not trust the certificate")
+    wait_for(lambda: agent.count("certificate"), "the agent logs that it does not trust the certificate")
     shutil.copy(service.ca_pem, agent.folder / "ca.pem")
     agent.stop()
     agent.start()
@@ -115,15 +115,15 @@ def test_another_authority_is_trusted_by_the_hub_at_once_and_by_an_agent_that_is
     assert ensure() == tunnel_id
 
 
-def test_of_another_port_of_the_control_api_the_operator_has_to_be_told(
+def test_the_operator_must_be_told_of_another_control_port(
     service: TunnelingService, controller: pytest.MonkeyPatch
 ) -> None:
-    """What is held goes on; for the hub it is another service, and it opens a tunnel there."""
+    """Held tunnels continue; for the hub it is another service, and it opens a tunnel there."""
     wait_for(answers, "the device answers")
     service.stop()
     before = service.api
     service.start("--api-port", str(free_port()))
-    wait_for(answers, "what is held goes on")
+    wait_for(answers, "held tunnels continue")
     with pytest.raises(client.HubError) as caught:
         client.ensure("valve", open_policy="reuse", services=("SSH1",))
     assert_documented("Control API not reachable", str(caught.value))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The service tells devices of their tunnels: with a broker of its own, and with one that runs elsewhere."""
+"""The service notifies devices of their tunnels, with its embedded broker and with an external one."""
 
 from __future__ import annotations
 
@@ -88,20 +88,18 @@ def test_opening_a_tunnel_makes_its_thing_reachable(
     assert fetch(service, tunnel_for(service, "pump"), tmp_path) == PAGE
 
 
-def test_rotating_the_destination_token_brings_the_thing_back(
+def test_rotating_the_destination_token_reconnects_the_thing(
     service: TunnelingService, agent: AgentProcess, tmp_path: Path
 ) -> None:
     tunnel = tunnel_for(service, "pump")
     wait_connected(service, tunnel)
     service.boto3_client().rotate_tunnel_access_token(tunnelId=tunnel.tunnel_id, clientMode="DESTINATION")
-    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection ends")
+    wait_for(lambda: re.search(r"ended: .*revoked by a rotation", agent.output()), "the old connection is closed")
     wait_connected(service, tunnel)
     assert fetch(service, tunnel, tmp_path) == PAGE
 
 
-def test_the_payload_is_the_one_that_aws_documents_and_reaches_its_thing_alone(
-    service: TunnelingService, tmp_path: Path
-) -> None:
+def test_the_payload_is_as_aws_documents_and_reaches_only_its_thing(service: TunnelingService, tmp_path: Path) -> None:
     port = int(service.mqtt.rpartition(":")[2])
     things = []
     for name in ("pump", "valve"):
@@ -130,19 +128,19 @@ def test_the_payload_is_the_one_that_aws_documents_and_reaches_its_thing_alone(
     assert [content["clientAccessToken"] for _, content in pump.heard] == [last.destination_token]
 
 
-def test_a_tunnel_without_a_thing_is_nobodys_news(service: TunnelingService) -> None:
+def test_a_tunnel_without_a_thing_causes_no_notification(service: TunnelingService) -> None:
     service.boto3_client().open_tunnel(destinationConfig={"services": ["HTTP1"]})
     assert "the MQTT broker has the notification" not in service.log_text()
 
 
-def test_a_killed_service_takes_its_broker_along_and_heals_when_it_is_back(
+def test_a_killed_service_takes_its_broker_down_and_recovers_after_a_restart(
     service: TunnelingService, agent: AgentProcess, tmp_path: Path
 ) -> None:
     before = tunnel_for(service, "pump")
     wait_connected(service, before)
     broker, where = broker_process(service), service.mqtt
     service.kill()
-    wait_for(lambda: not broker.is_running(), "the broker ends too")
+    wait_for(lambda: not broker.is_running(), "the broker exits too")
     began = time.monotonic()
     service.start()
     assert service.mqtt == where
@@ -154,11 +152,11 @@ def test_a_killed_service_takes_its_broker_along_and_heals_when_it_is_back(
     assert fetch(service, after, tmp_path) == PAGE
 
 
-def test_a_killed_broker_is_started_again_and_what_came_meanwhile_is_delivered(
+def test_a_killed_broker_is_restarted_and_pending_notifications_are_delivered(
     service: TunnelingService, agent: AgentProcess, tmp_path: Path
 ) -> None:
     broker = broker_process(service)
-    service.boto3_client()  # not to be measured: the first one takes long
+    service.boto3_client()  # not measured: the first one takes long
     broker.kill()
     began = time.monotonic()
     tunnel = tunnel_for(service, "pump")
@@ -167,7 +165,7 @@ def test_a_killed_broker_is_started_again_and_what_came_meanwhile_is_delivered(
     print(f"healed {time.monotonic() - began:.1f} s after the broker was killed")
 
 
-# Prints a line when all its connections are there; half of them send the first bytes of a handshake.
+# Prints a line when all connections are open; half of them send the first bytes of a handshake.
 _IDLE_CLIENT = """
 import resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (3000, 3000))
@@ -181,7 +179,7 @@ time.sleep(600)
 """
 
 
-def test_two_thousand_idle_connections_keep_no_thing_out(service: TunnelingService, tmp_path: Path) -> None:
+def test_two_thousand_idle_connections_do_not_block_things(service: TunnelingService, tmp_path: Path) -> None:
     service.add_thing("pump", tmp_path / "pump")
     port = service.mqtt.rpartition(":")[2]
     pump = ThingClient("pump", tmp_path / "pump", int(port))
@@ -196,9 +194,7 @@ def test_two_thousand_idle_connections_keep_no_thing_out(service: TunnelingServi
     assert took < 8
 
 
-def test_a_token_is_at_rest_for_its_owner_only_and_only_until_it_is_delivered(
-    service: TunnelingService, agent: AgentProcess
-) -> None:
+def test_a_token_on_disk_is_private_and_removed_after_delivery(service: TunnelingService, agent: AgentProcess) -> None:
     store = service.state_dir / "mqtt" / "mosquitto.db"
     agent.stop()
     token = tunnel_for(service, "pump").destination_token.encode()
@@ -223,7 +219,7 @@ def read_metric(port: int, name: str) -> float:
 
 
 @pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
-def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(disk: SmallDisk, tmp_path: Path) -> None:
+def test_a_broker_that_dies_on_a_full_disk_restarts_once_there_is_space(disk: SmallDisk, tmp_path: Path) -> None:
     metrics = free_port()
     options = ("--mqtt-port", "0", "--metrics-port", str(metrics), "--audit-log", str(tmp_path / "audit.log"))
     service = TunnelingService(*options)
@@ -236,7 +232,8 @@ def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(d
         disk.fill()
         broker_process(service).kill()
         said = wait_for(
-            lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()), "it says why"
+            lambda: re.search(r"mosquitto cannot be started: .*No space left.*", service.log_text()),
+            "the reason",
         )
         assert_documented("Service: broker cannot be started", said[0])
         assert read_metric(metrics, "tunnelproxy_mqtt_broker_connected") == 0
@@ -248,13 +245,13 @@ def test_a_broker_that_dies_while_the_disk_is_full_is_back_when_there_is_space(d
         assert service.log_text().count("mosquitto cannot be started") == 1
 
 
-def test_a_stopped_service_leaves_no_broker(service: TunnelingService) -> None:
+def test_a_stopped_service_leaves_no_broker_behind(service: TunnelingService) -> None:
     broker = broker_process(service)
     assert service.stop() == 0
     assert not broker.is_running()
 
 
-def test_what_is_written_for_a_device_is_for_its_owner_only(service: TunnelingService, tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_files_written_for_a_device(service: TunnelingService, tmp_path: Path) -> None:
     said = service.add_thing("pump", tmp_path / "pump")
     assert said == ""
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "pump").iterdir()}
@@ -263,7 +260,7 @@ def test_what_is_written_for_a_device_is_for_its_owner_only(service: TunnelingSe
     assert stat.S_IMODE((tmp_path / "pump").stat().st_mode) == 0o700
 
 
-def test_a_thing_is_enrolled_once_unless_asked_for_more(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_thing_is_enrolled_again_only_with_replace(service: TunnelingService, tmp_path: Path) -> None:
     folder = str(tmp_path / "pump")
     service.add_thing("pump", Path(folder), "--type", "pumps", "--attribute", "site=north")
     first = (tmp_path / "pump" / "password").read_text()
@@ -277,7 +274,7 @@ def test_a_thing_is_enrolled_once_unless_asked_for_more(service: TunnelingServic
     assert (thing["thingTypeName"], thing["attributes"]) == ("pumps", {"site": "south", "a": ""})
 
 
-def test_a_removed_thing_is_put_out_and_let_in_when_it_is_enrolled_again(
+def test_a_removed_thing_is_disconnected_until_it_is_enrolled_again(
     service: TunnelingService, agent: AgentProcess, http: HttpServer
 ) -> None:
     assert run(service, "remove-thing", "pump").returncode == 0
@@ -301,16 +298,14 @@ def test_a_removed_thing_is_put_out_and_let_in_when_it_is_enrolled_again(
         (["describe-thing", "nobody", "--type", "x"], "no thing nobody is enrolled"),
     ],
 )
-def test_what_is_wrong_with_an_enrolment_is_said(
-    service: TunnelingService, arguments: list[str], complaint: str
-) -> None:
+def test_invalid_enrolments_are_explained(service: TunnelingService, arguments: list[str], complaint: str) -> None:
     done = run(service, *arguments)
     assert done.returncode == 1
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_service_without_a_broker_says_so(tmp_path: Path) -> None:
+def test_enrolment_without_a_broker_is_refused(tmp_path: Path) -> None:
     with TunnelingService() as service:
         assert service.mqtt == ""
         done = run(service, "add-thing", "pump", "--output", str(tmp_path / "pump"))
@@ -325,7 +320,7 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 @pytest.fixture
 def with_external_broker(broker: Mosquitto, tmp_path: Path) -> Iterator[TunnelingService]:
-    """A service that uses a broker which it does not run."""
+    """A service with an external broker."""
     password = tmp_path / "service-password"
     password.write_text(broker.passwords[SERVICE_USER])
     options = ["--mqtt-broker", f"mqtts://{SERVICE_USER}@127.0.0.1:{broker.port}"]
@@ -334,7 +329,7 @@ def with_external_broker(broker: Mosquitto, tmp_path: Path) -> Iterator[Tunnelin
         yield running
 
 
-def test_a_broker_that_runs_elsewhere_serves_as_well(
+def test_an_external_broker_delivers_notifications(
     with_external_broker: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
 ) -> None:
     line = with_external_broker.add_thing("pump", tmp_path / "pump", "--services", f"HTTP1={http.port}")
@@ -343,12 +338,12 @@ def test_a_broker_that_runs_elsewhere_serves_as_well(
         assert fetch(with_external_broker, tunnel_for(with_external_broker, "pump"), tmp_path) == PAGE
 
 
-def test_opening_does_not_wait_for_a_dead_broker_and_its_thing_is_told_later(
+def test_opening_does_not_wait_for_a_dead_broker_and_the_thing_is_notified_later(
     with_external_broker: TunnelingService, broker: Mosquitto, http: HttpServer, tmp_path: Path
 ) -> None:
     folder = write_agent_configuration("pump", tmp_path, broker, with_external_broker, {"HTTP1": http.port})
     with AgentProcess(folder):
-        # Stopped, not killed: it accepts connections, and says nothing.
+        # Stopped, not killed: it accepts connections, but sends nothing.
         assert broker.process is not None
         broker.process.popen.send_signal(signal.SIGSTOP)
         client = with_external_broker.boto3_client()
@@ -367,7 +362,7 @@ def test_opening_does_not_wait_for_a_dead_broker_and_its_thing_is_told_later(
         wait_connected(with_external_broker, late, 40)
 
 
-def test_no_token_is_in_the_log_of_the_service(with_external_broker: TunnelingService, broker: Mosquitto) -> None:
+def test_the_log_of_the_service_contains_no_token(with_external_broker: TunnelingService, broker: Mosquitto) -> None:
     tunnel = tunnel_for(with_external_broker, "pump")
     wait_for(
         lambda: "the MQTT broker has accepted the notification for pump" in with_external_broker.log_text(),
@@ -391,7 +386,7 @@ def test_no_token_is_in_the_log_of_the_service(with_external_broker: TunnelingSe
         (["--mqtt-port", "1", "--host", "192.0.2.1"], "192.0.2.1"),
     ],
 )
-def test_what_is_wrong_with_the_options_is_said(options: list[str], complaint: str, tmp_path: Path) -> None:
+def test_invalid_options_are_explained(options: list[str], complaint: str, tmp_path: Path) -> None:
     service = TunnelingService()
     try:
         done = run(service, "run", *options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Libraries that are too old, as they come with some distributions of Linux: real ones, first on Python's path."""
+"""Real libraries that are too old, as in some Linux distributions, placed first on Python's path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = {
     "service run": ["service", "run", "--state-dir", "{folder}", "--api-port", "0", "--data-port", "0"],
     "hub run": ["hub", "run", "--idle-seconds", "0"],
 }
-# Each command once, and each library with the first that needs it.
+# Each command once, and each library with the first command that needs it.
 CASES = [
     ("protobuf", "proxy"),
     ("protobuf", "hub run"),
@@ -49,7 +49,7 @@ def run(package: str, folder: Path, *arguments: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(("package", "command"), CASES)
-def test_a_library_that_is_too_old_is_one_sentence(package: str, command: str, tmp_path: Path) -> None:
+def test_an_outdated_library_is_reported_in_one_sentence(package: str, command: str, tmp_path: Path) -> None:
     done = run(package, tmp_path, *COMMANDS[command])
     found, needed = OLD[package]
     assert done.returncode == 1
@@ -60,12 +60,12 @@ def test_a_library_that_is_too_old_is_one_sentence(package: str, command: str, t
 
 
 @pytest.mark.parametrize(("package", "option"), [("protobuf", "--version"), ("websockets", "-V")])
-def test_the_version_is_told_nevertheless(package: str, option: str, tmp_path: Path) -> None:
+def test_version_works_with_outdated_libraries(package: str, option: str, tmp_path: Path) -> None:
     done = run(package, tmp_path, option)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"tunnelproxy {__version__}\n", "")
 
 
-def test_who_starts_a_hub_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starting_a_hub_reports_an_outdated_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
     monkeypatch.setenv("PYTHONPATH", str(old_library("protobuf==3.20.3")))
     with pytest.raises(client.HubError, match=r"^cannot start the hub: .*protobuf 3.20.3 is too old, .* needs 4.25 or"):

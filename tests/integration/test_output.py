@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commands whose output nobody takes."""
+"""Commands whose output is not read or cannot be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from peers.process import REPOSITORY
 
-# What printing() does is for a whole process: its descriptors, and what the interpreter says as it ends.
+# printing() affects a whole process: its descriptors, and the interpreter's output when it exits.
 COMMAND = """
 import socket, sys
 from tunnelproxy.cli.output import printing
@@ -38,7 +38,7 @@ sys.exit(printing(globals()[sys.argv[1]]))
 
 
 def run(command: str, redirection: str, *, first: str = "") -> tuple[int, str]:
-    """Run a command with bash's redirection; return its exit status, and what it said on stderr."""
+    """Run a command with a redirection of bash; return its exit status and stderr."""
     script = f'{first} exec "$0" -c "$1" "$2" {redirection}'
     done = subprocess.run(
         ["bash", "-c", script, sys.executable, COMMAND, command],
@@ -51,26 +51,26 @@ def run(command: str, redirection: str, *, first: str = "") -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("command", ["many_lines", "few_lines"])
-def test_a_reader_that_goes_ends_it_without_a_word(command: str) -> None:
-    # bash has ended the reader before the command begins.
+def test_the_command_exits_silently_if_its_reader_has_exited(command: str) -> None:
+    # The reader has exited before the command begins.
     gone = "exec 9> >(:); wait $!;"
     assert run(command, ">&9", first=gone) == (141, "")
     assert run("complains", "2>&9", first=gone) == (141, "")
 
 
-def test_output_that_cannot_be_written_is_told() -> None:
+def test_a_failed_write_is_reported() -> None:
     said = "tunnelproxy: error: cannot write the output: No space left on device\n"
     assert run("few_lines", "> /dev/full") == (1, said)
 
 
-def test_without_standard_output_it_works() -> None:
+def test_the_command_works_without_standard_output() -> None:
     assert run("few_lines", ">&-") == (3, "")
 
 
-def test_its_status_is_that_of_the_command() -> None:
+def test_the_exit_status_is_that_of_the_command() -> None:
     assert run("few_lines", "> /dev/null") == (3, "")
 
 
-def test_another_connection_that_ends_is_no_reader() -> None:
+def test_a_broken_socket_is_not_taken_for_the_output() -> None:
     status, said = run("talks", "> /dev/null")
     assert (status, said.splitlines()[-1]) == (1, "BrokenPipeError: [Errno 32] Broken pipe")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several operators and a CI job on one device at once: each has a tunnel of their own, unless one takes another's.
+"""Several operators and a CI job on one device at once: each has a separate tunnel, unless one takes over another's.
 
-They work for three seconds, or for as many as ``TEST_OWNERS_SECONDS`` says.
+They work for three seconds, or for ``TEST_OWNERS_SECONDS``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fleet() -> Iterator[AgentFleet]:
 
 @pytest.fixture
 def controllers(fleet: AgentFleet) -> Iterator[dict[str, Controller]]:
-    """A machine with a hub for each owner. No tunnel is open, before or after."""
+    """A machine with a hub for each owner. Before and after, no tunnel is open."""
     with ExitStack() as stack:
         stack.callback(fleet.close_tunnels)
         yield {owner: stack.enter_context(controller_of(fleet, owner)) for owner in OWNERS}
@@ -58,7 +58,7 @@ def controller_of(fleet: AgentFleet, owner: str) -> Controller:
 
 
 class Task:
-    """A task that runs on the device until it is told to end."""
+    """A task that runs on the device until it is stopped."""
 
     def __init__(self, controller: Controller, folder: Path, pool: ThreadPoolExecutor) -> None:
         self._folder = folder
@@ -72,12 +72,12 @@ class Task:
         return not self._done.done()
 
     def end(self) -> CompletedProcess[str]:
-        """Let it end, and return what Ansible said."""
+        """Let the task finish, and return Ansible's output."""
         shutil.rmtree(self._folder)
         return self.ended()
 
     def ended(self) -> CompletedProcess[str]:
-        """Wait for its end."""
+        """Wait until the task has finished."""
         return self._done.result()
 
 
@@ -90,7 +90,7 @@ def succeeded(done: CompletedProcess[str]) -> bool:
 
 
 def owners(fleet: AgentFleet) -> dict[str, str]:
-    """Whose each open tunnel is, by its tag."""
+    """The owner of each open tunnel, from its tag."""
     client = fleet.service.boto3_client()
     described = [client.describe_tunnel(tunnelId=tunnel_id)["tunnel"] for tunnel_id in fleet.tunnels()["pump"]]
     tags = {tunnel["tunnelId"]: {tag["key"]: tag["value"] for tag in tunnel["tags"]} for tunnel in described}
@@ -98,13 +98,15 @@ def owners(fleet: AgentFleet) -> dict[str, str]:
 
 
 def forget_hub(controller: Controller) -> None:
-    """Kill the hub, and remove all that it has kept, as where the next job runs in a new container."""
+    """Kill the hub, and remove its files, as if the next job ran in a new container."""
     os.kill(controller.hub_status()["pid"], signal.SIGKILL)
     controller.disconnect()
     shutil.rmtree(controller.home / "hub")
 
 
-def test_nobody_interrupts_anybody(fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path) -> None:
+def test_owners_do_not_interrupt_each_other(
+    fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path
+) -> None:
     def short_tasks(controller: Controller, until: float) -> list[CompletedProcess[str]]:
         done = []
         while time.monotonic() < until:
@@ -112,7 +114,7 @@ def test_nobody_interrupts_anybody(fleet: AgentFleet, controllers: Mapping[str, 
         return done
 
     with ThreadPoolExecutor(2 * len(OWNERS)) as pool:
-        # All at once: each start is one that might disturb those before.
+        # All at once: each start might disturb the earlier ones.
         begun = [pool.submit(Task, controllers[owner], tmp_path / owner, pool) for owner in OWNERS]
         long = [each.result() for each in begun]
         until = time.monotonic() + SECONDS
@@ -131,7 +133,7 @@ def test_nobody_interrupts_anybody(fleet: AgentFleet, controllers: Mapping[str, 
 
 
 @pytest.mark.parametrize("how", ["environment", "variable"])
-def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
+def test_a_takeover_succeeds_and_the_previous_owner_learns_of_it(
     fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path, how: str
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
@@ -154,19 +156,19 @@ def test_who_takes_a_tunnel_over_succeeds_and_who_loses_it_is_told_by_whom(
     message = str(json.JSONDecoder().raw_decode(result)[0]["msg"])
     assert_documented("Tunnel taken over", message)
     assert "bob took over the tunnel of pump" in message
-    # What was suggested once would only end the other's task.
+    # Taking it back, as messages once suggested, would only interrupt the other's task.
     assert "hub stop" not in lost.stdout
     assert owners(fleet) == {tunnel_id: "bob"}
     log = (controllers["bob"].home / "hub" / "hub.log").read_text()
     assert f"reuses the open tunnel {tunnel_id} of pump" in log
 
-    # And alice goes on with a tunnel of her own.
+    # And alice continues with a tunnel of her own.
     assert succeeded(raw(controllers["alice"], "echo well"))
     assert sorted(owners(fleet).values()) == ["alice", "bob"]
 
 
 @pytest.mark.parametrize("how", ["connection", "lookup", "module"])
-def test_the_owner_of_a_tasks_environment_counts_before_ansibles_own(
+def test_the_owner_in_a_tasks_environment_overrides_ansibles(
     fleet: AgentFleet, controllers: Mapping[str, Controller], tmp_path: Path, how: str
 ) -> None:
     task = {
@@ -187,7 +189,7 @@ def test_the_owner_of_a_tasks_environment_counts_before_ansibles_own(
     assert list(owners(fleet).values()) == [valid_owner("carol;s job")]
 
 
-def test_ones_own_tunnel_is_reused_by_a_hub_that_knows_nothing(
+def test_a_new_hub_without_files_reuses_the_owners_tunnel(
     fleet: AgentFleet, controllers: Mapping[str, Controller]
 ) -> None:
     for owner in ("alice", "carol"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The loopback port of a device's web pages, with real browsers and programs: who gets to the device, and who not."""
+"""The loopback port of a device's web pages: which requests of real browsers and programs reach the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scene:
     apps: dict[str, WebApp]
 
     def service(self, thing: str) -> dict[str, Any]:
-        """What the hub says of a thing's pages."""
+        """The hub's status of a thing's web pages."""
         status = client.status()
         assert status is not None
         row: dict[str, Any] = next(each for each in status["tunnels"] if each["thing"] == thing)["services"]["HTTP1"]
@@ -43,7 +43,7 @@ class Scene:
         return str(self.service(thing)["url"])
 
     def seen(self, thing: str = "pump") -> list[str]:
-        # A page without an icon, such as a refusal, has the browser ask for one: by the device's own name, so it may.
+        # For a page without an icon, such as a refusal, the browser requests one, by the device's own name.
         return [path for path in self.apps[thing].paths() if path != "/favicon.ico"]
 
 
@@ -86,7 +86,7 @@ def _forget(scene: Scene) -> None:
 
 
 def curl(*arguments: str) -> str:
-    """What curl prints."""
+    """The output of curl."""
     done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -100,18 +100,18 @@ def shown(tab: Tab) -> str:
 # Programs.
 
 
-def test_the_hub_says_by_which_name_a_device_has_its_pages(scene: Scene) -> None:
+def test_the_hub_reports_the_host_name_of_a_device(scene: Scene) -> None:
     assert scene.url("pump") == f"http://pump.localhost:{scene.port('pump')}/"
     assert scene.service("pump")["any_host"] is False
 
 
-def test_programs_reach_the_device_by_its_name_and_by_the_loopback(scene: Scene) -> None:
+def test_programs_reach_the_device_by_its_name_and_at_the_loopback(scene: Scene) -> None:
     port = scene.port()
     for url in (scene.url(), f"http://127.0.0.1:{port}/", f"http://localhost:{port}/"):
         assert "This is pump" in curl("-4", url)
 
 
-def test_a_request_for_another_host_is_told_what_to_do_and_the_device_sees_nothing(scene: Scene) -> None:
+def test_a_request_for_another_host_is_refused_with_the_remedy_and_not_forwarded(scene: Scene) -> None:
     port = scene.port()
     before = scene.service("pump")
     answer = curl("-i", "-H", "Host: evil.example", f"http://127.0.0.1:{port}/reboot")
@@ -123,7 +123,7 @@ def test_a_request_for_another_host_is_told_what_to_do_and_the_device_sees_nothi
 
 
 class Refused(NamedTuple):
-    """A request that gets the answer of a row of the page."""
+    """A request and the row of the documentation with its response."""
 
     cause: str
     headers: list[str]
@@ -138,7 +138,7 @@ class Refused(NamedTuple):
         Refused("Not HTTP", ["Content-Length: x"]),
     ],
 )
-def test_each_refusal_is_documented_and_in_the_log(scene: Scene, cause: str, headers: list[str]) -> None:
+def test_each_refusal_is_documented_and_logged(scene: Scene, cause: str, headers: list[str]) -> None:
     answer = curl(*(f"-H{header}" for header in headers), f"http://127.0.0.1:{scene.port()}/")
     sentence = answer.splitlines()[0]
     assert_documented(cause, sentence)
@@ -162,7 +162,7 @@ def test_the_answer_to_a_large_upload_arrives(scene: Scene) -> None:
     assert b"was not forwarded to pump" in done.stdout, done.stderr
 
 
-def test_a_refused_request_on_a_connection_that_was_good_ends_it(scene: Scene) -> None:
+def test_a_refused_request_closes_a_connection_with_accepted_ones(scene: Scene) -> None:
     port = scene.port()
     good = f"GET /first HTTP/1.1\r\nHost: pump.localhost:{port}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
@@ -176,7 +176,7 @@ def test_a_refused_request_on_a_connection_that_was_good_ends_it(scene: Scene) -
     assert scene.seen() == ["/first"]
 
 
-def test_uploads_of_known_and_unknown_length_arrive_whole(scene: Scene) -> None:
+def test_uploads_of_known_and_unknown_length_arrive_completely(scene: Scene) -> None:
     size = 5_000_000
     for how in (["--data-binary", "@-"], ["-T", "-", "-H", "Transfer-Encoding: chunked"]):
         command = ["curl", "-sS", "-X", "POST", *how, f"{scene.url()}upload"]
@@ -184,7 +184,7 @@ def test_uploads_of_known_and_unknown_length_arrive_whole(scene: Scene) -> None:
         assert int(done.stdout) == size, done.stderr
 
 
-def test_any_host_lets_all_in_is_kept_by_the_next_hub_and_can_be_taken_back(scene: Scene) -> None:
+def test_any_host_accepts_all_requests_outlives_the_hub_and_can_be_reset(scene: Scene) -> None:
     port = scene.port()
     other = ("-H", "Host: evil.example", f"http://127.0.0.1:{port}/")
     client.ensure("pump", "HTTP1", ports={"HTTP1": port}, any_host=["HTTP1"])
@@ -199,7 +199,7 @@ def test_any_host_lets_all_in_is_kept_by_the_next_hub_and_can_be_taken_back(scen
     assert scene.port() == port
 
 
-def test_nobody_else_can_listen_where_a_browser_looks_first(scene: Scene) -> None:
+def test_no_other_process_can_listen_where_browsers_connect(scene: Scene) -> None:
     port = scene.port()
     for host in ("::1", "::", "127.0.0.1"):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
@@ -208,7 +208,7 @@ def test_nobody_else_can_listen_where_a_browser_looks_first(scene: Scene) -> Non
                 other.bind((host, port))
 
 
-def test_a_port_that_somebody_has_of_the_ipv6_loopback_is_not_used(scene: Scene) -> None:
+def test_a_port_that_is_taken_on_the_ipv6_loopback_is_not_used(scene: Scene) -> None:
     before = scene.port()
     with socket.socket(socket.AF_INET6) as other:
         other.bind(("::1", 0))
@@ -233,7 +233,7 @@ def test_the_login_cookie_of_one_device_is_not_sent_to_another(scene: Scene, bro
         assert scene.apps[thing].seen[-1].cookies == {"session": f"secret-of-{thing}"}
 
 
-def test_no_device_can_set_a_cookie_for_all(scene: Scene, browser: Tab) -> None:
+def test_no_device_can_set_a_cookie_for_all_devices(scene: Scene, browser: Tab) -> None:
     browser.go(scene.url("pump"))
     for domain in ("localhost", ".localhost", "valve.localhost"):
         browser.run(f"document.cookie = 'planted=by-pump; domain={domain}; path=/'")
@@ -241,8 +241,8 @@ def test_no_device_can_set_a_cookie_for_all(scene: Scene, browser: Tab) -> None:
     assert "planted" not in scene.apps["valve"].seen[-1].cookies
 
 
-def test_without_names_of_their_own_one_device_is_sent_the_cookie_of_another(scene: Scene, browser: Tab) -> None:
-    """What the names are for: cookies go by the host alone."""
+def test_with_a_shared_name_a_device_receives_the_cookie_of_another(scene: Scene, browser: Tab) -> None:
+    """The reason for separate names: cookies depend only on the host."""
     for thing in THINGS:
         client.ensure(thing, "HTTP1", ports={"HTTP1": 0}, any_host=["HTTP1"])
     browser.go(f"http://127.0.0.1:{scene.port('pump')}/login")
@@ -258,7 +258,7 @@ def test_without_names_of_their_own_one_device_is_sent_the_cookie_of_another(sce
     assert "secret-of-pump" not in str(scene.apps["valve"].seen)
 
 
-def test_a_page_that_rebinds_its_name_does_not_reach_the_device(scene: Scene, browser: Tab) -> None:
+def test_a_page_that_rebinds_its_name_cannot_reach_the_device(scene: Scene, browser: Tab) -> None:
     browser.go(f"http://evil.example:{scene.port()}/reboot")
     assert "was not forwarded to pump: its host is 'evil.example:" in shown(browser)
     assert browser.run("fetch('/reboot', {method: 'POST', body: 'now'}).then(answer => answer.status)") == 421
@@ -271,7 +271,7 @@ document.body.append(form); form.submit()
 """
 
 
-def test_another_page_reaches_the_device_by_no_form_image_fetch_frame_or_websocket(scene: Scene, browser: Tab) -> None:
+def test_another_page_cannot_reach_the_device_by_form_image_fetch_or_websocket(scene: Scene, browser: Tab) -> None:
     url = scene.url("pump")
     browser.go(scene.url("valve"))
     browser.run(f"fetch('{url}reboot', {{method: 'POST', mode: 'no-cors', body: 'now'}})")
@@ -289,7 +289,7 @@ def test_another_page_reaches_the_device_by_no_form_image_fetch_frame_or_websock
     assert scene.seen() == []
 
 
-def test_a_link_on_another_page_leads_to_the_device(scene: Scene, browser: Tab) -> None:
+def test_a_link_on_another_page_works(scene: Scene, browser: Tab) -> None:
     browser.go(scene.url("valve"))
     browser.run(f"location.href = '{scene.url('pump')}from-a-link'")
     browser.await_event("Page.loadEventFired")
@@ -297,7 +297,7 @@ def test_a_link_on_another_page_leads_to_the_device(scene: Scene, browser: Tab) 
     assert scene.seen() == ["/from-a-link"]
 
 
-def test_the_devices_own_page_has_its_forms_requests_and_websocket(scene: Scene, browser: Tab) -> None:
+def test_forms_requests_and_websockets_of_the_devices_own_page_work(scene: Scene, browser: Tab) -> None:
     browser.go(scene.url())
     assert browser.run("fetch('/settings', {method: 'POST', body: 'x'}).then(answer => answer.status)") == 200
     talk = "const s = new WebSocket(`ws://${location.host}/socket`); s.onmessage = m => done(m.data); s.onerror = done;"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where AWS's reference goes on, ``tunnelproxy`` does too, with a warning; ``--strict`` refuses the same.
+"""Where AWS's reference ignores a mistake, ``tunnelproxy`` does too, with a warning; ``--strict`` refuses it.
 
-Each row is one of the table in docs/localproxy.md, and the page has no others.
+The rows are exactly those of the table in docs/localproxy.md.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ABSENT = "192.0.2.1"
 
 @dataclass(frozen=True)
 class Row:
-    """A command line that the reference takes.
+    """A command line that the reference accepts.
 
     Attributes:
         row: its name in the page.
-        arguments: they may name ``{folder}``, where the files are, a ``{port}`` that is free, and a ``{busy}`` one.
-        warning: what the log has for it; empty if it has nothing.
-        then: how it goes on.
-        strict: what ``--strict`` says to it; the warning, where this is empty. ``None`` if it goes on too.
+        arguments: they may contain ``{folder}`` (of the files), ``{port}`` (a free one) and ``{busy}`` (a busy one).
+        warning: the warning in the log; empty if there is none.
+        then: a later line of the log.
+        strict: the error with ``--strict``; if empty, the same text as the warning; ``None`` if there is no error.
     """
 
     row: str
@@ -202,7 +202,7 @@ class Stage:
         self.folder = folder
         for name, text in row.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # Braces are JSON's, too.
+            # JSON also contains braces.
             (folder / name).write_text(text.replace("{port}", self._names["port"]).replace("{busy}", str(busy)))
         self.arguments = shlex.split(row.arguments.format(**self._names))
         self._service = service
@@ -227,7 +227,7 @@ IDS = [f"{row.row}: {row.arguments}" for row in ROWS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
-def test_it_goes_on_as_the_reference_does(service: TunnelingService, tmp_path: Path, row: Row, busy: int) -> None:
+def test_it_continues_as_the_reference_does(service: TunnelingService, tmp_path: Path, row: Row, busy: int) -> None:
     stage = Stage(service, tmp_path, row, busy)
     with stage.start() as proxy:
         proxy.wait_for_output(stage.fill(row.then))
@@ -238,7 +238,7 @@ def test_it_goes_on_as_the_reference_does(service: TunnelingService, tmp_path: P
 
 
 def refusal(stage: Stage, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """What a command line is refused with, before it connects or when it knows the services; empty if it is not."""
+    """The error of a command line, before it connects or once it knows the services; empty if there is none."""
     try:
         options = read_options([*stage.arguments, *more], {})
         read_invocation(options, ENVIRONMENT).plan(("SSH1", "HTTP1"))
@@ -250,7 +250,7 @@ def refusal(stage: Stage, capsys: pytest.CaptureFixture[str], *more: str) -> str
 
 
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
-def test_strict_refuses_the_same(
+def test_strict_refuses_what_the_reference_ignores(
     service: TunnelingService, tmp_path: Path, row: Row, busy: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = Stage(service, tmp_path, row, busy)
@@ -261,22 +261,22 @@ def test_strict_refuses_the_same(
         words = row.strict or row.warning.rpartition("; ")[0]
         assert re.search(stage.fill(words), said)
     else:
-        # Found out by listening only.
+        # Only detected by listening.
         with stage.start("--strict") as proxy:
             assert proxy.wait() == 1
             proxy.wait_for_output(f"tunnelproxy: error: .*{stage.fill(row.strict)}")
 
 
-def test_the_page_has_these_rows() -> None:
+def test_the_page_lists_exactly_these_cases() -> None:
     table = PAGE.read_text().partition("## Tolerated mistakes")[2].partition("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:]
     assert rows == list(dict.fromkeys(row.row for row in ROWS))
 
 
-# What comes later.
+# Conditions that change later.
 
 
-def test_a_port_that_is_free_again_is_listened_on(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_port_is_used_once_it_is_free(service: TunnelingService, tmp_path: Path) -> None:
     with ExitStack() as stack:
         taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         row = Row("", "-s SSH1={port},HTTP1={busy} --settings-json {folder}/settings.json", files=QUICK)
@@ -288,7 +288,7 @@ def test_a_port_that_is_free_again_is_listened_on(service: TunnelingService, tmp
         assert proxy.output().count("the port is in use") == 1
 
 
-def test_where_no_service_gets_a_port_it_gives_up(service: TunnelingService, tmp_path: Path, busy: int) -> None:
+def test_without_any_free_port_the_source_gives_up(service: TunnelingService, tmp_path: Path, busy: int) -> None:
     row = Row("", "-s SSH1={busy},HTTP1={busy} --settings-json {folder}/settings.json", files=QUICK)
     stage = Stage(service, tmp_path, row, busy)
     with stage.start() as proxy:
@@ -299,7 +299,7 @@ def test_where_no_service_gets_a_port_it_gives_up(service: TunnelingService, tmp
 
 
 @pytest.mark.skipif(bool(why_impossible()) or shutil.which("ip") is None, reason="only root gives a machine addresses")
-def test_an_address_that_comes_later_is_listened_on(service: TunnelingService, tmp_path: Path, busy: int) -> None:
+def test_an_address_is_used_once_it_exists(service: TunnelingService, tmp_path: Path, busy: int) -> None:
     late = "198.51.100.77"
     row = Row("", f"-m src -b {late} --settings-json {{folder}}/settings.json", files=QUICK)
     change = ["ip", "address", "add", f"{late}/32", "dev", "lo"]
@@ -312,7 +312,9 @@ def test_an_address_that_comes_later_is_listened_on(service: TunnelingService, t
             subprocess.run([change[0], change[1], "del", *change[3:]], check=False)
 
 
-def test_authorities_that_come_later_are_trusted(service: TunnelingService, tmp_path: Path, busy: int) -> None:
+def test_certificate_authorities_are_trusted_once_they_exist(
+    service: TunnelingService, tmp_path: Path, busy: int
+) -> None:
     row = Row("", "-m src -c {folder}/late.pem")
     with Stage(service, tmp_path, row, busy).start() as proxy:
         proxy.wait_for_output("trying again in")
@@ -321,7 +323,7 @@ def test_authorities_that_come_later_are_trusted(service: TunnelingService, tmp_
         proxy.wait_for_output("SSH1: listening on")
 
 
-def test_nothing_is_trusted_while_the_authorities_are_missing(
+def test_nothing_is_trusted_while_the_certificate_authorities_are_missing(
     service: TunnelingService, tmp_path: Path, busy: int
 ) -> None:
     row = Row("", "-m src -c {folder}/late.pem")
@@ -332,7 +334,7 @@ def test_nothing_is_trusted_while_the_authorities_are_missing(
         assert "connected" not in proxy.output()
 
 
-# What the reference refuses too.
+# Mistakes that the reference also refuses.
 
 
 @pytest.mark.parametrize(
@@ -353,7 +355,7 @@ def test_nothing_is_trusted_while_the_authorities_are_missing(
         ("-m src --co x", "unrecognized arguments: --co"),
     ],
 )
-def test_what_the_reference_refuses_is_refused(
+def test_invalid_command_lines_are_refused_as_by_the_reference(
     service: TunnelingService,
     tmp_path: Path,
     busy: int,
@@ -365,7 +367,7 @@ def test_what_the_reference_refuses_is_refused(
     assert re.search(words, refusal(Stage(service, tmp_path, Row("", arguments, files=files), busy), capsys))
 
 
-def test_an_abbreviated_token_is_hidden_like_any_other(service: TunnelingService, tmp_path: Path) -> None:
+def test_the_token_of_an_abbreviated_option_is_hidden(service: TunnelingService, tmp_path: Path) -> None:
     tunnel = open_tunnel(service)
     environment = proxy_environment(service, "")
     command = [sys.executable, "-m", "tunnelproxy", "--acc", tunnel.source_token, "-m", "src"]

@@ -49,7 +49,7 @@ def as_new(fleet: Fleet) -> None:
 
 
 def run(fleet: Fleet, playbook: object, folder: Path, **variables: Any) -> CompletedProcess[str]:
-    """Run a playbook in a folder, with a gate that wants the page to say that the device is well."""
+    """Run a playbook in a folder, with a gate that requires the page to say that the device is well."""
     gate = {"iotops_tunnel_health_content": "is well", "iotops_tunnel_health_wait": 1, "iotops_tunnel_health_delay": 1}
     roots = {thing: str(device.http.root) for thing, device in fleet.devices.items()}
     extra = {"iotops_tunnel_become": False, "roots": roots, "breaks": "nobody", **gate, **variables}
@@ -57,11 +57,11 @@ def run(fleet: Fleet, playbook: object, folder: Path, **variables: Any) -> Compl
 
 
 def fixed(fleet: Fleet) -> list[str]:
-    """The devices that the fix was on."""
+    """The devices on which the fix was run."""
     return [thing for thing, device in fleet.devices.items() if (device.http.root / "fixed").exists()]
 
 
-def test_a_sick_device_ends_the_fix_and_later_batches_stay_untouched(fleet: Fleet, tmp_path: Path) -> None:
+def test_an_unhealthy_device_stops_the_fix_before_later_batches(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "fix.yml").write_text(FIX)
     fix = {"iotops_tunnel_fix_tasks": "fix.yml", "iotops_tunnel_serial": 1}
     ran = run(fleet, "iotops.tunnel.rolling_fix", tmp_path, breaks="device-2", **fix)
@@ -71,7 +71,7 @@ def test_a_sick_device_ends_the_fix_and_later_batches_stay_untouched(fleet: Flee
     assert fixed(fleet) == ["device-1", "device-2"]
 
 
-def test_after_a_batch_with_a_device_out_of_reach_no_other_begins(fleet: Fleet, tmp_path: Path) -> None:
+def test_an_unreachable_device_stops_the_fix_before_later_batches(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "fix.yml").write_text(FIX)
     fix = {"iotops_tunnel_fix_tasks": "fix.yml", "iotops_tunnel_serial": [2, 1]}
     fleet.devices["device-2"].stop_proxy()
@@ -85,7 +85,7 @@ def test_after_a_batch_with_a_device_out_of_reach_no_other_begins(fleet: Fleet, 
     assert fixed(fleet) == ["device-1"]
 
 
-def test_a_role_fixes_all_devices_when_all_stay_well(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_role_fixes_all_devices_if_all_stay_healthy(fleet: Fleet, tmp_path: Path) -> None:
     tasks = tmp_path / "roles" / "mend" / "tasks"
     tasks.mkdir(parents=True)
     (tasks / "main.yml").write_text(FIX)
@@ -95,14 +95,14 @@ def test_a_role_fixes_all_devices_when_all_stay_well(fleet: Fleet, tmp_path: Pat
     assert fixed(fleet) == list(THINGS)
 
 
-def test_it_wants_to_know_what_to_do(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_missing_tasks_file_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     ran = run(fleet, "iotops.tunnel.rolling_fix", tmp_path, iotops_tunnel_fix_tasks="missing.yml")
     assert ran.returncode != 0
     assert f"({tmp_path}/missing.yml does not exist)" in " ".join(ran.stdout.split())
     assert fixed(fleet) == []
 
 
-def test_the_gate_can_leave_a_sick_device_behind(fleet: Fleet, tmp_path: Path) -> None:
+def test_the_gate_can_skip_an_unhealthy_device(fleet: Fleet, tmp_path: Path) -> None:
     (fleet.devices["device-1"].http.root / "index.html").write_text("sick\n")
     playbook = tmp_path / "gate.yml"
     playbook.write_text(GATE)
@@ -113,7 +113,7 @@ def test_the_gate_can_leave_a_sick_device_behind(fleet: Fleet, tmp_path: Path) -
     assert "goes on with device-2" in ran.stdout
 
 
-def test_rotation_makes_the_old_tokens_void_and_leaves_new_ones(fleet: Fleet, tmp_path: Path) -> None:
+def test_rotation_revokes_the_old_tokens_and_writes_new_ones(fleet: Fleet, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     before = {thing: fleet.tunnel(thing)["tunnel_id"] for thing in THINGS}
     ran = run(fleet, "iotops.tunnel.rotate", tmp_path, iotops_tunnel_destination_token_dir=str(tokens))
@@ -128,13 +128,13 @@ def test_rotation_makes_the_old_tokens_void_and_leaves_new_ones(fleet: Fleet, tm
     assert ping.returncode == 0, ping.stdout + ping.stderr
 
 
-def test_rotation_of_the_source_disturbs_nobody(fleet: Fleet, tmp_path: Path) -> None:
+def test_rotation_of_the_source_token_interrupts_nothing(fleet: Fleet, tmp_path: Path) -> None:
     ran = run(fleet, "iotops.tunnel.rotate", tmp_path, iotops_tunnel_rotate="source", iotops_tunnel_hosts="device-1")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert fleet.controller.module("ansible.builtin.ping", "device-1")["device-1"].word == "SUCCESS"
 
 
-def test_rotation_opens_no_tunnel_where_there_is_none(fleet: Fleet, tmp_path: Path) -> None:
+def test_rotation_opens_no_tunnel_if_there_is_none(fleet: Fleet, tmp_path: Path) -> None:
     services = {"iotops_tunnel_services": ["SSH1"], "iotops_tunnel_hosts": "device-1"}
     ran = run(fleet, "iotops.tunnel.rotate", tmp_path, **services)
     assert ran.returncode == 2

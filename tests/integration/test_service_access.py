@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every rule of access to the control API, tried from outside: by boto3 and the command line."""
+"""All access rules of the control API, tested from outside: with boto3 and the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunnelproxy.service.state.store import Store
 
 @pytest.fixture(scope="module", autouse=True)
 def overheard(service: TunnelingService) -> dict[str, str]:
-    """The headers of a request that the service has answered, for an eavesdropper. Their grace period starts here."""
+    """The headers of an answered request, as an eavesdropper sees them. Their grace period starts here."""
     headers = signed(service, "OpenTunnel")
     assert post(service.api, headers, context=trusting(service))[0] == 200
     return headers
@@ -39,7 +39,7 @@ def trusting(service: TunnelingService) -> ssl.SSLContext:
 
 
 def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:
-    """What a ``tunnelproxy service`` command prints, on stderr if it fails as expected."""
+    """The output of a ``tunnelproxy service`` command, on stderr if it is expected to fail."""
     command = [sys.executable, "-m", "tunnelproxy", "service", *arguments, "--state-dir", str(service.state_dir)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == status, done.stderr
@@ -47,7 +47,7 @@ def run(service: TunnelingService, *arguments: str, status: int = 0) -> str:
 
 
 def client_with_key(service: TunnelingService, name: str, *limits: str, api: str = "iotsecuretunneling") -> Any:
-    """A boto3 client with a new access key, which is in force at once, in the service that runs."""
+    """A boto3 client with a new access key, which the running service accepts immediately."""
     profiles = configparser.ConfigParser(interpolation=None)
     profiles.read_string(run(service, "key", "add", name, *limits))
     return service.boto3_client(api, **dict(profiles[name]))
@@ -65,7 +65,7 @@ def owner(service: TunnelingService) -> Any:
     return service.boto3_client()
 
 
-def test_a_read_only_key_looks_and_does_not_open(service: TunnelingService, owner: Any) -> None:
+def test_a_read_only_key_can_describe_but_not_open(service: TunnelingService, owner: Any) -> None:
     opened = owner.open_tunnel(destinationConfig={"thingName": "pump", "services": ["SSH1"]})
     reader = client_with_key(service, "reader", "--read-only")
     tunnel_id, arn = opened["tunnelId"], opened["tunnelArn"]
@@ -89,7 +89,7 @@ def test_a_read_only_key_looks_and_does_not_open(service: TunnelingService, owne
     assert owner.describe_tunnel(tunnelId=tunnel_id)["tunnel"]["status"] == "OPEN"
 
 
-def test_a_key_for_some_things_does_not_reach_others(service: TunnelingService, owner: Any) -> None:
+def test_a_key_for_some_things_cannot_access_others(service: TunnelingService, owner: Any) -> None:
     line3 = client_with_key(service, "line3", "--things", "line-3-*", "--things", "gate")
     mine = line3.open_tunnel(destinationConfig={"thingName": "line-3-press", "services": ["SSH1"]})
     others = owner.open_tunnel(destinationConfig={"thingName": "line-4-press", "services": ["SSH1"]})
@@ -104,7 +104,7 @@ def test_a_key_for_some_things_does_not_reach_others(service: TunnelingService, 
     line3.close_tunnel(tunnelId=mine["tunnelId"])
 
 
-def test_things_are_shown_to_the_keys_that_cover_them_and_that_is_on_record(service: TunnelingService) -> None:
+def test_things_are_visible_to_keys_that_cover_them_and_access_is_audited(service: TunnelingService) -> None:
     store = Store(service.state_dir / "service.db")
     for thing in ("line-5:press", "line-6:press"):
         store.put_thing(thing, "press", {"site": "north"})
@@ -131,7 +131,7 @@ def test_things_are_shown_to_the_keys_that_cover_them_and_that_is_on_record(serv
     ]
 
 
-def test_a_removed_key_ends_at_once(service: TunnelingService) -> None:
+def test_a_removed_key_is_rejected_immediately(service: TunnelingService) -> None:
     client = client_with_key(service, "leaver")
     client.list_tunnels()
     run(service, "key", "remove", "leaver")
@@ -149,7 +149,7 @@ def test_keys_are_listed_without_their_secrets(service: TunnelingService) -> Non
     assert "no access key nobody" in run(service, "key", "remove", "nobody", status=1)
 
 
-def test_the_environment_is_printed_for_a_named_key(service: TunnelingService) -> None:
+def test_service_env_prints_a_named_key(service: TunnelingService) -> None:
     made = run(service, "key", "add", "for-env")
     environment = read_exports(run(service, "env", "--key", "for-env"))
     assert f"aws_access_key_id = {environment['AWS_ACCESS_KEY_ID']}\n" in made
@@ -158,13 +158,13 @@ def test_the_environment_is_printed_for_a_named_key(service: TunnelingService) -
 
 
 @pytest.mark.parametrize("minutes", [-6, 6])
-def test_a_signature_of_another_time_is_refused(service: TunnelingService, minutes: int) -> None:
+def test_a_signature_with_a_wrong_date_is_refused(service: TunnelingService, minutes: int) -> None:
     status, kind, message = send(service, "ListTunnels", signed_at=now() + dt.timedelta(minutes=minutes))
     assert (status, kind) == (403, "InvalidSignatureException")
     assert ("Signature expired" if minutes < 0 else "Signature not yet current") in message
 
 
-def test_equal_calls_within_one_second_are_as_many_calls(service: TunnelingService, owner: Any) -> None:
+def test_equal_calls_within_one_second_are_all_carried_out(service: TunnelingService, owner: Any) -> None:
     # Their signatures are equal: signed dates have whole seconds.
     before = len(owner.list_tunnels()["tunnelSummaries"])
     moment = now()
@@ -172,7 +172,7 @@ def test_equal_calls_within_one_second_are_as_many_calls(service: TunnelingServi
     assert len(owner.list_tunnels()["tunnelSummaries"]) == before + 2
 
 
-def test_a_signature_is_good_for_what_was_signed_only(service: TunnelingService) -> None:
+def test_a_signature_is_valid_only_for_the_signed_request(service: TunnelingService) -> None:
     headers = signed(service, "ListTunnels")
     for changed, body in (
         ({"X-Amz-Target": "IoTSecuredTunneling.OpenTunnel"}, b"{}"),
@@ -183,10 +183,8 @@ def test_a_signature_is_good_for_what_was_signed_only(service: TunnelingService)
         assert (status, answer["__type"]) == (403, "InvalidSignatureException")
 
 
-# Last, because by now the time of the signature is up, or nearly so.
-def test_a_request_that_was_overheard_opens_nothing(
-    service: TunnelingService, owner: Any, overheard: dict[str, str]
-) -> None:
+# Last, because by now the signature's grace period is over, or nearly so.
+def test_a_replayed_request_opens_nothing(service: TunnelingService, owner: Any, overheard: dict[str, str]) -> None:
     def answer() -> dict[str, Any] | None:
         status, content = post(service.api, overheard, context=trusting(service))
         return content if status != 200 else None

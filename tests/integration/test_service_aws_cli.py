@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The unmodified ``aws`` command line, with nothing but the environment that ``service env`` prints."""
+"""The unmodified ``aws`` command line, with only the environment that ``service env`` prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peers.service import TunnelingService
 
 AWS = Path(sys.executable).parent / "aws"
 
-pytestmark = pytest.mark.skipif(not AWS.exists(), reason="awscli is not installed beside this Python")
+pytestmark = pytest.mark.skipif(not AWS.exists(), reason="awscli is not installed next to this Python")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def answer(service: TunnelingService, home: Path, *arguments: str) -> dict[str, 
     return found
 
 
-def test_the_whole_life_of_a_tunnel(service: TunnelingService, home: Path) -> None:
+def test_a_tunnel_from_open_to_delete(service: TunnelingService, home: Path) -> None:
     # The first command is the guide's own.
     opened = answer(service, home, "open-tunnel", "--destination-config", "thingName=foo,services=HTTP1,SSH1")
     tunnel_id, arn = opened["tunnelId"], opened["tunnelArn"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The control API, used by boto3, and by plain HTTPS where boto3 is too well-behaved."""
+"""The control API, used by boto3, and by plain HTTPS for requests that boto3 would not send."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_another_region_is_refused(service: TunnelingService) -> None:
     assert error(service.boto3_client(region_name="eu-west-1").list_tunnels)[:2] == ("InvalidSignatureException", 403)
 
 
-def test_what_boto3_lets_pass_and_the_model_forbids_is_refused(client: Any) -> None:
+def test_input_that_violates_the_model_is_refused(client: Any) -> None:
     code, status, message = error(client.open_tunnel, timeoutConfig={"maxLifetimeTimeoutMinutes": 721})
     assert (code, status) == ("ValidationException", 400)
     assert "less than or equal to 720" in message
 
 
-def test_a_fourth_service_is_over_the_limit(client: Any) -> None:
+def test_a_fourth_service_exceeds_the_limit(client: Any) -> None:
     code, status, _ = error(client.open_tunnel, destinationConfig={"services": list("ABCD")})
     assert (code, status) == ("LimitExceededException", 400)
 
@@ -115,7 +115,7 @@ def raw(service: TunnelingService) -> Raw:
     return Raw(service)
 
 
-def test_every_answer_names_the_request(raw: Raw) -> None:
+def test_every_response_has_a_request_id(raw: Raw) -> None:
     for response in (raw.send(), raw.send(body=b"{"), raw.send_as_it_is("GET", "/x", b"", {})):
         assert response.headers["x-amzn-RequestId"]
         assert response.headers["Content-Type"] == "application/x-amz-json-1.1"
@@ -135,7 +135,7 @@ def test_every_answer_names_the_request(raw: Raw) -> None:
         ({"body": b""}, 200, b"tunnelSummaries"),
     ],
 )
-def test_odd_requests(raw: Raw, changes: dict[str, Any], status: int, kind: bytes) -> None:
+def test_malformed_requests(raw: Raw, changes: dict[str, Any], status: int, kind: bytes) -> None:
     response = raw.send(**changes)
     assert response.status == status
     assert kind in response.content  # type: ignore[attr-defined] - set by Raw

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The data plane's rules, each against the real socket, with the websockets client."""
+"""The data plane's rules, tested over a real socket with the websockets client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def service() -> Iterator[TunnelingService]:
 
 
 class Tunnel:
-    """A tunnel of two services, and clients that join it."""
+    """A tunnel with two services, and clients that join it."""
 
     def __init__(self, service: TunnelingService, api: Any, stack: ExitStack, *services: str) -> None:
         self.service = service
@@ -64,13 +64,13 @@ class Tunnel:
 
 
 def frame_of(message: Message) -> bytes:
-    """A frame with any message, also one that is too large."""
+    """A frame with any message, even one that is too large."""
     encoded = message.SerializeToString()
     return len(encoded).to_bytes(2, "big") + encoded
 
 
 class Client:
-    """A WebSocket that speaks in messages."""
+    """A WebSocket that sends and receives protocol messages."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -128,24 +128,24 @@ def test_the_highest_protocol_offered_is_chosen(tunnel: Tunnel) -> None:
     assert client.connection.subprotocol == "aws.iot.securetunneling-3.0"
 
 
-def test_a_source_that_offers_v1_speaks_it_in_a_tunnel_without_services(nameless: Tunnel) -> None:
+def test_in_a_tunnel_without_services_a_source_may_speak_v1(nameless: Tunnel) -> None:
     offered = [f"aws.iot.securetunneling-{version}.0" for version in (3, 2, 1)]
     source = nameless.join("source", subprotocols=offered)
     assert source.connection.subprotocol == "aws.iot.securetunneling-1.0"
     destination = nameless.join("destination", version=1)
     source.send(Message.STREAM_START, 9, service="")
-    # The first thing that a V1 end hears is its peer: no list of services.
+    # A V1 end receives no list of services; its first message is its peer's.
     assert destination.receive() == Message(type=Message.STREAM_START, streamId=9)
 
 
-def test_a_destination_follows_any_source_in_a_tunnel_without_services(nameless: Tunnel) -> None:
+def test_in_a_tunnel_without_services_a_destination_adapts_to_its_source(nameless: Tunnel) -> None:
     offered = [f"aws.iot.securetunneling-{version}.0" for version in (3, 2, 1)]
     assert nameless.join("destination", subprotocols=offered).connection.subprotocol == "aws.iot.securetunneling-3.0"
 
 
 @pytest.mark.parametrize("destination_version", [1, 2, 3])
 @pytest.mark.parametrize("source_version", [1, 2, 3])
-def test_a_tunnel_without_services_is_for_every_version(
+def test_a_tunnel_without_services_supports_every_version(
     nameless: Tunnel, source_version: int, destination_version: int
 ) -> None:
     """AWS's reference 3.3.1 offers subprotocol 3.0 only; its messages have no service ID there."""
@@ -163,14 +163,14 @@ def test_a_tunnel_without_services_is_for_every_version(
     assert source.receive() == Message(type=Message.STREAM_RESET, streamId=9)
 
 
-def test_a_used_token_is_refused_in_aws_s_words(tunnel: Tunnel) -> None:
+def test_a_used_token_is_refused_with_aws_s_message(tunnel: Tunnel) -> None:
     tunnel.join("source")
     refused = tunnel.refusal("source")
     assert (refused.status_code, refused.headers["x-iotops-cause"]) == (400, "token-used")
     assert refused.body == b"Invalid access token: The access token was previously used and can not be used again."
 
 
-def test_a_client_token_makes_a_token_last(tunnel: Tunnel) -> None:
+def test_a_client_token_makes_an_access_token_reusable(tunnel: Tunnel) -> None:
     mine, other = "m" * 32, "o" * 32
     first = tunnel.join("source", client_token=mine)
     tunnel.join("source", client_token=mine)
@@ -231,7 +231,7 @@ def test_messages_pass_both_ways_unchanged(tunnel: Tunnel) -> None:
     assert source.receive() == Message(type=Message.CONNECTION_RESET, streamId=3, serviceId="SSH1", connectionId=2)
 
 
-def test_a_message_cut_anywhere_arrives_whole(tunnel: Tunnel) -> None:
+def test_a_message_split_anywhere_arrives_complete(tunnel: Tunnel) -> None:
     source, destination = tunnel.both()
     start = frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))
     for byte in start:
@@ -240,8 +240,8 @@ def test_a_message_cut_anywhere_arrives_whole(tunnel: Tunnel) -> None:
     assert destination.receive() == destination.receive() == parse(start[2:])
 
 
-def test_a_message_in_fragments_arrives_like_a_whole_one(tunnel: Tunnel) -> None:
-    """As AWS's reference sends it, and in other legal ways: empty fragments, and pings between."""
+def test_a_fragmented_message_arrives_like_a_whole_one(tunnel: Tunnel) -> None:
+    """Fragments as AWS's reference sends them, and other valid ones: empty fragments, and pings in between."""
     source, destination = tunnel.both()
     start = frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))
     payload = os.urandom(64_512)
@@ -258,7 +258,7 @@ def test_a_message_in_fragments_arrives_like_a_whole_one(tunnel: Tunnel) -> None
     assert destination.receive().payload == payload
 
 
-def test_the_states_of_both_ends_are_described(tunnel: Tunnel) -> None:
+def test_describe_tunnel_returns_the_states_of_both_ends(tunnel: Tunnel) -> None:
     assert tunnel.states() == ("DISCONNECTED", "DISCONNECTED")
     source, _ = tunnel.both()
     assert tunnel.states() == ("CONNECTED", "CONNECTED")
@@ -270,7 +270,7 @@ def test_pings_are_answered(tunnel: Tunnel) -> None:
     assert tunnel.join("source").connection.ping(b"payload").wait(10)
 
 
-def test_a_start_without_a_destination_is_reset_at_once(tunnel: Tunnel) -> None:
+def test_a_stream_start_without_a_destination_is_reset_immediately(tunnel: Tunnel) -> None:
     source = tunnel.join("source")
     source.receive()
     source.send(Message.STREAM_START, 5, connectionId=1)
@@ -280,7 +280,7 @@ def test_a_start_without_a_destination_is_reset_at_once(tunnel: Tunnel) -> None:
     assert (connection_reset.type, connection_reset.connectionId) == (Message.CONNECTION_RESET, 2)
 
 
-def test_the_other_end_is_told_when_one_goes(tunnel: Tunnel) -> None:
+def test_the_other_end_is_notified_when_one_disconnects(tunnel: Tunnel) -> None:
     source, destination = tunnel.both()
     source.send(Message.STREAM_START, 5, connectionId=1)
     destination.receive()
@@ -288,7 +288,7 @@ def test_the_other_end_is_told_when_one_goes(tunnel: Tunnel) -> None:
     assert source.receive() == Message(type=Message.STREAM_RESET, streamId=5, serviceId="SSH1")
 
 
-def test_the_other_end_is_told_when_one_is_replaced(tunnel: Tunnel) -> None:
+def test_the_other_end_is_notified_when_one_is_replaced(tunnel: Tunnel) -> None:
     source = tunnel.join("source")
     source.receive()
     destination = tunnel.join("destination", client_token="d" * 32)
@@ -304,15 +304,13 @@ def test_the_other_end_is_told_when_one_is_replaced(tunnel: Tunnel) -> None:
     assert tunnel.states() == ("CONNECTED", "CONNECTED")
 
 
-def test_a_receiver_that_stalls_holds_back_its_sender_and_loses_nothing(
-    service: TunnelingService, tunnel: Tunnel
-) -> None:
+def test_a_stalled_receiver_slows_its_sender_down_and_loses_nothing(service: TunnelingService, tunnel: Tunnel) -> None:
     source, destination = tunnel.both()
     content = os.urandom(20 * MEGABYTE)
     source.send(Message.STREAM_START, connectionId=1)
     sender = threading.Thread(target=send_all, args=(source, content), daemon=True)
     sender.start()
-    # Nobody reads, so the sender comes to a halt; unhindered, it would be done by then.
+    # The receiver does not read, so the sender stops; otherwise it would have finished by then.
     sender.join(1.0)
     assert sender.is_alive()
     assert destination.receive().type == Message.STREAM_START
@@ -367,7 +365,7 @@ def peak_memory(pid: int) -> int:
         ("source", Message(type=99), (1008, "unknown message type that is not ignorable")),  # type: ignore[arg-type]
     ],
 )
-def test_a_message_that_must_not_be_sent_ends_the_connection(
+def test_a_forbidden_message_closes_the_connection(
     tunnel: Tunnel, mode: str, message: Message, closed: tuple[int, str]
 ) -> None:
     client = tunnel.join(mode)
@@ -375,14 +373,14 @@ def test_a_message_that_must_not_be_sent_ends_the_connection(
     assert client.closing() == closed
 
 
-def test_mixing_messages_with_and_without_service_ends_the_connection(tunnel: Tunnel) -> None:
+def test_mixing_messages_with_and_without_service_closes_the_connection(tunnel: Tunnel) -> None:
     source, _ = tunnel.both()
     source.send(Message.STREAM_START)
     source.send(Message.DATA, service="")
     assert source.closing() == (1008, "messages with and without service ID in one connection")
 
 
-def test_an_unknown_message_that_may_be_ignored_is_not_passed_on(tunnel: Tunnel) -> None:
+def test_an_unknown_ignorable_message_is_not_forwarded(tunnel: Tunnel) -> None:
     source, destination = tunnel.both()
     source.send(99, ignorable=True)
     source.send(Message.STREAM_START, 4)
@@ -400,7 +398,7 @@ def test_an_unknown_message_that_may_be_ignored_is_not_passed_on(tunnel: Tunnel)
     ],
     ids=["text", "no protobuf", "unknown field", "payload too long", "too long"],
 )
-def test_what_is_no_message_ends_the_connection(tunnel: Tunnel, sent: str | bytes, code: int) -> None:
+def test_an_invalid_message_closes_the_connection(tunnel: Tunnel, sent: str | bytes, code: int) -> None:
     client = tunnel.join("source")
     client.connection.send(sent)
     assert client.closing()[0] == code
@@ -417,7 +415,7 @@ def test_the_longest_websocket_message_is_accepted(tunnel: Tunnel) -> None:
 # The end
 
 
-def test_closing_the_tunnel_closes_both_ends_with_nothing_before(tunnel: Tunnel) -> None:
+def test_closing_the_tunnel_disconnects_both_ends_without_a_session_reset(tunnel: Tunnel) -> None:
     """AWS's reference does not exit when a SESSION_RESET comes before the close frame."""
     clients = tunnel.both()
     tunnel.api.close_tunnel(tunnelId=tunnel.tunnel_id, delete=True)
@@ -425,7 +423,7 @@ def test_closing_the_tunnel_closes_both_ends_with_nothing_before(tunnel: Tunnel)
         assert client.closing() == (1000, "Tunnel closed")
 
 
-def test_closing_the_tunnel_loses_nothing_that_came_before(tunnel: Tunnel) -> None:
+def test_closing_the_tunnel_loses_no_earlier_data(tunnel: Tunnel) -> None:
     source, destination = tunnel.both()
     source.send(Message.STREAM_START, 1, connectionId=1)
     destination.send(Message.DATA, 1, connectionId=1, payload=b"last words")
@@ -435,7 +433,7 @@ def test_closing_the_tunnel_loses_nothing_that_came_before(tunnel: Tunnel) -> No
     assert source.closing() == destination.closing() == (1000, "Tunnel closed")
 
 
-def test_rotation_disconnects_the_holder_of_the_old_token_only(tunnel: Tunnel) -> None:
+def test_rotation_disconnects_only_the_client_with_the_old_token(tunnel: Tunnel) -> None:
     source, destination = tunnel.both()
     source.send(Message.STREAM_START, 8, connectionId=1)
     destination.receive()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What happens to a service that runs for years: a full disk, a flood, a clock, and errors of accept(2)."""
+"""Events in the life of a long-running service: a full disk, a flood, clock changes, and errors of accept(2)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_metrics(port: int) -> dict[str, float]:
 
 
 def impatient(service: TunnelingService) -> Any:
-    """A client that tries once."""
+    """A client that does not retry."""
     return service.boto3_client("iotsecuretunneling", config=Config(retries={"max_attempts": 0}))
 
 
@@ -84,7 +84,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @needs_mount
-def test_a_full_disk_refuses_changes_breaks_nothing_and_is_over_when_it_has_space(disk: SmallDisk) -> None:
+def test_a_full_disk_prevents_changes_until_it_has_space_and_breaks_nothing(disk: SmallDisk) -> None:
     port = free_port()
     service = TunnelingService("--metrics-port", str(port))
     service.state_dir = disk.path / "state"
@@ -104,15 +104,15 @@ def test_a_full_disk_refuses_changes_breaks_nothing_and_is_over_when_it_has_spac
             with pytest.raises(ClientError, match="has changed nothing"):
                 call(tunnelId=tunnel, **settings)
 
-        # Reading goes on; more than fits into the last page of the audit log.
+        # Reading still works; this is more than fits into the last page of the audit log.
         for _ in range(20):
             client.list_tunnels()
-        # Who was there comes back with the token that was not rotated, and is known to be there.
+        # A client that was connected reconnects with the token that was not rotated, and is known to be connected.
         with service.connect("source", opened["sourceAccessToken"], client_token=CLIENT_TOKEN) as source:
             source.recv(timeout=10)
             described = client.describe_tunnel(tunnelId=tunnel)["tunnel"]
             assert described["sourceConnectionState"]["status"] == "CONNECTED"
-        # A token that is used for the first time could be used twice: it is for later.
+        # A token cannot be used for the first time now, because it could then be used twice.
         with (
             pytest.raises(InvalidStatus) as unavailable,
             service.connect("destination", opened["destinationAccessToken"]),
@@ -145,14 +145,14 @@ def open_for_ever(client: Any) -> None:
 
 
 @needs_mount
-def test_with_a_full_disk_no_service_starts_and_its_operator_is_told_why(disk: SmallDisk) -> None:
+def test_on_a_full_disk_the_service_does_not_start_and_says_why(disk: SmallDisk) -> None:
     disk.fill()
     said = refused_start(disk.path / "state")
     assert re.search("^tunnelproxy: error: .*(No space left on device|disk is full); free space on its disk", said)
 
 
 @needs_mount
-def test_nor_where_the_state_directory_is_read_only(disk: SmallDisk) -> None:
+def test_with_a_read_only_state_directory_the_service_does_not_start(disk: SmallDisk) -> None:
     (disk.path / "state").mkdir(mode=0o700)
     disk.remount("ro")
     said = refused_start(disk.path / "state")
@@ -210,7 +210,7 @@ def test_a_flood_of_unsigned_requests_writes_little_and_is_counted() -> None:
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
-def test_a_service_that_is_never_restarted_renews_its_certificate_and_one_with_an_expired_authority_does_not_start(
+def test_a_running_service_renews_its_certificate_but_does_not_start_with_an_expired_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = tmp_path / "clock"
@@ -219,7 +219,7 @@ def test_a_service_that_is_never_restarted_renews_its_certificate_and_one_with_a
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
-        # Timers go on as ever.
+        # Timers are not affected.
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     port = free_port()
@@ -237,12 +237,12 @@ def test_a_service_that_is_never_restarted_renews_its_certificate_and_one_with_a
         clock.write_text("+370d")
         wait_for(lambda: certificate(ports[0]) != before, "a new certificate")
         assert {certificate(address) for address in ports} == {certificate(ports[0])}
-        # Nobody was disturbed.
+        # No connection was interrupted.
         assert unsigned(connection) == 403
         assert read_metrics(port)[expiry("server")] > time.time() + 750 * 86_400
 
         clock.write_text("+3651d")
-        wait_for(lambda: "authority" in service.log_text(), "the end of the authority to be said")
+        wait_for(lambda: "authority" in service.log_text(), "a warning about the authority's expiry")
         assert "ca.pem has expired on " in service.log_text()
         assert read_metrics(port)[expiry("authority")] < time.time() + 3651 * 86_400
         service.stop()
@@ -271,7 +271,7 @@ def certificate(address: str) -> bytes:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_no_error_of_accept_ends_a_port(tmp_path: Path) -> None:
+def test_a_port_survives_errors_of_accept(tmp_path: Path) -> None:
     port = free_port()
     with TunnelingService("--metrics-port", str(port)) as service:
         trace = tmp_path / "trace"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two tunneling services behind one real HAProxy, which has the configuration in deploy/."""
+"""Two tunneling services behind a real HAProxy with the configuration in deploy/."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_service_carries_its_own_tunnel_through_the_ports_of_both(front: Fr
             assert [tunnel["tunnelId"] for tunnel in tunnels] == [pair.tunnel.tunnel_id]
 
 
-def test_a_token_of_one_service_is_refused_by_the_other_with_the_likely_reason(front: Front, tmp_path: Path) -> None:
+def test_a_token_of_another_service_is_refused_with_the_likely_reason(front: Front, tmp_path: Path) -> None:
     one, two = front.services
     token = open_tunnel(one, ["HTTP1"]).source_token
     with start_proxy(two, token, ["-m", "src"], tmp_path / "log") as proxy:
@@ -53,7 +53,7 @@ def test_a_token_of_one_service_is_refused_by_the_other_with_the_likely_reason(f
 
 
 def client_hello(name: str | None) -> bytes:
-    """What a client of TLS sends first. Python's own errors for a server that hangs up then depend on its version."""
+    """A TLS ClientHello. Python's own errors for a server that hangs up after it depend on the Python version."""
     unverified = ssl.create_default_context()
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
@@ -71,12 +71,12 @@ def is_hung_up_on(sock: socket.socket) -> bool:
         return True
 
 
-def test_who_asks_for_no_service_of_the_front_gets_to_none(front: Front) -> None:
+def test_a_client_without_a_known_service_name_reaches_no_service(front: Front) -> None:
     for name in ("three.tunnels.example.com", None):
         with socket.create_connection(("127.0.0.1", front.data_port), timeout=10) as sock:
             sock.sendall(client_hello(name))
             assert is_hung_up_on(sock)
-    # One that asks for a service gets an answer.
+    # A client that names a service gets an answer.
     with socket.create_connection(("127.0.0.1", front.data_port), timeout=10) as sock:
         sock.sendall(client_hello(NAMES[0]))
         assert not is_hung_up_on(sock)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The database and the log on a real disk that is full, and has space again."""
+"""The database and the log on a real disk that is full, and later has space again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def digests() -> dict[Mode, bytes]:
 
 @pytest.fixture
 def full(disk: SmallDisk, store: Store) -> None:
-    """There is no space, neither on the disk nor in what SQLite has reserved of it."""
+    """Leave no space on the disk, nor in the part that SQLite has reserved."""
     disk.fill()
     with suppress(StoreError):
         while True:
@@ -71,7 +71,7 @@ def before(store: Store) -> Tunnel:
     return open_tunnel(store)
 
 
-def test_a_full_disk_changes_nothing_by_half(before: Tunnel, full: None, store: Store) -> None:
+def test_on_a_full_disk_no_change_is_made_partially(before: Tunnel, full: None, store: Store) -> None:
     tunnels = store.list_tunnels(thing_name=None, before=None, limit=1000)
     with pytest.raises(StoreError, match="database or disk is full; free space on its disk"):
         open_tunnel(store)
@@ -95,7 +95,7 @@ def test_connected_ends_are_known_even_if_they_cannot_be_written(
     again.close()
 
 
-def test_the_operator_is_told_when_it_begins_and_when_it_ends(
+def test_the_beginning_and_the_end_of_the_outage_are_reported(
     before: Tunnel, full: None, store: Store, disk: SmallDisk, said: list[str]
 ) -> None:
     for _ in range(3):
@@ -108,7 +108,7 @@ def test_the_operator_is_told_when_it_begins_and_when_it_ends(
     assert len(said) == 2
 
 
-def test_nothing_is_brought_to_a_thing_that_was_not_stored(before: Tunnel, full: None, store: Store) -> None:
+def test_tokens_that_were_not_stored_are_not_delivered(before: Tunnel, full: None, store: Store) -> None:
     delivered: list[Tunnel] = []
     revoked: list[Mode] = []
     operations = TunnelOperations(
@@ -135,7 +135,7 @@ def test_tunnels_expire_once_there_is_space_again(
     @in_event_loop
     async def run() -> None:
         task = asyncio.ensure_future(Expiry(store, disconnected.append, clock=lambda: NOW + 61).run())
-        # Their ends are disconnected at once, and every time again.
+        # Their ends are disconnected immediately, and at each further attempt.
         await until(lambda: disconnected.count(before.tunnel_id) >= 2)
         assert store.count_open_tunnels() > 0
         disk.empty()
@@ -165,7 +165,7 @@ def test_the_log_loses_complete_lines_and_reports_it_twice(disk: SmallDisk, said
     assert len(said) == 2
 
 
-def test_on_a_full_disk_what_is_there_can_be_read_and_why_it_cannot_be_changed_is_said_once(tmp_path: Path) -> None:
+def test_on_a_full_disk_an_existing_database_can_be_read_and_a_new_one_fails(tmp_path: Path) -> None:
     with SmallDisk(tmp_path / "disk") as disk:
         path = disk.path / "service.db"
         running = Store(path)
@@ -179,7 +179,7 @@ def test_on_a_full_disk_what_is_there_can_be_read_and_why_it_cannot_be_changed_i
         running.close()
 
 
-def test_a_full_disk_of_the_service_is_not_taken_for_that_of_the_output(tmp_path: Path) -> None:
+def test_a_full_disk_of_the_service_is_not_confused_with_full_output(tmp_path: Path) -> None:
     with SmallDisk(tmp_path / "disk") as disk:
         full = StateDirectory(disk.path / "state")
         full.create()

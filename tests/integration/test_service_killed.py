@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The service is killed in the middle of its work, again and again: what it has told a caller holds afterwards."""
+"""The service is killed repeatedly during its work: changes that it has confirmed are still there afterwards."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LONGEST_LIFE = 0.15
 
 @dataclass
 class Told:
-    """What a caller knows of a tunnel; None where an answer never came."""
+    """What a caller knows about a tunnel; None if there was no response."""
 
     is_open: bool | None = True
     tokens: dict[str, str | None] = field(default_factory=dict)
 
 
 class Caller:
-    """Opens, rotates and closes at random, and remembers what it was told."""
+    """Opens, rotates and closes tunnels at random, and records the responses."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -87,14 +87,14 @@ def check_answers(client: Any, told: dict[str, Told]) -> None:
         tunnel: "OPEN" if each.is_open else "CLOSED" for tunnel, each in told.items() if each.is_open is not None
     }
     assert {tunnel: described[tunnel] for tunnel in expected} == expected
-    # From now on it is known how the calls ended that nobody answered.
+    # This settles the outcome of the calls without a response.
     for tunnel, status in described.items():
         told[tunnel].is_open = status == "OPEN"
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(300)
-def test_what_a_caller_was_told_holds_after_kill_9_at_random_moments() -> None:
+def test_confirmed_changes_survive_kill_9_at_random_moments() -> None:
     kills = 0
     with TunnelingService("-v", "2") as service:
         client = service.boto3_client(
@@ -110,7 +110,7 @@ def test_what_a_caller_was_told_holds_after_kill_9_at_random_moments() -> None:
             except BotoCoreError:
                 kills += 1
             except ClientError as error:
-                raise AssertionError(f"a refusal where an answer was due: {error}") from error
+                raise AssertionError(f"refused unexpectedly: {error}") from error
             killer.join()
             service.start()
             check_database(service, caller.told)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The limits of a running service, from outside."""
+"""The limits of a running service, tested from outside."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def data(size: int) -> bytes:
     return frame(Message(type=Message.DATA, streamId=1, serviceId="SSH1", connectionId=1, payload=os.urandom(size)))
 
 
-def test_tunnels_and_services_have_limits_and_a_closed_tunnel_makes_room() -> None:
+def test_tunnels_and_services_are_limited_and_closing_a_tunnel_makes_room() -> None:
     with TunnelingService("--max-tunnels", "2", "--max-services", "1") as service:
         client = service.boto3_client()
         first = client.open_tunnel()
@@ -56,7 +56,7 @@ def test_tunnels_and_services_have_limits_and_a_closed_tunnel_makes_room() -> No
 
 
 @pytest.mark.alone
-def test_a_tunnel_is_held_to_its_bandwidth_and_loses_nothing() -> None:
+def test_a_tunnels_bandwidth_is_limited_without_loss() -> None:
     pieces = [data(50_000) for _ in range(30)]
     with TunnelingService("--bandwidth-per-tunnel", "1M") as service, ExitStack() as stack:
         source, destination = both_ends(service, stack)
@@ -68,11 +68,11 @@ def test_a_tunnel_is_held_to_its_bandwidth_and_loses_nothing() -> None:
             received += destination.recv(timeout=10)
         seconds = time.monotonic() - started
     assert received == b"".join(pieces)
-    # 1.5 MB at 1 MB/s; the first quarter of a second's worth goes at once, and nobody waits after the last piece.
+    # 1.5 MB at 1 MB/s; a quarter of a second's worth passes immediately, and there is no wait after the last piece.
     assert 0.9 < seconds < 2.5
 
 
-def test_what_waits_for_its_turn_arrives_though_its_sender_has_gone() -> None:
+def test_queued_data_arrives_after_its_sender_has_disconnected() -> None:
     pieces = [data(50_000) for _ in range(16)]
     with TunnelingService("--bandwidth-per-tunnel", "1M") as service, ExitStack() as stack:
         source, destination = both_ends(service, stack)
@@ -85,7 +85,7 @@ def test_what_waits_for_its_turn_arrives_though_its_sender_has_gone() -> None:
     assert received == b"".join(pieces)
 
 
-def test_idle_connections_do_not_keep_a_tunnel_from_working_nor_others_from_coming() -> None:
+def test_idle_connections_block_neither_tunnels_nor_new_clients() -> None:
     options = ("--max-half-open", "64", "--handshake-time", "2")
     with TunnelingService(*options) as service, ExitStack() as stack:
         source, destination = both_ends(service, stack)
@@ -98,7 +98,7 @@ def test_idle_connections_do_not_keep_a_tunnel_from_working_nor_others_from_comi
             host, _, port = address.rpartition(":")
             sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
             if number % 50 == 0:
-                # Some get as far as the first bytes of a request.
+                # Some send the first bytes of a request.
                 sock = stack.enter_context(slow.wrap_socket(sock, server_hostname=host))
                 sock.send(b"GET /tunnel")
             idle.append(sock)
@@ -107,14 +107,14 @@ def test_idle_connections_do_not_keep_a_tunnel_from_working_nor_others_from_comi
                 source.send(piece)
                 assert destination.recv(timeout=5) == piece
         both_ends(service, stack)
-        # Who has begun a request to the control API has half a minute for it.
+        # A client that has begun a request to the control API has half a minute for it.
         begun = IDLE // 50
         wait_for(lambda: process.num_fds() <= quiet + 8 + begun, "the idle ones to be cut off", 10)
         source.send(piece)
         assert destination.recv(timeout=5) == piece
 
 
-def test_who_is_slow_is_cut_off_however_busy_it_looks() -> None:
+def test_a_slow_handshake_is_cut_off_although_bytes_keep_arriving() -> None:
     with TunnelingService("--handshake-time", "1") as service:
         host, _, port = service.data.rpartition(":")
         tls = ssl.create_default_context(capath=service.ca)
@@ -140,7 +140,7 @@ def test_who_is_slow_is_cut_off_however_busy_it_looks() -> None:
             assert time.monotonic() - began >= 0.8
 
 
-def test_an_address_has_so_many_connections_and_others_have_theirs() -> None:
+def test_connections_are_limited_per_address() -> None:
     with TunnelingService("--connections-per-address", "2") as service, ExitStack() as stack:
         both_ends(service, stack)
         host, _, port = service.data.rpartition(":")
@@ -156,6 +156,6 @@ def test_an_address_has_so_many_connections_and_others_have_theirs() -> None:
     ("option", "value"),
     [("--bandwidth-per-tunnel", "1"), ("--max-tunnels", "-1"), ("--handshake-time", "0"), ("--max-half-open", "x")],
 )
-def test_a_limit_that_makes_no_sense_is_named(option: str, value: str) -> None:
+def test_an_invalid_limit_is_named(option: str, value: str) -> None:
     with pytest.raises(AssertionError, match="not ready"):
         TunnelingService(option, value).__enter__()

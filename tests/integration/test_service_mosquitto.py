@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The embedded broker is a real Mosquitto: it starts in odd places, and accepts and rejects things on the MQTT port."""
+"""The embedded broker, a real Mosquitto: it starts under difficult conditions, and accepts or rejects things."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -41,10 +42,18 @@ async def test_it_starts_in_a_directory_with_spaces_in_its_path(tmp_path: Path) 
 
 
 @in_event_loop
+async def test_it_starts_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(Mosquitto(tmp_path / "mqtt", "127.0.0.1", 0)):
+        await until(lambda: "as tunnel.administrator" in caplog.text)
+        assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@in_event_loop
 async def test_it_starts_although_its_database_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "mqtt"
     broker = Mosquitto(folder, "127.0.0.1", 0)
-    # The first bytes of such a file: what a full disk may leave of it.
+    # The first bytes of such a file, as a full disk may leave them.
     (folder / "mosquitto.db").write_bytes(b"\x00\xb5\x00mosq")
     async with running(broker):
         assert (folder / "mosquitto.db.damaged").exists()
@@ -79,7 +88,7 @@ def connect_packet(password: str, version: int) -> bytes:
 
 @pytest.mark.parametrize("version", [4, 5])
 @in_event_loop
-async def test_an_accepted_thing_stays_and_a_rejected_one_is_cut_off(tmp_path: Path, version: int) -> None:
+async def test_an_accepted_thing_stays_connected_and_a_rejected_one_is_cut_off(tmp_path: Path, version: int) -> None:
     certificates = Certificates(tmp_path / "keys", tmp_path / "ca")
     certificates.ensure("localhost")
     password = PasswordFile(tmp_path / "passwords").set("pump")
@@ -96,7 +105,7 @@ async def test_an_accepted_thing_stays_and_a_rejected_one_is_cut_off(tmp_path: P
         reader, writer = await connect()
         writer.write(connect_packet(password, version))
         assert (await reader.readexactly(4))[3] == 0
-        # Rejected, and does not answer the end of TLS, which would be waited for for 30 s.
+        # Rejected, and does not answer the TLS shutdown, for which asyncio would wait for 30 s.
         rejected, guesser = await connect()
         guesser.write(connect_packet("guessed", version))
         assert (await rejected.readexactly(4))[3] != 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The service's certificates, as the openssl program and a POSIX shell see what the service writes."""
+"""The service's files, read by the openssl program and a POSIX shell."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def openssl(*arguments: str | Path) -> str:
 
 
 @needs_openssl
-def test_strict_verification_finds_the_authority_in_the_hashed_directory(certificates: Certificates) -> None:
+def test_openssl_verifies_strictly_with_the_hashed_directory(certificates: Certificates) -> None:
     said = openssl("verify", "-x509_strict", "-CApath", certificates.ca, "-no-CAfile", certificates.server_chain)
     assert said.endswith(": OK")
 

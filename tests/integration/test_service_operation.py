@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Running a service in earnest: certificates of the operator's own, names, and an end that cuts nobody short."""
+"""Running a service in production: the operator's certificates, names, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BODY = b'{"description": "late"}'
 
 
 def authority(folder: Path) -> Certificates:
-    """A server certificate as if from an authority of the operator's."""
+    """A server certificate, as if from the operator's authority."""
     folder.mkdir()
     certificates = Certificates(folder / "keys", folder / "ca")
     certificates.ensure("127.0.0.1")
@@ -49,11 +49,11 @@ def own_service(certificates: Certificates, *options: str) -> TunnelingService:
 
 
 def addresses(service: TunnelingService) -> list[str]:
-    """Of all ports with TLS."""
+    """The certificates of all TLS ports."""
     return [service.api.removeprefix("https://"), service.data, service.mqtt.removeprefix("mqtts://")]
 
 
-def test_a_certificate_of_the_operator_s_own_is_served_by_all_ports(tmp_path: Path) -> None:
+def test_the_operators_certificate_is_served_on_all_ports(tmp_path: Path) -> None:
     own = authority(tmp_path / "own")
     with own_service(own, "--mqtt-port", "0") as service:
         assert service.ca == "system"
@@ -65,7 +65,7 @@ def test_a_certificate_of_the_operator_s_own_is_served_by_all_ports(tmp_path: Pa
         assert service.boto3_client().list_tunnels()["tunnelSummaries"] == []
 
 
-def test_a_device_finds_the_service_by_its_public_name_and_trusts_the_operator_s_authority(tmp_path: Path) -> None:
+def test_a_device_uses_the_public_name_and_the_operators_authority(tmp_path: Path) -> None:
     own = authority(tmp_path / "own")
     with own_service(own, "--public-name", "localhost", "--mqtt-port", "0") as service:
         service.environment["AWS_CA_BUNDLE"] = str(own.authority)
@@ -85,7 +85,7 @@ def test_a_device_finds_the_service_by_its_public_name_and_trusts_the_operator_s
             wait_for(connected, "the agent is in the tunnel")
 
 
-def test_a_renewed_certificate_is_served_after_a_hangup_and_a_damaged_one_is_not(tmp_path: Path) -> None:
+def test_after_sighup_a_renewed_certificate_is_served_but_not_a_damaged_one(tmp_path: Path) -> None:
     own, renewed = authority(tmp_path / "own"), authority(tmp_path / "renewed")
     with own_service(own, "--mqtt-port", "0") as service:
         whole = own.server_chain.read_bytes()
@@ -115,7 +115,7 @@ def test_certificate_and_key_belong_together(tmp_path: Path, missing: str) -> No
     assert "--certificate and --key belong together" in done
 
 
-def test_a_key_of_another_certificate_is_refused_with_both_files_named(tmp_path: Path) -> None:
+def test_the_error_for_a_key_of_another_certificate_names_both_files(tmp_path: Path) -> None:
     own, other = authority(tmp_path / "own"), authority(tmp_path / "other")
     done = refused_run(tmp_path, "--certificate", str(own.server_chain), "--key", str(other.server_key))
     assert str(own.server_chain) in done
@@ -130,7 +130,7 @@ def refused_run(folder: Path, *options: str) -> str:
     return done.stderr
 
 
-def test_clients_are_told_the_public_name_and_find_it_in_the_certificate() -> None:
+def test_the_environment_and_the_certificate_contain_the_public_name() -> None:
     with TunnelingService("--host", "127.0.0.2", "--public-name", "localhost", "--mqtt-port", "0") as service:
         assert service.api.startswith("https://localhost:")
         assert service.environment["AWSIOT_TUNNEL_ENDPOINT"] == service.data
@@ -143,7 +143,7 @@ def test_clients_are_told_the_public_name_and_find_it_in_the_certificate() -> No
                 assert ("DNS", "localhost") in tls.getpeercert()["subjectAltName"]
 
 
-def test_a_control_call_that_has_begun_is_answered_while_the_service_stops() -> None:
+def test_a_control_call_in_progress_is_answered_while_the_service_stops() -> None:
     with TunnelingService() as service:
         connection, sock = begun_call(service)
         os.kill(service.pid, signal.SIGTERM)
@@ -160,7 +160,7 @@ def test_a_control_call_that_has_begun_is_answered_while_the_service_stops() -> 
 
 
 def begun_call(service: TunnelingService) -> tuple[http.client.HTTPConnection, Any]:
-    """A call of which only a part of the body has been sent."""
+    """A call whose body has been sent only partially."""
     environment = service.environment
     headers = sign(
         service.api,
@@ -177,7 +177,7 @@ def begun_call(service: TunnelingService) -> tuple[http.client.HTTPConnection, A
         connection.putheader(name, value)
     connection.endheaders(BODY[:5])
     assert connection.sock is not None
-    # So that the service has the first part when it is told to stop.
+    # So that the service has the first part when it is stopped.
     wait_for(lambda: not unsent(connection.sock), "the first part to arrive")
     return connection, connection.sock
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tunnelproxy service``: starting, stopping, starting again, and what others can see of it meanwhile."""
+"""``tunnelproxy service``: starting, stopping and restarting it, and what other users can see of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_restart_loses_no_tunnel_and_comes_back_where_it_was(service: TunnelingService, end: str) -> None:
+def test_a_restarted_service_keeps_its_tunnels_and_ports(service: TunnelingService, end: str) -> None:
     client = service.boto3_client()
     opened = client.open_tunnel(destinationConfig={"services": ["SSH1"]}, tags=[{"key": "a", "value": "b"}])
     client_token = "c" * 32
@@ -52,7 +52,7 @@ def test_a_restart_loses_no_tunnel_and_comes_back_where_it_was(service: Tunnelin
     assert after["sourceConnectionState"]["status"] == "DISCONNECTED"
     unchanged = ("status", "createdAt", "tags", "destinationConfig", "timeoutConfig")
     assert {name: after[name] for name in unchanged} == {name: before[name] for name in unchanged}
-    # Tokens are remembered too: who may come again, and who came once already.
+    # The state of tokens is kept too: which ones can be reused, and which ones have been used.
     with service.connect("source", opened["sourceAccessToken"], client_token=client_token) as again:
         again.recv(timeout=10)
     with service.connect("destination", opened["destinationAccessToken"]) as first:
@@ -61,15 +61,15 @@ def test_a_restart_loses_no_tunnel_and_comes_back_where_it_was(service: Tunnelin
         pass
 
 
-def test_a_tunnel_ends_when_its_time_is_up(service: TunnelingService) -> None:
+def test_a_tunnel_expires_at_the_end_of_its_lifetime(service: TunnelingService) -> None:
     client = service.boto3_client()
     opened = client.open_tunnel(destinationConfig={"services": ["SSH1"]})
     with service.connect("source", opened["sourceAccessToken"]) as connection:
         with sqlite3.connect(service.state_dir / "service.db") as database:
-            # Twelve hours are long: let them be over.
+            # Do not wait for twelve hours: let the tunnel expire now.
             database.execute("UPDATE tunnels SET expires_at = ?", (time.time(),))
         database.close()
-        # A new tunnel makes the service look which one expires next.
+        # A new tunnel makes the service recalculate which one expires next.
         client.open_tunnel()
         assert closing(connection) == (1000, "Tunnel expired")
     assert client.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]["status"] == "CLOSED"
@@ -100,12 +100,12 @@ def test_no_secret_is_in_the_database_the_log_or_the_process_list(service: Tunne
     assert service.environment["AWS_SECRET_ACCESS_KEY"] not in visible
 
 
-def test_all_state_is_for_the_owner_only(service: TunnelingService) -> None:
+def test_only_the_owner_can_read_the_state(service: TunnelingService) -> None:
     for path in [service.state_dir, *service.state_dir.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
-def test_no_core_dump_is_left_of_it(service: TunnelingService) -> None:
+def test_the_service_leaves_no_core_dump(service: TunnelingService) -> None:
     assert psutil.Process(service.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
 
 
@@ -116,7 +116,7 @@ def test_a_second_service_on_the_same_state_is_refused(service: TunnelingService
 
 
 @pytest.mark.parametrize("option", ["--api-port", "--data-port"])
-def test_a_port_in_use_is_named_with_its_option(tmp_path: Path, option: str) -> None:
+def test_the_error_for_a_port_in_use_names_the_option(tmp_path: Path, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("run", "--state-dir", tmp_path / "state", option, str(port))
@@ -124,7 +124,7 @@ def test_a_port_in_use_is_named_with_its_option(tmp_path: Path, option: str) -> 
     assert re.fullmatch(rf"tunnelproxy: error: port {port} .* in use; give {option} .*\n", done.stderr)
 
 
-def test_the_port_of_the_last_run_is_given_up_when_taken(service: TunnelingService) -> None:
+def test_another_port_is_used_if_that_of_the_last_run_is_taken(service: TunnelingService) -> None:
     old = service.data
     service.stop()
     with socket.create_server(("127.0.0.1", int(old.rpartition(":")[2]))):
@@ -133,13 +133,13 @@ def test_the_port_of_the_last_run_is_given_up_when_taken(service: TunnelingServi
     assert service.environment["AWSIOT_TUNNEL_ENDPOINT"] == service.data
 
 
-def test_an_address_that_is_not_here_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_foreign_address_names_it(tmp_path: Path) -> None:
     done = run("run", "--state-dir", tmp_path / "state", "--host", "192.0.2.1")
     assert done.returncode == 1
     assert "no address 192.0.2.1" in done.stderr
 
 
-def test_the_environment_without_a_service_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_service_env_without_a_service_fails_with_the_remedy(tmp_path: Path) -> None:
     done = run("env", "--state-dir", tmp_path / "state")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
@@ -147,7 +147,7 @@ def test_the_environment_without_a_service_is_refused_with_the_remedy(tmp_path: 
     )
 
 
-def test_the_environment_outlives_the_service(service: TunnelingService) -> None:
+def test_service_env_works_after_the_service_has_stopped(service: TunnelingService) -> None:
     service.stop()
     done = run("env", "--state-dir", service.state_dir)
     assert done.returncode == 0
@@ -164,11 +164,11 @@ def test_the_environment_outlives_the_service(service: TunnelingService) -> None
     ],
     ids=["nothing", "no extra"],
 )
-def test_the_library_or_extra_that_is_missing_is_named(tmp_path: Path, installed: tuple[str, ...], remedy: str) -> None:
+def test_the_error_names_the_missing_library_or_extra(tmp_path: Path, installed: tuple[str, ...], remedy: str) -> None:
     site_packages = Path(sysconfig.get_path("purelib"))
     for name in installed:
         (tmp_path / name).symlink_to(site_packages / name)
-    # -S: without what pip has installed.
+    # -S: without the packages that pip has installed.
     command = [sys.executable, "-S", "-m", "tunnelproxy", "service", "run", "--state-dir", "/nonexistent/state"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -71,9 +71,7 @@ def test_control_calls_are_audited(service: TunnelingService, opened: dict[str, 
     assert '"outcome": "InvalidSignatureException"' in log
 
 
-def test_a_connection_is_audited_from_its_beginning_to_its_end(
-    service: TunnelingService, opened: dict[str, str]
-) -> None:
+def test_connecting_and_disconnecting_are_audited(service: TunnelingService, opened: dict[str, str]) -> None:
     tunnel = opened["tunnelId"]
     start = frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))
     with service.connect("destination", opened["destinationAccessToken"]) as destination:
@@ -105,7 +103,7 @@ def test_no_secret_is_audited(service: TunnelingService, opened: dict[str, str])
         assert secret not in log
 
 
-def test_after_a_hangup_both_logs_go_on_in_new_files(service: TunnelingService, log: Path) -> None:
+def test_after_sighup_both_logs_continue_in_new_files(service: TunnelingService, log: Path) -> None:
     path = service.state_dir / "audit.log"
     for each in (path, log):
         each.rename(each.with_suffix(".log.1"))
@@ -116,7 +114,7 @@ def test_after_a_hangup_both_logs_go_on_in_new_files(service: TunnelingService, 
     assert re.search(" INFO +tunnel .* opened", log.read_text())
 
 
-def test_figures_tell_what_goes_on(service: TunnelingService, metrics_port: int, opened: dict[str, str]) -> None:
+def test_metrics_show_activity(service: TunnelingService, metrics_port: int, opened: dict[str, str]) -> None:
     before = read_metrics(metrics_port)
     start = frame(Message(type=Message.STREAM_START, streamId=1, serviceId="SSH1", connectionId=1))
     with (
@@ -143,7 +141,7 @@ def test_figures_tell_what_goes_on(service: TunnelingService, metrics_port: int,
     )
 
 
-def test_figures_name_no_key_tunnel_or_thing(
+def test_metrics_contain_no_key_tunnel_or_thing(
     service: TunnelingService, metrics_port: int, opened: dict[str, str]
 ) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10) as answer:

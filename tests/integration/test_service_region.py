@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tunnelproxy service run --region``: what bears the region's name, and that it stays."""
+"""``tunnelproxy service run --region``: where the region appears, and that it is fixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REGION = "eu-central-1"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[TunnelingService]:
-    # Keys can be given out before the first start, which makes the database.
+    # Keys can be created before the first start: this creates the database.
     new = TunnelingService("--region", REGION, "--mqtt-port", "0")
     add_key = [sys.executable, "-m", "tunnelproxy", "service", "key", "add", "early", "--state-dir", new.state_dir]
     subprocess.run(add_key, cwd=REPOSITORY, check=True, capture_output=True)
@@ -33,7 +33,7 @@ def run(service: TunnelingService, *options: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30)
 
 
-def test_arns_signatures_and_the_environment_bear_the_region(service: TunnelingService) -> None:
+def test_arns_signatures_and_the_environment_contain_the_region(service: TunnelingService) -> None:
     assert (service.environment["AWS_REGION"], service.environment["AWS_DEFAULT_REGION"]) == (REGION, REGION)
     opened = service.boto3_client().open_tunnel()
     assert opened["tunnelArn"].startswith(f"arn:aws:iot:{REGION}:")
@@ -46,7 +46,7 @@ def test_a_notification_names_the_region(service: TunnelingService, tmp_path: Pa
     [thing] = service.boto3_client("iot").list_things()["things"]
     assert thing["thingArn"].startswith(f"arn:aws:iot:{REGION}:")
     port = int(service.mqtt.rpartition(":")[2])
-    # The broker hears of a new thing a moment later.
+    # The broker learns of a new thing a moment later.
     wait_for(lambda: ThingClient("pump", tmp_path / "pump", port).is_let_in(), "the thing may connect")
     with ThingClient("pump", tmp_path / "pump", port) as device:
         device.subscribe(notify_topic("pump"))
@@ -55,7 +55,7 @@ def test_a_notification_names_the_region(service: TunnelingService, tmp_path: Pa
     assert device.heard[0][1]["region"] == REGION
 
 
-def test_another_region_is_refused_at_a_later_start_and_none_keeps_the_first_one(service: TunnelingService) -> None:
+def test_a_later_start_keeps_the_region_and_refuses_another(service: TunnelingService) -> None:
     arn = service.boto3_client().open_tunnel()["tunnelArn"]
     service.stop()
 
@@ -71,7 +71,7 @@ def test_another_region_is_refused_at_a_later_start_and_none_keeps_the_first_one
         assert again.boto3_client().list_tags_for_resource(resourceArn=arn)["tags"] == []
 
 
-def test_what_is_no_region_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_region_is_refused(tmp_path: Path) -> None:
     refused = run(TunnelingService(), "--region", "somewhere")
     assert refused.returncode == 1
     assert "'somewhere' is not the name of an AWS region, as in eu-central-1" in refused.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tunnelproxy service`` with several users: root, the service's own, and others who are to get nowhere."""
+"""``tunnelproxy service`` with several users: root, the service's user, and others, who have no access."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USER, OTHER = "games", "daemon"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
 
-# All in one process: starting Python takes longer than the rest.
+# All in one process: starting Python takes longer than everything else.
 _RUN_ALL = """
 import contextlib, io, json, sys
 from tunnelproxy.cli.main import main
@@ -36,7 +36,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def commands(state_dir: Path) -> list[list[str]]:
-    """All that ``tunnelproxy service`` can do."""
+    """All commands of ``tunnelproxy service``."""
     return [
         [*command, "--state-dir", str(state_dir)]
         for command in (
@@ -53,13 +53,13 @@ def commands(state_dir: Path) -> list[list[str]]:
 
 
 def complaints(state_dir: Path, user: str | None = None) -> dict[str, str]:
-    """What each command says as this user."""
+    """The output of each command, run as this user."""
     asked = commands(state_dir)
     return {" ".join(command[:2]): said for command, said in zip(asked, refusals(asked, user))}
 
 
 def refusals(asked: list[list[str]], user: str | None = None) -> list[str]:
-    """What is said to commands that are refused with one line each."""
+    """The errors of commands that are refused with one line each."""
     done = subprocess.run(
         [*([] if user is None else as_user(user)), sys.executable, "-c", _RUN_ALL, json.dumps(asked)],
         cwd=REPOSITORY,
@@ -82,7 +82,7 @@ def service() -> Iterator[TunnelingService]:
         yield running
 
 
-def test_what_root_does_leaves_the_service_all_its_files(service: TunnelingService, tmp_path: Path) -> None:
+def test_commands_run_by_root_leave_the_files_to_the_service(service: TunnelingService, tmp_path: Path) -> None:
     service.add_thing("pump", tmp_path / "pump")
     subprocess.run(
         [sys.executable, "-m", "tunnelproxy", "service", "key", "add", "ci", "--state-dir", service.state_dir],
@@ -99,7 +99,7 @@ def test_what_root_does_leaves_the_service_all_its_files(service: TunnelingServi
     wait_for(pump.is_let_in, "the thing is let in")
 
 
-def test_no_password_is_written_where_another_user_could_read_it(service: TunnelingService, tmp_path: Path) -> None:
+def test_no_password_is_written_where_another_user_can_read_it(service: TunnelingService, tmp_path: Path) -> None:
     for name in ("theirs", "open"):
         (tmp_path / name).mkdir()
     shutil.chown(tmp_path / "theirs", OTHER)
@@ -120,23 +120,23 @@ def test_no_password_is_written_where_another_user_could_read_it(service: Tunnel
     service.add_thing("gate", tmp_path / "own")
 
 
-def test_another_user_is_told_whose_service_it_is(service: TunnelingService) -> None:
+def test_the_error_for_another_user_names_the_owner(service: TunnelingService) -> None:
     service.state_dir.parent.chmod(0o755)
     for command, said in complaints(service.state_dir, OTHER).items():
         assert_documented("Service: state directory of another user", said)
         assert f"{service.state_dir} belongs to another user: run this as {USER} " in said, command
 
 
-def test_a_state_directory_that_cannot_be_written_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_read_only_state_directory_is_reported(tmp_path: Path) -> None:
     for part in (tmp_path, *list(tmp_path.parents)[:2]):
         part.chmod(0o755)
-    # In a folder of theirs, with nothing in it that they may write.
+    # In a folder of theirs that contains nothing that they may write.
     (tmp_path / "state").mkdir(mode=0o500)
     said = complaints(tmp_path / "state" / "new", OTHER)
     assert all(str(tmp_path / "state" / "new") in each for each in said.values()), said
 
 
-def test_a_database_that_is_none_is_said_to_be_so(tmp_path: Path) -> None:
+def test_an_invalid_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "service.db").write_bytes(b"no database" * 1000)
     (tmp_path / "endpoints.json").write_text('{"host": "127.0.0.1", "api_port": 1, "data_port": 2}')
     (tmp_path / "broker.json").write_text("not JSON")

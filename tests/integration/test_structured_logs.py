@@ -23,7 +23,7 @@ JSON = ["--log-format", "json"]
 
 
 class Manager:
-    """A service manager's end of sd_notify."""
+    """The service manager's end of sd_notify."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -32,7 +32,7 @@ class Manager:
         self.environment = {"NOTIFY_SOCKET": str(folder / "notify")}
 
     def told(self) -> list[str]:
-        """The next thing that it is told."""
+        """The next message."""
         return self._socket.recv(4096).decode().split("\n")
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 def records(process: Process) -> list[dict[str, Any]]:
-    """What a process has logged; each line must be an object."""
+    """The log records of a process; each line must be an object."""
     return [json.loads(line) for line in process.output().splitlines()]
 
 
@@ -55,7 +55,7 @@ def record_with(process: Process, words: str) -> dict[str, Any]:
     return wait_for(lambda: next((r for r in records(process) if words in r["message"]), None), words)
 
 
-def test_a_proxys_records_say_what_they_are_about(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_proxys_records_have_context(service: TunnelingService, tmp_path: Path) -> None:
     http = HttpServer(tmp_path / "http", "well\n")
     try:
         with ProxyPair(service, tmp_path, {"HTTP1": http.port}, [*JSON, "-v", "6"], [*JSON, "-v", "6"]) as pair:
@@ -76,7 +76,7 @@ def test_a_proxys_records_say_what_they_are_about(service: TunnelingService, tmp
         http.stop()
 
 
-def test_the_last_complaint_is_a_record_too(tmp_path: Path) -> None:
+def test_the_final_error_is_also_a_record(tmp_path: Path) -> None:
     environment = {**os.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": "x"}
     command = [sys.executable, "-m", "tunnelproxy", "-m", "src", "-r", "mars", "-v", "0", *JSON]
     with Process(command, tmp_path / "log", environment) as source:
@@ -86,7 +86,7 @@ def test_the_last_complaint_is_a_record_too(tmp_path: Path) -> None:
         assert record["message"].startswith("-r/--region: 'mars' is not an AWS region")
 
 
-def test_the_services_records_name_the_tunnel(tmp_path: Path) -> None:
+def test_the_services_records_contain_the_tunnel(tmp_path: Path) -> None:
     with TunnelingService(*JSON) as service:
         tunnel = open_tunnel(service)
         with start_proxy(service, tunnel.source_token, ["-m", "src"], tmp_path / "log") as source:
@@ -97,7 +97,7 @@ def test_the_services_records_name_the_tunnel(tmp_path: Path) -> None:
         assert any("source connected" in record["message"] and record["channel"] for record in about)
 
 
-def test_the_hubs_records_name_thing_and_tunnel(
+def test_the_hubs_records_contain_thing_and_tunnel(
     service: TunnelingService, tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(tmp_path / "hub"))
@@ -119,7 +119,7 @@ def test_the_hubs_records_name_thing_and_tunnel(
         assert manager.told() == ["STOPPING=1"]
 
 
-def test_a_proxy_is_ready_when_it_is_connected(service: TunnelingService, tmp_path: Path, manager: Manager) -> None:
+def test_a_proxy_is_ready_once_connected(service: TunnelingService, tmp_path: Path, manager: Manager) -> None:
     tunnel = open_tunnel(service, ["SSH1"])
     environment = {**proxy_environment(service, tunnel.source_token), **manager.environment}
     with Process([sys.executable, "-m", "tunnelproxy", "-m", "src"], tmp_path / "log", environment) as source:
@@ -137,7 +137,7 @@ def test_a_proxy_that_does_not_connect_is_not_ready(tmp_path: Path, manager: Man
         assert manager.told() == ["STOPPING=1"]
 
 
-def test_the_service_is_ready_when_it_listens(tmp_path: Path, manager: Manager) -> None:
+def test_the_service_is_ready_once_it_listens(tmp_path: Path, manager: Manager) -> None:
     command = [sys.executable, "-m", "tunnelproxy", "service", "run", "--state-dir", tmp_path / "state"]
     with Process(command, tmp_path / "log", {**os.environ, **manager.environment}) as service:
         assert manager.told() == ["READY=1"]

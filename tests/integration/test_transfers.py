@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes through a real tunnel: service, source and destination proxy are processes of their own."""
+"""Data through a real tunnel, with service, source and destination as separate processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_ten_connections_over_two_services_carry_20_mb_each_way(service: Tunneli
             assert max(peaks.values()) < MEMORY_LIMIT, peaks
 
 
-def test_all_arrives_without_the_extra_for_speed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_arrives_without_the_extra_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = tmp_path / "missing"
     missing.mkdir()
     for name in ("aiofastnet", "uvloop"):
@@ -73,8 +73,8 @@ def test_all_arrives_without_the_extra_for_speed_too(tmp_path: Path, monkeypatch
             assert "uvloop" not in Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_what_was_sent_before_the_end_arrives_whole(service: TunnelingService, tmp_path: Path) -> None:
-    """A server that sends 5 MB and closes at once: the client gets all of it, then the end."""
+def test_data_sent_before_the_close_arrives_completely(service: TunnelingService, tmp_path: Path) -> None:
+    """A server sends 5 MB and closes immediately: the client receives all of it, then the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     data = bytes(range(256)) * (5 * MEGABYTE // 256)
 
@@ -101,7 +101,7 @@ def test_a_closed_port_at_the_destination_closes_the_local_connection(
         pair.destination.wait_for_output(r"cannot connect to localhost:1 \(attempt 5 of 5\)")
 
 
-def test_both_proxies_end_cleanly_when_the_tunnel_is_closed(service: TunnelingService, tmp_path: Path) -> None:
+def test_both_proxies_exit_cleanly_when_the_tunnel_is_closed(service: TunnelingService, tmp_path: Path) -> None:
     with ProxyPair(service, tmp_path, {"HTTP1": 1}) as pair:
         service.boto3_client().close_tunnel(tunnelId=pair.tunnel.tunnel_id)
         assert (pair.source.wait(), pair.destination.wait()) == (0, 0)
@@ -109,7 +109,7 @@ def test_both_proxies_end_cleanly_when_the_tunnel_is_closed(service: TunnelingSe
             assert "closed or has expired" in proxy.output()
 
 
-def test_both_proxies_come_back_when_the_service_does(tmp_path: Path) -> None:
+def test_both_proxies_reconnect_when_the_service_is_back(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(ExchangeServer(MEGABYTE))
         service = stack.enter_context(TunnelingService())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two accounts in two regions, four devices of one name: every command reaches the right one.
+"""Two accounts in two regions, four devices with the same name: every command reaches the right one.
 
-As many commands run as it takes to have each kind once, or as many as ``TEST_ACCOUNTS_COMMANDS`` says.
+Each kind of command runs once, or as many commands as ``TEST_ACCOUNTS_COMMANDS`` says.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def page(port: int) -> str:
 
 
 class Shell:
-    """A shell in which somebody works on one of the four: the inventory host is the same, the environment differs.
+    """A shell of a user who works on one of the four: the inventory host is the same, the environment differs.
 
-    Each command asserts that the right device has answered.
+    Each command asserts that the right device answered.
     """
 
     def __init__(self, fleet: AccountFleet, host: str, host_keys: dict[str, str]) -> None:
@@ -69,7 +69,7 @@ class Shell:
         assert done.stdout.splitlines()[:2] == expected, done.stdout + done.stderr
 
     def health(self) -> None:
-        """It never opens a tunnel: where this one has none, another's is of no use."""
+        """With never, no tunnel is opened: a tunnel of another device must not be used."""
         outcome = self._fleet.controller.module(
             "iotops.tunnel.health", ANYWHERE, env=self._environment, return_content=True
         )[ANYWHERE]
@@ -93,7 +93,7 @@ class Shell:
         assert page(int(outcome[ANYWHERE].message)) == self._host, outcome[ANYWHERE]
 
     def absent(self) -> None:
-        """It closes the tunnel of this one, and of no other; the next command opens another."""
+        """Close only this device's tunnel; the next command opens another."""
         before = self._fleet.open_tunnels()
         outcome = self._fleet.controller.tunnel(ANYWHERE, env=self._environment, state="absent")
         assert outcome.word in ("SUCCESS", "CHANGED"), outcome.message
@@ -107,11 +107,11 @@ def kill_hub(fleet: AccountFleet) -> None:
 
 def stop_hub(fleet: AccountFleet) -> None:
     fleet.controller.hub("stop")
-    wait_for(lambda: not (fleet.controller.home / "hub" / "hub.sock").exists(), "the hub has ended")
+    wait_for(lambda: not (fleet.controller.home / "hub" / "hub.sock").exists(), "the hub has exited")
 
 
 def disconnect(fleet: AccountFleet) -> None:
-    """As minutes later, when ssh's own connections are gone."""
+    """As if minutes had passed, and ssh's own connections were gone."""
     fleet.controller.disconnect()
 
 
@@ -131,12 +131,12 @@ TURNS: tuple[Command, ...] = (
 INTERRUPTIONS: tuple[Callable[[AccountFleet], None], ...] = (stop_hub, disconnect, kill_hub)
 
 
-def test_ad_hoc_commands_that_alternate_between_environments_reach_the_right_device(fleet: AccountFleet) -> None:
-    """In three parts: host keys are accepted when they are new; must be known; are not looked at."""
+def test_alternating_ad_hoc_commands_reach_the_right_device(fleet: AccountFleet) -> None:
+    """In three parts: new host keys are accepted; must be known; are not checked."""
     began = time.monotonic()
     chance = random.Random(13)
     turns, interruptions = itertools.cycle(TURNS), itertools.cycle(INTERRUPTIONS)
-    # Each is at hand once before host keys must be known.
+    # Each device is reached once before host keys must be known.
     hosts = itertools.chain(fleet.hosts, iter(lambda: chance.choice(fleet.hosts), None))
     opened = fleet.opened()
     wanted = {host: len(tunnels) for host, tunnels in fleet.open_tunnels().items()}
@@ -149,20 +149,20 @@ def test_ad_hoc_commands_that_alternate_between_environments_reach_the_right_dev
         elif command is not Shell.health and wanted[host] == 0:
             wanted[host] = 1
             opened[host] += 1
-        # Not one tunnel more than has to be paid for, whoever was asked for last, and whatever became of the hub.
+        # No more tunnels than necessary, whatever the order of the commands, and whatever happened to the hub.
         assert fleet.opened() == opened
         assert {each: len(tunnels) for each, tunnels in fleet.open_tunnels().items()} == wanted
         if number % 4 == 3:
             next(interruptions)(fleet)
     print(f"{COMMANDS} commands in {time.monotonic() - began:.1f} s")
-    # Where only one is known by the plain name, the others are never taken for it.
+    # Only one is known by the plain name, and the others are never confused with it.
     known = fleet.controller.known_hosts.read_text().splitlines()
     assert len(known) == len(fleet.hosts)
     assert len(known_keys(fleet, THING)) == 1
 
 
 def known_keys(fleet: AccountFleet, name: str) -> list[str]:
-    """The host keys that are known under a name."""
+    """The known host keys of a name."""
     command = ["ssh-keygen", "-F", name, "-f", fleet.controller.known_hosts]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return [line for line in found.splitlines() if not line.startswith("#")]
@@ -217,7 +217,7 @@ PLAY = """
 def test_one_play_reaches_all_four(
     fleet: AccountFleet, tmp_path: Path, end: Callable[[AccountFleet], None], host_keys: dict[str, str]
 ) -> None:
-    """Each host's variables say where it is, as strongly as the environment, which is somebody else's, is weak."""
+    """The variables of each host override the environment, which belongs to another account."""
     playbook = tmp_path / "play.yml"
     playbook.write_text(PLAY)
     if fleet.controller.hub_status()["pid"]:
@@ -273,7 +273,7 @@ TASK_ENVIRONMENTS = """
 """
 
 
-def test_the_environment_of_a_task_counts_alike_everywhere(fleet: AccountFleet, tmp_path: Path) -> None:
+def test_every_plugin_uses_the_environment_of_a_task(fleet: AccountFleet, tmp_path: Path) -> None:
     playbook, environments, result = (tmp_path / name for name in ("play.yml", "environments.json", "result"))
     playbook.write_text(TASK_ENVIRONMENTS)
     of_each = {host: service.environment for host, service in fleet.services.items()}
@@ -290,14 +290,14 @@ def test_the_environment_of_a_task_counts_alike_everywhere(fleet: AccountFleet, 
     assert found["tunnel"] == [tunnel_id for tunnels in fleet.open_tunnels().values() for tunnel_id in tunnels]
 
 
-def test_the_hub_shows_which_is_which(fleet: AccountFleet) -> None:
+def test_the_hubs_status_distinguishes_the_accounts(fleet: AccountFleet) -> None:
     for host in fleet.hosts:
         Shell(fleet, host, OFF).health()
     rows = fleet.controller.hub_status()["tunnels"]
     assert len(rows) == len(fleet.hosts)
     assert len({row["account"] for row in rows}) == len(fleet.hosts)
     assert {row["thing"] for row in rows} == {THING}
-    # A browser, which knows no ports, keeps their cookies apart.
+    # A browser, which ignores ports, keeps their cookies apart.
     assert len({urlsplit(row["services"]["HTTP1"]["url"]).hostname for row in rows}) == len(fleet.hosts)
     by_tunnel = {row["tunnel_id"]: row["account"] for row in rows}
     for host, (tunnel_id,) in fleet.open_tunnels().items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two users of one machine and one device: each has a hub and a tunnel of their own, and nothing of the other's."""
+"""Two users of one machine and one device: each has a separate hub and tunnel, and no access to the other's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALICE, BOB = 61001, 61002
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """One that every user may enter."""
+    """A folder that every user may enter."""
     path = Path(tempfile.mkdtemp(prefix="users-"))
     path.chmod(0o755)
     yield path
@@ -72,7 +72,7 @@ def owners(service: TunnelingService) -> dict[str, str]:
     }
 
 
-def test_each_has_a_tunnel_and_sees_no_other(service: TunnelingService, users: tuple[User, User]) -> None:
+def test_each_user_has_a_tunnel_and_sees_no_other(service: TunnelingService, users: tuple[User, User]) -> None:
     rows = [ensure(user) for user in users]
     machine = os.uname().nodename
     assert owners(service) == {
@@ -87,7 +87,7 @@ def test_each_has_a_tunnel_and_sees_no_other(service: TunnelingService, users: t
         assert isinstance(user.ask("open_stream", "pump", "SSH1", account=row["account"]), int)
 
 
-def test_nobody_uses_the_hub_of_another(users: tuple[User, User]) -> None:
+def test_no_user_can_use_the_hub_of_another(users: tuple[User, User]) -> None:
     alice, bob = users
     ensure(alice)
     theirs = alice.environment["IOTOPS_TUNNEL_DIR"]
@@ -96,7 +96,7 @@ def test_nobody_uses_the_hub_of_another(users: tuple[User, User]) -> None:
     assert_documented("Hub's folder", f"pump cannot be reached: {said}")
     assert "that belongs to you" in bob.tunnelproxy("hub", "status", IOTOPS_TUNNEL_DIR=theirs)
     assert "that belongs to you" in bob.tunnelproxy("hub", "stop", IOTOPS_TUNNEL_DIR=theirs)
-    # Nor one where another could read along, or lies in wait.
+    # Nor a folder that another user could read or has prepared.
     prepared = bob.home / "prepared"
     bob.home.chmod(0o755)
     prepared.mkdir()
@@ -106,9 +106,7 @@ def test_nobody_uses_the_hub_of_another(users: tuple[User, User]) -> None:
         assert "that belongs to you" in ensure(alice, env={"IOTOPS_TUNNEL_DIR": str(place)})
 
 
-def test_who_takes_over_is_told_of_whom_and_the_other_by_whom(
-    service: TunnelingService, users: tuple[User, User]
-) -> None:
+def test_both_owners_learn_of_a_takeover(service: TunnelingService, users: tuple[User, User]) -> None:
     alice, bob = users
     mine = ensure(alice)["tunnel_id"]
     service.boto3_client().close_tunnel(tunnelId=ensure(bob)["tunnel_id"])

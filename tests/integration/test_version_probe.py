@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a source finds out which version the device speaks: no byte is sent twice, and no device is made to exit.
+"""A source detects which version the device speaks: it sends no byte twice, and makes no device exit.
 
 The source runs in this process, with time-outs below a second.
 """
@@ -43,7 +43,7 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class SshLikeServer:
-    """Sends its banner after a delay, then echoes; keeps what each client sent."""
+    """Sends its banner after a delay, then echoes; records what each client sent."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.received: list[bytes] = []
@@ -141,10 +141,10 @@ def tunnel(service: TunnelingService) -> OpenTunnel:
     return open_tunnel(service, ["SSH"])
 
 
-def test_a_device_that_answers_v1_only_gets_what_a_client_said_once(
+def test_a_v1_device_receives_the_clients_data_once(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer
 ) -> None:
-    """As AWS IoT Device Client does. OpenSSH's client says who it is without waiting for the server."""
+    """Like AWS IoT Device Client. OpenSSH's client sends its version without waiting for the server."""
 
     @in_event_loop
     async def check() -> None:
@@ -164,7 +164,7 @@ def test_a_device_that_answers_v1_only_gets_what_a_client_said_once(
     check()
 
 
-def test_what_was_found_spares_the_next_source_the_wait(
+def test_the_next_source_need_not_detect_the_version_again(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunnelproxy.proxy.version_probe.SILENCE_SECONDS", 60)
@@ -179,7 +179,7 @@ def test_what_was_found_spares_the_next_source_the_wait(
     check()
 
 
-def test_the_hub_remembers_what_it_found(
+def test_the_hub_remembers_the_detected_version(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hear_banner(held: ManagedTunnel) -> TunnelRecord:
@@ -213,10 +213,10 @@ def test_the_hub_remembers_what_it_found(
 
 
 @pytest.mark.parametrize("answers_v1_only", [False, True])
-def test_a_device_that_answers_nothing_is_not_spoken_to_in_v1_for_good(
+def test_v1_is_not_assumed_permanently_for_a_silent_device(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, answers_v1_only: bool
 ) -> None:
-    """It may be off, and one that exits when it is spoken to in V1 take its place."""
+    """It may be off, and be replaced by a device that exits when it receives V1."""
 
     @in_event_loop
     async def check() -> None:
@@ -239,10 +239,10 @@ def test_a_device_that_answers_nothing_is_not_spoken_to_in_v1_for_good(
     check()
 
 
-def test_a_device_that_is_replaced_while_v1_is_tried_has_not_shown_that_it_speaks_v1(
+def test_a_device_replaced_during_the_v1_attempt_does_not_count_as_v1(
     service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer
 ) -> None:
-    """The service's own reset, which tells that it is gone, is like one of V1 then."""
+    """The service's own reset, which reports the disconnection, then looks like one of V1."""
 
     @in_event_loop
     async def check() -> None:
@@ -252,7 +252,7 @@ def test_a_device_that_is_replaced_while_v1_is_tried_has_not_shown_that_it_speak
                 await client.say(HELLO)
                 await until(lambda: proxy.end.multiplexer and proxy.end.multiplexer.version is Version.V1)
                 await until(proxy.end.open_connections)
-            # A reboot: the device has gone while the client still waits.
+            # A reboot: the device disconnects while the client still waits.
             await until(lambda: proxy.end.multiplexer and proxy.end.multiplexer.version is Version.V3)
             assert not proxy.answers_v1_only
             with client:
@@ -267,10 +267,8 @@ def test_a_device_that_is_replaced_while_v1_is_tried_has_not_shown_that_it_speak
     check()
 
 
-def test_v1_is_never_tried_on_a_device_that_was_found_to_be_newer(
-    service: TunnelingService, tunnel: OpenTunnel
-) -> None:
-    """It may stand still for longer than anybody would wait: its network is gone, or its server's machine."""
+def test_v1_is_never_tried_on_a_device_known_to_be_newer(service: TunnelingService, tunnel: OpenTunnel) -> None:
+    """It may be silent for longer than any timeout: its network may be down, or its server's machine."""
 
     @in_event_loop
     async def check() -> None:
@@ -278,7 +276,7 @@ def test_v1_is_never_tried_on_a_device_that_was_found_to_be_newer(
             with service.connect("destination", tunnel.destination_token), Client(proxy, "SSH") as client:
                 await client.say(HELLO)
                 await until(proxy.end.open_connections)
-                await asyncio.sleep(2 * SILENCE_SECONDS)  # nothing is to happen in that time
+                await asyncio.sleep(2 * SILENCE_SECONDS)  # nothing must happen during that time
                 assert proxy.end.multiplexer
                 assert proxy.end.multiplexer.version is Version.V3
 
@@ -286,10 +284,10 @@ def test_v1_is_never_tried_on_a_device_that_was_found_to_be_newer(
 
 
 @pytest.mark.parametrize("version", [Version.V1, Version.V3])
-def test_a_thing_that_spoke_v1_only_in_its_last_tunnel_is_asked_sooner(
+def test_a_thing_that_spoke_v1_in_its_last_tunnel_is_tried_in_v1_sooner(
     service: TunnelingService, server: SshLikeServer, version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one that is newer by now does not exit."""
+    """And a device that has been upgraded since does not exit."""
     monkeypatch.setattr("tunnelproxy.proxy.version_probe.ASK_SECONDS", 5.0)
     monkeypatch.setattr("tunnelproxy.proxy.version_probe.SILENCE_SECONDS", 15.0)
 
@@ -307,7 +305,7 @@ def test_a_thing_that_spoke_v1_only_in_its_last_tunnel_is_asked_sooner(
 
 
 @pytest.mark.parametrize("version", list(Version))
-def test_a_client_that_speaks_first_waits_for_a_slow_server_and_is_told_of_the_option(
+def test_a_client_that_speaks_first_waits_for_a_slow_server_and_the_log_names_the_option(
     service: TunnelingService, version: Version, caplog: pytest.LogCaptureFixture
 ) -> None:
     @in_event_loop
@@ -323,14 +321,14 @@ def test_a_client_that_speaks_first_waits_for_a_slow_server_and_is_told_of_the_o
             assert device.exited is None
         assert server.received == [b"question"]
         assert f"the destination speaks {version}" in caplog.text
-        # One of V3 says so when it is asked.
+        # A V3 destination answers the query.
         assert ("pass -y V1" in caplog.text) is (version is not Version.V3)
 
     with caplog.at_level(logging.INFO):
         check()
 
 
-def test_nothing_is_sent_again_to_a_device_that_answers_v1_only(
+def test_nothing_is_sent_twice_to_a_v1_device(
     service: TunnelingService, server: SshLikeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     @in_event_loop
@@ -348,10 +346,8 @@ def test_nothing_is_sent_again_to_a_device_that_answers_v1_only(
 
 
 @pytest.mark.parametrize("version", [Version.V1, Version.V2])
-def test_an_old_device_survives_connections_in_addition_to_the_first(
-    service: TunnelingService, version: Version
-) -> None:
-    """They wait until it shows what it speaks, and then it can have one."""
+def test_an_old_device_survives_further_connections(service: TunnelingService, version: Version) -> None:
+    """They wait until the device has shown its version, and then the first one is opened."""
 
     @in_event_loop
     async def check() -> None:
@@ -370,8 +366,8 @@ def test_an_old_device_survives_connections_in_addition_to_the_first(
 
 
 @in_event_loop
-async def test_connections_after_the_first_need_no_answer_from_its_server(service: TunnelingService) -> None:
-    """Browsers connect ahead, and ask nothing yet."""
+async def test_further_connections_do_not_wait_for_the_first_servers_answer(service: TunnelingService) -> None:
+    """Browsers open connections in advance, without sending a request yet."""
     tunnel = open_tunnel(service, ["SSH", "HTTP1"])
     with ExitStack() as stack:
         server = stack.enter_context(SshLikeServer())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sources and destinations of every version, joined by the service: the pairs that work, and messages of the others."""
+"""Sources and destinations of all versions, joined by the service: working pairs, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def joined(
     services: Mapping[str, int],
     size: int = SIZE,
 ) -> Iterator[tuple[ProxyPair, ExchangeServer]]:
-    """A pair of proxies of these versions, in front of a server that exchanges bytes on every service."""
+    """A pair of proxies with these versions, in front of a server that exchanges bytes on every service."""
     with ExitStack() as stack:
         server = stack.enter_context(ExchangeServer(size))
         addresses = dict.fromkeys(services, server.port)
@@ -56,7 +56,7 @@ def joined(
 
 
 def replace_destination(service: TunnelingService, pair: ProxyPair) -> Any:
-    """A device of V1 that the test plays itself, message by message, in place of the destination proxy."""
+    """A V1 device that the test itself plays, message by message, in place of the destination proxy."""
     pair.destination.stop()
     rotated = service.boto3_client().rotate_tunnel_access_token(
         tunnelId=pair.tunnel.tunnel_id, clientMode="DESTINATION"
@@ -93,20 +93,20 @@ def test_a_pair_that_works(
             assert f"the destination speaks {destination}" in pair.source.output()
 
 
-def test_connections_one_after_the_other_through_an_old_pair(service: TunnelingService, tmp_path: Path) -> None:
+def test_consecutive_connections_through_an_old_pair(service: TunnelingService, tmp_path: Path) -> None:
     with joined(service, tmp_path, "auto", "V1", ONE_CONNECTION, size=1000) as (pair, _):
         for seed in range(5):
             with connect(pair, "SSH1") as sock:
                 exchange(sock, 1000, seed)
-            wait_for(lambda seed=seed: pair.source.output().count("closed after") > seed, "the connection has ended")
+            wait_for(lambda seed=seed: pair.source.output().count("closed after") > seed, "the connection is closed")
 
 
 @pytest.mark.parametrize("source", ["V2", "V3"])
-def test_a_v1_device_does_not_suit_a_source_that_was_told_otherwise(
+def test_a_v1_device_is_refused_by_a_source_with_another_version(
     service: TunnelingService, tmp_path: Path, source: str
 ) -> None:
     with joined(service, tmp_path, source, "V1", ONE_CONNECTION) as (pair, _), connect(pair, "SSH1") as sock:
-        # Reset, rather than ended, where the proxy has closed before it read this.
+        # Reset, rather than closed, if the proxy closed before it read this.
         with suppress(ConnectionResetError):
             sock.sendall(b"hello")
             while sock.recv(65536):
@@ -116,7 +116,7 @@ def test_a_v1_device_does_not_suit_a_source_that_was_told_otherwise(
         )
 
 
-def test_a_v1_device_does_not_suit_a_tunnel_with_several_services(service: TunnelingService, tmp_path: Path) -> None:
+def test_a_v1_device_is_refused_in_a_tunnel_with_several_services(service: TunnelingService, tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(ExchangeServer(1000))
         pair = ProxyPair(service, tmp_path, {"SSH1": server.port, "HTTP1": server.port}, (), ())
@@ -144,8 +144,10 @@ def test_a_second_connection_to_a_v2_device_is_rejected(service: TunnelingServic
         pair.source.wait_for_output("SSH1: rejected a connection: the destination speaks V2")
 
 
-def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: TunnelingService, tmp_path: Path) -> None:
-    """As browsers do: they connect, send nothing, and send their request on another connection."""
+def test_a_preconnected_idle_client_does_not_make_the_device_count_as_old(
+    service: TunnelingService, tmp_path: Path
+) -> None:
+    """Like browsers, which connect, send nothing, and send their request on another connection."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         addresses = {"HTTP1": listener.getsockname()[1]}
@@ -165,10 +167,10 @@ def test_a_connection_made_ahead_does_not_make_the_device_an_old_one(service: Tu
         assert "V1" not in pair.source.output()
 
 
-def test_a_source_that_names_no_service_but_its_connections_is_answered_alike(
+def test_a_source_with_connection_ids_but_no_service_ids_is_answered_alike(
     service: TunnelingService, tmp_path: Path
 ) -> None:
-    """As AWS's reference 3.3 does in a tunnel that was opened without services, where it offers V3 only."""
+    """Like AWS's reference 3.3 in a tunnel that was opened without services, where it offers only V3."""
     opened = service.boto3_client().open_tunnel()
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -40,7 +40,7 @@ def tinyproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tinyproxy]:
 def tls_front(
     service: TunnelingService, tinyproxy: Tinyproxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TlsFront]:
-    # The service's authority has signed a certificate for the loopback already.
+    # The service's authority has already signed a certificate for the loopback.
     keys = service.state_dir / "keys"
     folder = tmp_path_factory.mktemp("stunnel")
     with TlsFront(folder, tinyproxy.port, keys / "server.pem", keys / "server-key.pem") as running:
@@ -77,13 +77,13 @@ def move_data(
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.settimeout(60)
             outcome = exchange(sock, SIZE, 1)
-        assert wait_for(lambda: server.outcomes.get(outcome.sent), "the whole arrived").sent == outcome.received
+        assert wait_for(lambda: server.outcomes.get(outcome.sent), "everything arrived").sent == outcome.received
         assert [end.stop() for end in ends] == [0, 0]
         return ends[0].output(), ends[1].output()
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
-def test_data_goes_through_the_web_proxy(
+def test_data_passes_through_an_http_proxy(
     service: TunnelingService, tinyproxy: Tinyproxy, tunnel: OpenTunnel, tmp_path: Path, variable: str
 ) -> None:
     before = tinyproxy.connections_to(service.data)
@@ -96,7 +96,7 @@ def test_data_goes_through_the_web_proxy(
         assert "Traceback" not in log
 
 
-def test_data_goes_through_a_web_proxy_that_takes_tls(
+def test_data_passes_through_an_https_proxy(
     service: TunnelingService, tinyproxy: Tinyproxy, tls_front: TlsFront, tunnel: OpenTunnel, tmp_path: Path
 ) -> None:
     before = tinyproxy.connections_to(service.data)
@@ -110,13 +110,13 @@ def test_data_goes_through_a_web_proxy_that_takes_tls(
 
 
 @in_event_loop
-async def test_tls_inside_tls_needs_no_certain_event_loop(
+async def test_tls_inside_tls_works_without_uvloop(
     service: TunnelingService, tinyproxy: Tinyproxy, tls_front: TlsFront, tunnel: OpenTunnel
 ) -> None:
     environment = {"HTTPS_PROXY": f"https://user:pass@127.0.0.1:{tls_front.port}"}
     route = find_route(Endpoint.parse(service.data), environment, capath=service.ca_pem)
     access = TunnelCredentials(Mode.SOURCE, tunnel.source_token, "c" * 32)
-    # Not as a process, which would take uvloop where it is installed.
+    # Not as a process, which would use uvloop if it is installed.
     proxy = SourceProxy(route, access, dict.fromkeys)
     running = asyncio.ensure_future(proxy.run())
     await until(proxy.end.ready.is_set)
@@ -125,12 +125,12 @@ async def test_tls_inside_tls_needs_no_certain_event_loop(
     await asyncio.wait({running})
 
 
-def test_no_proxy_leads_past_it(service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+def test_no_proxy_bypasses_the_proxy(service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     move_data(service, tunnel, tmp_path, {"HTTPS_PROXY": nobody, "NO_PROXY": "127.0.0.0/8"})
 
 
-def test_the_lower_case_variable_wins(
+def test_the_lower_case_variable_takes_precedence(
     service: TunnelingService, tinyproxy: Tinyproxy, tunnel: OpenTunnel, tmp_path: Path
 ) -> None:
     environment = {
@@ -144,7 +144,7 @@ def test_the_lower_case_variable_wins(
     ("userinfo", "words"),
     [("", "requires a user and a password"), ("user:wr%20ng@", "does not accept the user and password in https_proxy")],
 )
-def test_a_web_proxy_that_does_not_let_us_in(
+def test_a_proxy_that_rejects_the_credentials(
     service: TunnelingService, tinyproxy: Tinyproxy, tunnel: OpenTunnel, tmp_path: Path, userinfo: str, words: str
 ) -> None:
     environment = {"https_proxy": f"http://{userinfo}127.0.0.1:{tinyproxy.port}"}
@@ -154,9 +154,7 @@ def test_a_web_proxy_that_does_not_let_us_in(
         assert not re.search(r"wr(%20| )ng", source.output())
 
 
-def test_a_web_proxy_that_does_not_allow_the_port(
-    service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path
-) -> None:
+def test_a_proxy_that_does_not_allow_the_port(service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
     with Tinyproxy(tmp_path / "tinyproxy", connect_port=443) as tinyproxy:
         environment = {"https_proxy": f"http://127.0.0.1:{tinyproxy.port}"}
         with start(service, tunnel.source_token, ["-m", "src"], tmp_path / "log", environment) as source:
@@ -164,7 +162,7 @@ def test_a_web_proxy_that_does_not_allow_the_port(
             assert f"does not allow connections to {service.data} (403" in source.output()
 
 
-def test_a_service_that_the_web_proxy_does_not_reach_is_tried_again(
+def test_a_service_that_the_proxy_cannot_reach_is_retried(
     service: TunnelingService, tinyproxy: Tinyproxy, tunnel: OpenTunnel, tmp_path: Path
 ) -> None:
     environment = {
@@ -175,7 +173,7 @@ def test_a_service_that_the_web_proxy_does_not_reach_is_tried_again(
         source.wait_for_output(r"does not reach 127\.0\.0\.1:\d+ \(50\d .*trying again in")
 
 
-def test_a_web_proxy_that_comes_back(service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
+def test_a_proxy_that_comes_back_is_used_again(service: TunnelingService, tunnel: OpenTunnel, tmp_path: Path) -> None:
     with Tinyproxy(tmp_path / "tinyproxy") as tinyproxy:
         environment = {"https_proxy": f"http://127.0.0.1:{tinyproxy.port}"}
         with start(service, tunnel.source_token, ["-m", "src"], tmp_path / "log", environment) as source:
@@ -187,7 +185,7 @@ def test_a_web_proxy_that_comes_back(service: TunnelingService, tunnel: OpenTunn
                 wait_for(lambda: source.output().count("connected to") == 2, "the source is back", 30)
 
 
-def test_the_hub_goes_through_the_web_proxy(
+def test_the_hub_uses_the_http_proxy(
     service: TunnelingService,
     tinyproxy: Tinyproxy,
     tunnel: OpenTunnel,

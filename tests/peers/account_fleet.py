@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Two accounts in two regions, with four devices of the same name, and one controller for all of them.
 
-Each account is one identity with one access key, as on AWS, and has a tunneling service in each region.
+As on AWS, each account has one identity and one access key; it has a tunneling service in each region.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _ACCOUNTS = ("a", "b")
 class AccountFleet:
     """Use it as a context manager: inside, every device's agent waits for tunnels.
 
-    The inventory's hosts are ``a1``, ``a2``, ``b1`` and ``b2``, by account and region, with variables that say where
-    they are, and :data:`ANYWHERE`. Each device tells by its own file and its own page which one it is.
+    The inventory's hosts are ``a1``, ``a2``, ``b1`` and ``b2``, by account and region, with variables for both, and
+    :data:`ANYWHERE`. Each device identifies itself by a file and by its web page.
 
     Args:
         variables: inventory variables of all hosts.
@@ -83,9 +83,9 @@ class AccountFleet:
         self._stack.close()
 
     def _make_account(self, account: str) -> None:
-        """Give all services of an account the same identity and access key, before they start."""
+        """Give all services of an account the same identity and access key before they start."""
         first, *others = (service for host, service in self.services.items() if host[0] == account)
-        key_command(first, "list")  # which makes the database
+        key_command(first, "list")  # this creates the database
         for other in others:
             shutil.copytree(first.state_dir, other.state_dir)
 
@@ -133,7 +133,7 @@ class AccountFleet:
         }
 
     def opened(self) -> dict[str, int]:
-        """How many OpenTunnel calls succeeded in each, from the audit logs of the services."""
+        """How many OpenTunnel calls succeeded in each account and region, from the audit logs of the services."""
         return {host: _opened(service.state_dir / "audit.log") for host, service in self.services.items()}
 
 

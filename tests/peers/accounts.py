@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Users with passwords that exist only on a device: its sshd sees other account files than the rest of this machine."""
+"""Users with passwords that exist only on a device: its sshd sees different account files than this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UID = 61000
 def why_impossible() -> str:
     """Why a process cannot have its own account files on this machine; empty if it can."""
     if os.geteuid() != 0:
-        return "only root may give a process account files of its own"
+        return "only root may give a process its own account files"
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
     return f"needs a root that may make mount namespaces: {probe.stderr.strip()}" if probe.returncode else ""
 
@@ -27,9 +27,9 @@ class Accounts:
     """Copies of this machine's account files in a folder, with users added.
 
     Args:
-        passwords: by user. ``root`` keeps its account, and gets the password.
-        sudoers: what sudo allows there; without it, what it allows on this machine.
-        homes: other home folders, by user.
+        passwords: passwords by user. ``root`` keeps its account, and gets the password.
+        sudoers: sudo's rules; by default, those of this machine.
+        homes: different home folders, by user.
     """
 
     def __init__(
@@ -79,6 +79,6 @@ class Accounts:
                 group.write(f"{user}:x:{number}:\n")
 
     def command(self, command: Sequence[str | Path]) -> list[str | Path]:
-        """The command, in a mount namespace where these files are the account files."""
+        """Return a command that runs the command in a mount namespace with these account files."""
         mounts = "".join(f"mount --bind {copy} {etc} && " for etc, copy in self._files.items())
         return ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *command]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Calls of AWS's APIs that fail, each of them botocore's own, in a situation made for it. Nothing leaves the loopback.
+"""Failing calls of AWS's APIs, with real errors of botocore. Nothing leaves the loopback.
 
-Run as a program, this file makes one call and prints what is said of it; see :meth:`Shell.apart`.
+Run as a program, this file makes one call and prints the resulting message; see :meth:`Shell.apart`.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ ROLE = "arn:aws:iam::123456789012:role/ops"
 OWN_SERVICE = 'for a service of your own, run `eval "$(tunnelproxy service env)"`'
 BASE_AND_OPS = f"[profile base]\n{KEYS_IN_FILE}[profile ops]\nrole_arn = {ROLE}\nsource_profile = base\n"
 
-# To load the descriptions of its APIs takes botocore longer than the call.
+# Loading the descriptions of the APIs takes botocore longer than the call.
 _LOADER = Session().get_component("data_loader")
 
 
 class Told(NamedTuple):
-    """What a call raised, and what is said of it."""
+    """The exception of a call, and the resulting message."""
 
     raised: str
     code: str
@@ -76,7 +76,7 @@ class Told(NamedTuple):
 
 
 def call(api: str = "iotsecuretunneling", operation: str = "list_tunnels", **parameters: Any) -> None:
-    """Make a call as a control process does."""
+    """Make a call like a control process."""
     session = Session()
     session.register_component("data_loader", _LOADER)
     client = session.create_client(
@@ -103,7 +103,7 @@ def told(api: str = "iotsecuretunneling", operation: str = "list_tunnels", **par
 
 @dataclass
 class Shell:
-    """The shell of somebody who has nothing but what a test sets."""
+    """A user's shell with only the settings of a test."""
 
     home: Path
     patch: pytest.MonkeyPatch
@@ -149,7 +149,7 @@ class Shell:
         return checked(told(api, operation, **parameters))
 
     def apart(self, *, redirection: str = "</dev/null") -> Told:
-        """Make a call in a process of its own, which has its home folder from the start, and no terminal."""
+        """Make a call in a separate process, with this home folder from the start, and without a terminal."""
         command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, __file__]
         path = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
         done = subprocess.run(
@@ -167,7 +167,7 @@ class Shell:
 
 
 def checked(answer: Told) -> Told:
-    """What holds for all sentences."""
+    """Check the rules for all sentences."""
     assert not [secret for secret in SECRETS if secret in answer.sentence]
     assert not answer.sentence.endswith(".")
     assert answer.sentence.isprintable()
@@ -175,7 +175,7 @@ def checked(answer: Told) -> Told:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request with the same."""
+    """Answers all requests with the same response."""
 
     def __init__(self, status: int, body: str = "{}", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -186,7 +186,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is none of a test's concern."""
+        """Ignore clients that disconnect."""
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -227,10 +227,10 @@ def answering(
 def answered(
     shell: Shell, status: int, body: str | dict[str, str], *, clock: float = 0.0, api: str = "iotsecuretunneling"
 ) -> tuple[Told, str]:
-    """Make a call that a service answers so, by a clock that is ahead by some seconds.
+    """Make a call that a service answers like this, with a clock that is some seconds ahead.
 
     Returns:
-        what is told, and the service's URL.
+        the resulting message, and the service's URL.
     """
     text = body if isinstance(body, str) else json.dumps(body)
     with answering(status, text, {"Date": formatdate(time() + clock, usegmt=True)}) as server:

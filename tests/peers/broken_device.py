@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Broken devices: SSH servers in mount and UTS namespaces, where a filesystem is full or a certificate has expired.
 
-The faults are real for whoever logs in, and do not exist outside. Needs root.
+The faults are real for users who log in, and do not exist outside. Needs root.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def broken_device(
         reboot_due: whether its packages need a reboot.
         name_servers: whether /etc/resolv.conf has a name server.
     """
-    # What is written to /etc and /run stays in memory, until the last process ends.
+    # Changes in /etc and /run stay in memory, until the last process exits.
     steps = [
         f"hostname {shlex.quote(thing)}",
         "mount -t tmpfs -o mode=755 tmpfs /mnt",

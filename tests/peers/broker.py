@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real MQTT broker: Mosquitto, with TLS and the access rules that the documentation gives."""
+"""A real MQTT broker: Mosquitto, with TLS and the documented access rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SERVICE_USER = "tunnel.notifier"
 
 
 def mosquitto_available() -> str:
-    """The path of Mosquitto, or a failure that says how to install it."""
+    """The path of Mosquitto; without it, fail and say how to install it."""
     program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if program is None:
         raise RuntimeError("mosquitto is not installed: sudo apt-get install mosquitto")
@@ -105,12 +105,12 @@ class Mosquitto:
             self.process = None
 
     def saved(self) -> bytes:
-        """The state that it will have after :meth:`kill`."""
+        """The saved state, which it will have after :meth:`kill`."""
         database = self._folder / "mosquitto.db"
         return database.read_bytes() if database.exists() else b""
 
     def client(self, user: str, client_id: str = "", on_connect: Callable[..., None] | None = None) -> Client:
-        """An MQTT client that connects; ``on_connect`` is paho's callback."""
+        """A connecting MQTT client; ``on_connect`` is paho's callback."""
         client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, reconnect_on_failure=False)
         client.tls_set_context(ssl.create_default_context(cafile=str(self.ca)))
         client.username_pw_set(user, self.passwords[user])
@@ -120,7 +120,7 @@ class Mosquitto:
         return client
 
     def notify(self, thing: str, payload: bytes | dict[str, Any]) -> None:
-        """Publish as the tunneling service does, and wait until the broker has it."""
+        """Publish like the tunneling service, and wait until the broker has the message."""
         content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         client = self.client(SERVICE_USER)
         try:

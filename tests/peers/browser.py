@@ -25,7 +25,7 @@ _WIDTHS = "JSON.stringify([window.innerWidth, document.documentElement.scrollWid
 
 
 def require_chromium() -> str:
-    """The path of Chromium, or a skipped test that says how to install it."""
+    """The path of Chromium; without it, skip the test and say how to install it."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("needs Chromium, which is large: apt-get install --no-install-recommends chromium")
@@ -47,11 +47,11 @@ def screenshot(page: Path, width: int, height: int, target: Path, *, dark: bool 
 
     Args:
         page: the HTML file.
-        width: of the window, in CSS pixels. Under 500 it is shown as on a phone.
-        height: of the window.
-        target: where to write.
+        width: the window's width in CSS pixels. Below 500, a phone is emulated.
+        height: the window's height.
+        target: the file to write.
         dark: whether the user prefers dark colours.
-        script: to run before.
+        script: a script to run first.
     """
     with _tab(page, width, height, dark=dark) as tab:
         if script:
@@ -106,10 +106,10 @@ def _tab(page: Path, width: int, height: int = 900, *, dark: bool = False) -> It
 
 @contextmanager
 def open_browser(*arguments: str) -> Iterator[Tab]:
-    """A browser with an empty page and a profile of its own.
+    """A browser with an empty page and its own profile.
 
     Args:
-        arguments: of its command line, further ones.
+        arguments: further arguments of its command line.
     """
     home = Path(tempfile.mkdtemp(prefix="chromium-"))
     command = [
@@ -126,10 +126,10 @@ def open_browser(*arguments: str) -> Iterator[Tab]:
     ]
     port_file = home / "profile" / "DevToolsActivePort"
     try:
-        # It leaves files where temporary ones belong.
+        # It leaves files in the directory for temporary files.
         with Process(command, home / "log", {**os.environ, "TMPDIR": str(home)}) as browser:
             wait_for(port_file.exists, "Chromium listens", 60)
-            port, path = wait_for(lambda: _two_lines(port_file), "Chromium says where it listens")
+            port, path = wait_for(lambda: _two_lines(port_file), "Chromium prints its address")
             assert browser.popen.poll() is None, browser.output()
             with connect(f"ws://127.0.0.1:{port}{path}", max_size=None) as whole:
                 target = Tab(whole).call("Target.createTarget", url="about:blank")["targetId"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bulk data as fast as possible, in a process of its own, so that it takes no CPU time from the one that measures.
+"""Bulk data as fast as possible, in a separate process, so that it takes no CPU time from the measuring process.
 
-``serve send|receive`` prints its port; ``connect PORT send|receive SECONDS`` prints how many bytes went.
+``serve send|receive`` prints its port; ``connect PORT send|receive SECONDS`` prints the number of bytes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _receive(sock: socket.socket) -> int:
 
 
 def main() -> None:
-    """Run the server or the client, as the command line says."""
+    """Run the server or the client, according to the command line."""
     role, *arguments = sys.argv[1:]
     if role == "serve":
         _serve(arguments[0])

@@ -21,9 +21,9 @@ def make_certificate(path: Path, common_name: str, days: float, starts: float = 
 
     Args:
         path: the file.
-        common_name: of its subject and its issuer.
-        days: how long it is valid from now; less than none for one that has expired.
-        starts: from how many days from now it is valid.
+        common_name: the name of its subject and its issuer.
+        days: in how many days from now it expires; negative for an expired certificate.
+        starts: in how many days from now it becomes valid.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

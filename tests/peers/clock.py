@@ -11,10 +11,10 @@ __all__ = ["FakedClock", "faketime_library"]
 
 
 class FakedClock:
-    """A clock that is wrong until it is set. ``environment`` is for the processes that use it.
+    """A clock that is wrong until it is set. ``environment`` is the environment of the processes that use it.
 
     Args:
-        says: as libfaketime reads it: ``@1970-01-01 00:00:00`` at the start of a process, or ``-2d``.
+        says: the time, in libfaketime's format: ``@1970-01-01 00:00:00`` at the start of a process, or ``-2d``.
     """
 
     def __init__(self, file: Path, says: str) -> None:
@@ -24,13 +24,13 @@ class FakedClock:
             "LD_PRELOAD": faketime_library(),
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_NO_CACHE": "1",
-            # Timers use this clock, which setting the time does not change.
+            # Timers use the monotonic clock, which setting the time does not change.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "TZ": "UTC",
         }
 
     def set(self) -> None:
-        """Set the clock right, as NTP does."""
+        """Correct the clock, as NTP does."""
         self._file.write_text("+0")
 
 
@@ -38,7 +38,7 @@ def faketime_library() -> str:
     """The library for ``LD_PRELOAD``."""
     if shutil.which("faketime") is None:
         raise RuntimeError("faketime is not installed: sudo apt-get install faketime")
-    # The program knows where its library is.
+    # The program knows the path of its library.
     printed = subprocess.run(
         ["faketime", "-m", "-f", "+0", "sh", "-c", "echo $LD_PRELOAD"], check=True, capture_output=True, text=True
     )

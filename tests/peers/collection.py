@@ -24,7 +24,7 @@ from .shared import shared_folder
 __all__ = ["PYTHON", "Controller", "Installation", "Outcome", "importable", "installed_collection"]
 
 # The Python whose Ansible is tested, for example in an environment with another release of ansible-core and only
-# requirements.txt.
+# the packages of requirements.txt.
 PYTHON = os.environ.get("TEST_ANSIBLE_PYTHON", sys.executable)
 _BIN = Path(PYTHON).parent
 _RESULT = re.compile(r"^(\S+) \| (\w+)!? => (\{.*?^\})", re.MULTILINE | re.DOTALL)
@@ -84,7 +84,7 @@ def _install(folder: Path) -> None:
     galaxy("build", REPOSITORY, "--output-path", folder / "build")
     (tarball,) = (folder / "build").glob("*.tar.gz")
     galaxy("install", tarball, "--offline", "--collections-path", folder)
-    # As after the first start. With PYTHONDONTWRITEBYTECODE, every hub would compile everything.
+    # As after a first start. With PYTHONDONTWRITEBYTECODE, every hub would compile everything.
     package = Installation(tarball, folder).root / "tunnelproxy"
     subprocess.run([PYTHON, "-m", "compileall", "-q", package], check=True)
 
@@ -106,7 +106,7 @@ class Controller:
     """An operator's machine: an inventory, settings, a hub, and the installed collection.
 
     Args:
-        environment: how the control API and the data plane are reached, as ``service env`` says.
+        environment: the variables for the control API and the data plane, from ``service env``.
         hosts: variables by inventory host; all hosts use the connection ``iotops.tunnel.ssh``.
         variables: variables of all hosts.
     """
@@ -152,23 +152,23 @@ class Controller:
     def __exit__(self, *_: object) -> None:
         self.disconnect()
         self.hub("stop")
-        wait_for(lambda: not (self.home / "hub" / "hub.sock").exists(), "the hub has ended")
+        wait_for(lambda: not (self.home / "hub" / "hub.sock").exists(), "the hub has exited")
         shutil.rmtree(self.home, ignore_errors=True)
 
     def disconnect(self) -> None:
-        """End the ssh processes that are kept for another task."""
+        """Stop the ssh processes that are kept for further tasks."""
         for path in self.control_sockets():
             leave = ["ssh", "-o", f'ControlPath="{path}"', "-O", "exit", "any"]
             if subprocess.run(leave, capture_output=True, check=False).returncode:
                 path.unlink(missing_ok=True)
-        wait_for(lambda: not self.control_sockets(), "the ssh processes have ended")
+        wait_for(lambda: not self.control_sockets(), "the ssh processes have exited")
 
     def control_sockets(self) -> list[Path]:
         """The control sockets of ssh, one for each persistent connection."""
         return sorted(self.control_paths.glob("*")) if self.control_paths.exists() else []
 
     def run(self, *command: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run one of Ansible's commands, and return its output and status, whatever that is."""
+        """Run one of Ansible's commands, and return its output and status, without checking it."""
         return subprocess.run(
             [str(part) for part in command],
             cwd=self.home,
@@ -194,7 +194,7 @@ class Controller:
             command += ["-a", json.dumps(arguments)]
         done = self.run(*command, **(env or {}))
         outcomes = {host: Outcome(word, json.loads(text)) for host, word, text in _RESULT.findall(done.stdout)}
-        assert outcomes, f"{command} said {done.stdout}\n{done.stderr}"
+        assert outcomes, f"{command} printed {done.stdout}\n{done.stderr}"
         return outcomes
 
     def tunnel(self, host: str, /, *options: str, env: Mapping[str, str] | None = None, **arguments: Any) -> Outcome:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where botocore gets credentials from: files, programs, and small local servers that answer as those of AWS do.
+"""Sources of botocore's credentials: files, programs, and small local servers that answer like those of AWS.
 
-Each source hands out the keys that a test gives it, and can be broken. The keys are those of a tunneling service;
+Each source provides the keys that a test gives it, and can be broken. The keys are those of a tunneling service;
 sources of temporary credentials add a session token.
 """
 
@@ -47,7 +47,7 @@ __all__ = [
 ROLE = "arn:aws:iam::123456789012:role/operator"
 
 LIFETIME = dt.timedelta(minutes=5)
-"""Of temporary credentials. botocore does not keep those that have less than ten left: each use gets others."""
+"""The lifetime of temporary credentials. botocore does not cache those that expire within ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def add_keys(service: TunnelingService, name: str) -> Keys:
 
 
 def remove_keys(service: TunnelingService, keys: Keys) -> None:
-    """Remove an access key: the service then refuses what it signs."""
+    """Remove an access key: the service then refuses its signatures."""
     key_command(service, "remove", keys.name)
 
 
@@ -84,7 +84,7 @@ def key_command(service: TunnelingService, *arguments: str) -> str:
 
 
 def without_keys(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment with the address of a service, and without keys for it."""
+    """An environment with the address of a service, but without keys."""
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
     return {name: value for name, value in environment.items() if name not in keys}
 
@@ -93,11 +93,11 @@ class Source:
     """One way in which botocore gets credentials. Use it as a context manager.
 
     Args:
-        home: the home folder of whoever uses it.
+        home: the home folder of its user.
 
     Attributes:
-        name: what tests call it.
-        words: a regular expression for what is said of it once it is broken.
+        name: its name in tests.
+        words: a regular expression for the error message once it is broken.
     """
 
     name = ""
@@ -115,8 +115,8 @@ class Source:
         """Nothing runs."""
 
     def environment(self) -> dict[str, str]:
-        """The variables of its user, besides the address of the service."""
-        # Else botocore looks for an instance's metadata in this network when all else has failed.
+        """The variables of its user, in addition to the address of the service."""
+        # Otherwise botocore finally looks for an instance's metadata on this network.
         return {"HOME": str(self.home), "AWS_EC2_METADATA_DISABLED": "true"}
 
     def use(self, keys: Keys) -> None:
@@ -275,7 +275,7 @@ class SingleSignOn(_Served):
 
     def use(self, keys: Keys) -> None:
         super().use(keys)
-        # As the portal has other keys while the session lasts, and nothing here tells.
+        # As if the portal had new keys during the session, without any local change.
         if not self._logged_in:
             self._log_in(hours=8)
 
@@ -356,7 +356,7 @@ class AssumedRole(_Sts):
         return {**super().environment(), "AWS_PROFILE": "field-role"}
 
     def want_mfa_code(self) -> None:
-        """Make the role require an MFA code, which somebody has to type."""
+        """Make the role require an MFA code, which a user has to type."""
         self._write("mfa_serial = arn:aws:iam::123456789012:mfa/anna\n")
 
     def _write(self, more: str) -> None:
@@ -447,7 +447,7 @@ SOURCES: tuple[type[Source], ...] = (
 
 
 def _credentials(keys: Keys, token: str) -> dict[str, str]:
-    """Temporary credentials, in the form that most of AWS's parts have; they differ in the name of the token."""
+    """Temporary credentials in AWS's usual format, which varies in the name of the token."""
     return {
         "AccessKeyId": keys.access_key_id,
         "SecretAccessKey": keys.secret_access_key,

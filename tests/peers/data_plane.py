@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A data plane in the event loop of the test, with one open tunnel, and clients that connect to it."""
+"""A data plane in the test's event loop, with one open tunnel, and clients that connect to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Client", "RunningDataPlane", "running_data_plane"]
 
 
 class Client:
-    """One end of the tunnel, which speaks in protobuf messages."""
+    """One end of the tunnel, which exchanges protobuf messages."""
 
     def __init__(self, websocket: ClientConnection) -> None:
         self.websocket = websocket
@@ -46,7 +46,7 @@ class Client:
         return self._received.pop(0)
 
     async def closed(self) -> tuple[int | None, str | None]:
-        """Wait for the end of the connection; return the code and reason of the close frame."""
+        """Wait until the connection is closed; return the code and reason of the close frame."""
         await asyncio.wait_for(self.websocket.wait_closed(), 10)
         return self.websocket.close_code, self.websocket.close_reason
 
@@ -55,8 +55,8 @@ class RunningDataPlane:
     """A data plane that accepts clients.
 
     Attributes:
-        port: where it listens on 127.0.0.1.
-        events: what it has told the audit log.
+        port: its port on 127.0.0.1.
+        events: its events for the audit log.
     """
 
     def __init__(self, store: Store, certificates: Certificates, services: Sequence[str], **settings: Any) -> None:
@@ -96,7 +96,7 @@ class RunningDataPlane:
         return Client(websocket)
 
     async def open_tls(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect without a handshake of WebSocket."""
+        """Connect without a WebSocket handshake."""
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.client_tls)
 
     async def connect_both(self) -> tuple[Client, Client]:

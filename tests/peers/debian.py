@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small Debian system made with debootstrap, in which systemd runs as process 1 and sshd as its service."""
+"""A small Debian system from debootstrap, with systemd as process 1 and sshd as a service."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def why_not(target: str) -> str:
     """Why such a system cannot run here; empty if it can.
 
     Args:
-        target: of the Makefile, which alone runs these tests; it sets a variable of that name.
+        target: the Makefile's target, the only one that runs these tests; it sets a variable of that name.
     """
     if not os.environ.get(target.upper().replace("-", "_")):
-        return f"takes minutes, and is a target of its own: sudo make {target}"
+        return f"takes minutes, and has a separate target: sudo make {target}"
     if os.geteuid() != 0:
         return f"needs root, for debootstrap and namespaces: sudo make {target}"
     if shutil.which("debootstrap") is None:
@@ -41,13 +41,13 @@ def why_not(target: str) -> str:
 
 
 class Debian:
-    """Use it as a context manager. Inside, the system runs, and root can log in with a key by SSH on a loopback port.
+    """Use it as a context manager. Inside, the system runs, and root can log in with a key over SSH on a loopback port.
 
-    The base system is made once, from the mirror that this machine is configured for, and kept below ``.cache/``; what
-    a test changes goes away with it.
+    The base system is created once, from this machine's mirror, and kept below ``.cache/``; changes of a test are
+    discarded.
 
     Args:
-        authorized_key: the private key that root logs in with; the public one is next to it.
+        authorized_key: the private key for root's login, with the public one next to it.
     """
 
     def __init__(self, authorized_key: Path) -> None:
@@ -75,25 +75,25 @@ class Debian:
         return f"{kind} {key}\n"
 
     def run(self, *command: str) -> str:
-        """Run a command in it as root, without SSH; fail if the command fails."""
+        """Run a command in the system as root, without SSH; fail if the command fails."""
         done = self.attempt(*command)
-        assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{command} exited with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in it as root, without SSH, whatever its status is."""
+        """Run a command in the system as root, without SSH, and accept any exit status."""
         inside = ["nsenter", f"--target={self._pid()}", *_NAMESPACES, "--root", "--wd", *command]
         return subprocess.run(inside, capture_output=True, text=True, check=False, timeout=60)
 
     def files(self) -> set[str]:
-        """Every path except those in memory and logs."""
+        """All paths except those in memory and those of logs."""
         pruned = " -o ".join(f"-path {path}" for path in ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/log", "/root"))
         return set(self.run("sh", "-c", f"find / \\( {pruned} \\) -prune -o -print").splitlines())
 
     def remove(self) -> None:
         """Stop the system, and remove it."""
         if self._process is not None:
-            # unshare handles no other signal. With it ends process 1 of the PID namespace, and with that all others.
+            # unshare handles no other signal. With it, process 1 of the PID namespace exits, and with that all others.
             self._process.stop(signal.SIGKILL)
         if self._cgroup.exists():
             wait_for(self._remove_cgroups, "the control groups of the system are empty")
@@ -103,7 +103,7 @@ class Debian:
         base = _base_system()
         self._admit_root()
         self._cgroup.mkdir()
-        # The shell enters the group, then executes what follows.
+        # The shell enters the control group, then executes the rest.
         enter = f'echo $$ >"{self._cgroup}/cgroup.procs" && exec "$@"'
         unshare = ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--propagation=private"]
         command: Sequence[str | Path] = ["sh", "-c", enter, "sh", *unshare, "sh", _BOOT, base, self.work]
@@ -112,7 +112,7 @@ class Debian:
         wait_for(lambda: self.attempt("systemctl", "is-system-running").returncode == 0, "the system is up", 60)
 
     def _admit_root(self) -> None:
-        """Configure, on top of the base system, who can log in and on which port."""
+        """Configure sshd's key and port on top of the base system."""
         files = {
             "etc/ssh/sshd_config.d/test.conf": f"Port {self.port}\nListenAddress 127.0.0.1\n",
             "root/.ssh/authorized_keys": Path(f"{self._key}.pub").read_text(),
@@ -128,9 +128,9 @@ class Debian:
         return pid
 
     def _first_process(self) -> int:
-        """The process that is number 1 inside; 0 until systemd is that, as before, its root is this machine's own."""
+        """The process with number 1 inside; 0 until that is systemd, because its root is this machine's before that."""
         assert self._process is not None
-        assert self._process.popen.poll() is None, f"the system ended: {self._process.output()[-2000:]}"
+        assert self._process.popen.poll() is None, f"the system stopped: {self._process.output()[-2000:]}"
         path = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         children = path.read_text().split()
         booted = children and Path(f"/proc/{children[0]}/comm").read_text() == "systemd\n"
@@ -153,14 +153,14 @@ def _cgroups() -> Path:
 
 
 def _base_system() -> Path:
-    """Make the base system, or return the existing one."""
+    """Create the base system, or return the existing one."""
     release, mirror = _release_and_mirror()
     base = REPOSITORY / ".cache" / f"debian-{release}"
     if not base.exists():
         partial = base.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         base.parent.mkdir(exist_ok=True)
-        # In a mount namespace, so that its mounts disappear however it ends.
+        # In a mount namespace, so that its mounts always disappear.
         command = [
             "unshare",
             "--mount",
@@ -173,7 +173,7 @@ def _base_system() -> Path:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-        # It cannot resolve names: it has no package index.
+        # It cannot resolve names, so it has no package index.
         (partial / "etc/resolv.conf").write_text("")
         (partial / "etc/hostname").write_text("device\n")
         (partial / "etc/hosts").write_text("127.0.0.1 localhost device\n")

@@ -19,7 +19,7 @@ __all__ = ["Device", "Dropbear", "HttpServer", "Sshd", "make_ssh_key", "proxy_en
 
 
 def require_sshd() -> str:
-    """The path of OpenSSH's server, or a failure that says how to install it."""
+    """The path of OpenSSH's server; without it, fail and say how to install it."""
     sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if sshd is None:
         raise RuntimeError("sshd is not installed: sudo apt-get install openssh-server")
@@ -36,14 +36,14 @@ class Sshd:
     """A real OpenSSH server, by default on a loopback port, that accepts one key.
 
     Args:
-        folder: for its files.
-        authorized_key: the private key that is accepted; the public one is next to it.
-        host_key: its own private key, if it is not to make one.
-        accounts: users that it knows instead of this machine's; it lets them in by password.
-        enter: the start of a command line that leads to where it is to run.
+        folder: the folder for its files.
+        authorized_key: the private key that is accepted, with the public one next to it.
+        host_key: its own private key; None to create one.
+        accounts: its users, instead of this machine's; they log in with passwords.
+        enter: the start of a command line that runs it elsewhere.
         host: the address to listen on.
-        options: lines of its configuration that come before all others.
-        sftp: whether it has the subsystem that transfers files.
+        options: lines of its configuration that precede all others.
+        sftp: whether it has the subsystem for file transfers.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Sshd:
         self.host_key = host_key or make_ssh_key(folder / "host_key")
         authorized = folder / "authorized_keys"
         authorized.write_text(Path(f"{authorized_key}.pub").read_text())
-        # A home of its own: the shell start-up files of this machine's user are not part of a device. What the tasks of
-        # a killed test leave behind is removed with it.
+        # Its own home: the shell start-up files of this machine's user are not part of a device. Files left behind by
+        # the tasks of a killed test are removed with it.
         home = folder / "home"
         home.mkdir(exist_ok=True)
         environment = f"TMPDIR={home}" if accounts else f"HOME={home} TMPDIR={home}"
         config = folder / "sshd_config"
         subsystem = "Subsystem sftp internal-sftp\n" if sftp else ""
-        # For this option, the last line counts, not the first.
+        # For this option, the last line applies, not the first.
         startups = "" if any(option.startswith("MaxStartups") for option in options) else "MaxStartups 100\n"
         config.write_text(
             "".join(f"{option}\n" for option in options)
@@ -87,7 +87,7 @@ class Sshd:
         self.process.wait_for_output("Server listening")
 
     def host_key_line(self, name: str) -> str:
-        """The line of ``known_hosts`` for this server under a name."""
+        """The line of ``known_hosts`` for this server with a name."""
         kind, key, *_ = Path(f"{self.host_key}.pub").read_text().split()
         return f"{name} {kind} {key}\n"
 
@@ -99,8 +99,8 @@ class Dropbear:
     """A real Dropbear on a loopback port, as on small devices: without sftp, and with scp only if it is installed.
 
     Args:
-        folder: for its files.
-        authorized_key: the private key with which root gets in.
+        folder: the folder for its files.
+        authorized_key: the private key for root's login.
     """
 
     def __init__(self, folder: Path, authorized_key: Path) -> None:
@@ -109,20 +109,20 @@ class Dropbear:
         key = self.host_key = folder / "dropbear_key"
         made = subprocess.run(["dropbearkey", "-t", "ed25519", "-f", key], capture_output=True, text=True, check=True)
         self._public_key = next(line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
-        # Dropbear looks for keys only in the home folder, so root has another one there than on this machine.
+        # Dropbear looks for keys only in the home folder, so root's home differs from that on this machine.
         home = folder / "dropbear-home"
         (home / ".ssh").mkdir(parents=True, mode=0o700)
         (home / ".ssh" / "authorized_keys").write_text(Path(f"{authorized_key}.pub").read_text())
         accounts = Accounts(folder / "dropbear-accounts", {}, homes={"root": home})
         command = ["dropbear", "-F", "-E", "-s", "-p", f"127.0.0.1:{self.port}", "-r", key, "-P", folder / "pid"]
-        # Otherwise it would run OpenSSH's, which this machine has.
+        # Otherwise it would run OpenSSH's sftp-server, which this machine has.
         without = 'mount --bind /dev/null "$(readlink -f /usr/lib/sftp-server)"; exec "$@"'
         hidden: list[str | Path] = ["sh", "-c", without, "sh", *command]
         self.process = Process(accounts.command(hidden), folder / "dropbear.log")
         self.process.wait_for_output("Not backgrounding")
 
     def host_key_line(self, name: str) -> str:
-        """The line of ``known_hosts`` for this server under a name."""
+        """The line of ``known_hosts`` for this server with a name."""
         kind, key, *_ = self._public_key.split()
         return f"{name} {kind} {key}\n"
 
@@ -153,7 +153,13 @@ def proxy_environment(service: TunnelingService, token: str) -> dict[str, str]:
 
 
 class Device:
-    """A device. It is reachable only through the tunnel of its destination proxy."""
+    """A device. It is reachable only through the tunnel of its destination proxy.
+
+    Args:
+        enter: the start of a command line that runs its SSH server elsewhere.
+        host: the address on which its SSH server listens.
+        proxy_enter: the same for its destination proxy.
+    """
 
     def __init__(
         self,
@@ -162,13 +168,17 @@ class Device:
         folder: Path,
         authorized_key: Path,
         enter: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        proxy_enter: Sequence[str] = (),
     ) -> None:
         self.thing = thing
+        self._host = host
+        self._proxy_enter = proxy_enter
         self.service = service
         self.folder = folder / thing
         self.ssh_key = authorized_key
         self.ssh_user = getpass.getuser()
-        self.sshd: Sshd | Dropbear = Sshd(self.folder, authorized_key, enter=enter)
+        self.sshd: Sshd | Dropbear = Sshd(self.folder, authorized_key, enter=enter, host=host)
         self.http = HttpServer(self.folder, f"{thing} is well\n")
         self.proxy: Process | None = None
 
@@ -182,7 +192,7 @@ class Device:
 
     def start_proxy(self, destination_token: str) -> Process:
         """Start the destination proxy, and wait until it is connected."""
-        addresses = f"SSH1=127.0.0.1:{self.sshd.port},HTTP1=127.0.0.1:{self.http.port}"
+        addresses = f"SSH1={self._host}:{self.sshd.port},HTTP1=127.0.0.1:{self.http.port}"
         return self.start_proxy_at(destination_token, addresses)
 
     def start_proxy_at(self, destination_token: str, addresses: str) -> Process:
@@ -190,7 +200,7 @@ class Device:
         self.stop_proxy()
         log = self.folder / "proxy.log"
         log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tunnelproxy", "-d", addresses]
+        command = [*self._proxy_enter, sys.executable, "-m", "tunnelproxy", "-d", addresses]
         self.proxy = Process(command, log, proxy_environment(self.service, destination_token))
         self.proxy.wait_for_output("connected to")
         return self.proxy

@@ -12,7 +12,7 @@ __all__ = ["EchoServer", "round_trips"]
 
 
 class EchoServer:
-    """Echoes on every connection until it ends."""
+    """Echoes on every connection until it is closed."""
 
     def __init__(self) -> None:
         class Handler(socketserver.BaseRequestHandler):
@@ -47,7 +47,7 @@ class EchoServer:
 
 
 def round_trips(sock: socket.socket, until: float, pause: float = 0.01) -> list[float]:
-    """Send keystrokes, each after the echo of the one before and a pause; return the seconds that each echo took.
+    """Send keystrokes, each after the previous echo and a pause; return the duration of each echo in seconds.
 
     Raises:
         ConnectionError: an echo is lost or wrong.
@@ -68,6 +68,6 @@ def round_trips(sock: socket.socket, until: float, pause: float = 0.01) -> list[
             echo += data
         taken.append(time.monotonic() - began)
         if echo != keystroke:
-            raise ConnectionError(f"echo {number} is another's")
+            raise ConnectionError(f"echo {number} is wrong")
         time.sleep(pause)
     return taken

@@ -14,7 +14,7 @@ __all__ = ["Clock", "in_event_loop", "until"]
 
 
 def in_event_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a coroutine test in an event loop of its own, for at most a minute."""
+    """Run a coroutine test in its own event loop, for at most a minute."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **settings: Any) -> None:
@@ -36,7 +36,7 @@ class Clock:
         monkeypatch.setattr(loop, "time", lambda: real() + self._ahead)
 
     def skip(self, seconds: float) -> None:
-        """Let it be later at once. Timers that are due then run when the test waits next."""
+        """Advance the time. Timers that are then due run when the test waits next."""
         self._ahead += seconds
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Both ends of a bulk transfer: each sends its own random bytes while it receives the other's, and both are hashed."""
+"""Both ends of a bulk transfer: each sends random bytes while it receives the other's, and hashes both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Outcome:
 def exchange(sock: socket.socket, size: int, seed: int) -> Outcome:
     """Send ``size`` random bytes and receive as many at the same time; return the SHA-256 of both.
 
-    At the end each tells the other that it has everything: only then may either close.
+    At the end, each confirms to the other that it has received everything: only then may either close.
     """
     sent = hashlib.sha256()
 
@@ -38,7 +38,7 @@ def exchange(sock: socket.socket, size: int, seed: int) -> Outcome:
             try:
                 sock.sendall(data)
             except OSError:
-                return  # the receiving side says that the connection ended
+                return  # the receiving side reports that the connection was closed
             left -= len(data)
 
     sender = threading.Thread(target=send)
@@ -48,18 +48,18 @@ def exchange(sock: socket.socket, size: int, seed: int) -> Outcome:
     while left:
         data = sock.recv(min(CHUNK, left))
         if not data:
-            raise ConnectionError(f"the connection ended {left} bytes too early")
+            raise ConnectionError(f"the connection was closed {left} bytes too early")
         received.update(data)
         left -= len(data)
     sender.join()
     sock.sendall(DONE)
     if sock.recv(1) != DONE:
-        raise ConnectionError("the far end did not get everything")
+        raise ConnectionError("the far end did not receive everything")
     return Outcome(sent.hexdigest(), received.hexdigest())
 
 
 class ExchangeServer:
-    """The other end of :func:`exchange` on every connection; keeps the outcomes by the hash of what it received."""
+    """The other end of :func:`exchange` on every connection; records the outcomes by the hash of the received data."""
 
     def __init__(self, size: int) -> None:
         outcomes: dict[str, Outcome] = {}
@@ -69,7 +69,7 @@ class ExchangeServer:
             def handle(self) -> None:
                 outcome = exchange(self.request, size, next(seeds))
                 outcomes[outcome.received] = outcome
-                # The far end closes, once it has our last byte.
+                # The far end closes once it has our last byte.
                 self.request.recv(1)
 
         class Server(socketserver.ThreadingTCPServer):

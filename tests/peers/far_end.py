@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Destinations of every make and version, each started the same way."""
+"""Destinations of every kind and version, each started in the same way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["FAR_ENDS", "REFERENCES", "FarEnd", "RunningFarEnd", "RunningProcess"
 
 @dataclass(frozen=True)
 class FarEnd:
-    """A make of destination: ours, one by the reference's rules, or the program at a path, the reference itself."""
+    """A kind of destination: ours, one with the reference's rules, or the reference itself, a program at a path."""
 
     make: str
     version: Version
@@ -61,7 +61,7 @@ class RunningProcess:
 
     @property
     def exited(self) -> str | None:
-        """What it said, if it has exited."""
+        """Its output, if it has exited."""
         return None if self.process.popen.poll() is None else self.process.output()[-2000:]
 
     def stop(self) -> None:
@@ -83,7 +83,7 @@ def rotated(service: TunnelingService, tunnel: OpenTunnel) -> str:
 
 
 def _reference_itself() -> list[FarEnd]:
-    """From REFERENCE_LOCALPROXY, as in ``V3:/path/to/localproxy,V1:/path/to/another``."""
+    """The kinds in REFERENCE_LOCALPROXY, such as ``V3:/path/to/localproxy,V1:/path/to/another``."""
     given = filter(None, os.environ.get("REFERENCE_LOCALPROXY", "").split(","))
     return [FarEnd(path, Version[version]) for version, _, path in (each.partition(":") for each in given)]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A tunneling service, devices behind it, and a controller.
 
-In a :class:`Fleet` the controller's hub holds a tunnel to each device, whose token was copied to it. In an
-:class:`AgentFleet` each device has an agent, and there is no tunnel yet.
+In a :class:`Fleet`, the controller's hub holds a tunnel to each device, to which the token was copied. In an
+:class:`AgentFleet`, each device has an agent, and there is no tunnel yet.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from .agent import AgentProcess
 from .collection import Controller
 from .device import Device, make_ssh_key
+from .line import LineEnds
 from .service import TunnelingService
 
 __all__ = ["AgentFleet", "Fleet"]
@@ -32,9 +33,10 @@ class Fleet:
     """Use it as a context manager: inside, every device is connected, and its host key is known.
 
     Args:
-        things: names of the devices.
+        things: the names of the devices.
         variables: inventory variables of all hosts.
-        enter: for some things, the start of a command line that leads to where its SSH server is to run.
+        enter: for some things, the start of a command line that runs their SSH server elsewhere.
+        line: a line, at whose far end all devices are. The fleet is set up at its near end.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class Fleet:
         *things: str,
         variables: dict[str, Any] | None = None,
         enter: Mapping[str, Sequence[str]] | None = None,
+        line: LineEnds | None = None,
     ) -> None:
         self._things = things
         self._enter = enter or {}
+        self._line = line
         self._variables = variables or {}
         self._stack = ExitStack()
         self.devices: dict[str, Device] = {}
@@ -54,14 +58,19 @@ class Fleet:
             self.home = Path(tempfile.mkdtemp(prefix="fleet-"))
             stack.callback(shutil.rmtree, self.home, ignore_errors=True)
             key = make_ssh_key(self.home / "key")
-            self.service = stack.enter_context(TunnelingService())
+            line = self._line
+            options = () if line is None else ("--host", line.near_address)
+            self.service = stack.enter_context(TunnelingService(*options))
             for thing in self._things:
-                device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
+                if line is None:
+                    device = Device(thing, self.service, self.home, key, self._enter.get(thing, ()))
+                else:
+                    device = Device(thing, self.service, self.home, key, line.far, line.far_address, line.far)
                 self.devices[thing] = stack.enter_context(device)
             variables = {
                 "ansible_user": next(iter(self.devices.values())).ssh_user,
                 "ansible_ssh_private_key_file": str(key),
-                # Their tokens are copied by hand: they are not enrolled.
+                # Their tokens are copied by hand, so they are not enrolled.
                 "iotops_tunnel_unregistered": True,
                 **self._variables,
             }
@@ -85,7 +94,7 @@ class Fleet:
         self._stack.close()
 
     def trust_host_keys(self) -> None:
-        """Write the present host key of each device to the controller's known_hosts."""
+        """Write the current host key of each device to the controller's known_hosts."""
         lines = [device.sshd.host_key_line(thing) for thing, device in self.devices.items()]
         self.controller.known_hosts.write_text("".join(lines))
 
@@ -117,11 +126,11 @@ class Fleet:
 class AgentFleet:
     """Use it as a context manager: inside, every device's agent waits for tunnels, and its host key is known.
 
-    Every device has servers and an agent of its own, each a process of its own.
+    Every device has its own servers and agent, each a separate process.
 
     Args:
-        things: names of the devices.
-        absent: names of devices that are hosts of the inventory, and do not exist.
+        things: the names of the devices.
+        absent: names of hosts in the inventory whose devices do not exist.
         variables: inventory variables of all hosts.
     """
 
@@ -181,7 +190,7 @@ class AgentFleet:
         }
 
     def tunnels_each(self) -> Counter[int]:
-        """How many things have no open tunnel, one, two, and so on."""
+        """How many things have no open tunnel, one open tunnel, two, and so on."""
         return Counter(len(tunnels) for tunnels in self.tunnels().values())
 
     def close_tunnels(self) -> None:

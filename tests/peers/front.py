@@ -16,16 +16,16 @@ __all__ = ["EXAMPLE", "NAMES", "Front"]
 EXAMPLE = REPOSITORY / "deploy" / "haproxy.cfg"
 
 NAMES = ("127.1", "127.0.1")
-"""Names of this machine that need neither a name server nor /etc/hosts: to the resolver they are old spellings of
-127.0.0.1, to TLS they are names, not addresses."""
+"""Names of this machine that need neither a name server nor /etc/hosts: for the resolver they are old spellings of
+127.0.0.1, for TLS they are names, not addresses."""
 
 
 class Front:
-    """One front and the services behind it, one for each name. Use it as a context manager.
+    """A front and the services behind it, one for each name. Use it as a context manager.
 
     Args:
-        folder: for the front's files.
-        names: at most as many as the example has.
+        folder: the folder for the front's files.
+        names: at most as many as in the example.
         options: further options of all services.
     """
 
@@ -60,7 +60,7 @@ class Front:
         self._stack.close()
 
     def _configuration(self) -> str:
-        """The example with the addresses of this test, and without MQTT, which these services do not have."""
+        """The example with the addresses of this test, and without MQTT, which these services do not offer."""
         true_here = {
             "192.0.2.10:8443": f"127.0.0.1:{self.api_port}",
             "192.0.2.10:9443": f"127.0.0.1:{self.data_port}",

@@ -20,10 +20,10 @@ def why_impossible() -> str:
 
 
 class SmallDisk:
-    """A tmpfs. Use it as a context manager: it is removed with its content.
+    """A tmpfs. Use it as a context manager, which removes it at the end.
 
     Args:
-        path: where to mount it; it is made if it does not exist.
+        path: the mount point; it is created if it does not exist.
         kib: its size.
         options: further options of mount(8), such as ``nr_inodes=1``.
     """
@@ -39,7 +39,7 @@ class SmallDisk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Lazily: a process that is being killed may still have a file there.
+        # Lazily: a process that is being killed may still have a file open.
         self._run("umount", "--lazy", str(self.path))
 
     def fill(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A compromised device: its Python does not run modules, and answers each with what the attacker has chosen."""
+"""A compromised device: its Python does not run modules, but answers each with what the attacker has chosen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["hostile_python"]
 
-# What many modules return, so that no task fails before the attack can have an effect.
+# Common return values of modules, so that no task fails before the attack can have an effect.
 PLAUSIBLE: dict[str, Any] = {
     "changed": False,
     "rc": 0,
@@ -27,13 +27,13 @@ def hostile_python(path: Path, facts: Mapping[str, Any], answer: Mapping[str, An
     """Make a program for ``ansible_python_interpreter``, and return its path.
 
     Args:
-        path: of the program; its answer is written next to it.
+        path: the path of the program; its answer is written next to it.
         facts: the ``ansible_facts`` of its answers.
-        answer: what else is in them.
+        answer: further content of its answers.
     """
     text = json.dumps({**PLAUSIBLE, **answer, "ansible_facts": dict(facts)})
     path.with_suffix(".json").write_text(text)
-    # With pipelining there is no argument: the module comes on standard input.
+    # With pipelining there is no argument: the module arrives on standard input.
     path.write_text(f"#!/bin/sh\n[ $# -gt 0 ] || cat >/dev/null\nexec cat '{path.with_suffix('.json')}'\n")
     path.chmod(0o755)
     return path

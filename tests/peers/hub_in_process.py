@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A hub in the event loop of a test, with a tunneling service and devices in the same loop: no process is started.
+"""A hub in the test's event loop, together with a tunneling service and devices: no process is started.
 
-The data plane and both proxies are real. Where the hub would start a control process that calls the control API over
-HTTP, it is given :class:`Control`, which calls the service's operations.
+The data plane and both proxies are real. In place of a control process that calls the control API over HTTP, the hub
+has :class:`Control`, which calls the service's operations.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class InProcessService:
         self.store = Store(folder / "service.db")
         self.data_plane = DataPlane(self.store, clock=time.time)
         self.destination_tokens: dict[str, str] = {}
-        """By thing: the newest."""
+        """The newest tunnel of each thing."""
         self.operations = TunnelOperations(
             self.store,
             disconnect=lambda tunnel_id: self.data_plane.close_tunnel(tunnel_id, TUNNEL_CLOSED),
@@ -63,9 +63,9 @@ class InProcessService:
             deliver=lambda tunnel, token: self.destination_tokens.update({str(tunnel.thing_name): token}),
         )
         self.asked: list[str] = []
-        """The control process's operations that the hub has asked for."""
+        """The control process's operations that the hub has requested."""
         self.failures: dict[str, HubError] = {}
-        """By operation: what it fails with."""
+        """The errors with which operations fail."""
         self.port = 0
         self._ca = str(folder / "ca")
 
@@ -84,7 +84,7 @@ class InProcessService:
 
     @property
     def caller(self) -> Caller:
-        """Whoever uses this service."""
+        """A caller that uses this service."""
         return Caller(self.environment, "/")
 
     def open(self, thing: str, services: tuple[str, ...] = ("SSH1", "HTTP1"), owner: str = "me") -> FoundTunnel:
@@ -113,7 +113,7 @@ class InProcessService:
 
 
 class Control:
-    """What the hub has in place of a control process."""
+    """Replaces the hub's control process."""
 
     alive = True
 
@@ -125,7 +125,7 @@ class Control:
         self._service.asked.append(op)
         if op in self._service.failures:
             raise self._service.failures[op]
-        # By JSON, as between processes.
+        # As JSON, like between processes.
         return json.loads(json.dumps(getattr(self, f"_{op}")(**arguments), default=vars))
 
     def when_gone(self, call: Callable[[], None]) -> None:
@@ -202,7 +202,7 @@ async def running_service(folder: Path) -> AsyncIterator[InProcessService]:
 async def running_hub(
     service: InProcessService, folder: Path, monkeypatch: pytest.MonkeyPatch, *, idle_seconds: float = 60.0
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """A hub that listens in a folder, for as long as the context lasts; the folder's is the client's, too."""
+    """Run a hub in a folder, which is also the client's, within the block."""
     monkeypatch.setenv("IOTOPS_TUNNEL_DIR", str(folder))
 
     async def start(self: Callers, control: object) -> Control:
@@ -228,13 +228,13 @@ async def running_hub(
         task.cancel()
         await asyncio.wait({task})
         for locked in folders:
-            # A hub holds its lock until its process ends.
+            # A hub holds its lock until its process exits.
             os.close(locked._lock)
 
 
 @asynccontextmanager
 async def device(service: InProcessService, thing: str, *, banner: bytes = BANNER) -> AsyncIterator[DestinationProxy]:
-    """A device at the far end of a thing's newest tunnel: each of its services says the banner, then echoes."""
+    """A device at the far end of a thing's newest tunnel: each of its services sends the banner, then echoes."""
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(banner)
@@ -259,5 +259,5 @@ async def device(service: InProcessService, thing: str, *, banner: bytes = BANNE
 
 
 async def call_hub(call: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Call a function of the hub's client, which blocks, beside the event loop."""
+    """Call a blocking function of the hub's client in a thread."""
     return await asyncio.to_thread(call, *arguments, **settings)

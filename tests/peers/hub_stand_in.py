@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A socket where the hub's is, that answers what a test wants."""
+"""A socket in place of the hub's, with the answers of a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["hub"]
 
 @contextmanager
 def hub(folder: Path, *answers: Callable[[socket.socket], None]) -> Iterator[list[dict[str, Any]]]:
-    """A hub that answers the first request with the first answer, and so on; the requests that it got."""
+    """Run a hub that answers the first request with the first answer, and so on; yield the received requests."""
     asked: list[dict[str, Any]] = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / SOCKET_NAME))
@@ -36,4 +36,4 @@ def hub(folder: Path, *answers: Callable[[socket.socket], None]) -> Iterator[lis
         serving.start()
         yield asked
         serving.join(5)
-        assert not serving.is_alive(), "the hub was not asked as often as expected"
+        assert not serving.is_alive(), "the hub did not receive as many requests as expected"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Many sockets that connect and send nothing, and reconnect when the other side closes them.
 
-``python -c … HOST PORT COUNT ADDRESSES``: they come from so many addresses of the loopback, from 127.0.0.11 on.
+``python -c … HOST PORT COUNT ADDRESSES``: they connect from this many loopback addresses, starting with 127.0.0.11.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AT_ONCE = 500
 
 
 class IdleSockets(Process):
-    """Use it as a context manager; :meth:`held` says how many are connected now."""
+    """Use it as a context manager; :meth:`held` returns how many are connected now."""
 
     def __init__(self, host: str, port: int, count: int, log: Path, *, addresses: int = 1) -> None:
         tests = str(Path(__file__).parents[1])
@@ -30,7 +30,7 @@ class IdleSockets(Process):
         super().__init__([sys.executable, "-c", code, host, str(port), str(count), str(addresses)], log)
 
     def held(self) -> int:
-        """How many are connected now, as seen from here."""
+        """How many are connected now, from this side's view."""
         return int(self.output().split()[-1]) if self.output().split() else 0
 
 
@@ -60,7 +60,7 @@ async def _crowd(host: str, port: int, count: int, addresses: int) -> None:
         for number in range(count)
     ]
     parent = os.getppid()
-    # End with the test, also if it is killed.
+    # Exit with the test, even if it is killed.
     while tasks and os.getppid() == parent:
         await asyncio.sleep(0.5)
         print(len(held), flush=True)

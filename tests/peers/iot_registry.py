@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""AWS IoT's registry and fleet index, as moto implements them, in a process of its own."""
+"""AWS IoT's registry and fleet index, as implemented by moto, in a separate process."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ACCOUNT = "123456789012"
 
 
 class IotRegistry:
-    """The registry, with things in it.
+    """A registry that contains things.
 
     Args:
-        things: keyword arguments of moto's ``create_thing`` for each.
-        groups: names of things by the group that they are in.
+        things: keyword arguments of moto's ``create_thing`` for each thing.
+        groups: names of things by group.
     """
 
     def __init__(self, things: list[dict[str, Any]], groups: dict[str, list[str]] | None = None) -> None:
@@ -64,7 +64,7 @@ class IotRegistry:
     def checking_keys(self) -> Iterator[None]:
         """Refuse all calls: the account has no users.
 
-        A user would not help: moto takes the query of a GET for its body, and so rejects every signature of ListThings.
+        A user would not help: moto treats the query of a GET as its body, and so rejects every signature of ListThings.
         """
         self._post("/moto-api/reset-auth", b"0")
         try:
@@ -136,7 +136,7 @@ class Throttle:
 
 
 class FixedRegistry:
-    """A registry with fixed answers, which AWS might never give, for anybody.
+    """A registry with fixed answers for all clients, which AWS might never give.
 
     Args:
         things: what ListThings answers, all on one page; names alone become things of the account and region.
@@ -192,7 +192,7 @@ class FixedRegistry:
 
 
 def serve(content: dict[str, Any]) -> None:
-    """Run the server until the process ends. moto's own code adds the things, as 2,500 calls would take long."""
+    """Run the server until killed. moto's own code adds the things, because 2,500 calls would take long."""
     from moto.iot.models import iot_backends  # noqa: PLC0415  large
     from moto.server import ThreadedMotoServer  # noqa: PLC0415  large
 

@@ -30,7 +30,15 @@ from typing import NoReturn
 
 from .process import Process
 
-__all__ = ["Direction", "Line", "Profile", "Report", "available_congestion_controls"]
+__all__ = [
+    "Direction",
+    "Line",
+    "LineEnds",
+    "Profile",
+    "Report",
+    "available_congestion_controls",
+    "set_congestion_control",
+]
 
 # The block for benchmarks (RFC 2544).
 NETWORK = "198.18"
@@ -174,8 +182,9 @@ def _late(histograms: list[list[int]], share: float) -> float:
     return min(bisect_left(totals, totals[-1] * share) + 1, _LATE_STEPS) * _LATE_STEP
 
 
-class Line:
-    """A line between two namespaces, ``near`` and ``far``. Use it as a context manager.
+@dataclass(frozen=True)
+class LineEnds:
+    """The two ends of a line.
 
     Attributes:
         near: the command that runs another in the near namespace.
@@ -184,33 +193,37 @@ class Line:
         far_address: the far end's address.
     """
 
+    near: tuple[str, ...]
+    far: tuple[str, ...]
+    near_address: str
+    far_address: str
+
+
+class Line:
+    """A line between two namespaces. Use it as a context manager, which yields its ends."""
+
     def __init__(self, profile: Profile, log: Path) -> None:
         self._profile = profile
         self._log = log
         self._stack = ExitStack()
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> LineEnds:
         with self._stack as stack:
             slot, names = _claim()
             for name in names:
                 stack.callback(_delete_namespace, name)
-            self.near, self.far = (("ip", "netns", "exec", name) for name in names)
-            self.near_address, self.far_address = (f"{NETWORK}.{slot}.{number}" for number in (1, 2))
+            near, far = (("ip", "netns", "exec", name) for name in names)
+            ends = LineEnds(near, far, *(f"{NETWORK}.{slot}.{number}" for number in (1, 2)))
             code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from peers.line import main; main()"
             tests = str(Path(__file__).parents[1])
             profile = [f"{name}={value}" for name, value in asdict(self._profile).items()]
             command = [sys.executable, "-c", code, tests, str(os.getpid()), str(slot), *names, *profile]
             stack.enter_context(Process(command, self._log)).wait_for_output("ready")
             self._stack = stack.pop_all()
-        return self
+        return ends
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def set_congestion_control(self, name: str) -> None:
-        """Choose the congestion control of new connections at both ends, such as ``bbr`` or ``cubic``."""
-        for enter in (self.near, self.far):
-            _set_congestion_control(enter[3], name)
 
     def report(self) -> Report:
         """What the line did. It is known when the line has ended."""
@@ -220,6 +233,25 @@ class Line:
 def available_congestion_controls() -> list[str]:
     """The congestion controls that the kernel has."""
     return Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+
+
+def set_congestion_control(ends: LineEnds, name: str) -> None:
+    """Choose the congestion control of new connections at both ends, such as ``bbr`` or ``cubic``.
+
+    It is chosen by route, for all routes of both namespaces, also those within one. A namespace's sysctl takes only
+    what ``tcp_allowed_congestion_control`` names, which holds for the whole machine.
+    """
+    for enter in (ends.near, ends.far):
+        ip = ("ip", "-n", enter[-1], "-4")
+        listed = subprocess.run([*ip, "route", "show", "table", "all"], capture_output=True, text=True, check=True)
+        for line in listed.stdout.splitlines():
+            words = line.split()
+            if words[0] == "broadcast":
+                continue
+            if "congctl" in words:
+                place = words.index("congctl")
+                del words[place : place + 2]
+            _run(*ip, "route", "change", *words, "congctl", name)
 
 
 def main() -> None:
@@ -349,24 +381,6 @@ def _clear_namespace(name: str, inode: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
     _delete_namespace(name)
-
-
-def _set_congestion_control(namespace: str, name: str) -> None:
-    """Choose it by route, for all routes of a namespace, also those within it.
-
-    A namespace's sysctl takes only what ``tcp_allowed_congestion_control`` names, which holds for the whole machine.
-    """
-    listed = subprocess.run(
-        ["ip", "-n", namespace, "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True
-    )
-    for line in listed.stdout.splitlines():
-        words = line.split()
-        if words[0] == "broadcast":
-            continue
-        if "congctl" in words:
-            place = words.index("congctl")
-            del words[place : place + 2]
-        _run("ip", "-n", namespace, "-4", "route", "change", *words, "congctl", name)
 
 
 def _run(*command: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Links of a proxy whose other side the test plays: one in memory, and WebSockets over TLS within the test process."""
+"""Links of a proxy whose other side the test plays: in memory, and as WebSockets over TLS in the test process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def message_about(
 
 
 class ValveLink:
-    """Stands in for the WebSocket: keeps what is sent, and is writable for as many messages as the test allows."""
+    """Replaces the WebSocket: records what is sent, and is writable for as many messages as the test allows."""
 
     def __init__(self) -> None:
         self.version = Version.V3
@@ -47,7 +47,7 @@ class ValveLink:
         return self.credit > 0
 
     def data(self) -> bytes:
-        """The bytes of connections that were sent."""
+        """The sent data of connections."""
         return b"".join(message.payload for message in self.messages if message.type == Message.DATA)
 
     def send(self, pieces: Collection[Bytes]) -> None:
@@ -98,7 +98,7 @@ class FarEnd:
         return Connection(message.serviceId, message.streamId, message.connectionId)
 
     async def receive_data(self, size: int) -> bytes:
-        """Return so many bytes of connections' data."""
+        """Return this many bytes of data of connections."""
         data = b""
         while len(data) < size:
             data += (await self.receive(Message.DATA)).payload
@@ -110,10 +110,10 @@ class FarEnd:
 
 
 class LinkServer:
-    """Accepts the links of proxies, and refuses them while the test says so.
+    """Accepts the links of proxies, or refuses them while the test wants it.
 
     Attributes:
-        route: the way to it.
+        route: the route to it.
         refuses: the HTTP status and the text to refuse with; None to accept.
         attempts: how many links were requested.
     """

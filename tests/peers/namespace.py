@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["NetworkNamespace", "why_impossible"]
 
 # A documentation block (RFC 5737), other than that of the demo and 192.0.2.0, which tests use for unreachable hosts.
-# Each of the tests that run in parallel has four addresses.
+# Each of the parallel tests has four addresses.
 BLOCK = "203.0.113"
 SLOTS = 64
 
@@ -33,7 +33,7 @@ def why_impossible() -> str:
 class NetworkNamespace:
     """A network namespace; ``here`` is this machine's address as seen from it.
 
-    Use it as a context manager: everything goes with it.
+    Use it as a context manager, which removes everything at the end.
     """
 
     def __enter__(self) -> NetworkNamespace:
@@ -51,7 +51,7 @@ class NetworkNamespace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The veth pair first: with the namespace it would disappear later, when the next test needs its name.
+        # The veth pair first: together with the namespace, it would disappear later, when the next test needs its name.
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "delete", self.name)
         _run("ip", "netns", "delete", self.name)
@@ -67,9 +67,9 @@ class NetworkNamespace:
         (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
 
     def _claim(self) -> int:
-        """Make a namespace and a veth pair, which reserves its name; return the number in the name.
+        """Create a namespace and a veth pair, which reserves its name; return the number in the name.
 
-        A killed test's namespace may be deleted and live on with a process in it, and so may the cable.
+        A killed test's namespace may survive its deletion while a process runs in it, and so may the veth pair.
         """
         for slot in range(SLOTS):
             self.name = f"iotops-test{slot}"
@@ -79,13 +79,13 @@ class NetworkNamespace:
             if _make("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name):
                 return slot
             _run("ip", "netns", "delete", self.name)
-        raise RuntimeError(f"{SLOTS} tests have left their namespaces iotops-test0 … here")
+        raise RuntimeError(f"{SLOTS} tests have left their namespaces iotops-test0 … behind")
 
     def drop_packets(self, port: int | None = None) -> None:
         """Drop all packets in both directions, without an error to either side.
 
         Args:
-            port: drop only what comes from or goes to this TCP port of the other side.
+            port: drop only packets from and to this TCP port of the other side.
         """
         for chain, device, end in (("INPUT", "-i", "--sport"), ("OUTPUT", "-o", "--dport")):
             only = () if port is None else ("-p", "tcp", end, str(port))

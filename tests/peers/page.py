@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An HTML page as a parser sees it: its text, its tags, what it would load, and whether its tags match."""
+"""An HTML page as a parser sees it: its text, its tags, external references, and whether its tags match."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _LOADING = ("src", "href", "srcset", "action", "data", "poster", "background")
 
 
 class Page(HTMLParser):
-    """Parses at once.
+    """Parses a page when created.
 
     Attributes:
         text: all text between tags, unescaped, except style and script.
         tags: names of the elements.
-        outside: what leads out of the page, and every attribute that is code.
-        errors: tags that do not match, and IDs that are not unique.
+        outside: references to outside of the page, and all attributes with code.
+        errors: tags that do not match, and duplicate IDs.
         devices: name and state of each device of a report, in order.
     """
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fenced blocks of documentation pages, and a shell that runs those with commands, in order.
 
-A fence says in its first line what it is. ``sh`` is run, unless a comment in the line before says otherwise::
+The first line of a fence names its language. ``sh`` is run, unless a comment on the line before says otherwise::
 
     <!-- not run: why -->
-    <!-- stays until: words -->    the command stays; when it has printed these words, the next block is run
+    <!-- stays until: words -->    the command keeps running; once it has printed these words, the next block is run
 
-Of other kinds, one whose first line is ``# NAME`` is written to the file NAME.
+Blocks in other languages whose first line is ``# NAME`` are written to the file NAME.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Shell:
     """A user's shell: it keeps variables, functions and the working directory from one block to the next.
 
     Args:
-        home: where it starts, and HOME.
-        environment: what it starts with.
-        instead: what stands in the documentation, and what is true here.
-        prelude: what was typed before the first block.
+        home: the initial working directory, and HOME.
+        environment: the initial environment.
+        instead: texts of the documentation, and their replacements here.
+        prelude: commands before the first block.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Shell:
         if block.stays_until:
             self.stay(text, block.stays_until)
             return ""
-        # Stop at a command that fails, as a careful user would.
+        # Stop at a failing command, as a careful user would.
         script = f"source {shlex.quote(str(self._memory))}\nset -euo pipefail\n{text}\n{self._remember()}\n"
         done = subprocess.run(
             ["bash", "-c", script],
@@ -106,7 +106,7 @@ class Shell:
         return done.stdout
 
     def stay(self, text: str, until: str) -> None:
-        """Run commands of which the last keeps running, and wait until it has printed some words."""
+        """Run commands, the last of which keeps running, and wait until it has printed some words."""
         *before, last = text.strip().splitlines()
         lines = [f"source {shlex.quote(str(self._memory))}", f"cd {shlex.quote(str(self._home))}", "set -eu", *before]
         script = "\n".join([*lines, f"exec {last}"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Peers that are processes with their output in a file, and waiting for a condition with a deadline."""
+"""Peers that run as processes, with their output in a file; and waiting for conditions, with a deadline."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _claims: list[socket.socket] = []
 def free_port() -> int:
     """A loopback port that nothing listens on, and that no other test process gets while this process runs.
 
-    It is not one of those that the kernel picks for connections (from 32768 on), which might take it before its server
-    does. The claim is the name of a Unix socket, which nobody else can have then.
+    It is below those that the kernel picks for connections (32768 and higher), which might take it before its server
+    does. It is reserved by the name of a Unix socket, which no other process can then have.
     """
     for port in random.sample(range(20_000, 30_000), 1000):
         claim = socket.socket(socket.AF_UNIX)
@@ -54,12 +54,12 @@ def free_port() -> int:
                 continue
         _claims.append(claim)
         return port
-    raise RuntimeError("of a thousand ports from 20000 to 29999 none is free")
+    raise RuntimeError("none of a thousand ports from 20000 to 29999 is free")
 
 
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Stop processes (SIGSTOP): the kernel still acknowledges what is sent to them, but they answer nothing."""
+    """Stop processes (SIGSTOP): the kernel still acknowledges data for them, but they do not answer."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -71,7 +71,7 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 class Process:
-    """A child process. Use it as a context manager: at the end, it is stopped and waited for."""
+    """A child process. Use it as a context manager, which stops it at the end and waits for it."""
 
     def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.command = [str(part) for part in command]
@@ -101,23 +101,23 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_for_output(self, pattern: str, seconds: float = 30.0) -> re.Match[str]:
-        """Wait until the output matches a regular expression, and return the match; fail if the process ends first."""
+        """Wait until the output matches a regular expression, and return the match; fail if the process exits first."""
 
         def look() -> re.Match[str] | None:
             ended = self.popen.poll() is not None
             match = re.search(pattern, self.output())
             if match is None and ended:
-                raise AssertionError(f"{self.command} ended with {self.popen.returncode}: {self.output()[-2000:]}")
+                raise AssertionError(f"{self.command} exited with {self.popen.returncode}: {self.output()[-2000:]}")
             return match
 
         return wait_for(look, f"{pattern!r} in the output of {self.command}", seconds)
 
     def wait(self, seconds: float = 30.0) -> int:
-        """Wait until the process ends, and return its exit status."""
+        """Wait until the process exits, and return its exit status."""
         return self.popen.wait(seconds)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, and return the exit status; kill the process if it has not ended ten seconds later."""
+        """Send a signal, and return the exit status; kill the process if it has not exited ten seconds later."""
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         try:

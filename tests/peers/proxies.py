@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A tunnel with both of its proxies running as processes, as a user would start them."""
+"""A tunnel with both of its proxies as processes, as a user would start them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def peak_memory(pid: int) -> int:
 
 
 class ProxyPair:
-    """Source and destination proxy of one tunnel; ``ports`` says where the source listens."""
+    """Source and destination proxy of one tunnel; ``ports`` are the ports of the source."""
 
     def __init__(
         self,

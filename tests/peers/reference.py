@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A destination that follows the rules of AWS's reference local proxy, also where they differ from ours.
+"""A destination that follows the rules of AWS's reference local proxy, even where they differ from ours.
 
-They are those of PROTOCOL.md, "What real peers do", for its versions 1.1 (V1), 2.1 (V2) and 3.3 (V3), seen by running
-them. :class:`ReferenceRules` has no I/O; :class:`ReferenceDestination` runs them on a WebSocket and TCP connections.
+They are described in PROTOCOL.md, "What real peers do", for the versions 1.1 (V1), 2.1 (V2) and 3.3 (V3), which were
+observed at run time. :class:`ReferenceRules` has no I/O; :class:`ReferenceDestination` runs them on a WebSocket and TCP
+connections.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["Exited", "ReferenceDestination", "ReferenceRules"]
 
 
 class Exited(Exception):
-    """A message makes the reference exit: its access token is then used up."""
+    """A message makes the reference exit, which uses up its access token."""
 
 
 @dataclass
@@ -39,13 +40,13 @@ class _Service:
 
 
 class ReferenceRules:
-    """What it does with each message.
+    """The reaction to each message.
 
     Args:
-        connect: is told of the service and the ID of each connection that it opens.
-        deliver: is given what comes for one.
-        close: is told of each that it closes.
-        send: takes its messages.
+        connect: called with the service and the ID of each connection that it opens.
+        deliver: called with data for a connection.
+        close: called with each connection that it closes.
+        send: called with its messages.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ReferenceRules:
         """Act on a message.
 
         Raises:
-            Exited: it exits.
+            Exited: the reference exits.
         """
         if self._deaf:
             return
@@ -88,7 +89,7 @@ class ReferenceRules:
         elif name not in self._services:
             if kind == Message.STREAM_START:
                 raise Exited(f"a start before the service IDs, or of a service that it does not know: {name!r}")
-            # SESSION_RESET names no service: it stops to read.
+            # SESSION_RESET names no service: the reference stops reading.
             self._deaf = kind not in (Message.DATA, Message.STREAM_RESET)
         else:
             self._act(name, self._services[name], message)
@@ -104,7 +105,7 @@ class ReferenceRules:
             self._start(name, service, message, connection_id)
         elif kind == Message.CONNECTION_RESET:
             if connection_id in service.connections:
-                # It stops to read from its server, finds that at its end, and says so.
+                # It stops reading from its server, treats that as the end, and reports it.
                 self._close(name, connection_id)
                 self.server_closed(name, connection_id)
         else:
@@ -116,7 +117,7 @@ class ReferenceRules:
             service.stream_id = message.streamId
             service.names_connections = bool(connection_id)
         elif message.type == Message.STREAM_START:
-            # A second one in a stream that lives is dropped, and ends that stream if its ID differs.
+            # A second one in a live stream is dropped, and closes that stream if its ID differs.
             if message.streamId != service.stream_id:
                 self._reset(name, service)
             if self._version is Version.V1:
@@ -137,7 +138,7 @@ class ReferenceRules:
             self._send(self._about(Message.DATA, name, connection_id, data))
 
     def server_closed(self, name: str, connection_id: int) -> None:
-        """The server has ended a connection."""
+        """The server has closed a connection."""
         service = self._services[name]
         if connection_id in service.connections:
             service.connections.discard(connection_id)
@@ -151,11 +152,11 @@ class ReferenceRules:
 
 
 class ReferenceDestination:
-    """Such a destination in a thread, in front of TCP servers on the loopback.
+    """Runs such a destination in a thread, in front of TCP servers on the loopback.
 
     Args:
-        ports: of the servers, by service.
-        drops_newer: whether it leaves messages that name a service without an answer, as AWS IoT Device Client does.
+        ports: the servers' ports, by service.
+        drops_newer: whether it ignores messages that name a service, like AWS IoT Device Client.
     """
 
     def __init__(
@@ -187,7 +188,7 @@ class ReferenceDestination:
         self.stop()
 
     def stop(self) -> None:
-        """End at once, as when killed."""
+        """Disconnect immediately, as if killed."""
         self._stopped = True
         with contextlib.suppress(OSError):
             self._websocket.socket.shutdown(socket.SHUT_RDWR)
@@ -218,7 +219,7 @@ class ReferenceDestination:
                 self.exited = exited
                 self.stop()
             except (OSError, ConnectionClosed):
-                pass  # a server, or the service, that is gone
+                pass  # a server or the service is gone
 
     def _connect(self, name: str, connection_id: int) -> None:
         port = self._ports[name] if name else next(iter(self._ports.values()))

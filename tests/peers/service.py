@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The real tunneling service, in a process of its own."""
+"""The real tunneling service, in a separate process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TunnelingService:
 
     Args:
         options: further options of ``service run``.
-        user: the user that it runs as; None for the one who runs the test.
+        user: the user that it runs as; None for the user who runs the test.
     """
 
     def __init__(self, *options: str, user: str | None = None) -> None:
@@ -97,25 +97,25 @@ class TunnelingService:
             self.environment = self.read_environment()
 
     def read_environment(self) -> dict[str, str]:
-        """The variables that ``service env`` prints, with which clients reach the service."""
+        """The variables that ``service env`` prints for clients."""
         return read_exports(
             subprocess.run(self.command("env"), cwd=ROOT, check=True, capture_output=True, text=True).stdout
         )
 
     def stop(self) -> int:
-        """End the service with SIGTERM and return its exit status."""
+        """Stop the service with SIGTERM and return its exit status."""
         return self._end(signal.SIGTERM)
 
     def wait(self) -> int:
-        """Wait until the service, which is stopping, has ended, and return its exit status."""
+        """Wait until the service, which is stopping, has exited, and return its exit status."""
         return self._end(None)
 
     def kill(self) -> int:
-        """End the service with SIGKILL and return its exit status."""
+        """Kill the service with SIGKILL and return its exit status."""
         return self._end(signal.SIGKILL)
 
     def remove(self) -> None:
-        """End the service and remove its state."""
+        """Stop the service and remove its state."""
         if self._process is not None:
             self.kill()
         shutil.rmtree(self._home, ignore_errors=True)
@@ -142,7 +142,7 @@ class TunnelingService:
     def boto3_client(self, api: str = "iotsecuretunneling", **settings: Any) -> Any:
         """A boto3 client for the service, for tunnels or (``iot``) things; ``settings`` replace its environment's.
 
-        Without arguments it is the same one each time until the service is started again: making one is slow.
+        Without arguments, it is the same one until the service is restarted: creating one is slow.
         """
         if settings or api != "iotsecuretunneling":
             return self._make_client(api, **settings)
@@ -202,7 +202,7 @@ class TunnelingService:
     def _end(self, number: signal.Signals | None) -> int:
         assert self._process is not None
         process, self._process = self._process, None
-        # Its broker, if any: the kernel ends it too, and it then writes to the state directory.
+        # Its broker, if any: the kernel terminates it too, and it then still writes to the state directory.
         children = psutil.Process(process.pid).children() if process.poll() is None else []
         if number is not None:
             process.send_signal(number)
@@ -215,7 +215,7 @@ class TunnelingService:
         finally:
             assert process.stdout is not None
             process.stdout.close()
-            wait_for(lambda: all(map(_has_ended, children)), "the service's broker ends")
+            wait_for(lambda: all(map(_has_ended, children)), "the service's broker exits")
 
 
 def _has_ended(process: psutil.Process) -> bool:

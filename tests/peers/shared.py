@@ -15,7 +15,7 @@ _VARIABLE = "TEST_SHARED_DIR"
 
 
 def shared_folder() -> Path:
-    """The folder. The first process to ask makes it, and removes it at its end; its children use the same."""
+    """The folder. The first process creates it, and removes it when it exits; its children use the same folder."""
     if _VARIABLE not in os.environ:
         os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="tests-")
         atexit.register(shutil.rmtree, os.environ[_VARIABLE], ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Control API requests signed by hand, for what boto3 would not send: dates of the test's own, and replays."""
+"""Control API requests signed by hand that boto3 would not send: with other dates, and replayed."""
 
 from __future__ import annotations
 

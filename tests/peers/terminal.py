@@ -19,11 +19,11 @@ __all__ = ["Terminal"]
 
 
 class Terminal:
-    """Runs a command on a terminal of its own.
+    """Runs a command on its own terminal.
 
     Attributes:
         seen: the screen after each change, as lines.
-        raw: all that was written to it.
+        raw: everything that was written to it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Terminal:
         self.seen: list[list[str]] = []
         self.resize(columns, rows)
         self._process = subprocess.Popen(
-            # Also its controlling terminal, which prompts need.
+            # Make it the controlling terminal, which prompts need.
             ["setsid", "--ctty", *command],
             cwd=folder,
             env=dict(environment),
@@ -53,7 +53,7 @@ class Terminal:
         os.close(slave)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Resize the terminal, as a user who drags its corner."""
+        """Resize the terminal, like a user who drags its corner."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._screen.resize(rows, columns)
 
@@ -71,7 +71,7 @@ class Terminal:
         return gone + self.lines()
 
     def run_until(self, condition: Callable[[list[str]], bool], seconds: float = 60.0) -> bool:
-        """Read until the condition holds for the screen, or the command ends; return whether the condition holds."""
+        """Read until the condition is true for the screen, or the command exits; return whether it is true."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
@@ -88,7 +88,7 @@ class Terminal:
         raise AssertionError(f"not within {seconds:.0f} s; the screen shows:\n" + "\n".join(self.lines()))
 
     def finish(self) -> int:
-        """Read until the command ends, and return its exit status."""
+        """Read until the command exits, and return its exit status."""
         self.run_until(lambda _lines: False)
         os.close(self._master)
         return self._process.wait(10)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An MQTT client with the credentials of a thing, which may try anything."""
+"""An MQTT client with the credentials of a thing, for any operation."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def notify_topic(thing: str) -> str:
 
 
 class ThingClient:
-    """Connects when the block begins. ``heard`` has what was delivered: topics, and what the JSON says.
+    """Connects when the block begins. ``heard`` contains the delivered messages: topics and decoded JSON.
 
     Args:
-        folder: what ``service add-thing`` wrote for the thing.
-        version: that of MQTT, 4 (3.1.1) or 5; only the latter says what becomes of a message.
-        client_id: what it calls itself.
-        clean: whether it wants no session that outlives the connection, as agents do.
+        folder: the folder that ``service add-thing`` wrote for the thing.
+        version: the MQTT version, 4 (3.1.1) or 5; only the latter reports the outcome of a message.
+        client_id: its client ID.
+        clean: whether to use a session that does not outlive the connection, unlike agents.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class ThingClient:
         self._client.loop_stop()
 
     def is_let_in(self) -> bool:
-        """Whether it can connect and subscribe to its own topic, with a session that leaves nothing behind."""
+        """Whether it can connect and subscribe to its own topic, with a clean session."""
         with contextlib.suppress(PermissionError), self:
             return self.subscribe(notify_topic(self._thing)) < 0x80
         return False
 
     def tokens(self) -> list[tuple[str, str]]:
-        """The topics and tokens of what was delivered, each once: MQTT 5 delivers once per matching subscription."""
+        """The delivered topics and tokens, each once: MQTT 5 delivers a message once per matching subscription."""
         return sorted({(topic, content["clientAccessToken"]) for topic, content in self.heard})
 
     def subscribe(self, topic: str) -> int:
-        """Subscribe, and return the broker's reason code: 0 to 2 if it grants the subscription, 0x80 or more if not."""
+        """Subscribe, and return the broker's reason code: 0 to 2 if it grants the subscription, else 0x80 or more."""
         return self._ask(lambda: self._client.subscribe(topic, qos=1))
 
     def publish(self, topic: str, token: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The messages in ``docs/troubleshooting.md``, which tests compare with those that they produce."""
+"""The messages in ``docs/troubleshooting.md``, which tests compare with actual ones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _WORDS = {"HTTP1", "SSH1", "HTTP", "HTTPS"}
 
 @dataclass(frozen=True)
 class Row:
-    """One row: words in capitals, such as THING, and "…" stand for something else."""
+    """One row: words in capitals, such as THING, and "…" are placeholders."""
 
     cause: str
     message: str
     remedy: str
 
     def matches(self, said: str) -> bool:
-        """Whether this is the message, from its first to its last word."""
+        """Whether this text matches the whole message."""
         parts, at = [], 0
         for found in _PLACEHOLDER.finditer(self.message):
             parts.append(re.escape(self.message[at : found.start()]))
@@ -46,10 +46,10 @@ def rows() -> dict[str, Row]:
 
 
 def assert_documented(cause: str, said: str) -> None:
-    """See that the page has this very message for a cause."""
-    # ansible-core 2.19 and newer say so before each message.
+    """Check that the page has exactly this message for a cause."""
+    # The prefix of messages in ansible-core 2.19 and newer.
     said = said.removeprefix("Task failed: ")
     row = rows()[cause]
-    assert row.matches(said), f"docs/troubleshooting.md says of {cause!r}:\n{row.message}\nbut this was said:\n{said}"
+    assert row.matches(said), f"docs/troubleshooting.md has for {cause!r}:\n{row.message}\nbut the message is:\n{said}"
     others = [other.cause for other in rows().values() if other is not row and other.matches(said)]
-    assert others == [], f"{said!r} could be that of {others} too"
+    assert others == [], f"{said!r} also matches {others}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Another user of this machine, who runs a process with that user's rights."""
+"""Runs processes as another user of this machine."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class User:
     """Runs programs as a user.
 
     Args:
-        number: the user's ID, and that of the group.
-        folder: one that everybody may enter.
-        environment: what the user's shell has.
+        number: the ID of the user and of the group.
+        folder: a folder that every user may enter.
+        environment: the environment of the user's shell.
     """
 
     def __init__(self, number: int, folder: Path, environment: Mapping[str, str]) -> None:

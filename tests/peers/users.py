@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run a command as another user of this machine; needs root."""
+"""Runs commands as another user of this machine; needs root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["as_user"]
 
-# In a mount namespace of the command's own: nothing changes for other processes.
+# In the command's own mount namespace: nothing changes for other processes.
 _OPEN = """\
 set -e
 closed=$1 python=$2
@@ -26,13 +26,13 @@ exec "$@"
 
 
 def as_user(user: str, groups: str = "--init-groups") -> list[str]:
-    """The start of a command line by which the rest runs as another user, with the Python of the tests.
+    """The start of a command line that runs the rest as another user, with the Python of the tests.
 
-    That Python may be in a directory that only root can enter.
+    That Python may be in a directory that only root can access.
 
     Args:
         user: a name, or a number.
-        groups: what setpriv(1) is to do about other groups; that of who is in no file can only be cleared.
+        groups: setpriv(1)'s option for supplementary groups; a user without an account can only clear them.
     """
     rights = ["setpriv", f"--reuid={user}", f"--regid={user}", groups]
     python = Path(sys.base_prefix)

@@ -24,13 +24,13 @@ class Seen:
 
 
 class WebApp:
-    """Use it as a context manager: inside, it serves on a loopback port.
+    """Use it as a context manager: inside, it runs on a loopback port.
 
-    ``/login`` sets the cookie ``session``; ``/socket`` is a WebSocket that sends back what it gets; ``/upload`` says
-    how many bytes came. All other paths are a page with the app's name.
+    ``/login`` sets the cookie ``session``; ``/socket`` is a WebSocket that echoes; ``/upload`` returns the number of
+    received bytes. All other paths are a page with the app's name.
 
     Args:
-        name: what its pages say.
+        name: the name on its pages.
     """
 
     def __init__(self, name: str) -> None:
@@ -52,7 +52,7 @@ class WebApp:
         self._loop.close()
 
     def paths(self) -> list[str]:
-        """The paths of all requests, in their order."""
+        """The paths of all requests, in order."""
         return [seen.path for seen in self.seen]
 
     async def _serve(self) -> None:
@@ -71,7 +71,7 @@ class WebApp:
             async for piece in request.content.iter_any():
                 size += len(piece)
             return web.Response(text=str(size))
-        # Without an icon of its own, browsers ask for one at some time.
+        # Without an icon in the page, browsers request one at some time.
         page = f"<title>{self.name}</title><link rel=icon href=data:,><p>This is {self.name}"
         response = web.Response(text=page, content_type="text/html")
         if request.path == "/login":

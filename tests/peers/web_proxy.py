@@ -14,8 +14,8 @@ __all__ = ["Tinyproxy", "TlsFront", "require", "wait_for_port"]
 
 
 def require(program: str, package: str) -> str:
-    """The path of a program, or a failure that says how to install it."""
-    # The folders of daemons are not on everybody's PATH.
+    """The path of a program; without it, fail and say how to install it."""
+    # Not every user's PATH contains the folders of daemons.
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if path is None:
         raise RuntimeError(f"{program} is not installed: sudo apt-get install {package}")
@@ -23,7 +23,7 @@ def require(program: str, package: str) -> str:
 
 
 def wait_for_port(port: int) -> None:
-    """Wait until something listens there."""
+    """Wait until a server listens on the port."""
 
     def connects() -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -37,9 +37,9 @@ class Tinyproxy:
     """An HTTP proxy on the loopback.
 
     Args:
-        credentials: ``user password``, where it shall want them.
-        connect_port: the only port that it connects to; all, where none is given.
-        listen: the address that it listens on: the loopback's, or all (0.0.0.0).
+        credentials: ``user password``; None if it requires no authentication.
+        connect_port: the only port that it connects to; None for all ports.
+        listen: the address to listen on: the loopback, or all addresses (0.0.0.0).
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Tinyproxy:
         self.process.stop()
 
     def connections_to(self, address: str) -> int:
-        """How often somebody has asked it for a connection to ``HOST:PORT``."""
+        """How many connections to ``HOST:PORT`` have been requested."""
         return self.process.output().count(f"CONNECT {address} HTTP/1.1")
 
 
 class TlsFront:
-    """TLS on a port of its own in front of another port of the loopback."""
+    """TLS on a separate port in front of another port of the loopback."""
 
     def __init__(self, folder: Path, port: int, certificate: Path, key: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def make_wheelhouse(folder: Path, version: str, python_version: str, others: Pat
     Args:
         version: the version in the name and metadata of this repository's wheel; nothing else differs.
         python_version: the device's, such as 3.11.
-        others: a wheelhouse to take all but that wheel from.
+        others: a wheelhouse from which to take all other wheels.
     """
     source = folder / "source"
     source.mkdir(parents=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Faults that last for minutes, or take thousands of sockets: only ``make test-faults`` tries them."""
+"""Faults that last for minutes, or need thousands of sockets: only ``make test-faults`` runs these tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A device whose network comes and goes for two minutes, or for as many seconds as ``TEST_FLAPPING`` says."""
+"""A device with a flapping network, for ``TEST_FLAPPING`` seconds, by default 120."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 @dataclass
 class Field:
-    """A device that is alone on its network, and an operator."""
+    """A device in its own network, and an operator."""
 
     place: NetworkNamespace
     service: TunnelingService
@@ -55,7 +55,7 @@ class Field:
         return re.findall("connected to .* .channel-id", self.agent.output())
 
     def ssh(self, command: str) -> list[str | Path]:
-        """The command line of ssh that runs a command there: what it prints comes also where it breaks off."""
+        """An ssh command line that runs a command on the device; output before a disconnection is kept."""
         (row,) = self.controller.hub_status()["tunnels"]
         connector = shlex.join(client.connector_command("pump", "SSH1", account=row["account"]))
         known = f"UserKnownHostsFile={self.controller.known_hosts}"
@@ -63,7 +63,7 @@ class Field:
         return ["ssh", *(word for option in options for word in ("-o", option)), "-i", self.key, "root@pump", command]
 
     def run(self, command: str) -> tuple[bool, float, str]:
-        """A command on a connection of its own: whether it succeeded, its seconds, and what Ansible said."""
+        """Run a command on a separate connection; return whether it succeeded, its duration, and Ansible's output."""
         began = time.monotonic()
         done = self.controller.run("ansible", "pump", "-m", "raw", "-a", command, ANSIBLE_SSH_ARGS="-C")
         return done.returncode == 0, time.monotonic() - began, done.stdout
@@ -108,10 +108,10 @@ def flapping(place: NetworkNamespace, away: float, there: float) -> Iterator[Non
 
 
 @pytest.mark.parametrize("seconds", [2.5, 5.0])
-def test_a_network_that_comes_and_goes(field: Field, seconds: float, tmp_path: Path) -> None:
+def test_a_flapping_network(field: Field, seconds: float, tmp_path: Path) -> None:
     assert field.run("true")[0]
     before, links = field.descriptors(), len(field.links())
-    # One line each 0.2 s, from before the first flap to after the last.
+    # A line every 0.2 s, from before the first flap until after the last.
     session = field.ssh(f"for n in $(seq {int((SECONDS + 10) * 5)}); do echo line $n; sleep 0.2; done")
     with Process(session, tmp_path / "session.log", field.controller.environment) as long:
         long.wait_for_output("line 1\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A peer vanishes without a word (its packets are dropped both ways), in each leg: when is that noticed at either end,
+"""A peer vanishes silently (its packets are dropped in both directions), on each leg: when does each end notice,
 and how soon does everything work again?
 
-A page's client is on the hub's own machine, where no packet is lost.
+The leg to a page's client is not tested: it is on the hub's own machine, where no packets are lost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BACK_WITHIN = 40.0
 
 
 class Legs:
-    """A device in a namespace, an operator in another, and an SSH server that the device reaches over its cable."""
+    """A device in a namespace, an operator in another, and an SSH server that the device reaches over its network."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.device = stack.enter_context(NetworkNamespace())
@@ -80,12 +80,12 @@ class Legs:
         return False
 
     def state(self, end: str) -> str:
-        """What the service says of an end of the tunnel."""
+        """The state of an end of the tunnel, according to the service."""
         tunnel = self.service.boto3_client().describe_tunnel(tunnelId=self.tunnel_id)["tunnel"]
         return str(tunnel[f"{end}ConnectionState"]["status"])
 
     def noticed(self, what: str, condition: Callable[[], object]) -> float:
-        """Wait for one side to notice, and say when it did."""
+        """Wait until one side notices, and print when."""
         wait_for(condition, what, NOTICED_WITHIN)
         seconds = time.monotonic() - self.since
         print(f"{what}: after {seconds:.0f} s")
@@ -115,7 +115,7 @@ def descriptors(pid: int) -> int:
 
 
 def established(port: int) -> int:
-    """How many connections the kernel has at a port of this machine."""
+    """How many connections of a port of this machine the kernel has."""
     listed = subprocess.run(
         ["ss", "-Htn", "state", "established", f"( sport = :{port} )"], capture_output=True, text=True, check=True
     )
@@ -124,7 +124,7 @@ def established(port: int) -> int:
 
 @pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked for connections"])
 def test_service_to_agent(legs: Legs, asked: bool) -> None:
-    """Asked for connections, the service has data on its way, which nobody acknowledges."""
+    """If connections are requested, the service has sent data that is not acknowledged."""
     before, at_the_service = legs.agent.count("trying again"), descriptors(legs.service.pid)
     legs.drop(legs.device, legs.data_port)
 
@@ -137,9 +137,7 @@ def test_service_to_agent(legs: Legs, asked: bool) -> None:
         client.open_stream("pump", "SSH1", timeout=2)
     print(f"the operator reads: {caught.value}")
     legs.back(legs.device, legs.answers)
-    wait_for(
-        lambda: descriptors(legs.service.pid) <= at_the_service + 1, "the service has let go of the old connection"
-    )
+    wait_for(lambda: descriptors(legs.service.pid) <= at_the_service + 1, "the service has closed the old connection")
 
 
 def test_operator_to_service(legs: Legs) -> None:
@@ -159,7 +157,7 @@ def test_agent_to_broker(legs: Legs) -> None:
     legs.drop(legs.device, legs.broker_port)
     legs.noticed("the agent", lambda: re.search("MQTT broker .* trying again", legs.agent.output()))
     legs.noticed("the broker", lambda: established(legs.broker_port) == 0)
-    assert legs.answers(), "its tunnel is not concerned"
+    assert legs.answers(), "its tunnel is not affected"
     legs.back(legs.device, lambda: legs.agent.count("waiting for notifications") > before)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ten thousand sockets, or as many as ``TEST_IDLE_SOCKETS`` says, that connect to a port and say nothing.
+"""Ten thousand sockets, or ``TEST_IDLE_SOCKETS``, that connect to a port and send nothing.
 
-Who has a key, or a token, still gets in meanwhile; what is open goes on.
+Meanwhile, clients with a key or a token can still connect, and open tunnels keep working.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pair(service: TunnelingService, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def describe_a_tunnel(service: TunnelingService, pair: ProxyPair) -> None:
-    """On a connection of its own each time."""
+    """Make each call on a new connection."""
     client = service.boto3_client(config=Config(retries={"max_attempts": 0}, connect_timeout=20, read_timeout=20))
     client.describe_tunnel(tunnelId=pair.tunnel.tunnel_id)
     client.close()
@@ -66,7 +66,7 @@ def use_a_tunnel(service: TunnelingService, pair: ProxyPair) -> None:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes that may have to be made again, as clients do."""
+    """How long a call takes, including retries like those of clients."""
     began = time.monotonic()
     while True:
         try:
@@ -116,9 +116,9 @@ def test_idle_sockets(
     quiet = process.memory_info().rss, process.num_fds()
     with IdleSockets("127.0.0.1", where, SOCKETS, tmp_path / "idle.log", addresses=addresses) as idle:
         with suppress(AssertionError):
-            wait_for(lambda: idle.held() >= SOCKETS * 0.95, "they are all there", 10)
+            wait_for(lambda: idle.held() >= SOCKETS * 0.95, "all are connected", 10)
         taken = measured(
-            f"{port}, beside {idle.held()} idle sockets of {SOCKETS} from {addresses} address(es)", calls[port]
+            f"{port}, with {idle.held()} idle sockets of {SOCKETS} from {addresses} address(es)", calls[port]
         )
         use = measured("  a connection through an open tunnel", lambda: use_a_tunnel(service, pair))
         print(
@@ -126,7 +126,7 @@ def test_idle_sockets(
             f"the broker: {broker.memory_info().rss / MEGA:.0f} MB, {broker.num_fds()} descriptors"
         )
     began = time.monotonic()
-    wait_for(lambda: process.num_fds() <= quiet[1] + 4, "the service has let go of them", 30)
-    print(f"  let go of {time.monotonic() - began:.1f} s after they have gone")
+    wait_for(lambda: process.num_fds() <= quiet[1] + 4, "the service has closed them", 30)
+    print(f"  closed {time.monotonic() - began:.1f} s after their clients exited")
     assert taken[-1] < ANSWER_WITHIN
     assert use[-1] < ANSWER_WITHIN

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two hundred tunnels, or as many as ``TEST_TUNNELS`` says, that are asked for at once, and that all come back at once.
+"""Two hundred tunnels, or ``TEST_TUNNELS``, that are all requested at once, and that all reconnect at once.
 
 One hub, one service and one broker; the destinations share a process.
 """
@@ -74,7 +74,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def join(thing: str) -> str:
-    """Open the tunnel of a thing, and return what became of it."""
+    """Open the tunnel of a thing, and return the outcome."""
     try:
         client.ensure(thing, open_policy="reuse", wait=JOINED_WITHIN, timeout=60.0, unregistered=True)
     except client.HubError as error:
@@ -114,7 +114,7 @@ def test_all_join_at_once(fleet: Fleet) -> None:
     with ThreadPoolExecutor(TUNNELS) as pool:
         outcomes = list(pool.map(join, THINGS))
     took = time.monotonic() - began
-    print(f"{TUNNELS} tunnels joined {took:.1f} s after they were asked for; {measurements(fleet, {})}")
+    print(f"{TUNNELS} tunnels joined {took:.1f} s after they were requested; {measurements(fleet, {})}")
     assert [outcome for outcome in outcomes if outcome != "joined"] == []
     assert took < JOINED_WITHIN
     with ThreadPoolExecutor(50) as pool:
@@ -123,11 +123,11 @@ def test_all_join_at_once(fleet: Fleet) -> None:
     print(f"an echo through each: {time.monotonic() - began:.1f} s")
 
 
-def test_all_come_back_at_once(fleet: Fleet) -> None:
+def test_all_reconnect_at_once(fleet: Fleet) -> None:
     before = cpu(fleet)
     del before["service"]
     fleet.service.kill()
-    wait_for(lambda: linked() == 0, "every link is found lost")
+    wait_for(lambda: linked() == 0, "every lost link is detected")
     fleet.service.start()
     began = time.monotonic()
     wait_for(lambda: linked() == TUNNELS, "all are linked again", JOINED_WITHIN)
@@ -139,7 +139,7 @@ def test_all_come_back_at_once(fleet: Fleet) -> None:
     print(f"every tunnel works {time.monotonic() - began:.1f} s after its return; {measurements(fleet, before)}")
 
 
-def test_a_killed_hub_comes_back_to_all(fleet: Fleet) -> None:
+def test_a_killed_hub_reconnects_to_all_tunnels(fleet: Fleet) -> None:
     running = client.status()
     assert running is not None
     os.kill(running["pid"], signal.SIGKILL)

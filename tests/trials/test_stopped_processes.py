@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each process is stopped in turn (SIGSTOP) for as long as ``TEST_STOPPED`` says, 90 s otherwise.
+"""Each process is stopped in turn (SIGSTOP), for ``TEST_STOPPED`` seconds, by default 90.
 
-A task that runs meanwhile goes on or fails; a task that begins meanwhile gets a sentence in bounded time; and once the
-process goes on, so does everything else.
+A running task continues or fails; a task that starts meanwhile gets an error message within bounded time; and once the
+process continues, so does everything else.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from peers.process import stopped, wait_for
 SECONDS = float(os.environ.get("TEST_STOPPED", "90"))
 ANSWER_WITHIN = 90.0
 SHARED_WITHIN = 120.0
-"""ssh gives up a connection on which nothing has answered for a minute, and Ansible then makes another."""
+"""ssh closes a connection without an answer after a minute, and Ansible then opens another."""
 
 BACK_WITHIN = 40.0
 FRESH = {"ANSIBLE_SSH_ARGS": "-C"}
-"""A connection of its own: without ControlPersist, Ansible shares none."""
+"""A separate connection: without ControlPersist, Ansible does not share connections."""
 
 pytestmark = pytest.mark.timeout(300 + 2 * SECONDS)
 
@@ -67,7 +67,7 @@ def control_process(fleet: AgentFleet) -> list[int]:
 
 
 def ssh(fleet: AgentFleet) -> list[int]:
-    """The one that holds the connection that all tasks share."""
+    """The ssh process with the connection that all tasks share."""
     paths = [str(path) for path in fleet.controller.control_sockets()]
     return [
         each.pid
@@ -78,7 +78,7 @@ def ssh(fleet: AgentFleet) -> list[int]:
 
 
 def ping(fleet: AgentFleet, **environment: str) -> str:
-    """Ping the device, and return what the operator reads: ``pong``, or the sentence."""
+    """Ping the device, and return the operator's message: ``pong``, or the error."""
     done = fleet.controller.run("ansible", "pump", "-m", "ansible.builtin.ping", **environment)
     if done.returncode == 0:
         return "pong"
@@ -95,9 +95,7 @@ def timed(call: Callable[[], str]) -> tuple[float, str]:
 @pytest.mark.parametrize(
     "which", [hub, service, broker, agent, sshd, control_process, ssh], ids=lambda each: each.__name__
 )
-def test_a_process_that_stands_still(
-    fleet: AgentFleet, which: Callable[[AgentFleet], list[int]], tmp_path: Path
-) -> None:
+def test_a_stopped_process(fleet: AgentFleet, which: Callable[[AgentFleet], list[int]], tmp_path: Path) -> None:
     assert ping(fleet) == "pong"
     flag = tmp_path / "runs"
     flag.touch()
@@ -118,7 +116,7 @@ def test_a_process_that_stands_still(
                     "hub status": pool.submit(timed, lambda: hub_status(fleet)),
                     "a new tunnel": pool.submit(timed, lambda: open_another(fleet)),
                 }
-                # Not to wait for anything: this is what is tried.
+                # This is not a wait for a condition: the duration is what is tested.
                 time.sleep(max(0.0, until - time.monotonic()))
             began = time.monotonic()
             wait_for(lambda: ping(fleet, **FRESH) == "pong", "a new task succeeds", BACK_WITHIN)
@@ -133,7 +131,7 @@ def test_a_process_that_stands_still(
     for what, each in meanwhile.items():
         took, said = each.result()
         within = SHARED_WITHIN if "shared" in what else ANSWER_WITHIN
-        # Who stops ssh's own process waits for it, as with plain ssh.
+        # While ssh's own process is stopped, tasks wait for it, as with plain ssh.
         if which is not ssh and said not in ("pong", "opened"):
             assert took < within, f"{what} took {took:.0f} s: {said}"
 
@@ -144,7 +142,7 @@ def hub_status(fleet: AgentFleet) -> str:
 
 
 def open_another(fleet: AgentFleet) -> str:
-    """As another operator would: nothing is held yet, and everything is asked again."""
+    """Like another operator, without a held tunnel: all calls are made again."""
     outcome = fleet.controller.tunnel(
         "pump",
         env={"IOTOPS_TUNNEL_DIR": str(fleet.controller.home / "h2"), "IOTOPS_TUNNEL_OWNER": "another"},

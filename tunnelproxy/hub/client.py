@@ -147,7 +147,7 @@ def locate(thing: str | None, *, caller: Caller | None = None, timeout: float = 
         also ``ssh_name``, ``host_key_name`` and ``qualified_name``, the thing's names for ssh.
 
     Raises:
-        HubError: the control API does not answer, or refuses to.
+        HubError: the control API does not answer, or refuses the call.
     """
     return ask("locate", timeout, thing=thing, caller=_caller(caller))
 

@@ -45,7 +45,7 @@ class EndStates:
 
 @dataclass(frozen=True)
 class FoundTunnel:
-    """An open tunnel, with a source token that nobody has used.
+    """An open tunnel, with an unused source token.
 
     Attributes:
         expires_at: when it expires, in seconds since the epoch.

@@ -188,7 +188,7 @@ class Hub:
         )
         account = Account.from_arn(found.arn, key.account.endpoint)
         if account != key.account:
-            # The service did not tell before.
+            # The service did not reveal it before.
             caller.learn(account)
         record = TunnelRecord(
             thing=key.thing,

@@ -127,7 +127,7 @@ class RuntimeFolder:
         return True
 
     def leave(self) -> None:
-        """Stop listening. The lock is held until the process ends, so that the next hub reads complete files."""
+        """Stop listening. The lock is held until the process exits, so that the next hub reads complete files."""
         path = self.path / SOCKET_NAME
         if self._listens_at is not None and _identity(path) == self._listens_at:
             try:

@@ -36,7 +36,7 @@ SETTLE_SECONDS = 5.0
 """How long to wait until a lost link is up again, or refused, before the reason for a failure is reported."""
 
 EXPLAIN_SECONDS = 8.0
-"""How long to wait for the control API's account of a failure. The caller has waited for the failure already."""
+"""How long to wait for the control API to explain a failure, in addition to the time until the failure."""
 
 
 class ManagedTunnel:

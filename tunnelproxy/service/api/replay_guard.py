@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rejects replayed requests.
 
-AWS accepts a signed request for five minutes, however often it is sent; whoever obtains one, for example from a debug
-log, can open tunnels with it during that time. But rejecting every second use would break honest clients: the signed
-date has a resolution of one second and botocore signs nothing that distinguishes two calls, so equal calls within a
-second have the same signature, and so does a call that botocore retries within that second. Therefore a signature
-stays valid for a few seconds after its first use, which is long enough for such calls.
+AWS accepts a signed request for five minutes, however often it is sent; an attacker who obtains one, for example from a
+debug log, can open tunnels with it during that time. But rejecting every second use would break honest clients: the
+signed date has a resolution of one second and botocore signs nothing that distinguishes two calls, so equal calls
+within a second have the same signature, and so does a call that botocore retries within that second. Therefore a
+signature stays valid for a few seconds after its first use, which is long enough for such calls.
 """
 
 from __future__ import annotations

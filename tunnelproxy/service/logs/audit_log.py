@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class AuditLog:
     """Appends events to a :class:`~tunnelproxy.log_file.RotatingFile`.
 
-    A full disk does not stop the service: lines are dropped and counted, and the service's log says so once.
+    A full disk does not stop the service: lines are dropped and counted, and the service's log reports it once.
 
     Args:
         path: the file, created if missing.

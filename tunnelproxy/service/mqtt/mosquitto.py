@@ -16,7 +16,6 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,7 +130,7 @@ class Mosquitto:
     async def run(self) -> None:
         """Keep the broker running until cancelled, then stop it."""
         tasks = [
-            spawn("updating the MQTT broker's rules", self._administrator.run()),
+            spawn("updating the MQTT broker's rules", self._administer()),
             spawn("watching for enrolments", self._follow_enrolments()),
         ]
         backoff = Backoff()
@@ -155,21 +154,29 @@ class Mosquitto:
         Raises:
             ServiceError: it does not start.
         """
-        deadline = time.monotonic() + _START_SECONDS
+        try:
+            await asyncio.wait_for(self._until_it_listens(), _START_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise ServiceError(
+                f"mosquitto does not start{self._last_error}; see what it says: "
+                f"cd {shlex.quote(str(self._socket.parent))} && {self._program} -c {self._configuration.name}"
+            ) from error
+
+    async def _until_it_listens(self) -> None:
         while True:
             try:
                 # This is the last step of its start.
                 _, writer = await asyncio.open_unix_connection(str(self._socket))
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ServiceError(
-                        f"mosquitto does not start{self._last_error}; see what it says: "
-                        f"cd {shlex.quote(str(self._socket.parent))} && {self._program} -c {self._configuration.name}"
-                    ) from error
+            except OSError:
                 await asyncio.sleep(0.02)
             else:
                 writer.close()
                 return
+
+    async def _administer(self) -> None:
+        # A service that starts should not warn that its own broker is not there yet.
+        await self._until_it_listens()
+        await self._administrator.run()
 
     def _login_of(self, user: str) -> BrokerLogin:
         # User names are client IDs, and the broker disconnects the older of two clients with one ID: hence two users.
