@@ -51,6 +51,10 @@ MTU = 1500
 _DRIFT_SECONDS = 0.02
 _DRIFT_VALUES = 1024
 
+# While there is traffic, packets are looked for after a pause, in seconds. At 200 Mbit/s, the process uses 14 % of a
+# processor then, and 34 % without a pause; an echo takes 0.15 ms longer.
+_PAUSE = 0.00025
+
 # Of how late packets left: in steps of 0.1 ms, up to 200 ms.
 _LATE_STEP = 0.0001
 _LATE_STEPS = 2000
@@ -280,8 +284,10 @@ def _run_line(slot: str, near_name: str, far_name: str, given: list[str]) -> Non
     down, up = (Direction(rate * 1e6 / 8, *shared, seed) for seed, rate in enumerate((profile.down, profile.up)))
     # A collection would delay packets, and nothing here is a cycle.
     gc.disable()
+    # A line has a processor of its own. At a load of 30 on two processors, 1 packet in 100 is 0.3 ms late, and it was 5 to
+    # 157 ms at a nice value of -10.
     with suppress(PermissionError):
-        os.nice(-10)
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     print("ready", flush=True)
     began, used = time.monotonic(), time.process_time()
     try:
@@ -298,11 +304,15 @@ def _end(*_: object) -> NoReturn:
 def _move(ends: dict[int, tuple[Direction, int]]) -> NoReturn:
     """Move packets between two devices for ever."""
     directions = list(ends.values())
+    looked_at = 0.0
     while True:
+        time.sleep(max(0.0, looked_at + _PAUSE - time.monotonic()))
         times = [direction.due_at for direction, _ in directions if direction.due_at is not None]
         # Not epoll, which waits for whole milliseconds.
         wait = max(0.0, min(times) - time.monotonic()) if times else None
-        for device in select.select(ends, (), (), wait)[0]:
+        readable = select.select(ends, (), (), wait)[0]
+        looked_at = time.monotonic()
+        for device in readable:
             _read(device, ends[device][0])
         for direction, output in directions:
             while (packet := direction.due(time.monotonic())) is not None:
