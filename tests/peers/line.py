@@ -284,8 +284,8 @@ def _run_line(slot: str, near_name: str, far_name: str, given: list[str]) -> Non
     down, up = (Direction(rate * 1e6 / 8, *shared, seed) for seed, rate in enumerate((profile.down, profile.up)))
     # A collection would delay packets, and nothing here is a cycle.
     gc.disable()
-    # A line has a processor of its own. At a load of 30 on two processors, 1 packet in 100 is 0.3 ms late, and it was 5 to
-    # 157 ms at a nice value of -10.
+    # A line has a processor of its own. At a load of 20 on two processors, 1 packet in 100 is 0.3 ms late. It was 5 to
+    # 157 ms at a nice value of -10, at a load of 30.
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     print("ready", flush=True)
