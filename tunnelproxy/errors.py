@@ -27,13 +27,15 @@ class TunnelRefused(Exception):
             ``bad-request`` or ``refused``.
         status: the HTTP status of the response.
         channel_id: what AWS's support asks for; empty if the service gave none.
+        answer: the text of the response; empty if it has none.
     """
 
-    def __init__(self, message: str, *, cause: str, status: int, channel_id: str = "") -> None:
+    def __init__(self, message: str, *, cause: str, status: int, channel_id: str = "", answer: str = "") -> None:
         super().__init__(message)
         self.cause = cause
         self.status = status
         self.channel_id = channel_id
+        self.answer = answer
 
 
 class TunnelClosed(Exception):

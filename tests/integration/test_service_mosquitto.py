@@ -42,11 +42,11 @@ async def test_it_starts_in_a_directory_with_spaces_in_its_path(tmp_path: Path) 
 
 
 @in_event_loop
-async def test_it_starts_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_starts_and_stops_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with running(Mosquitto(tmp_path / "mqtt", "127.0.0.1", 0)):
         await until(lambda: "as tunnel.administrator" in caplog.text)
-        assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @in_event_loop

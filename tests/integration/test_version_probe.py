@@ -27,7 +27,7 @@ from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode, Version
 from tunnelproxy.proxy.addresses import TcpAddress
-from tunnelproxy.proxy.link import TunnelCredentials
+from tunnelproxy.proxy.link import LinkLost, TunnelCredentials
 from tunnelproxy.proxy.source import SourceProxy
 
 BANNER = b"SSH-2.0-server\r\n"
@@ -208,6 +208,40 @@ def test_the_hub_remembers_the_detected_version(
             assert found.known_of_device == {"expects_v1": True}
             monkeypatch.setattr("tunnelproxy.proxy.version_probe.SILENCE_SECONDS", 60)
             assert await hear_banner(ManagedTunnel(TunnelRecord.from_json(json.loads(found.saved)))) == found
+
+    check()
+
+
+@pytest.mark.parametrize("lost", ["device", "link"])
+def test_a_newer_device_in_the_place_of_one_that_answered_v1_only_is_spoken_to_in_v3(
+    service: TunnelingService, tunnel: OpenTunnel, server: SshLikeServer, lost: str
+) -> None:
+    """One that exits when it is spoken to in V1, as the reference of 3.1 does."""
+
+    @in_event_loop
+    async def check() -> None:
+        async with source(service, tunnel) as proxy:
+            old = destination(service, tunnel.destination_token, server.port, Version.V1, drops_newer=True)
+            with old, Client(proxy, "SSH") as client:
+                await client.hears(BANNER)
+                assert proxy.answers_v1_only
+                if lost == "device":
+                    old.stop()
+                else:
+                    assert proxy.end.link
+                    proxy.end.link.fail(LinkLost("cut by the test"))
+                assert await client.hear() == b""
+            await until(lambda: proxy.end.multiplexer and proxy.end.multiplexer.version is Version.V3)
+            await asyncio.wait_for(proxy.end.ready.wait(), 10)
+            rotated = service.boto3_client().rotate_tunnel_access_token(
+                tunnelId=tunnel.tunnel_id, clientMode="DESTINATION"
+            )
+            with destination(service, rotated["destinationAccessToken"], server.port) as newer, ExitStack() as stack:
+                for _ in range(2):
+                    await stack.enter_context(Client(proxy, "SSH")).hears(BANNER)
+                assert newer.exited is None
+            assert proxy.speaks_newer
+            assert not proxy.answers_v1_only
 
     check()
 

@@ -36,6 +36,9 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 
 
+_ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+
+
 @dataclass(frozen=True)
 class Profile:
     """What a line is like.
@@ -145,7 +148,13 @@ class Line:
 
 
 def set_congestion_control(ends: LineEnds, name: str) -> None:
-    """Choose the congestion control of new connections at both ends, such as ``bbr`` or ``cubic``."""
+    """Choose the congestion control of new connections at both ends, such as ``bbr`` or ``cubic``.
+
+    In a namespace, only those can be chosen that the machine allows to all users: it is added to them.
+    """
+    allowed = _ALLOWED.read_text().split()
+    if name not in allowed:
+        _ALLOWED.write_text(" ".join([*allowed, name]))
     for enter in (ends.near, ends.far):
         _run(*enter, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={name}")
 

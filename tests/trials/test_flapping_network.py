@@ -35,10 +35,10 @@ pytestmark = [
 
 
 @dataclass
-class Field:
+class Scenario:
     """A device in its own network, and an operator."""
 
-    place: NetworkNamespace
+    namespace: NetworkNamespace
     service: TunnelingService
     agent: AgentProcess
     controller: Controller
@@ -70,32 +70,32 @@ class Field:
 
 
 @pytest.fixture(scope="module")
-def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     folder = tmp_path_factory.mktemp("device")
     with ExitStack() as stack:
-        place = stack.enter_context(NetworkNamespace())
-        service = stack.enter_context(TunnelingService("--host", place.here, "--mqtt-port", "0"))
+        namespace = stack.enter_context(NetworkNamespace())
+        service = stack.enter_context(TunnelingService("--host", namespace.here, "--mqtt-port", "0"))
         key = make_ssh_key(folder / "key")
-        sshd = Sshd(folder / "sshd", key, enter=place.enter)
+        sshd = Sshd(folder / "sshd", key, enter=namespace.enter)
         stack.callback(sshd.stop)
         service.add_thing("pump", folder / "pump", "--services", f"SSH1={sshd.port},HTTP1={sshd.port}")
-        agent = stack.enter_context(AgentProcess(folder / "pump", enter=place.enter))
+        agent = stack.enter_context(AgentProcess(folder / "pump", enter=namespace.enter))
         variables = {"ansible_user": "root", "ansible_ssh_private_key_file": str(key)}
         controller = stack.enter_context(Controller(service.environment, {"pump": {}}, variables))
         controller.known_hosts.write_text(sshd.host_key_line("pump"))
-        yield Field(place, service, agent, controller, key)
+        yield Scenario(namespace, service, agent, controller, key)
 
 
 @contextmanager
-def flapping(place: NetworkNamespace, away: float, there: float) -> Iterator[None]:
+def flapping(namespace: NetworkNamespace, away: float, there: float) -> Iterator[None]:
     """Drop all packets for ``away`` seconds, pass them for ``there``, and so on."""
     over = threading.Event()
 
     def flap() -> None:
         while not over.is_set():
-            place.drop_packets()
+            namespace.drop_packets()
             over.wait(away)
-            place.pass_packets()
+            namespace.pass_packets()
             over.wait(there)
 
     with ThreadPoolExecutor(1) as pool:
@@ -108,31 +108,31 @@ def flapping(place: NetworkNamespace, away: float, there: float) -> Iterator[Non
 
 
 @pytest.mark.parametrize("seconds", [2.5, 5.0])
-def test_a_flapping_network(field: Field, seconds: float, tmp_path: Path) -> None:
-    assert field.run("true")[0]
-    before, links = field.descriptors(), len(field.links())
+def test_a_flapping_network(scenario: Scenario, seconds: float, tmp_path: Path) -> None:
+    assert scenario.run("true")[0]
+    before, links = scenario.descriptors(), len(scenario.links())
     # A line every 0.2 s, from before the first flap until after the last.
-    session = field.ssh(f"for n in $(seq {int((SECONDS + 10) * 5)}); do echo line $n; sleep 0.2; done")
-    with Process(session, tmp_path / "session.log", field.controller.environment) as long:
+    session = scenario.ssh(f"for n in $(seq {int((SECONDS + 10) * 5)}); do echo line $n; sleep 0.2; done")
+    with Process(session, tmp_path / "session.log", scenario.controller.environment) as long:
         long.wait_for_output("line 1\n")
         results = []
-        with flapping(field.place, seconds, seconds):
+        with flapping(scenario.namespace, seconds, seconds):
             until = time.monotonic() + SECONDS
             while time.monotonic() < until:
-                results.append(field.run("echo well"))
+                results.append(scenario.run("echo well"))
         began = time.monotonic()
-        wait_for(lambda: field.run("true")[0], "a new command succeeds", BACK_WITHIN)
+        wait_for(lambda: scenario.run("true")[0], "a new command succeeds", BACK_WITHIN)
         back = time.monotonic() - began
         survived = long.wait(60) == 0
-    print(*re.findall(".*(?:trying again|broke).*", field.agent.output()), sep="\n")
-    print(*re.findall(".*(?:trying again|broke).*", (field.controller.home / "hub" / "hub.log").read_text()), sep="\n")
+    for log in (scenario.agent.output(), (scenario.controller.home / "hub" / "hub.log").read_text()):
+        print(*re.findall(".*(?:trying again|broke).*", log), sep="\n")
     good = sorted(took for succeeded, took, _ in results if succeeded)
     assert good, results
     lines = [line for line in long.output().splitlines() if line.startswith("line ")]
     print(
         f"away and there for {seconds} s each: {len(good)} of {len(results)} commands succeed, in "
         f"{good[len(good) // 2]:.1f} s (median), {good[-1]:.1f} s (longest); "
-        f"the agent connected {len(field.links()) - links} times; "
+        f"the agent connected {len(scenario.links()) - links} times; "
         f"{back:.1f} s after the last flap a command had succeeded; the long session "
         f"{'survives' if survived else 'breaks'}, after {len(lines)} lines"
     )
@@ -142,7 +142,7 @@ def test_a_flapping_network(field: Field, seconds: float, tmp_path: Path) -> Non
             print(words)
             assert "UNREACHABLE" in words
     with suppress(AssertionError):
-        wait_for(lambda: field.descriptors() == before, "descriptors as before", 75)
-    after = field.descriptors()
+        wait_for(lambda: scenario.descriptors() == before, "descriptors as before", 75)
+    after = scenario.descriptors()
     print(f"descriptors before: {before}, after: {after}")
     assert all(after[name] <= before[name] + 2 for name in before)

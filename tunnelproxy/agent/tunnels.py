@@ -45,6 +45,10 @@ _SAVE_SECONDS = 10.0
 
 _RETRY_SECONDS = (5.0, 300.0)
 
+_ENDS_OF_A_TOKEN = frozenset(("token-unknown", "tunnel-closed", "refused"))
+"""Why a service refuses a token that was valid before: it was rotated, or its tunnel was closed. AWS's words are not
+documented."""
+
 _FIRST_YEAR_SECONDS = 1_577_836_800.0
 """2020-01-01: this program is newer, so a clock with an earlier time has not been set."""
 
@@ -60,6 +64,8 @@ class Tunnels:
         self._config = config
         self._saved = saved
         self._held: dict[str, SavedTunnel] = {}
+        self._joined: set[str] = set()
+        """The digests of the tunnels whose access token has been valid."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen: dict[str, None] = {}
         self._routes: dict[Endpoint, Route] = {}
@@ -75,6 +81,7 @@ class Tunnels:
             tunnel = _dated(saved, now)
             if now - tunnel.since < LONGEST_LIFE_SECONDS and len(self._held) < self._config.max_tunnels:
                 log.info("%s: reconnecting after a restart", tunnel.notification)
+                self._joined.add(tunnel.notification.digest)
                 self._start(tunnel)
         if self._held:
             self._save()
@@ -145,27 +152,40 @@ class Tunnels:
         except TunnelClosed as closed:
             log.info("%s: ended: %s", name, closed)
         except TunnelRefused as refused:
-            # This is also how the proxy of the old token stops after a rotation.
-            log.warning("%s: ended: %s", name, refused)
+            self._log_refusal(tunnel, refused)
         except ConfigurationError as error:
             log.warning("%s: ended, it cannot be served: %s", name, error)
         except asyncio.TimeoutError:
             log.info("%s: ended, after twelve hours", name)
         except Exception:
             log.exception("%s: failed", name)
-        del self._held[tunnel.notification.digest]
+        del self._held[name.digest]
+        self._joined.discard(name.digest)
         self._save()
+
+    def _log_refusal(self, tunnel: SavedTunnel, refused: TunnelRefused) -> None:
+        """Log why a tunnel is no longer served. This is also how the proxy of the old token stops after a rotation."""
+        if tunnel.notification.digest in self._joined and refused.cause in _ENDS_OF_A_TOKEN:
+            answer = f" (the service says: {refused.answer})" if refused.answer else ""
+            log.info(
+                "%s: ended: its access token has been replaced, or the tunnel was closed%s", tunnel.notification, answer
+            )
+        else:
+            log.warning("%s: ended: %s", tunnel.notification, refused)
 
     async def _serve(self, tunnel: SavedTunnel) -> None:
         route = self._route(tunnel.notification)
         credentials = TunnelCredentials(Mode.DESTINATION, tunnel.notification.token, tunnel.client_token)
         log.info("%s: joining it at %s", tunnel.notification, route)
         backoff = Backoff(*_RETRY_SECONDS)
+
+        def plan(offered: tuple[str, ...]) -> dict[str, Address | None]:
+            self._joined.add(tunnel.notification.digest)
+            return self._plan(offered)
+
         while True:
             try:
-                return await DestinationProxy(
-                    route, credentials, self._plan, permits=self._config.allow.permits_at
-                ).run()
+                return await DestinationProxy(route, credentials, plan, permits=self._config.allow.permits_at).run()
             except LinkLost as lost:
                 # What a person at a terminal would have to fix may resolve itself here: for example, the clock may
                 # not have been set yet when the certificate was verified.

@@ -18,7 +18,15 @@ from ..net.reasons import reason
 from ..net.route import CertificateRefused, Route
 from ..protocol.session import Mode
 
-__all__ = ["LinkLost", "LinkTaken", "Reconnect", "connect_errors_explained", "explain_close", "explain_rejection"]
+__all__ = [
+    "LinkLost",
+    "LinkTaken",
+    "Reconnect",
+    "TokenRevoked",
+    "connect_errors_explained",
+    "explain_close",
+    "explain_rejection",
+]
 
 _NAME_MISMATCH = (62, 64)
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
@@ -56,6 +64,10 @@ class LinkLost(Exception):
 
 class LinkTaken(LinkLost):
     """Another proxy has connected with the same tokens, and has the tunnel now. Reconnecting would take it away."""
+
+
+class TokenRevoked(LinkLost):
+    """The access token was rotated: the service will refuse the next attempt with it."""
 
 
 class Reconnect(LinkLost):
@@ -97,7 +109,8 @@ def explain_close(close: Close, mode: Mode) -> LinkLost | TunnelClosed:
             f"another proxy has connected as the {mode.value} of this tunnel with the same access token and client "
             "token, and has taken this one's place: stop one of them, or give each its own tunnel"
         )
-    return LinkLost(f"the service closed the connection ({f'{close.code} {close.reason}'.rstrip()})")
+    kind = TokenRevoked if "revoked" in words else LinkLost
+    return kind(f"the service closed the connection ({f'{close.code} {close.reason}'.rstrip()})")
 
 
 def explain_rejection(error: Exception, response: Response, mode: Mode, channel_id: str) -> LinkLost | TunnelRefused:
@@ -123,7 +136,7 @@ def explain_rejection(error: Exception, response: Response, mode: Mode, channel_
         text += f" (it says: {body})"
     if channel_id:
         text += f" [channel-id {channel_id}]"
-    return TunnelRefused(text, cause=cause, status=status, channel_id=channel_id)
+    return TunnelRefused(text, cause=cause, status=status, channel_id=channel_id, answer=body)
 
 
 def _explain_certificate(refused: CertificateRefused, endpoint: Endpoint) -> str:

@@ -13,6 +13,7 @@ from ..errors import TunnelClosed, TunnelRefused, without_frames
 from ..net.backoff import Backoff
 from ..net.route import Route
 from .link import Link, LinkLost, LinkTaken, Receiver, Reconnect, TunnelCredentials, connect
+from .link_errors import TokenRevoked
 
 __all__ = ["RETRY_FOREVER", "RetryPolicy", "keep_linked"]
 
@@ -100,5 +101,7 @@ async def keep_linked(
         if link is not None and loop.time() - since > STABLE_SECONDS:
             backoff.reset()
         delay = backoff.next_delay()
-        log.warning("%s; trying again in %.1f s", cause, delay)
+        # A rotation is not a fault. The next attempt is refused, and the caller decides what to tell.
+        level = logging.INFO if isinstance(cause, TokenRevoked) else logging.WARNING
+        log.log(level, "%s; trying again in %.1f s", cause, delay)
         await asyncio.sleep(delay)

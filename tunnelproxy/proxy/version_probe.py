@@ -11,6 +11,11 @@ destination has shown its version (see :mod:`~..protocol.session`). Where no ans
    operator is told about the option.
 3. If V1 gets no answer either, the source returns to V3: the next device in this place may be one that exits when it
    receives V1.
+
+A destination that answered V1 only may be replaced by a newer one at any time. V1 does not tell: it has one message for
+the end of a connection and for a destination that has gone. So the source returns to V3, and starts over with shorter
+waits, on each new link, and when the link is idle after the far end has ended a connection, or for
+:data:`RECHECK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -39,6 +44,10 @@ EXPECTED_V1 = 0.2
 """The fraction of these times to wait where the thing's previous destination spoke V1 only. A newer one answers the
 question at once."""
 
+RECHECK_SECONDS = 600.0
+"""How long a link that speaks V1 may carry no connection. The client after that waits :data:`EXPECTED_V1` times
+:data:`SILENCE_SECONDS` if the destination still answers V1 only."""
+
 V1_ONLY_SERVICES = frozenset(("SSH", "VNC"))
 """The services of AWS IoT Device Client and Greengrass, the only destinations in the field that ignore messages newer
 than V1. In both protocols the server speaks first."""
@@ -52,7 +61,8 @@ class VersionProbe:
         reconnect: replaces the link, for the reason given; connections that have carried nothing wait for the next one.
         retry_waiting: opens the connections that wait, as far as that is possible now.
         told: the version that the operator says the destination speaks; None to find out.
-        answers_v1_only: whether the destination was found, earlier in this tunnel, to answer nothing but V1.
+        answers_v1_only: whether the destination was found, earlier in this tunnel, to answer nothing but V1. The first
+            link tries that at once.
         expects_v1: whether an earlier tunnel found that of the thing. It may be another device by now, or a newer one.
         speaks_newer: whether it was found to speak V2 or V3. V1 is never tried then, however long it is silent.
     """
@@ -85,6 +95,9 @@ class VersionProbe:
         self._expects_v1 = expects_v1
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
         """For the connections whose stream has had no answer yet."""
+        self._may_be_another = False
+        """Whether this link's destination may have been replaced since it answered V1."""
+        self._recheck: asyncio.TimerHandle | None = None
         self._held: set[LocalSocket] = set()
         """Open connections that send nothing yet, because they may have to move to a link that speaks V1."""
         self._multiplexer: Multiplexer | None = None
@@ -99,12 +112,13 @@ class VersionProbe:
         self._trying_v1, self._try_v1_next = self._try_v1_next, False
         if self._told is not None:
             return self._told, False
-        speaks_v1 = self._trying_v1 or self.answers_v1_only
-        return (Version.V1, False) if speaks_v1 else (Version.V3, True)
+        return (Version.V1, False) if self._trying_v1 else (Version.V3, True)
 
     def use(self, multiplexer: Multiplexer) -> None:
         """Probe the destination over the link of this multiplexer. The link before it has gone."""
         self._multiplexer = multiplexer
+        self._may_be_another = False
+        self._stop_recheck()
 
     def open(self, service_id: str, local: LocalSocket) -> Connection:
         """Open a connection, and wait for the first answer in its stream.
@@ -112,6 +126,7 @@ class VersionProbe:
         While the destination may be one that answers V1 only, a client whose server speaks first sends nothing.
         """
         multiplexer = self._current
+        self._stop_recheck()
         if local.awaits_answer and self._may_answer_v1_only(service_id):
             self._hold(local)
         else:
@@ -135,11 +150,11 @@ class VersionProbe:
             log.info("the destination speaks %s", version)
         self._found = version
         if self._trying_v1:
-            # The reference of 2.x answers V1 too, where the tunnel has one service, and shows that it is newer.
-            self._trying_v1, self.answers_v1_only = False, version is Version.V1
+            self._trying_v1, self.answers_v1_only, self._expects_v1 = False, True, True
+        # The reference of 2.x answers V1 too, where the tunnel has one service, and shows that it is newer.
         self.speaks_newer = version is not Version.V1
         if self.speaks_newer:
-            self._expects_v1 = False
+            self.answers_v1_only = self._expects_v1 = False
         self.refusal = self._explain_refusal(version)
         if self.refusal is not None:
             log.error("%s", self.refusal)
@@ -156,8 +171,12 @@ class VersionProbe:
         loop = asyncio.get_running_loop()
         if self._trying_v1 and not local.bytes_out:
             loop.call_soon(self._stop_trying_v1)
-        elif self._speaks_too_old():
-            loop.call_soon(self._speak_newer)
+        else:
+            self._may_be_another = self._may_be_another or not local.ended
+            if self._speaks_too_old():
+                loop.call_soon(self._speak_newer)
+            elif self._speaks_v1_when_idle():
+                self._recheck = loop.call_later(RECHECK_SECONDS, self._has_been_idle)
 
     # What the sockets of held connections report.
 
@@ -247,15 +266,28 @@ class VersionProbe:
         if self._trying_v1:
             self._start_over("no answer to V1 either")
 
+    def _speaks_v1_when_idle(self) -> bool:
+        """Whether the link carries nothing, and speaks V1 without having been told to."""
+        link = self._current
+        return self._told is None and link.version is Version.V1 and link.linked and not link.connections
+
     def _speaks_too_old(self) -> bool:
-        """Whether an idle link speaks V1 to a destination that was found to be newer."""
-        if self._told is not None or not self.speaks_newer:
-            return False
-        return self._current.version is Version.V1 and not self._current.connections
+        """Whether an idle link speaks V1 to a destination that is newer, or may have been replaced by a newer one."""
+        return self._speaks_v1_when_idle() and (self.speaks_newer or self._may_be_another)
 
     def _speak_newer(self) -> None:
         if self._speaks_too_old():
-            self._start_over("the destination speaks a newer version")
+            known = "the destination speaks a newer version"
+            self._start_over(known if self.speaks_newer else "another destination may have taken its place")
+
+    def _has_been_idle(self) -> None:
+        self._may_be_another = True
+        self._speak_newer()
+
+    def _stop_recheck(self) -> None:
+        if self._recheck is not None:
+            self._recheck.cancel()
+            self._recheck = None
 
     @property
     def _current(self) -> Multiplexer:

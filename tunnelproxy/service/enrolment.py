@@ -231,8 +231,9 @@ def _configuration(
 ) -> str:
     # JSON strings are YAML strings too, whatever they contain.
     lines = [
-        "# The configuration of a device's agent; docs/agent.md describes all settings.",
-        "# Copy this directory to the device, and run there: tunnelproxy agent run --config agent.yml",
+        "# Configuration of this device's agent. docs/agent.md lists all settings.",
+        "# Copy this directory to the device, and start the agent in it:",
+        "#   tunnelproxy agent run --config agent.yml",
         f"thing: {json.dumps(thing)}",
         "broker:",
         f"  host: {json.dumps(broker.host)}",

@@ -180,6 +180,11 @@ async def test_a_rotated_token_replaces_the_connection_of_its_tunnel_and_leaves_
         await until(lambda: service.is_connected(tunnel))
         assert len(tunnels) == 2
         assert caplog.text.count(": ended: ") == 1
+        assert (
+            "ended: its access token has been replaced, or the tunnel was closed "
+            "(the service says: Invalid access token: it was revoked by a rotation.)"
+        ) in caplog.text
+        assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
         assert service.is_connected(other)
 
 
@@ -195,6 +200,35 @@ async def test_a_closed_tunnel_is_left_and_forgotten(
         await until(lambda: len(tunnels) == 0)
         assert saved_tokens(config) == set()
         assert "ended: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("is_resumed", "level", "words"),
+    [
+        (False, logging.WARNING, "ended: the service refused with 403"),
+        (True, logging.INFO, "ended: its access token has been replaced"),
+    ],
+    ids=["notified", "resumed"],
+)
+@in_event_loop
+async def test_a_token_that_a_service_does_not_know_deserves_a_warning_unless_it_was_valid_before(
+    tmp_path: Path,
+    certificates: Certificates,
+    config: AgentConfig,
+    caplog: pytest.LogCaptureFixture,
+    is_resumed: bool,
+    level: int,
+    words: str,
+) -> None:
+    async with service_at(tmp_path, certificates) as service, agent_with(config, service.port) as tunnels:
+        if is_resumed:
+            save_one_of(config, time.time())
+            tunnels.resume()
+        else:
+            tunnels.notified(notification("token", "SSH1"))
+        assert len(tunnels) == 1
+        await until(lambda: len(tunnels) == 0)
+        assert [record.levelno for record in caplog.records if words in record.message] == [level]
 
 
 @in_event_loop

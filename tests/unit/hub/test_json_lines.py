@@ -54,3 +54,19 @@ def test_what_is_kept_is_not_written_again(tmp_path: Path) -> None:
     file.path.unlink()
     file.retry()
     assert not file.path.exists()
+
+
+def test_a_line_that_cannot_be_read_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "values.jsonl"
+    path.write_bytes(b'1\n{"half": \n\xff\n[2]\n')
+    assert json_lines.read(path) == [1, [2]]
+    assert caplog.text.count(f"skipping a line of {path}") == 2
+
+
+def test_a_file_that_cannot_be_read_counts_as_empty_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert json_lines.read(tmp_path / "gone") == []
+    assert caplog.text == ""
+    assert json_lines.read(tmp_path) == []
+    assert f"{tmp_path} cannot be read: Is a directory" in caplog.text

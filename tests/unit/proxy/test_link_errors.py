@@ -20,6 +20,7 @@ from tunnelproxy.protocol.session import Mode
 from tunnelproxy.proxy.link_errors import (
     LinkLost,
     LinkTaken,
+    TokenRevoked,
     connect_errors_explained,
     explain_close,
     explain_rejection,
@@ -52,6 +53,7 @@ def rejected(status: int, headers: dict[str, str] | None = None, body: bytes = b
         ("Tunnel closed", TunnelClosed),
         ("Tunnel expired", TunnelClosed),
         ("Replaced by a newer connection", LinkTaken),
+        ("Access token revoked", TokenRevoked),
         ("Service is stopping", LinkLost),
         ("", LinkLost),
     ],
@@ -86,6 +88,7 @@ def test_a_rejection_has_a_cause_and_a_remedy(headers: dict[str, str], body: byt
     assert (error.cause, error.status) == (cause, 403)
     assert words in str(error)
     assert (f"(it says: {body.decode()})" in str(error)) is bool(body)
+    assert error.answer == body.decode()
 
 
 def test_the_service_s_name_for_the_connection_is_told() -> None:

@@ -22,6 +22,13 @@ from tunnelproxy.proxy.version_probe import ASK_SECONDS, EXPECTED_V1, SILENCE_SE
 BANNER = b"SSH-2.0-server\r\n"
 HELLO = b"SSH-2.0-client\r\n"
 MARGIN = 0.1
+RECHECK_SECONDS = 10.0
+
+
+@pytest.fixture(autouse=True)
+def short_recheck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline of a test is a minute, and moves with its clock."""
+    monkeypatch.setattr("tunnelproxy.proxy.version_probe.RECHECK_SECONDS", RECHECK_SECONDS)
 
 
 class Rig:
@@ -158,7 +165,7 @@ async def test_a_silent_destination_is_asked_and_then_tried_in_v1_and_gets_the_h
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rig, clock = Rig(), Clock(monkeypatch)
-    await rig.connect_and_say_hello()
+    _, _, peer = await rig.connect_and_say_hello()
     await skip(clock, ASK_SECONDS + MARGIN)
     assert [message.type for message in rig.link.messages if message.ignorable] == [
         Message.CONNECTION_START,
@@ -175,15 +182,11 @@ async def test_a_silent_destination_is_asked_and_then_tried_in_v1_and_gets_the_h
     assert rig.probe.answers_v1_only
     assert rig.probe.refusal is None
     # The next client of this device is not held: it is known by now.
-    _, _, peer = await next_client(rig, connection)
-    peer.send(HELLO)
+    peer.close()
+    await until(lambda: not rig.multiplexer.connections)
+    _, _, another = await rig.connect()
+    another.send(HELLO)
     await until(lambda: rig.link.data() == 2 * HELLO)
-
-
-async def next_client(rig: Rig, connection: Connection) -> tuple[Connection, LocalSocket, socket.socket]:
-    rig.receive(Message.STREAM_RESET, connection, b"", Version.V1)
-    assert rig.multiplexer.connections == {}
-    return await rig.connect()
 
 
 @in_event_loop
@@ -240,6 +243,80 @@ async def test_a_destination_that_answers_v1_and_shows_that_it_is_newer_is_spoke
     peer.close()
     await until(lambda: rig.reconnects == ["the destination speaks a newer version"])
     assert rig.version is Version.V3
+
+
+async def rig_of_v1() -> tuple[Rig, Connection, socket.socket]:
+    """A destination that has answered V1 only, and a client that is connected to it."""
+    rig = Rig(answers_v1_only=True)
+    connection, _, peer = await rig.connect_and_say_hello()
+    rig.answer(connection, Version.V1)
+    assert (rig.probe.answers_v1_only, rig.version) == (True, Version.V1)
+    return rig, connection, peer
+
+
+async def answer_of_a_newer_one(rig: Rig, clock: Clock) -> None:
+    """A client connects to a newer destination that is slow: it is asked as early as one that is expected to be old."""
+    connection, *_ = await rig.connect_and_say_hello()
+    await skip(clock, EXPECTED_V1 * ASK_SECONDS + MARGIN)
+    assert any(message.ignorable for message in rig.link.messages)
+    rig.answer(connection, Version.V3)
+    assert rig.link.data() == HELLO
+    assert (rig.probe.spoken, rig.probe.speaks_newer, rig.probe.answers_v1_only) == (Version.V3, True, False)
+
+
+@in_event_loop
+async def test_a_v1_destination_that_ends_a_connection_may_have_been_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, connection, _ = await rig_of_v1()
+    clock = Clock(monkeypatch)
+    rig.receive(Message.STREAM_RESET, connection, b"", Version.V1)
+    await until(lambda: rig.reconnects == ["another destination may have taken its place"])
+    assert rig.version is Version.V3
+    assert rig.probe.answers_v1_only
+    await answer_of_a_newer_one(rig, clock)
+
+
+@in_event_loop
+async def test_a_v1_destination_may_have_been_replaced_before_the_next_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, _, _ = await rig_of_v1()
+    clock = Clock(monkeypatch)
+    rig.multiplexer.link_down()
+    rig.link_up()
+    await skip(clock, 0)
+    assert (rig.version, rig.reconnects) == (Version.V3, [])
+    await answer_of_a_newer_one(rig, clock)
+
+
+@in_event_loop
+async def test_a_v1_destination_may_have_been_replaced_while_nothing_was_carried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig, _, peer = await rig_of_v1()
+    clock = Clock(monkeypatch)
+    peer.close()
+    await until(lambda: not rig.multiplexer.connections)
+    await skip(clock, RECHECK_SECONDS / 2)
+    connection, _, peer = await rig.connect()
+    rig.answer(connection, Version.V1)
+    await skip(clock, RECHECK_SECONDS)
+    assert (rig.reconnects, rig.version) == ([], Version.V1)
+    peer.close()
+    await until(lambda: not rig.multiplexer.connections)
+    await skip(clock, RECHECK_SECONDS + MARGIN)
+    assert rig.reconnects == ["another destination may have taken its place"]
+    await answer_of_a_newer_one(rig, clock)
+
+
+@in_event_loop
+async def test_a_source_that_was_told_to_speak_v1_does_so_on_each_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, clock = Rig(told=Version.V1), Clock(monkeypatch)
+    for _ in range(2):
+        connection, *_ = await rig.connect_and_say_hello()
+        rig.answer(connection, Version.V1)
+        rig.receive(Message.STREAM_RESET, connection, b"", Version.V1)
+        await skip(clock, RECHECK_SECONDS + MARGIN)
+        assert (rig.version, rig.reconnects) == (Version.V1, [])
+        rig.multiplexer.link_down()
+        rig.link_up()
 
 
 @pytest.mark.parametrize(

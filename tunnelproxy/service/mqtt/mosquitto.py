@@ -129,24 +129,30 @@ class Mosquitto:
 
     async def run(self) -> None:
         """Keep the broker running until cancelled, then stop it."""
-        tasks = [
+        clients = [
             spawn("updating the MQTT broker's rules", self._administer()),
             spawn("watching for enrolments", self._follow_enrolments()),
         ]
+        broker = asyncio.create_task(self._keep_running())
+        try:
+            await asyncio.shield(broker)
+        finally:
+            # The broker last: its clients would warn that it has gone.
+            for task in (*clients, broker):
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def _keep_running(self) -> None:
         backoff = Backoff()
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                began = loop.time()
-                cause = await self._run_once()
-                if loop.time() - began > _STABLE_SECONDS:
-                    backoff.reset()
-                delay = backoff.next_delay()
-                self._warn(f"{cause}; starting it again until it runs")
-                await asyncio.sleep(delay)
-        finally:
-            for task in tasks:
-                task.cancel()
+        while True:
+            began = loop.time()
+            cause = await self._run_once()
+            if loop.time() - began > _STABLE_SECONDS:
+                backoff.reset()
+            delay = backoff.next_delay()
+            self._warn(f"{cause}; starting it again until it runs")
+            await asyncio.sleep(delay)
 
     async def wait_until_it_listens(self) -> None:
         """Wait until the broker has started.
