@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A line as TCP finds it: its round trip, its rate, its congestion control; what is left of it; and a tunnel over one."""
+"""A line as TCP finds it: its round trip, rate and congestion control; what is left of it; and a tunnel over one."""
 
 from __future__ import annotations
 
