@@ -48,6 +48,7 @@ def open_many(things: int) -> list[str]:
         return list(pool.map(outcome, names))
 
 
+@pytest.mark.alone
 def test_tunnels_to_many_things_are_opened_at_the_known_rate(
     throttle: Throttle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
