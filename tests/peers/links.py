@@ -12,7 +12,7 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
-from tunnelproxy.protocol.framing import Bytes, FrameReader, Message, frame, parse
+from tunnelproxy.protocol.framing import MAX_PAYLOAD, Bytes, FrameReader, Message, frame, parse
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Connection, Version
 from tunnelproxy.service.state.certificates import Certificates, server_context
 
@@ -40,6 +40,7 @@ class ValveLink:
         self.failure: Exception | None = None
         self.reading = True
         self.credit = 10**9
+        self.turn = MAX_PAYLOAD
         self._reader = FrameReader()
 
     @property

@@ -11,36 +11,20 @@ from typing import Callable
 
 __all__ = [
     "DEAD_SECONDS",
-    "LARGEST_RECEIVE_BUFFER",
-    "RECEIVE_BUFFER",
     "SEND_BUFFER",
-    "ReceiveBuffer",
     "UnansweredData",
     "keep_alive",
+    "limit_unread",
     "limit_unsent",
+    "set_option",
+    "tcp_socket",
 ]
 
 log = logging.getLogger(__name__)
 
 SEND_BUFFER = 32 * 1024
-"""Bytes that may wait to be sent before senders are paused. A keystroke in a shell joins the end of this queue, so the
-queue is short."""
-
-RECEIVE_BUFFER = 128 * 1024
-"""Bytes: the smallest receive buffer in the kernel. The kernel's own choice grows to 6 MB, and the echo of a keystroke
-waits behind all of it: during a bulk transfer, the 99th percentile of echoes was 150 ms. With 128 KiB and a round trip
-of 100 ms, 1.3 MB/s pass; AWS lets 0.8 MB/s pass."""
-
-LARGEST_RECEIVE_BUFFER = 256 * 1024
-"""Bytes: the largest receive buffer in the kernel, used while that much arrives within :data:`_RECEIVE_SECONDS`. On two
-processors it speeds up bulk transfers by a sixth, and delays echoes during one from 7 to 10 ms. Twice as much is no
-faster, and delays them to 14 ms. The system may allow a little less (Linux's ``net.core.rmem_max``)."""
-
-_RECEIVE_SECONDS = 0.004
-"""How long data may wait in the kernel at the speed at which it is read."""
-
-_MEASURED_BYTES = 512 * 1024
-"""After how many bytes the speed is measured again."""
+"""Bytes that may wait to be sent before senders are paused, in the kernel and again in this process. A keystroke in a
+shell joins the end of this queue, so the queue is short."""
 
 DEAD_SECONDS = 35.0
 """Seconds of silence after a ping, or after sending anything, after which the service counts as gone. Each ping checks
@@ -55,54 +39,21 @@ _MANY_ATTEMPTS = 5
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 
 
-class ReceiveBuffer:
-    """Adapts a connection's receive buffer in the kernel to its speed.
-
-    A process that reads as fast as it can wakes up less often if more data may wait for it. Where the next hop is slow,
-    more waiting data is only more delay.
-
-    Args:
-        sock: the connection's socket; nothing is set unless it is a TCP socket.
-        clock: returns seconds.
-    """
-
-    __slots__ = ("_bytes", "_clock", "_since", "_size", "_sock")
-
-    def __init__(self, sock: socket.socket | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._sock = _if_tcp(sock)
-        self._clock = clock
-        self._size = 0
-        self._bytes = 0
-        self._since = clock()
-        self._set(RECEIVE_BUFFER)
-
-    def took(self, size: int) -> None:
-        """Count bytes that were read, and resize the buffer if the speed has changed."""
-        self._bytes += size
-        if self._bytes < _MEASURED_BYTES:
-            return
-        now = self._clock()
-        speed = self._bytes / max(now - self._since, 1e-6)
-        self._bytes, self._since = 0, now
-        wanted = RECEIVE_BUFFER
-        while wanted < min(speed * _RECEIVE_SECONDS, LARGEST_RECEIVE_BUFFER):
-            wanted *= 2
-        self._set(wanted)
-
-    def _set(self, size: int) -> None:
-        if self._sock is not None and size != self._size:
-            self._size = size
-            _set_option(self._sock, socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-
-
 def limit_unsent(sock: socket.socket | None, size: int) -> None:
     """Report a socket as writable only while the kernel has fewer than ``size`` bytes that it has not sent yet.
 
     Source: tcp(7), TCP_NOTSENT_LOWAT.
     """
-    sock = _if_tcp(sock)
+    sock = tcp_socket(sock)
     if sock is not None:
-        _set_option(sock, socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+        set_option(sock, socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+
+
+def limit_unread(sock: socket.socket | None, size: int) -> None:
+    """Let no more than ``size`` bytes wait in the kernel to be read, or what ``net.core.rmem_max`` allows."""
+    sock = tcp_socket(sock)
+    if sock is not None:
+        set_option(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def keep_alive(sock: socket.socket | None) -> None:
@@ -110,13 +61,13 @@ def keep_alive(sock: socket.socket | None) -> None:
 
     It does not probe while sent data is unacknowledged: see :class:`UnansweredData`.
     """
-    sock = _if_tcp(sock)
+    sock = tcp_socket(sock)
     if sock is None:
         return
-    _set_option(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    set_option(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
         if hasattr(socket, name):  # macOS has other names
-            _set_option(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
+            set_option(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class UnansweredData:
@@ -134,7 +85,7 @@ class UnansweredData:
     __slots__ = ("_answered_at", "_clock", "_sock")
 
     def __init__(self, sock: socket.socket | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._sock = _if_tcp(sock) if hasattr(socket, "TCP_INFO") else None
+        self._sock = tcp_socket(sock) if hasattr(socket, "TCP_INFO") else None
         self._clock = clock
         self._answered_at = clock()
 
@@ -160,11 +111,13 @@ def _seconds_since_last_answer(sock: socket.socket) -> float:
     return milliseconds / 1000 if max(retransmissions, probes) >= _MANY_ATTEMPTS else 0.0
 
 
-def _if_tcp(sock: socket.socket | None) -> socket.socket | None:
+def tcp_socket(sock: socket.socket | None) -> socket.socket | None:
+    """The socket, if it is one of TCP."""
     return sock if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
-def _set_option(sock: socket.socket, level: int, option: int, value: int) -> None:
+def set_option(sock: socket.socket, level: int, option: int, value: int) -> None:
+    """Set an option of a socket, if the system has it: the connection works without it."""
     try:
         sock.setsockopt(level, option, value)
     except OSError as error:

@@ -18,13 +18,17 @@ from ..protocol.framing import Bytes
 from ..protocol.websocket import MessageReader, encode_binary
 from . import receive_buffer
 from .connections import Reading
-from .socket_options import ReceiveBuffer
+from .receive_window import ReceiveWindow
+from .send_queue import SendQueue
 
 __all__ = ["SEND_LIMIT", "Callbacks", "WebSocket"]
 
 SEND_LIMIT = 2 * 1024 * 1024
 """Bytes that may wait to be sent. The owner stops sending data long before, but answers to pings and to starts of
 streams are sent unasked, to a peer that may not read them."""
+
+_STALL_SECONDS = 1.0
+"""After how long without reading a far peer is kept from sending more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class WebSocket:
         "_masked",
         "_messages",
         "_reading",
-        "_receive_buffer",
+        "_receive_window",
+        "_send_queue",
+        "_stall_timer",
         "_timer",
         "_transport",
         "protocol",
@@ -81,7 +87,9 @@ class WebSocket:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reading: Reading | None = None
-        self._receive_buffer = ReceiveBuffer(None)
+        self._receive_window = ReceiveWindow(None)
+        self._send_queue: SendQueue | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     # What the owner does.
@@ -126,15 +134,24 @@ class WebSocket:
         if transport.get_write_buffer_size() > SEND_LIMIT:
             self._abort_unsent(transport)
 
+    @property
+    def send_room(self) -> int:
+        """How many bytes may wait in this process before asyncio calls ``pause_writing``. It follows the path."""
+        return 0 if self._send_queue is None else self._send_queue.size
+
     def pause_reading(self) -> None:
         """Leave data in the kernel, and so slow down the peer."""
-        if self._reading is not None:
+        if self._reading is not None and not self._reading.paused:
             self._reading.pause()
+            if self._receive_window.is_far:
+                self._stall_timer = self._loop.call_later(_STALL_SECONDS, self._receive_window.stalled)
 
     def resume_reading(self) -> None:
         """Undo :meth:`pause_reading`."""
-        if self._reading is not None:
+        if self._reading is not None and self._reading.paused:
             self._reading.resume()
+            self._receive_window.resumed()
+            self._cancel_stall_timer()
 
     def set_timer(self, seconds: float, action: Callable[[], None]) -> None:
         """Call a function later. There is one timer: this replaces what it was set to before."""
@@ -165,12 +182,13 @@ class WebSocket:
         """Begin.
 
         Args:
-            send_buffer: how many bytes may wait in this process before asyncio calls ``pause_writing``.
+            send_buffer: how many bytes may wait in this process before asyncio calls ``pause_writing``, and how many
+                in the kernel. Fewer where the path is slow.
         """
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=send_buffer)
+        self._send_queue = SendQueue(self._transport, send_buffer)
         self._reading = Reading(self._transport)
-        self._receive_buffer = ReceiveBuffer(transport.get_extra_info("socket"))
+        self._receive_window = ReceiveWindow(transport.get_extra_info("socket"))
 
     def get_buffer(self) -> memoryview:
         """Where the event loop puts what it reads next."""
@@ -178,7 +196,7 @@ class WebSocket:
 
     def buffer_updated(self, size: int) -> None:
         """Process what the event loop has read: ``size`` bytes."""
-        self._receive_buffer.took(size)
+        self._receive_window.took(size)
         self._messages.feed(receive_buffer.received(len(self._messages.rest) + size))
 
     def request_received(self, request: bytes, rest: bytes) -> None:
@@ -191,6 +209,16 @@ class WebSocket:
         self._process()
         self._messages.feed(memoryview(rest))
 
+    def pause_writing(self) -> None:
+        """More bytes wait to be sent than :attr:`send_room`. Call this last: :meth:`SendQueue.filled` says why."""
+        if self._send_queue is not None:
+            self._send_queue.filled()
+
+    def resume_writing(self) -> None:
+        """Most of what waited has been sent."""
+        if self._send_queue is not None:
+            self._send_queue.drained()
+
     def eof_received(self) -> None:
         """The peer sends no more."""
         self.protocol.receive_eof()
@@ -199,8 +227,15 @@ class WebSocket:
     def connection_lost(self) -> None:
         """The connection is gone."""
         self.cancel_timer()
+        self._cancel_stall_timer()
+        self._receive_window.close()
         self._release()
         self.protocol.receive_eof()
+
+    def _cancel_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _process(self) -> None:
         for event in self.protocol.events_received():

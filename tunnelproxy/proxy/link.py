@@ -27,9 +27,9 @@ from websockets.uri import parse_uri
 
 from ..net.reasons import reason
 from ..net.route import Route
-from ..net.socket_options import DEAD_SECONDS, SEND_BUFFER, UnansweredData, limit_unsent
+from ..net.socket_options import DEAD_SECONDS, SEND_BUFFER, UnansweredData
 from ..net.websocket import Callbacks, WebSocket
-from ..protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes
+from ..protocol.framing import MAX_PAYLOAD, MAX_WEBSOCKET_MESSAGE, Bytes
 from ..protocol.session import SUBPROTOCOLS, Mode, Version, version_of
 from .link_errors import LinkLost, LinkTaken, Reconnect, connect_errors_explained, explain_close, explain_rejection
 
@@ -119,6 +119,11 @@ class Link(asyncio.BufferedProtocol):
         """Send one binary WebSocket message. Check :attr:`writable` first to keep the send buffer short."""
         self._websocket.send(pieces)
 
+    @property
+    def turn(self) -> int:
+        """How many bytes to send at once, so that a keystroke does not wait long behind them."""
+        return MAX_PAYLOAD if self._websocket.send_room >= SEND_BUFFER else self._websocket.send_room
+
     def pause_reading(self) -> None:
         """Leave data in the kernel, and so slow down the far end."""
         self._websocket.pause_reading()
@@ -149,9 +154,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._websocket.connection_made(transport, SEND_BUFFER)
         self.writable = True
-        sock = transport.get_extra_info("socket")
-        limit_unsent(sock, SEND_BUFFER)
-        self._unanswered = UnansweredData(sock)
+        self._unanswered = UnansweredData(transport.get_extra_info("socket"))
         request = self._client.connect()
         request.headers["access-token"] = self._credentials.token
         request.headers["client-token"] = self._credentials.client_token
@@ -170,9 +173,11 @@ class Link(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.writable = False
+        self._websocket.pause_writing()
 
     def resume_writing(self) -> None:
         self.writable = True
+        self._websocket.resume_writing()
         self._last_heard = self._loop.time()
         if self.opened.done():
             self._receiver.link_writable()

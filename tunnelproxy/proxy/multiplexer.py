@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Callable
 
-from ..protocol.framing import MAX_PAYLOAD, Bytes, ProtocolError
+from ..protocol.framing import Bytes, ProtocolError
 from ..protocol.session import (
     NAMELESS,
     Connection,
@@ -223,10 +223,10 @@ class Multiplexer:
         link = self._link
         while self._waiting and link is not None and link.writable:
             # Several turns in one WebSocket message: with 8 connections that halves the work.
-            gathered = 0
-            while self._waiting and gathered < GATHER:
+            gathered, most = 0, link.turn
+            while self._waiting and gathered < min(GATHER, most):
                 local = self._waiting.popleft()
-                gathered += self._take_turn(local, TURN if self._waiting else MAX_PAYLOAD)
+                gathered += self._take_turn(local, min(TURN, most) if self._waiting else most)
             self._send_output()
 
     def link_down(self) -> None:
@@ -246,7 +246,7 @@ class Multiplexer:
             return
         if not self._waiting and self._link is not None and self._link.writable:
             # No connection is ahead of it, so its data can be sent without a copy.
-            self._take_turn(local, MAX_PAYLOAD)
+            self._take_turn(local, self._link.turn)
             self._send_output()
         else:
             self._waiting.append(local)

@@ -6,17 +6,14 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from tunnelproxy.net.socket_options import (
-    LARGEST_RECEIVE_BUFFER,
-    RECEIVE_BUFFER,
     SEND_BUFFER,
-    ReceiveBuffer,
     UnansweredData,
     keep_alive,
+    limit_unread,
     limit_unsent,
 )
 
@@ -101,29 +98,6 @@ def test_what_is_no_tcp_socket_is_left_alone() -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         limit_unsent(sock, SEND_BUFFER)
-        ReceiveBuffer(sock)
+        limit_unread(sock, SEND_BUFFER)
         assert UnansweredData(sock).seconds() == 0
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
-
-
-def buffer_of(sock: socket.socket) -> int:
-    # Linux says twice what it was told.
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems round in their own ways")
-def test_the_receive_buffer_is_as_large_as_the_speed_deserves() -> None:
-    clock = Clock()
-    with socket.socket() as sock:
-        buffer = ReceiveBuffer(sock, clock)
-        assert buffer_of(sock) == RECEIVE_BUFFER
-        grown = min(LARGEST_RECEIVE_BUFFER, int(Path("/proc/sys/net/core/rmem_max").read_text()))
-        for bytes_per_second, expected in ((10**6, RECEIVE_BUFFER), (10**9, grown), (10**6, RECEIVE_BUFFER)):
-            for _ in range(16):
-                clock.now += 65536 / bytes_per_second
-                buffer.took(65536)
-            assert buffer_of(sock) == expected
-
-
-def test_there_may_be_no_socket_to_have_a_buffer() -> None:
-    ReceiveBuffer(None).took(10**9)

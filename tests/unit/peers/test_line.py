@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import statistics
+
+import pytest
+
 from peers.line import Direction
 
 PACKET = bytes(1000)
@@ -36,10 +40,36 @@ def test_the_share_of_lost_packets() -> None:
     assert 850 < len(arrivals(direction, [float(number) for number in range(1000)])) < 950
 
 
-def test_packets_with_jitter_arrive_later_and_in_order() -> None:
+@pytest.mark.parametrize("interval", [0.0002, 0.02], ids=["dense", "sparse"])
+def test_jitter_is_the_same_however_dense_the_packets_are_and_none_overtakes_another(interval: float) -> None:
     direction = Direction(rate=1e9, delay=0.1, queue=1, jitter=0.05)
-    times = [number / 1000 for number in range(1000)]
-    late = [arrival - time - 0.1 for time, arrival in zip(times, arrivals(direction, times))]
-    assert max(late) <= 0.051
+    times = [number * interval for number in range(int(20 / interval))]
+    arrived = arrivals(direction, times)
+    late = [arrival - time - 0.1 for time, arrival in zip(times, arrived)]
+    assert arrived == sorted(arrived)
     assert min(late) >= 0
-    assert max(late) - min(late) > 0.01
+    assert max(late) <= 0.051
+    assert statistics.mean(late) == pytest.approx(0.025, abs=0.003)
+    # A fifth of the range; a uniform distribution has 0.29 of it.
+    assert statistics.pstdev(late) > 0.01
+
+
+def test_two_directions_lose_different_packets() -> None:
+    times = [float(number) for number in range(1000)]
+    lost = [arrivals(Direction(rate=1e9, delay=0, queue=1, loss=0.1, seed=seed), times) for seed in (1, 2)]
+    assert lost[0] != lost[1]
+
+
+def test_how_late_packets_leave() -> None:
+    direction = Direction(rate=1e9, delay=0, queue=1)
+    for number in range(100):
+        direction.take(PACKET, float(number))
+        due = direction.due_at
+        assert due is not None
+        direction.due(due + (0.02005 if number >= 98 else 0.00015))
+    assert direction.late(0.5) == pytest.approx(0.0002)
+    assert direction.late(0.99) == pytest.approx(0.0201)
+
+
+def test_nothing_is_late_where_no_packet_has_left() -> None:
+    assert Direction(rate=1e9, delay=0, queue=1).late(0.99) == 0

@@ -17,7 +17,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from ...net import receive_buffer
-from ...net.socket_options import UnansweredData, keep_alive, limit_unsent
+from ...net.socket_options import UnansweredData, keep_alive
 from ...net.websocket import Callbacks, WebSocket
 from ...protocol.framing import MAX_WEBSOCKET_MESSAGE, Bytes, Message, ProtocolError, frame
 from ...protocol.session import SUBPROTOCOLS, Mode, Version, version_of
@@ -39,7 +39,6 @@ HANDSHAKE_DEADLINE = 10.0
 _CLOSE_DEADLINE = 5.0
 _LINGER = 0.5
 _SEND_BUFFER = 128 * 1024
-_NOTSENT_LOWAT = 128 * 1024
 _LOST_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
@@ -139,8 +138,10 @@ class ClientConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         if self._relay is not None:
             self._relay.pause_writing(self)
+        self._websocket.pause_writing()
 
     def resume_writing(self) -> None:
+        self._websocket.resume_writing()
         if self._relay is not None:
             self._relay.resume_writing(self)
 
@@ -338,7 +339,6 @@ class ClientConnection(asyncio.BufferedProtocol):
 
 
 def _tune(sock: socket.socket) -> None:
-    """Keep the kernel's queues short, and notice peers that have vanished."""
+    """Send small messages at once, and notice peers that have vanished."""
     keep_alive(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    limit_unsent(sock, _NOTSENT_LOWAT)
