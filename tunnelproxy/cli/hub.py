@@ -30,7 +30,7 @@ _IDLE_SECONDS = 60.0
 def add_parser(subparsers: Any) -> None:
     """Add the ``hub`` command to the parser of ``tunnelproxy``."""
     hub = subparsers.add_parser("hub", help="the process that holds this user's tunnels")
-    commands = hub.add_subparsers(metavar="command", required=True)
+    commands = hub.add_subparsers(metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="run the hub (Ansible starts one automatically)")
     run.add_argument("--background", action="store_true", help="run in the background, and log to a file")

@@ -46,14 +46,24 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     if arguments[:1] and arguments[0] in COMMANDS:
         return _run_command(arguments)
+    if arguments[:1] and not arguments[0].startswith("-"):
+        _reject_misspelt_command(arguments[0])
     from .proxy import run_proxy
 
     return run_proxy(arguments)
 
 
+def _reject_misspelt_command(word: str) -> None:
+    import difflib
+
+    # Words that resemble no command are left to the proxy, which does not print them: one may be a token.
+    for command in difflib.get_close_matches(word, COMMANDS, n=1):
+        Parser(prog="tunnelproxy").error(f"there is no command {word}; did you mean {command}?")
+
+
 def _run_command(arguments: Sequence[str]) -> int:
     parser = Parser(prog="tunnelproxy")
-    subparsers = parser.add_subparsers(metavar="command", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     if arguments[0] == "agent":
         from . import agent
 

@@ -38,6 +38,22 @@ def test_each_command_has_its_help(command: str, capsys: pytest.CaptureFixture[s
     assert f"usage: tunnelproxy {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("word", "command"), [("agnt", "agent"), ("services", "service"), ("hubb", "hub")])
+def test_a_misspelt_command_is_named_with_the_one_that_was_meant(
+    word: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([word, "run"])
+    assert ended.value.code == 1
+    expected = f"tunnelproxy: error: there is no command {word}; did you mean {command}? (see tunnelproxy --help)\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_first_word_that_resembles_no_command_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["AQGAAXjQy3secret"]) == 1
+    assert "secret" not in capsys.readouterr().err
+
+
 def test_everything_else_is_for_the_proxy(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
