@@ -185,10 +185,11 @@ async def test_aborting_drops_what_waits() -> None:
     assert not local.wanted
 
 
-def kernel_timer(port: int) -> str:
-    """What the kernel's timer of the connection at a local port is for (proc(5))."""
+def kernel_timer(port: int, peer_port: int) -> str:
+    """What the kernel's timer of a connection between two ports of the loopback is for (proc(5))."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    (timer,) = [row[5] for row in rows if row[1].endswith(f":{port:04X}")]
+    ends = [f"0100007F:{number:04X}" for number in (port, peer_port)]
+    (timer,) = [row[5] for row in rows if row[1:3] == ends]
     return {"00": "none", "01": "retransmission", "02": "keepalive"}[timer[:2]]
 
 
@@ -202,7 +203,7 @@ async def test_a_peer_on_another_machine_that_vanishes_is_found_by_the_kernel() 
         with peer:
             peer.sendall(b"x")
             await until(lambda: local.pending)
-            assert kernel_timer(peer.getpeername()[1]) == "keepalive"
+            assert kernel_timer(peer.getpeername()[1], server.getsockname()[1]) == "keepalive"
         local.abort()
 
 
