@@ -236,7 +236,7 @@ _QUERIES = ("-O", "-G")
 _SSHPASS_UNKNOWN_KEY = 6
 
 # In ansible-core's exception, ssh's stderr follows these words.
-_NOT_SENT = "can be reached over ssh: "
+_NOT_SENT = "can be reached over ssh:"
 
 # In ansible-core's default of ssh_args, and what takes its place.
 _KEPT = b"ControlPersist=60s"
@@ -545,7 +545,7 @@ class Connection(SshConnection):
 
         if self._keeps_connections():
             command = [_KEPT_LONGER if part == _KEPT else part for part in command]
-            display.vvv("SSH: keep the connection for ten minutes: the device allows several", host=thing)
+            self._add_args([], _options(_KEPT_LONGER), "keep the connection for ten minutes: the device allows several")
         first = command.index(to_bytes(binary, errors="surrogate_or_strict")) + 1
         last = len(command) - len(other_args)
         return [*command[:first], *required, *command[first:last], *defaults, *command[last:]]
@@ -574,7 +574,7 @@ class Connection(SshConnection):
             self._ensured_until = 0.0
             ended, stderr = str(error).partition(_NOT_SENT)[1:]
             # ansible-core also raises this if the device was reached, but asked for no password.
-            self._explain("explain_ssh" if ended else "explain_killed", stderr)
+            self._explain("explain_ssh" if ended else "explain_killed", stderr.strip())
             raise
         else:
             if returncode == _SSHPASS_UNKNOWN_KEY and cmd[0] == b"sshpass" and self.get_option("host_key_checking"):
