@@ -14,7 +14,6 @@ __all__ = [
     "SEND_BUFFER",
     "UnansweredData",
     "keep_alive",
-    "limit_unread",
     "limit_unsent",
     "set_option",
     "tcp_socket",
@@ -47,13 +46,6 @@ def limit_unsent(sock: socket.socket | None, size: int) -> None:
     sock = tcp_socket(sock)
     if sock is not None:
         set_option(sock, socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
-
-
-def limit_unread(sock: socket.socket | None, size: int) -> None:
-    """Let no more than ``size`` bytes wait in the kernel to be read, or what ``net.core.rmem_max`` allows."""
-    sock = tcp_socket(sock)
-    if sock is not None:
-        set_option(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def keep_alive(sock: socket.socket | None) -> None:

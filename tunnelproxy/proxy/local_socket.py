@@ -7,17 +7,13 @@ import asyncio
 from typing import Protocol, cast
 
 from ..net import connections, receive_buffer
-from ..net.socket_options import UnansweredData, keep_alive, limit_unread
+from ..net.socket_options import UnansweredData, keep_alive
 from ..protocol.framing import MAX_PAYLOAD, Bytes
 
 __all__ = ["RECEIVE_BUFFER", "Guard", "LocalOwner", "LocalSocket"]
 
 RECEIVE_BUFFER = 256 * 1024
 """Bytes from the far end that may wait for a local peer before it counts as slow."""
-
-UNREAD = 128 * 1024
-"""Bytes from a local peer that may wait in the kernel. The kernel's own choice grew to 7 MB while the link was slow:
-what the peer sends after a bulk transfer, as a keystroke in the same SSH connection, waited behind all of it."""
 
 LINGER_SECONDS = 2.0
 """How long to keep reading, and dropping what comes, after the guard has answered: closing would discard the answer."""
@@ -174,7 +170,6 @@ class LocalSocket(asyncio.BufferedProtocol):
         self._keeps_writes = connections.keeps_what_is_written(transport)
         sock = transport.get_extra_info("socket")
         keep_alive(sock)
-        limit_unread(sock, UNREAD)
         self._unanswered = UnansweredData(sock)
         self._transport.set_write_buffer_limits(high=RECEIVE_BUFFER, low=RECEIVE_BUFFER // 4)
         early, self._early, self._early_bytes = self._early, [], 0

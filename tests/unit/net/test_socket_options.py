@@ -13,7 +13,6 @@ from tunnelproxy.net.socket_options import (
     SEND_BUFFER,
     UnansweredData,
     keep_alive,
-    limit_unread,
     limit_unsent,
 )
 
@@ -98,6 +97,5 @@ def test_what_is_no_tcp_socket_is_left_alone() -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         limit_unsent(sock, SEND_BUFFER)
-        limit_unread(sock, SEND_BUFFER)
         assert UnansweredData(sock).seconds() == 0
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
