@@ -120,6 +120,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             "iotops_tunnel_agent_broker_timeout": 10,
         }
         with Controller(service.environment, hosts, common) as controller:
+            # pip builds an environment on the device.
+            controller.timeout = 300.0
             key_line = device.host_key_line
             controller.known_hosts.write_text(f"[127.0.0.1]:{device.port} {key_line}{THING} {key_line}")
             yield Scene(device, controller, broker, service, wheels, variables)

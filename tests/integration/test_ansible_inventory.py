@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from peers.collection import Controller
-from peers.iot_registry import FixedRegistry, IotRegistry, Throttle
+from peers.iot_registry import FixedRegistry, IotRegistry
 from peers.service import TunnelingService
+from peers.throttle import Throttle
 from tunnelproxy.service.state.store import Store
 
 THINGS = 2500

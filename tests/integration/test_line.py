@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A line as TCP finds it: its round trip, its rate, its congestion control; and what is left of it."""
+"""A line as TCP finds it: its round trip, rate and congestion control; what is left of it; and a tunnel over one."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,6 +18,7 @@ import pytest
 from peers.line import Line, Profile, available_congestion_controls, set_congestion_control
 from peers.namespace import why_impossible
 from peers.process import REPOSITORY, Process, wait_for
+from peers.service import read_exports
 
 pytestmark = [
     pytest.mark.skipif(bool(why_impossible()), reason=why_impossible()),
@@ -131,3 +133,54 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.alone
+def test_a_tunnel_is_as_fast_as_a_long_line_and_echoes_are_not_late(tmp_path: Path) -> None:
+    """With a window of 128 KiB, 1.3 MB/s would pass, and echoes beside what is sent upwards took 0.65 s."""
+    product = [sys.executable, "-m", "tunnelproxy"]
+    traffic = [sys.executable, "-m", "benchmarks.traffic"]
+    state = ["--state-dir", str(tmp_path / "state")]
+    with (
+        Line(Profile(round_trip=100, down=40, up=40, queue=200), tmp_path / "line.log") as line,
+        Process([*line.far, *traffic, "serve", "127.0.0.1"], tmp_path / "traffic.log") as server,
+        Process(
+            [*line.near, *product, "service", "run", *state, "--host", line.near_address], tmp_path / "service.log"
+        ) as service,
+    ):
+        service.wait_for_output("ready ")
+        printed = subprocess.run([*product, "service", "env", *state], check=True, capture_output=True, text=True)
+        environment = {**os.environ, **read_exports(printed.stdout)}
+
+        def run(*command: str) -> dict[str, Any]:
+            done = subprocess.run(
+                [*line.near, *command], cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True
+            )
+            values: dict[str, Any] = json.loads(done.stdout)
+            return values
+
+        opening = ["iotsecuretunneling", "open-tunnel", "--destination-config", "thingName=t,services=SSH1"]
+        tunnel = run("aws", *opening)
+        port = server.wait_for_output(r"^(\d+)\n")[1]
+
+        def proxy(end: str, *command: str) -> Process:
+            token = {"AWSIOT_TUNNEL_ACCESS_TOKEN": tunnel[f"{end}AccessToken"]}
+            return Process(command, tmp_path / f"{end}.log", {**environment, **token})
+
+        with (
+            proxy("destination", *line.far, *product, "-d", f"SSH1={port}") as destination,
+            proxy("source", *line.near, *product, "-m", "src") as source,
+        ):
+            destination.wait_for_output("connected to")
+            local = source.wait_for_output(r"SSH1: listening on 127.0.0.1:(\d+)")[1]
+            for direction in ("down", "up"):
+                for connections in ("1", "8"):
+                    speed = run(*traffic, "steady", local, direction, "5", connections)["bytes_per_second"]
+                    print(f"{connections} {direction}: {speed / 1e6:.2f} MB/s")
+                    assert speed > 2.5e6
+                bulk = [*line.near, *traffic, "saturate", local, direction, "8"]
+                with Process(bulk, tmp_path / "bulk.log"):
+                    run(*traffic, "echo", local, "3", "0.02")
+                    taken = run(*traffic, "echo", local, "4", "0.02")["seconds"]
+                print(f"beside it: {statistics.median(taken) * 1000:.0f} ms")
+                assert statistics.median(taken) < 0.4

@@ -25,7 +25,7 @@ from peers.process import wait_for
 
 COMMANDS = int(os.environ.get("TEST_ACCOUNTS_COMMANDS", "14"))
 
-pytestmark = pytest.mark.timeout(120 + 4 * COMMANDS)
+pytestmark = pytest.mark.timeout(120 + 10 * COMMANDS)
 
 ACCEPT_NEW = {"ANSIBLE_SSH_EXTRA_ARGS": "-o StrictHostKeyChecking=accept-new"}
 STRICT = {"ANSIBLE_SSH_EXTRA_ARGS": "-o StrictHostKeyChecking=yes"}

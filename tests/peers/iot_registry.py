@@ -18,7 +18,7 @@ from typing import Any
 
 from .process import REPOSITORY, Process
 
-__all__ = ["REGION", "FixedRegistry", "IotRegistry", "Throttle"]
+__all__ = ["REGION", "FixedRegistry", "IotRegistry"]
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
@@ -80,59 +80,6 @@ class IotRegistry:
     def requests(self) -> list[str]:
         """The request lines in the server's log."""
         return [line.split('"')[1] for line in self._process.output().splitlines() if " HTTP/1.1" in line]
-
-
-class Throttle:
-    """A proxy in front of a registry that throttles a given number of calls, as AWS does."""
-
-    def __init__(self, url: str) -> None:
-        self.refusals_left = 0
-        self.refused = 0
-        throttle = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if throttle.refusals_left > 0:
-                    throttle.refusals_left -= 1
-                    throttle.refused += 1
-                    self._answer(400, {"x-amzn-ErrorType": "ThrottlingException"}, b'{"message": "Rate exceeded"}')
-                    return
-                request = urllib.request.Request(url + self.path, headers=dict(self.headers))
-                try:
-                    with urllib.request.urlopen(request, timeout=30) as answer:
-                        self._answer(answer.status, {"Content-Type": "application/json"}, answer.read())
-                except urllib.error.HTTPError as error:
-                    self._answer(error.code, {"Content-Type": "application/json"}, error.read())
-
-            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Log nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Throttle:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @contextmanager
-    def refusing(self, times: int) -> Iterator[None]:
-        """Throttle this number of requests."""
-        self.refusals_left, self.refused = times, 0
-        try:
-            yield
-        finally:
-            self.refusals_left = 0
 
 
 class FixedRegistry:

@@ -15,7 +15,6 @@ import json
 import logging
 import math
 import os
-import random
 import shlex
 import threading
 import time
@@ -231,17 +230,8 @@ class AwsApi:
         return _found(self._client(TUNNELING), tunnel, opened["sourceAccessToken"])
 
     def _open_once(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Call OpenTunnel, and retry it only if it was throttled: without a response, it may have been carried out."""
-        client = self._client(TUNNELING, repeats=False)
-        for attempt in range(ATTEMPTS - 1):
-            try:
-                return dict(client.open_tunnel(**request))
-            except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in aws_errors.THROTTLED:
-                    raise
-                log.info("OpenTunnel is throttled; retrying")
-                time.sleep(random.uniform(0.5, 2.0) * 2**attempt)  # noqa: S311  who comes when, not a secret
-        return dict(client.open_tunnel(**request))
+        """Call OpenTunnel once: without a response, it may have been carried out."""
+        return dict(self._client(TUNNELING, repeats=False).open_tunnel(**request))
 
     def _opened_since(self, thing: str, owner: str, began: datetime) -> FoundTunnel | None:
         """The tunnel that an owner opened after a given time, with a new token."""

@@ -25,6 +25,7 @@ from typing import Any, Callable
 
 from ..net.background_tasks import spawn
 from .account import Account
+from .call_rate import CallRate, rate_of
 from .control_answers import EndStates, FoundTunnel, Identity
 from .fingerprint import fingerprint
 from .known_accounts import KnownAccounts
@@ -46,6 +47,9 @@ ASK_SECONDS = 30.0
 CALL_SECONDS = 120.0
 """AWS throttles calls, and the pauses before retries count."""
 
+THROTTLED_SECONDS = 120.0
+"""For how long a tunnel is tried to be opened while AWS throttles that, because others open tunnels, too."""
+
 STALE_SECONDS = 1.0
 """How long credentials of a program, container or machine are assumed to belong to the same account."""
 
@@ -56,6 +60,8 @@ _LONGEST_ANSWER = 64 * 1024 * 1024
 _LAST_LINES = 5
 # Variables that differ between shells and runs, and do not affect a control call.
 _IRRELEVANT_VARIABLES = ("_", "OLDPWD", "SHLVL")
+# Of a caller that has made no call yet: nothing is known about its rate.
+_NO_ACCOUNT = Account("", "", "", endpoint="unknown")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -91,6 +97,11 @@ class Callers:
         self._slots = asyncio.Semaphore(MOST_PROCESSES)
         self._waiting = 0
         self._ending: set[asyncio.Task[None]] = set()
+        self._rates: dict[tuple[str, Account], CallRate] = {}
+
+    def rate(self, op: str, account: Account) -> CallRate:
+        """The rate of calls that all callers of an account share."""
+        return self._rates.setdefault((op, account), CallRate())
 
     def of(self, caller: Caller) -> CallerControl:
         """The control API as a caller sees it; the same object for the same environment."""
@@ -199,6 +210,7 @@ class CallerControl:
     async def end_states(self, tunnel_id: str) -> EndStates:
         """The state of a tunnel's ends; unknown if there is no answer in time."""
         try:
+            await self._turn("end_states")
             return EndStates(**await self._ask("end_states", ASK_SECONDS, tunnel_id=tunnel_id))
         except HubError as error:
             log.warning("the state of tunnel %s is not known: %s", tunnel_id, error)
@@ -212,6 +224,7 @@ class CallerControl:
         Raises:
             HubError: the control API cannot do it.
         """
+        await self._turn("take")
         found = await self._ask(
             "take",
             CALL_SECONDS,
@@ -225,14 +238,12 @@ class CallerControl:
         return None if found is None else FoundTunnel.from_json(found)
 
     async def open(self, thing: str, services: Sequence[str], owner: str) -> FoundTunnel:
-        """Open a tunnel to a thing (OpenTunnel; AWS charges for it).
+        """Open a tunnel to a thing (OpenTunnel; AWS charges for it), when it is its turn.
 
         Raises:
             HubError: the control API cannot do it.
         """
-        return FoundTunnel.from_json(
-            await self._ask("open", CALL_SECONDS, thing=thing, services=list(services), owner=owner)
-        )
+        return FoundTunnel.from_json(await self._ask_to_open("open", thing=thing, services=list(services), owner=owner))
 
     async def check_registered(self, thing: str) -> None:
         """Raise HubError if the registry has no such thing."""
@@ -240,9 +251,11 @@ class CallerControl:
 
     async def call(self, api: str, operation: str, parameters: Mapping[str, Any], purpose: str) -> dict[str, Any]:
         """Make any call; see :meth:`.aws_api.AwsApi.call`."""
-        answer: dict[str, Any] = await self._ask(
-            "call", CALL_SECONDS, api=api, operation=operation, parameters=dict(parameters), purpose=purpose
-        )
+        arguments = {"api": api, "operation": operation, "parameters": dict(parameters), "purpose": purpose}
+        if operation == "open_tunnel":
+            opened: dict[str, Any] = await self._ask_to_open("call", **arguments)
+            return opened
+        answer: dict[str, Any] = await self._ask("call", CALL_SECONDS, **arguments)
         return answer
 
     @property
@@ -263,6 +276,31 @@ class CallerControl:
         """Detach and return the process, which the caller must stop."""
         process, self._process = self._process, None
         return process
+
+    async def _turn(self, op: str) -> tuple[CallRate, float]:
+        """Wait until an operation may be asked for.
+
+        Returns:
+            what its calls wait for, and how many may be made a second, 0 for no limit.
+        """
+        account = self._known.account if self._known is not None else _NO_ACCOUNT
+        shared, rate = self._callers.rate(op, account), rate_of(op, account, self.caller.environment)
+        await shared.turn(rate)
+        return shared, rate
+
+    async def _ask_to_open(self, op: str, **arguments: Any) -> Any:
+        """Ask for OpenTunnel, and again if it is throttled, because then it was not carried out."""
+        until = None
+        while True:
+            shared, rate = await self._turn("open")
+            until = until or time.monotonic() + THROTTLED_SECONDS
+            try:
+                return await self._ask(op, CALL_SECONDS, **arguments)
+            except HubError as error:
+                if error.code != "throttled" or time.monotonic() >= until:
+                    raise
+                log.info("OpenTunnel is throttled; retrying")
+                shared.throttled(rate)
 
     async def _ask(self, op: str, seconds: float, **arguments: Any) -> Any:
         self._last_used = time.monotonic()

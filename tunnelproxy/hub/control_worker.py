@@ -24,6 +24,8 @@ __all__ = ["serve"]
 log = logging.getLogger(__name__)
 
 AT_ONCE = 10
+OPENING_AT_ONCE = 4
+"""Threads for calls that open tunnels, so that they wait for no other call; AWS allows one call a second."""
 
 
 def serve(*, verify: bool) -> None:
@@ -50,9 +52,14 @@ def serve(*, verify: bool) -> None:
             answers.write(text + "\n")
             answers.flush()
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool, ThreadPoolExecutor(OPENING_AT_ONCE) as opening:
         for line in requests:
-            pool.submit(answer, json.loads(line))
+            request = json.loads(line)
+            (opening if _opens(request) else pool).submit(answer, request)
+
+
+def _opens(request: dict[str, Any]) -> bool:
+    return bool(request["op"] == "open" or request["arguments"].get("operation") == "open_tunnel")
 
 
 def _take_standard_streams() -> tuple[TextIO, TextIO]:

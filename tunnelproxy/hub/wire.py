@@ -53,8 +53,9 @@ on an address that does not answer; a proxy that may speak only V1 is asked agai
 EXPLAIN_SECONDS = 20.0
 """How long the hub may take after that to find out why the device has not answered."""
 
-OPENING_SECONDS = 120.0
-"""How long calls that find or open a tunnel may take: AWS throttles them when many tunnels are opened at once."""
+OPENING_SECONDS = 900.0
+"""How long calls that find or open a tunnel may take. AWS allows to open one a second, and the hub gives up earlier if
+a call itself takes long."""
 
 SILENT_SECONDS = 10.0
 """How long to wait for a reply before checking that the hub answers at all, and how long that check may take. The hub

@@ -24,6 +24,10 @@ _SECONDS = 0.02
 _MEASURED_SECONDS = 0.05
 """For how long the speed is measured, at least."""
 
+_FORGET = 0.8
+"""A lower speed replaces the one before only by and by. Every ten seconds, BBR sends next to nothing for 0.2 s; with a
+short queue after that, it would not find out how fast the path is."""
+
 
 class SendQueue:
     """Adapts the queue of a connection to the speed of its path.
@@ -34,7 +38,18 @@ class SendQueue:
         clock: returns seconds.
     """
 
-    __slots__ = ("_bytes", "_clock", "_filled_at", "_largest", "_seconds", "_sock", "_transport", "_waiting", "size")
+    __slots__ = (
+        "_bytes",
+        "_clock",
+        "_filled_at",
+        "_largest",
+        "_seconds",
+        "_sock",
+        "_speed",
+        "_transport",
+        "_waiting",
+        "size",
+    )
 
     def __init__(self, transport: asyncio.Transport, largest: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._transport = transport
@@ -44,6 +59,7 @@ class SendQueue:
         self._filled_at = 0.0
         self._waiting = 0
         self._bytes, self._seconds = 0, 0.0
+        self._speed = 0.0
         self.size = 0
         """How many bytes may wait in either place."""
         self._resize(largest)
@@ -56,9 +72,9 @@ class SendQueue:
         self._filled_at = self._clock()
         self._waiting = self._transport.get_write_buffer_size()
         if self._seconds >= _MEASURED_SECONDS:
-            size = max(SMALLEST_QUEUE, min(int(self._bytes / self._seconds * _SECONDS), self._largest))
+            self._speed = max(self._bytes / self._seconds, _FORGET * self._speed)
             self._bytes, self._seconds = 0, 0.0
-            self._resize(size)
+            self._resize(max(SMALLEST_QUEUE, min(int(self._speed * _SECONDS), self._largest)))
 
     def drained(self) -> None:
         """Little waits: asyncio has called ``resume_writing``."""

@@ -22,6 +22,8 @@ _TUNNEL_ID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _SSH_GOODBYE = re.compile(r"^(Shared c|C)onnection to \S+ closed\.\r?$")
 _PREFIX = "Task failed: "
 """What ansible-core 2.19 and later put before the message of a connection plugin."""
+_NO_RESULT = ("MODULE FAILURE", "Module result deserialization failed")
+"""How the message begins if what a module printed is not a result: in ansible-core 2.18, and in later ones."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,13 @@ def reason_of(result: Mapping[str, Any]) -> str:
     if isinstance(result.get("rc"), int) and message in ("", "non-zero return code"):
         said = _last_line(result.get("stderr")) or _last_line(result.get("stdout"))
         return one_line(f"exit status {result['rc']}" + (f": {said}" if said else ""))
-    if message.startswith("MODULE FAILURE"):
+    if message.startswith(_NO_RESULT) and "rc" in result:
         said = _last_line(result.get("module_stderr")) or _last_line(result.get("module_stdout"))
-        return one_line(f"{message} {said}") if said else message
+        return one_line(
+            f"the module ended without a result, with exit status {result['rc']}"
+            + (f" ({said})" if said else "")
+            + "; if the device's Python does not work, set ansible_python_interpreter to another one"
+        )
     if "assertion" in result:
         return one_line(f"{message or 'assertion failed'} ({one_line(result['assertion'])})")
     return message or "it gave no reason"

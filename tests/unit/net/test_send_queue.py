@@ -105,6 +105,23 @@ async def test_time_in_which_little_was_sent_does_not_shorten_the_queue() -> Non
 
 
 @in_event_loop
+async def test_a_pause_of_the_sender_does_not_shorten_the_queue() -> None:
+    """BBR makes one of 0.2 s every ten seconds."""
+    clock = Clock()
+    async with connected() as transport:
+        path = Path(transport)
+        queue = SendQueue(cast(asyncio.Transport, path), LARGEST, clock)
+        deliver(queue, path, clock, 10_000_000)
+        for _ in range(4):
+            path.waiting = 64 * 1024
+            queue.filled()
+            clock.now += 0.05
+            queue.drained()
+        queue.filled()
+        assert queue.size == LARGEST
+
+
+@in_event_loop
 async def test_a_socket_of_another_kind_has_water_marks_only() -> None:
     clock = Clock()
     ours, theirs = socket.socketpair()

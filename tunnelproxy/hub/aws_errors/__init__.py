@@ -7,8 +7,7 @@ contains a key, a secret or a token.
 
 from __future__ import annotations
 
-from .answers import THROTTLED
 from .case import APIS, Api, Failure
 from .explain import explain
 
-__all__ = ["APIS", "THROTTLED", "Api", "Failure", "explain"]
+__all__ = ["APIS", "Api", "Failure", "explain"]

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from .caller_config import SSO_SETTINGS, CallerConfig
 from .case import Case, Failure, wrong_credentials
 
-__all__ = ["THROTTLED", "explain_answer"]
+__all__ = ["explain_answer"]
 
 
 _KEYS_REFUSED = (
@@ -32,7 +32,7 @@ _KEYS_REFUSED = (
 )
 _KEYS_EXPIRED = ("ExpiredTokenException", "ExpiredToken", "TokenRefreshRequired")
 _DENIED = ("AccessDeniedException", "AccessDenied", "ForbiddenException", "UnauthorizedOperation")
-THROTTLED = (
+_THROTTLED = (
     "ThrottlingException",
     "Throttling",
     "ThrottledException",
@@ -115,7 +115,7 @@ def _wrong_scope(case: Case, message: str) -> Failure | None:
 def _known_refusal(case: Case, error: ClientError, kind: str, message: str) -> Failure | None:
     """Codes that AWS's services use."""
     caller, said = case.caller, case.words(f"{kind}: {message}" if message else kind)
-    if kind in THROTTLED:
+    if kind in _THROTTLED:
         return Failure(
             "throttled", f"{case.where} throttles the calls ({kind}), even after waiting: {case.api.throttled}"
         )

@@ -13,6 +13,12 @@ def failures():
     return importlib.import_module("ansible_collections.iotops.tunnel.plugins.plugin_utils._fleet.failures")
 
 
+DESERIALIZATION = "Module result deserialization failed: No start of json char found"
+"""Of ansible-core 2.19 and later; seen with an interpreter that exits without running the module."""
+MODULE_FAILURE = "MODULE FAILURE: No start of json char found\nSee stdout/stderr for the exact error"
+ANOTHER = "; if the device's Python does not work, set ansible_python_interpreter to another one"
+
+
 @pytest.mark.parametrize(
     ("result", "reason"),
     [
@@ -22,6 +28,23 @@ def failures():
         ({"msg": "non-zero return code", "rc": 3, "stdout": "one\r\n"}, "exit status 3: one"),
         ({"rc": 1, "stderr": "Shared connection to pump-1 closed.\r\n", "stdout": "why\r\n"}, "exit status 1: why"),
         ({"rc": 1}, "exit status 1"),
+        (
+            {"msg": DESERIALIZATION, "rc": 1, "module_stderr": "Fatal\nNo module named 'x'\n", "module_stdout": ""},
+            f"the module ended without a result, with exit status 1 (No module named 'x'){ANOTHER}",
+        ),
+        (
+            {
+                "msg": MODULE_FAILURE,
+                "rc": 139,
+                "module_stderr": "Shared connection to pump closed.\r\n",
+                "module_stdout": "Segmentation fault\r\n",
+            },
+            f"the module ended without a result, with exit status 139 (Segmentation fault){ANOTHER}",
+        ),
+        (
+            {"msg": DESERIALIZATION, "rc": 1, "module_stderr": "", "module_stdout": ""},
+            f"the module ended without a result, with exit status 1{ANOTHER}",
+        ),
         ({"msg": "Assertion failed", "assertion": "a == b"}, "Assertion failed (a == b)"),
         ({"msg": {"a": 1}}, "{'a': 1}"),
         ({"censored": "hidden", "msg": "secret"}, "the reason is hidden by no_log"),
