@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from peers import process, service
@@ -50,6 +51,10 @@ ECHO_PAUSE = 0.02
 # How long TCP grows before a bulk transfer counts. At 600 ms, plain TCP reaches 1.6 MB/s within 8 s, and 2.4 within 20.
 SETTLING_ROUND_TRIPS = 20
 SETTLING_SECONDS = 3
+# Data that is buffered when a measurement ends crosses the line during the next. After 8 transfers upwards with ssh -L
+# over the line "lte" that takes 14 s, and the method after it had 0.24 MB/s, not 3.57.
+QUIET_SECONDS = 120
+QUIET_PACKETS = 5
 # Longer than any measurement: it is killed.
 BULK_SECONDS = 3600
 MEGA = 1e6
@@ -71,10 +76,12 @@ class Time:
     Attributes:
         settle: seconds in which a bulk transfer grows, and is not measured.
         measure: seconds after that.
+        quiet: seconds without packets after which the line counts as quiet.
     """
 
     settle: float
     measure: float
+    quiet: float
 
 
 def main(arguments: list[str]) -> None:
@@ -94,7 +101,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.inside:
         inside = json.loads(options.inside)
-        folder, time = Path(inside.pop("folder")), Time(inside.pop("settle"), options.seconds)
+        folder, time = Path(inside.pop("folder")), Time(**inside.pop("time"))
         _measure(options, folder, LineEnds(**inside), time)
         return
     results = Results("Over a line: the tunnel compared with the alternatives")
@@ -138,8 +145,13 @@ def _run_profile(results: Results, name: str, congestion: str, options: Any, arg
         line = Line(PROFILES[name], Path(folder) / "line.log")
         with line as ends:
             set_congestion_control(ends, congestion)
-            settle = max(SETTLING_SECONDS, SETTLING_ROUND_TRIPS * PROFILES[name].round_trip / 1000)
-            inside = json.dumps({"folder": folder, "settle": settle, **asdict(ends)})
+            round_trip = PROFILES[name].round_trip / 1000
+            time = Time(
+                settle=max(SETTLING_SECONDS, SETTLING_ROUND_TRIPS * round_trip),
+                measure=options.seconds,
+                quiet=max(1.0, 3 * round_trip),
+            )
+            inside = json.dumps({"folder": folder, "time": asdict(time), **asdict(ends)})
             command = [*ends.near, sys.executable, "-m", "benchmarks", "line", *arguments, "--inside", inside]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
                 assert running.stdout is not None
@@ -170,6 +182,7 @@ def _measure(options: Any, folder: Path, ends: LineEnds, time: Time) -> None:
                     for what, value in _MEASUREMENTS[measure](way, time):
                         _print(what, way.name, value)
     if "ansible" in options.measures:
+        _wait_until_quiet(time)
         _measure_ansible(options.rounds, ends)
 
 
@@ -287,16 +300,42 @@ def _listens(port: int) -> bool:
     return bool(listed.stdout)
 
 
+def _wait_until_quiet(time: Time) -> None:
+    """Wait until nothing is left of the measurement before; a few packets may be keepalives."""
+    seen, since = _packets(), monotonic()
+
+    def quiet() -> bool:
+        nonlocal seen, since
+        if _packets() - seen > QUIET_PACKETS:
+            seen, since = _packets(), monotonic()
+        return monotonic() - since >= time.quiet
+
+    wait_for(quiet, "the line is quiet", QUIET_SECONDS)
+
+
+def _packets() -> int:
+    """How many packets have crossed the line, both ways: those of all devices of this namespace but the loopback."""
+    counted = 0
+    for device in Path("/proc/net/dev").read_text().splitlines()[2:]:
+        name, _, numbers = device.partition(":")
+        # Packets received and sent are the second and the tenth of the numbers.
+        counted += 0 if name.strip() == "lo" else sum(int(numbers.split()[place]) for place in (1, 9))
+    return counted
+
+
 def _throughput(path: Way, time: Time) -> Iterator[tuple[str, float]]:
     for connections in (1, 8):
         for direction in ("down", "up"):
+            _wait_until_quiet(time)
             moved = _client("steady", path.port, direction, time.settle, time.measure, connections)
             yield f"throughput {direction}, {connections} [MB/s]", moved["bytes_per_second"] / MEGA
 
 
 def _echo(path: Way, time: Time) -> Iterator[tuple[str, float]]:
+    _wait_until_quiet(time)
     yield from _echoes(path, time.measure / 2, "idle")
     for direction in ("down", "up"):
+        _wait_until_quiet(time)
         command = _command("saturate", path.second, direction, BULK_SECONDS)
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as bulk:
             try:
@@ -314,7 +353,8 @@ def _echoes(path: Way, seconds: float, when: str) -> Iterator[tuple[str, float]]
         yield f"echo {when}, p{share} [ms]", percentile(trips, share / 100) * 1000
 
 
-def _first_byte(path: Way, _time: Time) -> Iterator[tuple[str, float]]:
+def _first_byte(path: Way, time: Time) -> Iterator[tuple[str, float]]:
+    _wait_until_quiet(time)
     for value in _client("first_byte", path.port, 3)["seconds"]:
         yield "first byte [ms]", value * 1000
 
