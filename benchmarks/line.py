@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from peers import process, service
 from peers.device import Sshd, make_ssh_key, proxy_environment
 from peers.fleet import Fleet
-from peers.line import Line, LineEnds, Profile, set_congestion_control
+from peers.line import Line, LineEnds, Profile, available_congestion_controls, set_congestion_control
 from peers.process import Process, free_port, wait_for
 from peers.proxies import open_tunnel
 from peers.service import TunnelingService
@@ -41,11 +42,21 @@ PROFILES = {
     "80ms-loss": Profile(round_trip=80, down=20, up=20, queue=200, loss=1),
     "100ms": Profile(round_trip=100, down=100, up=100, queue=200),
     "600ms": Profile(round_trip=600, down=20, up=20, queue=300),
-    "lte": Profile(round_trip=50, down=30, up=10, queue=400, jitter=15),
+    # 50 ms, 15 more or less.
+    "lte": Profile(round_trip=35, down=30, up=10, queue=400, jitter=15),
 }
 METHODS = ("tcp", "ssh", "stunnel", "tunnel")
 MEASURES = ("throughput", "echo", "first-byte", "ansible")
 ECHO_PAUSE = 0.02
+# How long TCP grows before a bulk transfer counts. At 600 ms, plain TCP reaches 1.6 MB/s within 8 s, and 2.4 within 20.
+SETTLING_ROUND_TRIPS = 20
+SETTLING_SECONDS = 3
+# Data that is buffered when a measurement ends crosses the line during the next. After 8 transfers upwards with ssh -L
+# over the line "lte" that takes 14 s, and the method after it had 0.24 MB/s, not 3.57.
+QUIET_SECONDS = 120
+QUIET_PACKETS = 5
+# Longer than any measurement: it is killed.
+BULK_SECONDS = 3600
 MEGA = 1e6
 
 
@@ -58,15 +69,31 @@ class Way:
     second: str
 
 
+@dataclass(frozen=True)
+class Time:
+    """How long to measure.
+
+    Attributes:
+        settle: seconds in which a bulk transfer grows, and is not measured.
+        measure: seconds after that.
+        quiet: seconds without packets after which the line counts as quiet.
+    """
+
+    settle: float
+    measure: float
+    quiet: float
+
+
 def main(arguments: list[str]) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks line", description=__doc__.splitlines()[0])
     parser.add_argument("--profiles", type=_names(PROFILES), default=list(PROFILES), metavar="A,B")
     parser.add_argument("--methods", type=_names(METHODS), default=list(METHODS), metavar="A,B")
     parser.add_argument("--measures", type=_names(MEASURES), default=list(MEASURES), metavar="A,B")
-    parser.add_argument("--congestion", type=_names(("bbr", "cubic", "reno")), default=["bbr", "cubic"], metavar="A,B")
+    controls = [name for name in ("bbr", "cubic", "reno") if name in available_congestion_controls()]
+    parser.add_argument("--congestion", type=_names(controls), default=controls[:2], metavar="A,B")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds to take the median of (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=8.0, metavar="S", help="duration of each (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="duration of each (%(default)s)")
     parser.add_argument(
         "--tree", type=Path, action="append", default=[], metavar="DIR", help="another version's repository to compare"
     )
@@ -74,8 +101,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.inside:
         inside = json.loads(options.inside)
-        folder = Path(inside.pop("folder"))
-        _measure(options, folder, LineEnds(**inside))
+        folder, time = Path(inside.pop("folder")), Time(**inside.pop("time"))
+        _measure(options, folder, LineEnds(**inside), time)
         return
     results = Results("Over a line: the tunnel compared with the alternatives")
     for name in options.profiles:
@@ -83,9 +110,22 @@ def main(arguments: list[str]) -> None:
             _run_profile(results, name, congestion, options, arguments)
             print(results.table(), flush=True)
     results.show("line")
-    for what, unit in (("throughput", "MB/s"), ("echo", "ms")):
-        rows = {row: row.replace(f"{what} ", "").replace(", ", "\n") for row in results.values if row.startswith(what)}
-        plot_bars(results, f"line-{what}", rows, unit)
+    for name in options.profiles:
+        _plot(results, name)
+
+
+def _plot(results: Results, profile: str) -> None:
+    """Charts of one line: what is measured in the same unit is in one of them."""
+    kinds = {"throughput": ("throughput ", "MB/s"), "echo": ("echo ", "ms"), "ansible": (("play", "ping"), "s")}
+    for kind, (starts, unit) in kinds.items():
+        rows = {}
+        for what in results.values:
+            measure, _, line = what.partition(": ")
+            name, _, congestion = line.partition(" ")
+            if name == profile and measure.startswith(starts):
+                rows[what] = f"{measure.partition(' [')[0].removeprefix(f'{kind} ')}\n{congestion}"
+        if rows:
+            plot_bars(results, f"line-{profile}-{kind}", rows, unit)
 
 
 def _names(known: Sequence[str] | dict[str, Profile]) -> Callable[[str], list[str]]:
@@ -100,21 +140,35 @@ def _names(known: Sequence[str] | dict[str, Profile]) -> Callable[[str], list[st
 
 
 def _run_profile(results: Results, name: str, congestion: str, options: Any, arguments: list[str]) -> None:
-    """Make the line, and measure within its near end."""
-    with tempfile.TemporaryDirectory() as folder, Line(PROFILES[name], Path(folder) / "line.log") as line:
-        set_congestion_control(line, congestion)
-        inside = json.dumps({"folder": folder, **asdict(line)})
-        command = [*line.near, sys.executable, "-m", "benchmarks", "line", *arguments, "--inside", inside]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-            assert running.stdout is not None
-            for text in running.stdout:
-                what, who, value = json.loads(text)
-                results.add(f"{what}: {name} {congestion}", who, value)
-        if running.returncode:
-            raise SystemExit(f"the measurements of {name} with {congestion} have failed")
+    """Make the line, and measure within its near end; then, tell how accurate the line was."""
+    with tempfile.TemporaryDirectory() as folder:
+        line = Line(PROFILES[name], Path(folder) / "line.log")
+        with line as ends:
+            set_congestion_control(ends, congestion)
+            round_trip = PROFILES[name].round_trip / 1000
+            time = Time(
+                settle=max(SETTLING_SECONDS, SETTLING_ROUND_TRIPS * round_trip),
+                measure=options.seconds,
+                quiet=max(1.0, 3 * round_trip),
+            )
+            inside = json.dumps({"folder": folder, "time": asdict(time), **asdict(ends)})
+            command = [*ends.near, sys.executable, "-m", "benchmarks", "line", *arguments, "--inside", inside]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+                assert running.stdout is not None
+                for text in running.stdout:
+                    what, who, value = json.loads(text)
+                    results.add(f"{what}: {name} {congestion}", who, value)
+            if running.returncode:
+                raise SystemExit(f"the measurements of {name} with {congestion} have failed")
+        report = line.report()
+    for what, value in (
+        ("packets late, p99 [ms]", report.late_p99 * 1000),
+        ("processor [%]", report.processor_share * 100),
+    ):
+        results.add(f"{what}: {name} {congestion}", "the line itself", value)
 
 
-def _measure(options: Any, folder: Path, ends: LineEnds) -> None:
+def _measure(options: Any, folder: Path, ends: LineEnds, time: Time) -> None:
     """Run in the near namespace: set up the methods, and print each value."""
     with ExitStack() as stack:
         server = [*ends.far, sys.executable, "-m", "benchmarks.traffic", "serve", "0.0.0.0"]  # noqa: S104
@@ -125,9 +179,10 @@ def _measure(options: Any, folder: Path, ends: LineEnds) -> None:
         for _ in range(options.rounds):
             for measure in wanted:
                 for way in ways:
-                    for what, value in _MEASUREMENTS[measure](way, options.seconds):
+                    for what, value in _MEASUREMENTS[measure](way, time):
                         _print(what, way.name, value)
     if "ansible" in options.measures:
+        _wait_until_quiet(time)
         _measure_ansible(options.rounds, ends)
 
 
@@ -212,20 +267,32 @@ def _stunnel_twice(ends: LineEnds, folder: Path, server: int) -> Iterator[Way]:
 def _tunnel(ends: LineEnds, folder: Path, server: int, tree: Path) -> Iterator[Way]:
     """A tunnel whose processes run the version in ``tree``."""
     folder.mkdir()
-    process.REPOSITORY = service.ROOT = tree
     python = sys.executable
     with ExitStack() as stack:
-        running = stack.enter_context(TunnelingService("--host", ends.near_address, "--mqtt-port", "0"))
-        tunnel = open_tunnel(running)
-        destination = [*ends.far, python, "-m", "tunnelproxy", "-d", f"SSH1={server},HTTP1={server}"]
-        environment = proxy_environment(running, tunnel.destination_token)
-        stack.enter_context(Process(destination, folder / "destination.log", environment)).wait_for_output("connected")
-        source = [python, "-m", "tunnelproxy", "-m", "src"]
-        environment = proxy_environment(running, tunnel.source_token)
-        proxy = stack.enter_context(Process(source, folder / "source.log", environment))
+        with _processes_of(tree):
+            running = stack.enter_context(TunnelingService("--host", ends.near_address, "--mqtt-port", "0"))
+            tunnel = open_tunnel(running)
+            destination = [*ends.far, python, "-m", "tunnelproxy", "-d", f"SSH1={server},HTTP1={server}"]
+            environment = proxy_environment(running, tunnel.destination_token)
+            far_end = stack.enter_context(Process(destination, folder / "destination.log", environment))
+            far_end.wait_for_output("connected")
+            source = [python, "-m", "tunnelproxy", "-m", "src"]
+            environment = proxy_environment(running, tunnel.source_token)
+            proxy = stack.enter_context(Process(source, folder / "source.log", environment))
         ports = [proxy.wait_for_output(rf"{name}: listening on 127.0.0.1:(\d+)")[1] for name in ("SSH1", "HTTP1")]
         name = "tunnel" if tree == Path(__file__).parents[1] else f"tunnel ({tree.name})"
         yield Way(name, ports[0], ports[1])
+
+
+@contextmanager
+def _processes_of(tree: Path) -> Iterator[None]:
+    """Processes that start meanwhile run the version in ``tree``."""
+    before = process.REPOSITORY, service.ROOT
+    process.REPOSITORY = service.ROOT = tree
+    try:
+        yield
+    finally:
+        process.REPOSITORY, service.ROOT = before
 
 
 def _listens(port: int) -> bool:
@@ -233,21 +300,51 @@ def _listens(port: int) -> bool:
     return bool(listed.stdout)
 
 
-def _throughput(path: Way, seconds: float) -> Iterator[tuple[str, float]]:
+def _wait_until_quiet(time: Time) -> None:
+    """Wait until nothing is left of the measurement before; a few packets may be keepalives."""
+    seen, since = _packets(), monotonic()
+
+    def quiet() -> bool:
+        nonlocal seen, since
+        if _packets() - seen > QUIET_PACKETS:
+            seen, since = _packets(), monotonic()
+        return monotonic() - since >= time.quiet
+
+    wait_for(quiet, "the line is quiet", QUIET_SECONDS)
+
+
+def _packets() -> int:
+    """How many packets have crossed the line, both ways: those of all devices of this namespace but the loopback."""
+    counted = 0
+    for device in Path("/proc/net/dev").read_text().splitlines()[2:]:
+        name, _, numbers = device.partition(":")
+        # Packets received and sent are the second and the tenth of the numbers.
+        counted += 0 if name.strip() == "lo" else sum(int(numbers.split()[place]) for place in (1, 9))
+    return counted
+
+
+def _throughput(path: Way, time: Time) -> Iterator[tuple[str, float]]:
     for connections in (1, 8):
         for direction in ("down", "up"):
-            moved = _client("steady", path.port, direction, seconds, connections)
+            _wait_until_quiet(time)
+            moved = _client("steady", path.port, direction, time.settle, time.measure, connections)
             yield f"throughput {direction}, {connections} [MB/s]", moved["bytes_per_second"] / MEGA
 
 
-def _echo(path: Way, seconds: float) -> Iterator[tuple[str, float]]:
-    yield from _echoes(path, seconds / 2, "idle")
+def _echo(path: Way, time: Time) -> Iterator[tuple[str, float]]:
+    _wait_until_quiet(time)
+    yield from _echoes(path, time.measure / 2, "idle")
     for direction in ("down", "up"):
-        # Its beginning is not measured: TCP's slow start.
-        command = _command("saturate", path.second, direction, seconds + 4)
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL):
-            _client("echo", path.port, 3, ECHO_PAUSE)
-            yield from _echoes(path, seconds, f"beside {direction}")
+        _wait_until_quiet(time)
+        command = _command("saturate", path.second, direction, BULK_SECONDS)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as bulk:
+            try:
+                _client("echo", path.port, time.settle, ECHO_PAUSE)
+                yield from _echoes(path, time.measure, f"beside {direction}")
+                if bulk.poll() is not None:
+                    raise RuntimeError("the bulk transfer ended before the echoes")
+            finally:
+                bulk.kill()
 
 
 def _echoes(path: Way, seconds: float, when: str) -> Iterator[tuple[str, float]]:
@@ -256,12 +353,13 @@ def _echoes(path: Way, seconds: float, when: str) -> Iterator[tuple[str, float]]
         yield f"echo {when}, p{share} [ms]", percentile(trips, share / 100) * 1000
 
 
-def _first_byte(path: Way, _seconds: float) -> Iterator[tuple[str, float]]:
+def _first_byte(path: Way, time: Time) -> Iterator[tuple[str, float]]:
+    _wait_until_quiet(time)
     for value in _client("first_byte", path.port, 3)["seconds"]:
         yield "first byte [ms]", value * 1000
 
 
-_MEASUREMENTS: dict[str, Callable[[Way, float], Iterator[tuple[str, float]]]] = {
+_MEASUREMENTS: dict[str, Callable[[Way, Time], Iterator[tuple[str, float]]]] = {
     "throughput": _throughput,
     "echo": _echo,
     "first-byte": _first_byte,

@@ -70,7 +70,7 @@ def _finish(chart: Figure, axes: Axes, title: str, name: str, unit: str) -> Path
     axes.set_ylabel(unit)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    chart.legend(frameon=False, loc="outside right upper")
     path = RESULTS / f"{name}.png"
     chart.savefig(path, dpi=80)
     plt.close(chart)

@@ -139,11 +139,11 @@ def saturate(port: str, direction: str, seconds: float) -> dict[str, float]:
     return {"bytes_per_second": moved / seconds}
 
 
-def steady(port: str, direction: str, seconds: float, connections: int) -> dict[str, float]:
-    """Move bytes for a number of seconds, and count those that arrive in the second half of them."""
+def steady(port: str, direction: str, settle: float, seconds: float, connections: int) -> dict[str, float]:
+    """Move bytes, and count those that arrive in the last ``seconds``, after ``settle`` seconds."""
     counted = [0] * connections
-    end = time.perf_counter() + seconds
-    middle = end - seconds / 2
+    begin = time.perf_counter() + settle
+    end = begin + seconds
 
     def move(number: int) -> None:
         with _connect(port) as sock:
@@ -156,23 +156,23 @@ def steady(port: str, direction: str, seconds: float, connections: int) -> dict[
                     if readable:
                         # The server reports what it has received.
                         reports = len(sock.recv(65536))
-                        counted[number] += reports * REPORT if now >= middle else 0
+                        counted[number] += reports * REPORT if now >= begin else 0
                     if writable:
                         with contextlib.suppress(BlockingIOError):
                             sock.send(chunk)
             else:
-                sock.settimeout(seconds)
+                sock.settimeout(settle + seconds)
                 buffer = bytearray(CHUNK)
                 while (now := time.perf_counter()) < end:
                     count = sock.recv_into(buffer)
-                    counted[number] += count if now >= middle else 0
+                    counted[number] += count if now >= begin else 0
 
     threads = [threading.Thread(target=move, args=(number,)) for number in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return {"bytes_per_second": sum(counted) / (seconds / 2)}
+    return {"bytes_per_second": sum(counted) / seconds}
 
 
 def echo(port: str, seconds: float, pause: float) -> dict[str, list[float]]:
@@ -274,6 +274,7 @@ def main() -> None:
     command = commands.add_parser("steady")
     command.add_argument("port")
     command.add_argument("direction", choices=("up", "down"))
+    command.add_argument("settle", type=float)
     command.add_argument("seconds", type=float)
     command.add_argument("connections", type=int)
     command = commands.add_parser("echo")
