@@ -273,17 +273,19 @@ async def test_a_client_that_does_not_read_pauses_the_other(certificates: Certif
         def is_paused() -> bool:
             return any(connection._paused for connection in connections)
 
-        async def send_until_paused() -> None:
+        async def send_until_told() -> None:
             nonlocal sent
-            while not is_paused():
+            while not was_paused:
                 sent += 1
                 await source.send(data(bytes(MAX_PAYLOAD), sent))
 
-        sending = asyncio.create_task(send_until_paused())
+        was_paused = False
+        sending = asyncio.create_task(send_until_told())
         await until(is_paused)
+        was_paused = True
         destination.websocket.transport.resume_reading()
-        await sending
         assert [(await destination.receive()).streamId for _ in range(sent)] == list(range(1, sent + 1))
+        await sending
         assert not is_paused()
 
 
