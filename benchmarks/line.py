@@ -8,7 +8,6 @@ method in turn, for each congestion control. Needs root, for network namespaces.
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import subprocess
@@ -30,7 +29,7 @@ from peers.proxies import open_tunnel
 from peers.service import TunnelingService
 
 from .ansible_fleet import Bench, Timing
-from .methods import write_certificate
+from .methods import listens, ssh_command, write_certificate
 from .plots import plot_bars
 from .results import Results, percentile
 
@@ -223,15 +222,10 @@ def _ssh(ends: LineEnds, folder: Path, server: int) -> Iterator[Way]:
     key = make_ssh_key(folder / "key")
     sshd = Sshd(folder / "sshd", key, host=ends.far_address, enter=ends.far)
     port = free_port()
-    command = [
-        *("ssh", "-F", "none", "-N", "-p", str(sshd.port), "-i", str(key)),
-        *("-L", f"127.0.0.1:{port}:127.0.0.1:{server}", "-o", "StrictHostKeyChecking=no"),
-        *("-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"),
-        f"{getpass.getuser()}@{ends.far_address}",
-    ]
+    command = ssh_command(sshd.port, key, port, server, ends.far_address)
     try:
         with Process(command, folder / "ssh.log"):
-            wait_for(lambda: _listens(port), "ssh forwards its port")
+            wait_for(lambda: listens(port), "ssh forwards its port")
             yield Way("ssh -L", str(port), str(port))
     finally:
         sshd.stop()
@@ -293,11 +287,6 @@ def _processes_of(tree: Path) -> Iterator[None]:
         yield
     finally:
         process.REPOSITORY, service.ROOT = before
-
-
-def _listens(port: int) -> bool:
-    listed = subprocess.run(["ss", "-Hltn", f"sport = :{port}"], capture_output=True, text=True, check=True)
-    return bool(listed.stdout)
 
 
 def _wait_until_quiet(time: Time) -> None:

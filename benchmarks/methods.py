@@ -22,7 +22,18 @@ from peers.service import TunnelingService
 
 from .results import cpu_seconds
 
-__all__ = ["LOOPBACK", "SSH", "STUNNEL", "TUNNEL", "TWICE", "Method", "all_methods"]
+__all__ = [
+    "LOOPBACK",
+    "SSH",
+    "STUNNEL",
+    "TUNNEL",
+    "TWICE",
+    "Method",
+    "all_methods",
+    "listens",
+    "ssh_command",
+    "write_certificate",
+]
 
 LOOPBACK = "plain TCP"
 STUNNEL = "stunnel pair"
@@ -138,23 +149,12 @@ def write_certificate(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def _ssh_command(sshd: int, key: Path, port: int, server: int) -> list[str]:
+def ssh_command(sshd: int, key: Path, port: int, server: int, host: str = "127.0.0.1") -> list[str]:
     """The command line of ``ssh -L`` to the server's port, without prompts."""
     return [
-        *(
-            "ssh",
-            "-F",
-            "none",
-            "-N",
-            "-p",
-            str(sshd),
-            "-i",
-            str(key),
-            "-L",
-            f"127.0.0.1:{port}:127.0.0.1:{server}",
-        ),
+        *("ssh", "-F", "none", "-N", "-p", str(sshd), "-i", str(key), "-L", f"127.0.0.1:{port}:127.0.0.1:{server}"),
         *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"),
-        *("-o", "ExitOnForwardFailure=yes", f"{getpass.getuser()}@127.0.0.1"),
+        *("-o", "ExitOnForwardFailure=yes", f"{getpass.getuser()}@{host}"),
     ]
 
 
@@ -165,7 +165,7 @@ def _ssh(server: int, folder: Path) -> Iterator[Method]:
     port = free_port()
 
     def start_client(port: int) -> Process:
-        return Process(_ssh_command(sshd.port, key, port, server), folder / f"ssh-{port}.log")
+        return Process(ssh_command(sshd.port, key, port, server), folder / f"ssh-{port}.log")
 
     def start_another() -> tuple[Process, Callable[[], int]]:
         other = free_port()
@@ -173,13 +173,14 @@ def _ssh(server: int, folder: Path) -> Iterator[Method]:
 
     try:
         with start_client(port) as client:
-            wait_for(lambda: _listens(port), "ssh forwards its port")
+            wait_for(lambda: listens(port), "ssh forwards its port")
             yield Method(SSH, port, port, {"sshd": sshd.process.pid, "ssh": client.pid}, start_another)
     finally:
         sshd.stop()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a process listens on a port of this network namespace."""
     return any(
         connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
         for connection in psutil.net_connections("tcp")

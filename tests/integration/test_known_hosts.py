@@ -7,9 +7,8 @@ import importlib
 
 import pytest
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBrPGWd5+6KA3EDlcF4TQh565Fi5Y1zeDMDrYvQBoIBC"
-FAILED = "Host key verification failed."
-STRICT = "No ED25519 host key is known for gw and you have requested strict checking."
+from peers.host_keys import FAILED, KEY, STRICT, HostKeys
+
 PACKAGE = "ansible_collections.iotops.tunnel.plugins.plugin_utils"
 
 pytestmark = pytest.mark.usefixtures("importable_collection")
@@ -17,16 +16,7 @@ pytestmark = pytest.mark.usefixtures("importable_collection")
 
 @pytest.fixture
 def explain(tmp_path):
-    """Explain lines of ssh's log, with a line of known_hosts."""
-    host_key, ssh_log = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("_ssh_host_key", "_ssh_log"))
-    file = tmp_path / "known_hosts"
-
-    def explain(*lines, known=""):
-        file.write_text(known)
-        log = ssh_log.SshLog("".join(f"{line}\r\n" for line in lines))
-        return host_key.explain_host_key(log, "gw", "gw", lambda: {"userknownhostsfile": f"/nowhere {file}"})
-
-    return explain
+    return HostKeys(tmp_path).explain
 
 
 @pytest.mark.parametrize("lines", [(STRICT, FAILED), (FAILED,)])

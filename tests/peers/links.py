@@ -14,9 +14,10 @@ from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.framing import MAX_PAYLOAD, Bytes, FrameReader, Message, frame, parse
 from tunnelproxy.protocol.session import SUBPROTOCOLS, Connection, Version
+from tunnelproxy.proxy.link import Link
 from tunnelproxy.service.state.certificates import Certificates, server_context
 
-__all__ = ["FarEnd", "LinkServer", "ValveLink", "link_server", "message_about"]
+__all__ = ["FarEnd", "IgnoringReceiver", "LinkServer", "ValveLink", "link_server", "message_about"]
 
 
 def message_about(
@@ -29,6 +30,22 @@ def message_about(
     if version is Version.V3:
         message.connectionId = connection.connection_id
     return frame(message)
+
+
+class IgnoringReceiver:
+    """Ignores what a link reports."""
+
+    def link_up(self, link: Link) -> None:
+        pass
+
+    def data_received(self, data: bytes) -> None:
+        pass
+
+    def link_writable(self) -> None:
+        pass
+
+    def link_down(self) -> None:
+        pass
 
 
 class ValveLink:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from peers.event_loop import in_event_loop, until
+from peers.links import IgnoringReceiver
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
 from tunnelproxy.protocol.session import Mode
@@ -119,23 +120,6 @@ async def test_a_client_s_at_the_data_plane(certificates: Certificates, earlier:
         await all_freed(ClientConnection, earlier)
 
 
-class Receiver:
-    """Wants nothing of the link."""
-
-    def link_up(self, link: Link) -> None:
-
-        pass
-
-    def data_received(self, data: bytes) -> None:
-        pass
-
-    def link_writable(self) -> None:
-        pass
-
-    def link_down(self) -> None:
-        pass
-
-
 @contextlib.asynccontextmanager
 async def nobody() -> AsyncIterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as gone:
@@ -172,7 +156,7 @@ async def test_a_proxy_s_that_fails_again_and_again(
         route = Route(Endpoint("127.0.0.1", port), tls_context(str(certificates.ca)))
         credentials = TunnelCredentials(Mode.SOURCE, "a token", "a client token")
         linking = asyncio.ensure_future(
-            keep_linked(route, credentials, Receiver, lambda cause: news.append(str(cause)))
+            keep_linked(route, credentials, IgnoringReceiver, lambda cause: news.append(str(cause)))
         )
         await until(lambda: len(news) >= ATTEMPTS)
         # The one that is being tried.

@@ -95,7 +95,6 @@ def test_the_receive_buffer_for_a_near_peer_follows_the_speed(
     assert not window.is_far
     assert buffer_of(sock) == FIRST_BUFFER
     grown = min(LARGEST_BUFFER, int(pathlib.Path("/proc/sys/net/core/rmem_max").read_text()))
-    # Not less at a low speed: a packet of the loopback has 64 KiB.
     for bytes_per_second, expected in ((10**6, ONE_PACKET), (10**9, grown), (10**6, ONE_PACKET)):
         for _ in range(16):
             clock.now += 65536 / bytes_per_second

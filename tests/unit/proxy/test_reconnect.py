@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
 from peers.event_loop import in_event_loop, until
+from peers.links import IgnoringReceiver
 from tunnelproxy.errors import TunnelClosed, TunnelRefused
 from tunnelproxy.net.endpoint import Endpoint, tls_context
 from tunnelproxy.net.route import Route
@@ -25,22 +26,6 @@ from tunnelproxy.service.state.certificates import Certificates, server_context
 CREDENTIALS = TunnelCredentials(Mode.SOURCE, "the-access-token", "the-client-token")
 
 Step = Callable[[ServerConnection], "Response | None"]
-
-
-class Receiver:
-    """Ignores what the link reports."""
-
-    def link_up(self, link: Link) -> None:
-        pass
-
-    def data_received(self, data: bytes) -> None:
-        pass
-
-    def link_writable(self) -> None:
-        pass
-
-    def link_down(self) -> None:
-        pass
 
 
 def answer(status: int, words: str = "") -> Step:
@@ -77,7 +62,7 @@ async def outcome(
         endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
         try:
             route = Route(endpoint, tls_context(str(certificates.ca)))
-            await keep_linked(route, CREDENTIALS, Receiver, news.append, policy)
+            await keep_linked(route, CREDENTIALS, IgnoringReceiver, news.append, policy)
         except Exception as error:
             news.append(error)
     return news
@@ -145,7 +130,7 @@ def test_a_certificate_that_becomes_invalid_later_is_retried(certificates: Certi
                 port = server.sockets[0].getsockname()[1]
                 if keeping is None:
                     route = Route(Endpoint("127.0.0.1", port), tls_context(str(certificates.ca)))
-                    keeping = asyncio.ensure_future(keep_linked(route, CREDENTIALS, Receiver, news.append))
+                    keeping = asyncio.ensure_future(keep_linked(route, CREDENTIALS, IgnoringReceiver, news.append))
                 told = len(news)
                 await until(
                     lambda told=told, known=known: any(fits(item, known is certificates) for item in news[told:])
@@ -188,7 +173,7 @@ def test_an_untrusted_certificate_ends_the_first_attempt(certificates: Certifica
             route = Route(endpoint, tls_context(str(certificates.ca)))
             news: list[Any] = []
             with pytest.raises(LinkLost, match="cannot be verified"):
-                await keep_linked(route, CREDENTIALS, Receiver, news.append)
+                await keep_linked(route, CREDENTIALS, IgnoringReceiver, news.append)
             assert news == []
 
     check(run)
@@ -205,7 +190,7 @@ def test_a_link_that_is_replaced_on_purpose_comes_back_at_once(
             endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
             route = Route(endpoint, tls_context(str(certificates.ca)))
             news: list[Any] = []
-            keeping = asyncio.ensure_future(keep_linked(route, CREDENTIALS, Receiver, news.append))
+            keeping = asyncio.ensure_future(keep_linked(route, CREDENTIALS, IgnoringReceiver, news.append))
             await until(lambda: news)
             news[0].fail(Reconnect("for a test"), 1000)
             await until(lambda: kinds(news) == [Link, Reconnect, Link])

@@ -3,29 +3,16 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBrPGWd5+6KA3EDlcF4TQh565Fi5Y1zeDMDrYvQBoIBC"
-FAILED = "Host key verification failed."
-STRICT = "No ED25519 host key is known for gw and you have requested strict checking."
+from peers.host_keys import FAILED, STRICT, HostKeys
+
 CHANGED = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @"
 
 
 @pytest.fixture
 def explain(tmp_path):
-    """For the lines of ssh's log, with a line of known hosts."""
-    package = "ansible_collections.iotops.tunnel.plugins.plugin_utils"
-    host_key, ssh_log = (importlib.import_module(f"{package}.{name}") for name in ("_ssh_host_key", "_ssh_log"))
-    file = tmp_path / "known_hosts"
-
-    def explain(*lines, known=""):
-        file.write_text(known)
-        log = ssh_log.SshLog("".join(f"{line}\r\n" for line in lines))
-        return host_key.explain_host_key(log, "gw", "gw", lambda: {"userknownhostsfile": f"/nowhere {file}"})
-
-    return explain
+    return HostKeys(tmp_path).explain
 
 
 @pytest.mark.parametrize(
